@@ -1,0 +1,125 @@
+"""The protocol that anyone implements to put a model behind Atelier.
+
+An engine is a class that is constructed with its options (`Engine(options: Mapping[str, str])`) and found by name through
+the entry-point group `atelier.engines`. The worker runs it in a child process and hands it one `Task` at a time per
+slot, with a `Context` through which everything that it makes goes out. Nothing here knows gRPC or protobuf, so that an
+engine needs only this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, Protocol, runtime_checkable
+
+ENTRY_POINT_GROUP = "atelier.engines"
+PREVIEW_LIMIT_BYTES = 64 * 1024
+RENDITION_KINDS = ("thumb_256", "thumb_1024", "poster", "clip")
+
+_NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+_NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A file that the client sent along, already on this machine's disk.
+
+    `kind` is `init`, `style`, `composition`, `mask` or `first_frame`; `strength` is 0.0 (ignore it) to 1.0.
+    """
+
+    kind: str
+    strength: float
+    path: Path
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One stage to run.
+
+    `width` and `height` are pixels, `fps` frames per second; `frames` is 0 for anything but a video. `quality` is
+    `draft`, `standard` or `high`. `indexes` names the outputs to make; the output at index i is made with `seed + i`,
+    so that a batch can be finished elsewhere and look the same. `format` is None for an enhancement.
+    """
+
+    stage: Literal["generate", "enhance"]
+    format: Literal["image", "video"] | None
+    model: str
+    prompt: str
+    negative_prompt: str
+    seed: int
+    quantity: int
+    width: int
+    height: int
+    steps: int
+    quality: str
+    references: tuple[Reference, ...]
+    frames: int
+    fps: int
+    indexes: tuple[int, ...]
+    options: Mapping[str, str] = field(default_factory=lambda: _NO_OPTIONS)
+
+
+class Cancelled(Exception):
+    """The job was cancelled; the engine stops at once and delivers nothing more."""
+
+
+class EngineError(Exception):
+    """The stage failed, in a sentence that the client may read. `retryable` says whether another attempt may succeed."""
+
+    def __init__(self, message: str, *, retryable: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+class Context(Protocol):
+    """What the worker gives to a running task. Every method may be called from any thread.
+
+    Each method but `fail` and `deliver` raises `Cancelled` as soon as the job was cancelled.
+    """
+
+    @property
+    def workdir(self) -> Path:
+        """An empty folder of this task, removed after it."""
+
+    def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
+        """Say that `step` of `steps` is done, of one output or (None) of the whole stage."""
+
+    def check_cancelled(self) -> None:
+        """Raise `Cancelled` when the job was cancelled."""
+
+    def preview(self, asset_index: int, image: bytes, content_type: str) -> None:
+        """Show a small picture of an output in the making, at most 64 KiB; it is never kept."""
+
+    def write(self, delta: str) -> None:
+        """Append to the text of an enhance stage."""
+
+    def log(self, line: str) -> None:
+        """Write one line to the job's log."""
+
+    def warn(self, message: str) -> None:
+        """Put a warning on the job that its owner reads."""
+
+    def deliver(self, asset_index: int, path: Path, *, renditions: Mapping[str, Path] = _NO_RENDITIONS) -> None:
+        """Hand over one finished output and its renditions (`thumb_256`, `thumb_1024`, `poster`, `clip`)."""
+
+    def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
+        """Give up one output, and go on with the others."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What runs stages. `run` blocks; the worker calls it from up to `concurrency` threads of one process."""
+
+    name: str
+    concurrency: int
+
+    def run(self, task: Task, context: Context) -> None:
+        """Run one stage to its end.
+
+        Raises:
+            Cancelled: let it pass through when the context raises it.
+            EngineError: the stage failed.
+        """
