@@ -1,0 +1,55 @@
+# Needs only make and Python 3.11 or newer. `make` alone prints what you can do.
+PYTHON ?= python3
+BIN := .venv/bin
+CODE := $(wildcard service_kit router_service asset_service library_service gateway workers/atelier_worker \
+	client/atelier_client cli/atelier_cli console/atelier_console benchmarks scripts tests hatch_build.py)
+BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
+
+.DEFAULT_GOAL := help
+.PHONY: help python install runtime stubs lint format test demo up bench wheel snapshot clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+
+install: python ## make .venv with everything for development, or bring it up to date
+	@$(BOOTSTRAP) dev
+
+runtime: python
+	@$(BOOTSTRAP) runtime
+
+stubs: python ## generate the stubs again after a change in protos/
+	@$(BOOTSTRAP) stubs
+
+lint: install build/googleapis ## ruff, mypy, import-linter, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/buf lint
+
+build/googleapis:
+	$(BIN)/python scripts/googleapis.py $@
+
+format: install ## rewrite the code as ruff wants it
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: install ## run every test that needs nothing but Python
+	$(BIN)/pytest
+
+demo: runtime ## start everything, make pictures, a video and a prompt, save one
+	@$(BIN)/python scripts/demo.py
+
+up: runtime ## start everything and keep it running
+	@$(BIN)/atelier up
+
+bench: install ## measure start, memory and latency
+	$(BIN)/python -m benchmarks
+
+wheel: install ## build the wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean: ## remove the environment and everything that was built; keeps .atelier
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
