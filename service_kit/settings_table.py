@@ -1,0 +1,195 @@
+"""The one table of settings: a dataclass per section, each field with its type, default and a sentence for the documents."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from service_kit.secret import Secret
+
+TypeName = Literal["str", "int", "float", "bool", "duration", "path", "list", "secret"]
+
+_TYPE_NAMES: dict[str, TypeName] = {
+    "str": "str",
+    "int": "int",
+    "float": "float",
+    "bool": "bool",
+    "timedelta": "duration",
+    "Path": "path",
+    "tuple[str, ...]": "list",
+    "Secret": "secret",
+}
+
+
+def type_name_of(entry: Field[Any]) -> TypeName:
+    """Return what kind of value a setting takes."""
+    return _TYPE_NAMES[str(entry.type)]
+
+
+def default_of(entry: Field[Any]) -> Any:
+    """Return the default of a setting."""
+    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+
+
+def _is(default: Any, doc: str) -> Any:
+    return field(default=default, metadata={"doc": doc})
+
+
+_DATABASE_URL = "SQLAlchemy URL of the database; empty for a SQLite file in the data folder."
+_ADDRESS = " address as host:port; port 0 takes any free port."
+
+
+@dataclass(frozen=True, slots=True)
+class CoreSettings:
+    """What every process shares."""
+
+    data_dir: Path = field(
+        default_factory=lambda: Path("~/.local/share/atelier").expanduser(),
+        metadata={"doc": "Folder in which databases, blobs and keys are kept."},
+    )
+    public_url: str = _is(
+        "http://127.0.0.1:7400", "The address under which clients reach the gateway; signed URLs start with it."
+    )
+    log_level: str = _is("info", "What is logged: debug, info, warning or error.")
+    log_format: str = _is("text", "How it is logged: text for people, json for machines.")
+    reflection: bool = _is(False, "Whether gRPC servers answer the reflection protocol.")
+    insecure: bool = _is(False, "Whether gRPC servers may listen beyond loopback, although they speak without TLS.")
+    crash_point: str = _is("", "For tests: the durable step at which the process kills itself; empty for none.")
+
+
+@dataclass(frozen=True, slots=True)
+class RouterSettings:
+    """The router: jobs, leases, workers, identities."""
+
+    listen: str = _is("127.0.0.1:7401", "The router's gRPC" + _ADDRESS)
+    database_url: str = _is("", _DATABASE_URL)
+    asset_target: str = _is("127.0.0.1:7402", "Where the router reaches the asset service, as host:port.")
+    upload_endpoint: str = _is("", "Where workers upload outputs, as host:port; empty for asset_target.")
+    lease_ttl: timedelta = _is(timedelta(seconds=30), "How long a lease lives without a heartbeat.")
+    heartbeat_interval: timedelta = _is(timedelta(seconds=10), "How often workers send a heartbeat.")
+    lease_ack_timeout: timedelta = _is(
+        timedelta(seconds=5), "How long a worker may take to acknowledge a lease before it is given to another."
+    )
+    max_attempts: int = _is(3, "How often a stage is started before its job fails.")
+    max_leases: int = _is(10, "How often a stage is leased, acknowledged or not, before its job fails.")
+    retry_backoff: timedelta = _is(
+        timedelta(seconds=1), "How long a stage waits before its second attempt; doubled for each further one."
+    )
+    job_deadline: timedelta = _is(
+        timedelta(minutes=15), "How long a job for images or text may take in all before it fails."
+    )
+    video_deadline: timedelta = _is(timedelta(minutes=30), "How long a job for video may take in all before it fails.")
+    retention_jobs: timedelta = _is(timedelta(days=30), "How long finished jobs and their texts are kept.")
+    retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+    idempotency_retention: timedelta = _is(timedelta(days=7), "How long idempotency keys are remembered.")
+
+
+@dataclass(frozen=True, slots=True)
+class AssetSettings:
+    """The asset service: uploads, the workspace, expiry."""
+
+    listen: str = _is("127.0.0.1:7402", "The asset service's gRPC" + _ADDRESS)
+    database_url: str = _is("", _DATABASE_URL)
+    asset_expiry: timedelta = _is(timedelta(days=7), "How long an asset stays in the workspace.")
+    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
+    max_upload_bytes: int = _is(64 << 20, "The largest file that a client may upload, in bytes.")
+    max_output_bytes: int = _is(1 << 30, "The largest output that a worker may upload, in bytes.")
+    upload_ttl: timedelta = _is(
+        timedelta(hours=1), "How long an upload that belongs to no job may take before it is removed."
+    )
+    expiry_interval: timedelta = _is(
+        timedelta(seconds=60), "How often expired assets and finished deletions are looked for."
+    )
+    retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+
+
+@dataclass(frozen=True, slots=True)
+class LibrarySettings:
+    """The library service: saving, items."""
+
+    listen: str = _is("127.0.0.1:7403", "The library service's gRPC" + _ADDRESS)
+    database_url: str = _is("", _DATABASE_URL)
+    asset_target: str = _is("127.0.0.1:7402", "Where the library reaches the asset service, as host:port.")
+    identity_target: str = _is("127.0.0.1:7401", "Where the library exchanges its key, as host:port of the router.")
+    hold_ttl: timedelta = _is(
+        timedelta(minutes=2), "How long a hold on an asset lasts while it is copied, unless renewed."
+    )
+    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
+    retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySettings:
+    """The gateway: HTTP in, gRPC out."""
+
+    listen: str = _is("127.0.0.1:7400", "The gateway's HTTP" + _ADDRESS)
+    router_target: str = _is("127.0.0.1:7401", "Where the gateway reaches the router, as host:port.")
+    asset_target: str = _is("127.0.0.1:7402", "Where the gateway reaches the asset service, as host:port.")
+    library_target: str = _is("127.0.0.1:7403", "Where the gateway reaches the library service, as host:port.")
+    insecure: bool = _is(False, "Whether the gateway may listen beyond loopback without TLS.")
+    tls_cert: str = _is("", "PEM file with the certificate chain; with tls_key it switches TLS on.")
+    tls_key: str = _is("", "PEM file with the certificate's private key.")
+    max_body_bytes: int = _is(1 << 20, "The largest request body that is accepted, but for uploads, in bytes.")
+    request_timeout: timedelta = _is(timedelta(seconds=30), "How long a request that is not a stream may take.")
+    cors_origins: tuple[str, ...] = _is((), "Origins of web pages that may call the gateway from a browser.")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """A worker."""
+
+    connect: str = _is("127.0.0.1:7401", "Where the worker reaches the router, as host:port.")
+    key: Secret = _is(Secret(""), "The worker's API key; empty for the key file in the data folder.")
+    name: str = _is("", "The worker's name in lists; empty for one made from host and process.")
+    engine: str = _is("sketch", "The engine that does the work, by its entry point.")
+    worker_types: tuple[str, ...] = _is((), "Pools that the worker joins; empty for all that its engine serves.")
+    models: tuple[str, ...] = _is((), "Models that the worker serves; empty for all that its engine serves.")
+    slots: int = _is(1, "How many stages the worker runs at once.")
+    spool_dir: str = _is("", "Folder for outputs on their way to the asset service; empty for one in the data folder.")
+
+
+@dataclass(frozen=True, slots=True)
+class SketchSettings:
+    """The sketch engine."""
+
+    step_delay: timedelta = _is(
+        timedelta(milliseconds=50), "How long the sketch engine pauses at each step, so that progress can be seen."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """The command line and the Python client."""
+
+    url: str = _is("", "The gateway that the command line talks to; empty for core.public_url.")
+    key: Secret = _is(
+        Secret(""), "The API key that the command line uses; empty for the admin key file in the data folder."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All sections."""
+
+    core: CoreSettings
+    router: RouterSettings
+    asset: AssetSettings
+    library: LibrarySettings
+    gateway: GatewaySettings
+    worker: WorkerSettings
+    sketch: SketchSettings
+    client: ClientSettings
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "core": CoreSettings,
+    "router": RouterSettings,
+    "asset": AssetSettings,
+    "library": LibrarySettings,
+    "gateway": GatewaySettings,
+    "worker": WorkerSettings,
+    "sketch": SketchSettings,
+    "client": ClientSettings,
+}
