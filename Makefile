@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(wildcard service_kit router_service asset_service library_service gateway workers/atelier_worker \
 	client/atelier_client cli/atelier_cli console/atelier_console benchmarks scripts tests hatch_build.py)
+RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test demo up bench wheel snapshot clean
+.PHONY: help python install runtime stubs lint format test demo up bench wheel breaking snapshot clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,14 +24,24 @@ runtime: python
 stubs: python ## generate the stubs again after a change in protos/
 	@$(BOOTSTRAP) stubs
 
-lint: install build/googleapis ## ruff, mypy, import-linter, buf
+lint: install ## ruff, mypy, import-linter, buf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(CODE)
+	$(BIN)/python scripts/googleapis.py build/googleapis
 	$(BIN)/buf lint
+	@if [ -e $(RELEASED) ]; then $(MAKE) --no-print-directory breaking; else echo "no released contracts yet: see make snapshot"; fi
+	$(BIN)/lint-imports
 
-build/googleapis:
-	$(BIN)/python scripts/googleapis.py $@
+breaking:
+	$(BIN)/buf breaking protos --against $(RELEASED)
+
+snapshot: install ## store the contracts as released; refuses changes that break clients
+	$(BIN)/python scripts/googleapis.py build/googleapis
+	@if [ -e $(RELEASED) ]; then $(MAKE) --no-print-directory breaking; fi
+	@mkdir -p $(dir $(RELEASED))
+	$(BIN)/buf build protos --exclude-source-info --exclude-imports -o $(RELEASED)
+	$(BIN)/python scripts/http_routes.py $(dir $(RELEASED))http_routes.json
 
 format: install ## rewrite the code as ruff wants it
 	$(BIN)/ruff check --fix .

@@ -5,8 +5,8 @@
     python3 scripts/bootstrap.py dev        also what `make test` and `make lint` need
     python3 scripts/bootstrap.py stubs      only the stubs of `protos/`, when those changed
 
-Standard library only, and kept to what Python 3.6 can parse, so that an old Python is told what is wrong instead of failing
-on the syntax. One run at a time: a second one waits for the first.
+Standard library only, and kept to what Python 3.6 can parse, so that an old Python is told what is wrong instead of
+failing on the syntax. One run at a time: a second one waits for the first.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
+import typing
 
 OLDEST = (3, 11)
 # What the environment, pip's temporary files and the demo's own files take, with room to spare.
@@ -59,8 +60,8 @@ def check_venv_module() -> None:
     except ImportError as error:
         version = "{}.{}".format(*sys.version_info[:2])
         raise Missing(
-            "This Python ({}) has no module {!r}, which making an environment needs. On Debian or Ubuntu run: "
-            "sudo apt install python{}-venv (or python3-venv); then try again".format(sys.executable, error.name, version)
+            "This Python ({}) has no module {!r}, which making an environment needs. On Debian or Ubuntu run: sudo apt "
+            "install python{}-venv (or python3-venv); then try again".format(sys.executable, error.name, version)
         ) from error
 
 
@@ -113,7 +114,7 @@ def read_stamp() -> "dict[str, str]":
     return stamp
 
 
-def run(command: "list[str]", doing: str, **options: object) -> None:
+def run(command: "list[str]", doing: str) -> None:
     """Run a command quietly; show the end of its output when it fails.
 
     Raises:
@@ -122,15 +123,13 @@ def run(command: "list[str]", doing: str, **options: object) -> None:
     with open(LOG, "a") as log:
         log.write("$ {}\n".format(" ".join(command)))
         log.flush()
-        result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, **options  # type: ignore[call-overload]
-        )
-    if result.returncode != 0:
+        code = subprocess.call(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+    if code != 0:
         with open(LOG) as log:
             tail = "".join(log.readlines()[-25:])
         raise Missing(
-            "{}\n{} failed (the whole output is in {}). If it could not reach the package index, check the network or the "
-            "proxy settings (PIP_INDEX_URL, HTTPS_PROXY) and run the same command again".format(tail, doing, LOG)
+            "{}\n{} failed (the whole output is in {}). If it could not reach the package index, check the network or "
+            "the settings PIP_INDEX_URL and HTTPS_PROXY, and run the same command again".format(tail, doing, LOG)
         )
 
 
@@ -141,12 +140,16 @@ def install(level: str, reuse: bool) -> None:
     if reuse:
         say("[1/2] the environment in {} is kept".format(VENV))
         shutil.rmtree(TOOLS, ignore_errors=True)
+        remove_stubs()
     else:
         say("[1/2] making the environment in {}".format(VENV))
         run([sys.executable, "-m", "venv", "--clear", VENV], "Making the environment")
     extra = ".[dev]" if level == "dev" else "."
-    say("[2/2] installing {} (about half a minute; needs the package index)".format(
-        "Atelier and its development tools" if level == "dev" else "Atelier"))
+    say(
+        "[2/2] installing {} (about half a minute; needs the package index)".format(
+            "Atelier and its development tools" if level == "dev" else "Atelier"
+        )
+    )
     pip_install(["-c", "constraints.txt", "-e", extra], "Installing")
 
 
@@ -156,24 +159,41 @@ def pip_install(arguments: "list[str]", doing: str) -> None:
     run(pip + arguments, doing)
 
 
+def ask_environment(code: str) -> "typing.Any":
+    """Return what an expression is worth to the environment's own Python, by way of JSON."""
+    command = [VENV_PYTHON, "-c", "import json, sysconfig, tomllib; print(json.dumps({}))".format(code)]
+    return json.loads(subprocess.check_output(command, cwd=ROOT).decode())
+
+
+def install_stub_tools() -> None:
+    """Install what the build needs beside the environment: its protobuf is older than the one that runs."""
+    requires = ask_environment("tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires']")
+    shutil.rmtree(TOOLS + ".new", ignore_errors=True)
+    pip_install(["--target", TOOLS + ".new", *requires], "Installing the stub generator")
+    os.rename(TOOLS + ".new", TOOLS)
+
+
+def remove_stubs() -> str:
+    """Remove the generated package, also files that no .proto file makes any longer, and return where it was."""
+    stubs = os.path.join(str(ask_environment("sysconfig.get_path('purelib')")), "atelier")
+    shutil.rmtree(stubs, ignore_errors=True)
+    return stubs
+
+
 def generate_stubs() -> None:
     """Generate the stubs of `protos/` into the environment, without a new install."""
     if not os.path.isdir(TOOLS):
         say("installing the stub generator (once)")
-        reader = "import json, tomllib; print(json.dumps(tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires']))"
-        output = subprocess.check_output([VENV_PYTHON, "-c", reader], cwd=ROOT)
-        pip_install(["--target", TOOLS + ".new"] + json.loads(output.decode()), "Installing the stub generator")
-        os.rename(TOOLS + ".new", TOOLS)
-    site = subprocess.check_output([VENV_PYTHON, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])
-    site_packages = site.decode().strip()
+        install_stub_tools()
     fresh = os.path.join(VENV, "stubs.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    environment = dict(os.environ, PYTHONPATH=TOOLS, PATH=os.path.join(TOOLS, "bin") + os.pathsep + os.environ["PATH"])
-    done = subprocess.run([VENV_PYTHON, "hatch_build.py", fresh], cwd=ROOT, env=environment)
-    if done.returncode != 0:
+    path = os.path.join(TOOLS, "bin") + os.pathsep + os.environ["PATH"]
+    code = subprocess.call(
+        [VENV_PYTHON, "hatch_build.py", fresh], cwd=ROOT, env=dict(os.environ, PYTHONPATH=TOOLS, PATH=path)
+    )
+    if code != 0:
         raise Missing("The stubs were not generated and the old ones are still in place: see the message above")
-    shutil.rmtree(os.path.join(site_packages, "atelier"), ignore_errors=True)
-    os.rename(os.path.join(fresh, "atelier"), os.path.join(site_packages, "atelier"))
+    os.rename(os.path.join(fresh, "atelier"), remove_stubs())
 
 
 def bring_up_to_date(level: str) -> None:
