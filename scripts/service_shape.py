@@ -1,8 +1,8 @@
 """The shape of a service as an import-linter contract: which part may import which, and what from outside.
 
 Inside a service imports go down only: `__main__`, the servicers, `wire` and the logic modules, `storage`, `domain`.
-protobuf and grpc are for servicers, `wire` and `clients`; SQLAlchemy is for `storage`. A module is known by its first name
-below the service, so a part may be one file, several (`worker_servicer`), or a package.
+protobuf and grpc are for servicers, `wire` and `clients`; SQLAlchemy is for `storage`. A module is known by its first
+name below the service, so a part may be one file, several (`worker_servicer`), or a package.
 """
 
 from __future__ import annotations
