@@ -1,1 +1,1 @@
-"""What every service needs and no service owns: settings, errors, identity, servers, channels, database, blobs, events."""
+"""What every service needs and none owns: settings, errors, identity, servers, channels, database, blobs, events."""

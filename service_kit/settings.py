@@ -1,4 +1,4 @@
-"""How settings are found: flag > `ATELIER_*` environment > `atelier.toml` > default. What settings exist is in `settings_table`."""
+"""How settings are found: flag > `ATELIER_*` environment > `atelier.toml` > default. `settings_table` lists them."""
 
 from __future__ import annotations
 

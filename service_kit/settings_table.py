@@ -1,5 +1,6 @@
-"""The one table of settings: a dataclass per section, each field with its type, default and a sentence for the documents."""
+"""The one table of settings: a dataclass per section, each field with its type, default and meaning."""
 
+# ruff: noqa: RUF009 - _is() makes a dataclass field, not a shared default
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field
@@ -30,7 +31,9 @@ def type_name_of(entry: Field[Any]) -> TypeName:
 
 def default_of(entry: Field[Any]) -> Any:
     """Return the default of a setting."""
-    return entry.default if entry.default is not MISSING else entry.default_factory()  # type: ignore[misc]
+    if entry.default_factory is not MISSING:
+        return entry.default_factory()
+    return entry.default
 
 
 def _is(default: Any, doc: str) -> Any:

@@ -1,0 +1,124 @@
+"""The limits that stand on request fields in the contracts (`atelier.type.v1.limits`), enforced before a servicer runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from atelier.type.v1 import limits_pb2
+from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
+
+_NUMBERS = frozenset(
+    {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
+    | {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
+)
+_Problem = tuple[ErrorReason, FieldProblem]
+
+
+def check_limits(message: Message) -> None:
+    """Check every field of a request, also within its messages and lists.
+
+    Raises:
+        InvalidArgument: names every field that is missing or outside its limits, with the limit and the value.
+    """
+    problems = list(_problems(message, ""))
+    if not problems:
+        return
+    reasons = {reason for reason, _ in problems}
+    reason = reasons.pop() if len(reasons) == 1 else ErrorReason.OUT_OF_RANGE
+    raise InvalidArgument.of([problem for _, problem in problems], reason)
+
+
+def limits_of(field: FieldDescriptor) -> limits_pb2.FieldLimits | None:
+    """Return the limits that a field carries, or None when it has none."""
+    options = field.GetOptions()
+    if not options.HasExtension(limits_pb2.limits):
+        return None
+    limits: limits_pb2.FieldLimits = options.Extensions[limits_pb2.limits]
+    return limits
+
+
+@lru_cache(maxsize=512)
+def _fields(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, limits_pb2.FieldLimits | None], ...]:
+    """Return the fields that need a look: those with limits, and messages that may hold such fields."""
+    found = []
+    for field in descriptor.fields:
+        limits = limits_of(field)
+        own_message = field.message_type is not None and field.message_type.full_name.startswith("atelier.")
+        if limits is not None or own_message:
+            found.append((field, limits))
+    return tuple(found)
+
+
+def _problems(message: Message, prefix: str) -> Iterable[_Problem]:
+    for field, limits in _fields(message.DESCRIPTOR):
+        path = f"{prefix}{field.name}"
+        value = getattr(message, field.name)
+        if field.is_repeated:
+            yield from _list_problems(path, field, value, limits)
+        elif field.message_type is not None:
+            if message.HasField(field.name):
+                yield from _problems(value, f"{path}.")
+            elif limits is not None and limits.required:
+                yield _missing(path)
+        elif limits is not None:
+            present = message.HasField(field.name) if field.has_presence else True
+            if present:
+                yield from _value_problems(path, field, value, limits)
+            elif limits.required:
+                yield _missing(path)
+
+
+def _list_problems(path: str, field: FieldDescriptor, values: Any, limits: limits_pb2.FieldLimits | None) -> Iterable[_Problem]:
+    if limits is not None and limits.required and not values:
+        yield _missing(path)
+    if limits is not None and limits.HasField("max_items") and len(values) > limits.max_items:
+        yield _outside(path, f"must have at most {limits.max_items} elements, got {len(values)}")
+        return
+    if field.message_type is None or field.message_type.GetOptions().map_entry:
+        return
+    for index, value in enumerate(values):
+        yield from _problems(value, f"{path}[{index}].")
+
+
+def _value_problems(path: str, field: FieldDescriptor, value: Any, limits: limits_pb2.FieldLimits) -> Iterable[_Problem]:
+    if limits.required and not value:
+        yield _missing(path)
+    elif field.cpp_type in _NUMBERS:
+        yield from _number_problems(path, value, limits)
+    elif limits.HasField("max_length") and len(value) > limits.max_length:
+        unit = "bytes" if isinstance(value, bytes) else "characters"
+        yield _outside(path, f"must be at most {limits.max_length} {unit} long, got {len(value)}")
+    elif limits.one_of and value and value not in limits.one_of:
+        known = ", ".join(limits.one_of)
+        yield ErrorReason.INVALID_VALUE, FieldProblem(path, f"must be one of {known}, got {str(value)[:64]!r}")
+
+
+def _number_problems(path: str, value: float, limits: limits_pb2.FieldLimits) -> Iterable[_Problem]:
+    low = limits.minimum if limits.HasField("minimum") else -math.inf
+    high = limits.maximum if limits.HasField("maximum") else math.inf
+    if not low <= value <= high:
+        yield _outside(path, f"must be {_range(low, high)}, got {_number(value)}")
+
+
+def _range(low: float, high: float) -> str:
+    if low == -math.inf:
+        return f"at most {_number(high)}"
+    return f"at least {_number(low)}" if high == math.inf else f"{_number(low)}..{_number(high)}"
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if float(value).is_integer() else str(value)
+
+
+def _missing(path: str) -> _Problem:
+    return ErrorReason.MISSING_FIELD, FieldProblem(path, "is required and must not be empty")
+
+
+def _outside(path: str, message: str) -> _Problem:
+    return ErrorReason.OUT_OF_RANGE, FieldProblem(path, message)

@@ -1,0 +1,145 @@
+"""Transactions, column types and the database's clock."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from service_kit import settings as settings_module
+from service_kit.clock import ManualClock
+from service_kit.database import Database, Json, UtcDateTime, db_now, json_list
+from service_kit.errors import FailedPrecondition, ResourceExhausted
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
+from sqlalchemy.exc import OperationalError, StatementError
+
+metadata = MetaData()
+things = Table(
+    "things",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String),
+    Column("due_at", UtcDateTime),
+    Column("extra", Json),
+)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def db(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
+    database = Database(
+        f"sqlite+aiosqlite:///{tmp_path}/x.sqlite3", clock=clock, writer_wait=timedelta(milliseconds=50)
+    )
+    async with database.write() as tx:
+        await tx.run_sync(metadata.create_all)
+    yield database
+    await database.close()
+
+
+async def count(db: Database) -> int:
+    async with db.read() as tx:
+        return (await tx.execute(select(func.count()).select_from(things))).scalar_one()
+
+
+async def test_a_write_is_kept_and_an_exception_undoes_it(db: Database) -> None:
+    async with db.write() as tx:
+        await tx.execute(insert(things).values(name="kept"))
+    with pytest.raises(KeyError):
+        async with db.write() as tx:
+            await tx.execute(insert(things).values(name="undone"))
+            raise KeyError
+    assert await count(db) == 1
+
+
+async def test_a_cancelled_writer_leaves_nothing_and_frees_the_turn(db: Database) -> None:
+    inside = asyncio.Event()
+
+    async def write_and_wait() -> None:
+        async with db.write() as tx:
+            await tx.execute(insert(things).values(name="undone"))
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(write_and_wait())
+    await inside.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with db.write() as tx:
+        await tx.execute(insert(things).values(name="kept"))
+    assert await count(db) == 1
+
+
+async def test_writers_take_turns_and_a_waiting_one_gives_up_with_a_sentence(db: Database) -> None:
+    async with db.write():
+        with pytest.raises(ResourceExhausted, match="busy") as caught:
+            async with db.write():
+                pass
+    assert caught.value.retry_after == timedelta(seconds=1)
+
+
+async def test_a_reader_cannot_write_and_sees_the_last_commit_while_somebody_writes(db: Database) -> None:
+    async with db.write() as writing:
+        await writing.execute(insert(things).values(name="not yet"))
+        assert await count(db) == 0
+    async with db.read() as tx:
+        with pytest.raises(OperationalError, match="readonly"):
+            await tx.execute(insert(things).values(name="never"))
+
+
+async def test_a_moment_comes_back_in_utc_to_the_microsecond_and_is_an_integer_on_sqlite(db: Database) -> None:
+    moment = datetime(2026, 3, 1, 12, 0, 0, 123457, tzinfo=timezone(timedelta(hours=2)))
+    async with db.write() as tx:
+        await tx.execute(insert(things).values(due_at=moment, extra={"prompt": "café", "list": [1]}))
+        row = (await tx.execute(select(things))).one()
+        stored = (await tx.execute(text("SELECT due_at, typeof(due_at) FROM things"))).one()
+    assert row.due_at == moment
+    assert row.due_at.tzinfo is UTC
+    assert row.extra == {"prompt": "café", "list": [1]}
+    assert stored == (int(moment.timestamp()) * 1_000_000 + 123457, "integer")
+
+
+async def test_a_naive_moment_is_refused(db: Database) -> None:
+    with pytest.raises(StatementError, match="without a zone"):
+        async with db.write() as tx:
+            await tx.execute(insert(things).values(due_at=datetime(2026, 3, 1)))  # noqa: DTZ001
+
+
+async def test_the_database_clock_decides_what_is_due(db: Database, clock: ManualClock) -> None:
+    async with db.write() as tx:
+        await tx.execute(insert(things).values(due_at=db_now(plus=timedelta(seconds=30))))
+        due = select(func.count()).select_from(things).where(things.c.due_at <= db_now())
+        assert (await tx.execute(due)).scalar_one() == 0
+        clock.advance(timedelta(seconds=30))
+        assert (await tx.execute(due)).scalar_one() == 1
+        assert await db.now(tx) == clock.now()
+
+
+async def test_what_was_committed_survives_the_process(db: Database) -> None:
+    async with db.write() as tx:
+        assert (await tx.execute(text("PRAGMA synchronous"))).scalar_one() == 2
+        assert (await tx.execute(text("PRAGMA journal_mode"))).scalar_one() == "wal"
+        assert (await tx.execute(text("PRAGMA foreign_keys"))).scalar_one() == 1
+
+
+async def test_many_rows_travel_in_one_statement(db: Database) -> None:
+    async with db.read() as tx:
+        rows = await tx.execute(text("SELECT value FROM json_each(:values)"), {"values": json_list(["a", "é"])})
+        assert list(rows.scalars()) == ["a", "é"]
+
+
+async def test_a_second_start_in_the_same_folder_names_the_holder(tmp_path: Path) -> None:
+    settings = settings_module.for_tests(tmp_path)
+    first = await Database.open_service(settings, "router")
+    with pytest.raises(FailedPrecondition, match=r"in use by router, process \d+, started 20.*ATELIER_DATA_DIR"):
+        await Database.open_service(settings, "router")
+    await first.close()
+    second = await Database.open_service(settings, "router")
+    assert second.url.database == str(tmp_path / "router" / "router.sqlite3")
+    await second.close()
