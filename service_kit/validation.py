@@ -14,7 +14,12 @@ from atelier.type.v1 import limits_pb2
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 _NUMBERS = frozenset(
-    {FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64}
+    {
+        FieldDescriptor.CPPTYPE_INT32,
+        FieldDescriptor.CPPTYPE_INT64,
+        FieldDescriptor.CPPTYPE_UINT32,
+        FieldDescriptor.CPPTYPE_UINT64,
+    }
     | {FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT}
 )
 _Problem = tuple[ErrorReason, FieldProblem]
@@ -74,7 +79,9 @@ def _problems(message: Message, prefix: str) -> Iterable[_Problem]:
                 yield _missing(path)
 
 
-def _list_problems(path: str, field: FieldDescriptor, values: Any, limits: limits_pb2.FieldLimits | None) -> Iterable[_Problem]:
+def _list_problems(
+    path: str, field: FieldDescriptor, values: Any, limits: limits_pb2.FieldLimits | None
+) -> Iterable[_Problem]:
     if limits is not None and limits.required and not values:
         yield _missing(path)
     if limits is not None and limits.HasField("max_items") and len(values) > limits.max_items:
@@ -86,7 +93,9 @@ def _list_problems(path: str, field: FieldDescriptor, values: Any, limits: limit
         yield from _problems(value, f"{path}[{index}].")
 
 
-def _value_problems(path: str, field: FieldDescriptor, value: Any, limits: limits_pb2.FieldLimits) -> Iterable[_Problem]:
+def _value_problems(
+    path: str, field: FieldDescriptor, value: Any, limits: limits_pb2.FieldLimits
+) -> Iterable[_Problem]:
     if limits.required and not value:
         yield _missing(path)
     elif field.cpp_type in _NUMBERS:
