@@ -75,8 +75,8 @@ async def stored_revision(db: Database) -> str | None:
 
 async def schema_differences(db: Database, package: str, metadata: MetaData) -> list[str]:
     """Migrate an empty database and say how its schema differs from tables; [] when they agree. For tests."""
-    from alembic.autogenerate import compare_metadata  # noqa: PLC0415 - Alembic is slow to import and needed only here
-    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
 
     await upgrade(db, package)
 
@@ -107,8 +107,8 @@ def _copy_file(path: Path, revision: str) -> None:
 
 
 def _run_alembic(connection: Connection, package: str) -> None:
-    from alembic import command  # noqa: PLC0415 - only a database that is behind pays for this import
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command
+    from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_ENVIRONMENT).replace("%", "%%"))

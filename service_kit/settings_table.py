@@ -1,6 +1,6 @@
 """The one table of settings: a dataclass per section, each field with its type, default and meaning."""
 
-# ruff: noqa: RUF009 - _is() makes a dataclass field, not a shared default
+
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field

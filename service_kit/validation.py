@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
+from atelier.type.v1 import limits_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from atelier.type.v1 import limits_pb2
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 _NUMBERS = frozenset(

@@ -8,12 +8,13 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
+from sqlalchemy.exc import OperationalError, StatementError
+
 from service_kit import settings as settings_module
 from service_kit.clock import ManualClock
 from service_kit.database import Database, Json, UtcDateTime, db_now, json_list
 from service_kit.errors import FailedPrecondition, ResourceExhausted
-from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
-from sqlalchemy.exc import OperationalError, StatementError
 
 metadata = MetaData()
 things = Table(
@@ -108,7 +109,7 @@ async def test_a_moment_comes_back_in_utc_to_the_microsecond_and_is_an_integer_o
 async def test_a_naive_moment_is_refused(db: Database) -> None:
     with pytest.raises(StatementError, match="without a zone"):
         async with db.write() as tx:
-            await tx.execute(insert(things).values(due_at=datetime(2026, 3, 1)))  # noqa: DTZ001
+            await tx.execute(insert(things).values(due_at=datetime(2026, 3, 1)))
 
 
 async def test_the_database_clock_decides_what_is_due(db: Database, clock: ManualClock) -> None:

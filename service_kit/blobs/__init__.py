@@ -1,0 +1,107 @@
+"""Where bytes lie: the protocol that every blob store follows. A blob is (bucket, key, generation) with a digest and a size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterable, AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import quote
+
+from service_kit.settings import Settings
+
+WORKSPACE_BUCKET = "workspace-temp"
+LIBRARY_BUCKET = "user-library"
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
+_SEGMENT = re.compile(r"[A-Za-z0-9_=@~+%-][A-Za-z0-9._=@~+%-]*")
+_MAX_KEY = 1024
+_MAX_SEGMENT = 200
+RESERVED_SUFFIX = ".blob"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobInfo:
+    """What a store knows about a blob."""
+
+    bucket: str
+    key: str
+    generation: str
+    size_bytes: int
+    sha256: str
+    content_type: str
+    created_at: datetime
+
+
+class BlobStore(Protocol):
+    """A place for bytes. What was put is there after a crash, whole, or it is not there at all."""
+
+    async def put(self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str) -> BlobInfo:
+        """Write a blob whose key is free. Nobody sees a part of it.
+
+        Raises:
+            AlreadyExists: the key is taken; its blob is untouched.
+        """
+
+    async def stat(self, bucket: str, key: str) -> BlobInfo | None:
+        """Return what is known about a blob; None when there is none."""
+
+    def open_range(
+        self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
+    ) -> AsyncIterator[bytes]:
+        """Stream bytes from `offset`: `length` of them, or all to the end.
+
+        Raises:
+            NotFound: there is no such blob, or it has another generation.
+            OutOfRange: the offset lies beyond the end.
+        """
+
+    async def copy(
+        self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
+    ) -> BlobInfo:
+        """Copy a blob inside the store, without its bytes passing through this process. Both are (bucket, key).
+
+        Raises:
+            NotFound: there is no such source, or it has another generation.
+            AlreadyExists: the target's key is taken; its blob is untouched.
+        """
+
+    async def delete(self, bucket: str, key: str, generation: str) -> bool:
+        """Remove a blob of exactly this generation. Returns False when there is none, so that a repeat is harmless."""
+
+    def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
+        """Give every blob whose key starts with `prefix`, sorted by key."""
+
+
+def open_store(settings: Settings) -> BlobStore:
+    """Return the store that the settings name: a local directory."""
+    from service_kit.blobs.local import LocalBlobStore
+
+    return LocalBlobStore(settings.blobs_dir)
+
+
+def key_segment(text: str) -> str:
+    """Return any text, such as an owner's id, as one segment of a key. Different texts give different segments.
+
+    Raises:
+        ValueError: the text is empty or too long for a segment.
+    """
+    segment = quote(text, safe="=@~+").replace(".", "%2E")
+    check_key(segment)
+    return segment
+
+
+def check_bucket(bucket: str) -> None:
+    """Raise ValueError unless the text may name a bucket."""
+    if not _BUCKET.fullmatch(bucket):
+        raise ValueError(f"a bucket's name is 3..63 of a-z, 0-9 and -, got {bucket[:80]!r}")
+
+
+def check_key(key: str) -> None:
+    """Raise ValueError unless the text may be a key: no way out of the bucket, nothing that a store keeps for itself."""
+    if not 1 <= len(key) <= _MAX_KEY:
+        raise ValueError(f"a key has 1..{_MAX_KEY} characters, got {len(key)}")
+    for segment in key.split("/"):
+        if len(segment) > _MAX_SEGMENT or not _SEGMENT.fullmatch(segment) or segment.endswith(RESERVED_SUFFIX):
+            raise ValueError(f"a key cannot have the segment {segment[:80]!r}")

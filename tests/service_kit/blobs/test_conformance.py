@@ -1,0 +1,155 @@
+"""What every blob store does. A further store joins by one line in `STORES`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from service_kit.blobs import BlobStore, check_key, key_segment
+from service_kit.blobs.local import LocalBlobStore
+from service_kit.errors import AlreadyExists, NotFound, OutOfRange
+
+STORES: dict[str, Callable[[Path], BlobStore]] = {"local": lambda folder: LocalBlobStore(folder / "blobs")}
+BUCKET, OTHER = "workspace-temp", "user-library"
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
+    return STORES[request.param](tmp_path)
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def read(store: BlobStore, bucket: str, key: str, **options: object) -> bytes:
+    return b"".join([chunk async for chunk in store.open_range(bucket, key, **options)])  # type: ignore[arg-type]
+
+
+async def test_what_was_put_comes_back_with_its_digest(store: BlobStore) -> None:
+    content = b"x" * 700_000 + b"end"
+    info = await store.put(BUCKET, "default/ann/one", chunks(content[:10], content[10:]), content_type="image/png")
+    assert info.sha256 == hashlib.sha256(content).hexdigest()
+    assert (info.size_bytes, info.content_type) == (len(content), "image/png")
+    assert await store.stat(BUCKET, "default/ann/one") == info
+    assert await read(store, BUCKET, "default/ann/one", generation=info.generation) == content
+
+
+async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
+    info = await store.put(BUCKET, "empty", chunks(), content_type="text/plain")
+    assert info.size_bytes == 0
+    assert await read(store, BUCKET, "empty") == b""
+
+
+async def test_a_key_that_is_taken_is_never_written_again(store: BlobStore) -> None:
+    first = await store.put(BUCKET, "a/b", chunks(b"first"), content_type="text/plain")
+    with pytest.raises(AlreadyExists):
+        await store.put(BUCKET, "a/b", chunks(b"second"), content_type="text/plain")
+    assert await store.stat(BUCKET, "a/b") == first
+    assert await read(store, BUCKET, "a/b") == b"first"
+
+
+async def test_of_eight_that_write_one_key_at_once_exactly_one_wins(store: BlobStore) -> None:
+    results = await asyncio.gather(
+        *(store.put(BUCKET, "raced", chunks(bytes([n]) * 1000), content_type="text/plain") for n in range(8)),
+        return_exceptions=True,
+    )
+    winners = [n for n, result in enumerate(results) if not isinstance(result, BaseException)]
+    assert len(winners) == 1
+    assert all(isinstance(result, AlreadyExists) for n, result in enumerate(results) if n not in winners)
+    assert await read(store, BUCKET, "raced") == bytes([winners[0]]) * 1000
+
+
+async def test_a_put_that_breaks_off_leaves_the_key_free(store: BlobStore) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        await store.put(BUCKET, "broken", broken(), content_type="text/plain")
+    assert await store.stat(BUCKET, "broken") is None
+    assert [info async for info in store.list(BUCKET)] == []
+    await store.put(BUCKET, "broken", chunks(b"whole"), content_type="text/plain")
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [(0, 3, b"012"), (4, 2, b"45"), (7, None, b"789"), (8, 100, b"89"), (10, None, b""), (0, 0, b"")],
+)
+async def test_ranges(store: BlobStore, offset: int, length: int | None, expected: bytes) -> None:
+    await store.put(BUCKET, "digits", chunks(b"0123456789"), content_type="text/plain")
+    assert await read(store, BUCKET, "digits", offset=offset, length=length) == expected
+
+
+async def test_a_range_beyond_the_end_is_refused(store: BlobStore) -> None:
+    await store.put(BUCKET, "digits", chunks(b"0123456789"), content_type="text/plain")
+    with pytest.raises(OutOfRange, match=r"0\.\.10, got 11"):
+        await read(store, BUCKET, "digits", offset=11)
+
+
+async def test_what_is_not_there_is_not_found(store: BlobStore) -> None:
+    info = await store.put(BUCKET, "there", chunks(b"x"), content_type="text/plain")
+    for key, generation in (("absent", None), ("there", info.generation + "0"), ("there/below", None)):
+        with pytest.raises(NotFound):
+            await read(store, BUCKET, key, generation=generation)
+        with pytest.raises(NotFound):
+            await store.copy((BUCKET, key), (OTHER, "copy"), generation=generation)
+    assert await store.stat(OTHER, "copy") is None
+
+
+async def test_a_copy_outlives_its_source(store: BlobStore) -> None:
+    source = await store.put(BUCKET, "source", chunks(b"picture"), content_type="image/png")
+    copied = await store.copy((BUCKET, "source"), (OTHER, "kept/copy"), generation=source.generation)
+    assert (copied.bucket, copied.key) == (OTHER, "kept/copy")
+    assert (copied.sha256, copied.size_bytes, copied.content_type) == (source.sha256, 7, "image/png")
+    assert await store.delete(BUCKET, "source", source.generation)
+    assert await read(store, OTHER, "kept/copy", generation=copied.generation) == b"picture"
+
+
+async def test_a_copy_onto_a_taken_key_changes_nothing(store: BlobStore) -> None:
+    await store.put(BUCKET, "source", chunks(b"new"), content_type="image/png")
+    await store.put(OTHER, "taken", chunks(b"old"), content_type="image/png")
+    with pytest.raises(AlreadyExists):
+        await store.copy((BUCKET, "source"), (OTHER, "taken"))
+    assert await read(store, OTHER, "taken") == b"old"
+
+
+async def test_delete_is_by_generation_and_a_repeat_is_harmless(store: BlobStore) -> None:
+    first = await store.put(BUCKET, "again", chunks(b"1"), content_type="text/plain")
+    assert await store.delete(BUCKET, "again", first.generation)
+    second = await store.put(BUCKET, "again", chunks(b"2"), content_type="text/plain")
+    assert second.generation != first.generation
+    assert not await store.delete(BUCKET, "again", first.generation)
+    assert await read(store, BUCKET, "again") == b"2"
+    assert await store.delete(BUCKET, "again", second.generation)
+    assert not await store.delete(BUCKET, "again", second.generation)
+    assert await store.stat(BUCKET, "again") is None
+
+
+async def test_list_gives_keys_by_prefix_in_order(store: BlobStore) -> None:
+    for key in ("b/2", "a", "b/1", "b/1/below", "bc"):
+        await store.put(BUCKET, key, chunks(b"x"), content_type="text/plain")
+    assert [info.key async for info in store.list(BUCKET)] == ["a", "b/1", "b/1/below", "b/2", "bc"]
+    assert [info.key async for info in store.list(BUCKET, "b/")] == ["b/1", "b/1/below", "b/2"]
+    assert [info async for info in store.list(OTHER)] == []
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/a", "a/", "a//b", "..", "a/../b", ".tmp/x", "a\0b", "a.blob", "a\\b", "é", "x" * 1025]
+)
+async def test_no_key_leads_out_of_the_bucket(store: BlobStore, key: str) -> None:
+    with pytest.raises(ValueError, match="key"):
+        await store.stat(BUCKET, key)
+    with pytest.raises(ValueError, match="bucket"):
+        await store.stat("../x", "key")
+
+
+@pytest.mark.parametrize("text", ["ann", "..", "a/b", "日本", "x.blob", "%2E"])
+def test_any_owner_fits_into_a_key(text: str) -> None:
+    check_key(key_segment(text))
+    assert key_segment(text) != key_segment(text + "'")
