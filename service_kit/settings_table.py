@@ -1,6 +1,5 @@
 """The one table of settings: a dataclass per section, each field with its type, default and meaning."""
 
-
 from __future__ import annotations
 
 from dataclasses import MISSING, Field, dataclass, field
