@@ -36,6 +36,7 @@ lint: install ## ruff, mypy, import-linter, buf
 breaking:
 	$(BIN)/buf breaking protos --against $(RELEASED)
 
+# To break a contract on purpose: say why in an ADR, remove protos/released/, then store the new one.
 snapshot: install ## store the contracts as released; refuses changes that break clients
 	$(BIN)/python scripts/googleapis.py build/googleapis
 	@if [ -e $(RELEASED) ]; then $(MAKE) --no-print-directory breaking; fi

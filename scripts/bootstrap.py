@@ -42,11 +42,18 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+def starts(python: str) -> bool:
+    """Tell whether there is a Python of this name that runs; a version manager leaves names that do not."""
+    if not shutil.which(python):
+        return False
+    return subprocess.call([python, "-c", ""], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) == 0
+
+
 def check_python() -> None:
     """Refuse a Python that is too old, and name a newer one when there is one."""
     if sys.version_info[:2] >= OLDEST:
         return
-    newer = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if shutil.which(name)]
+    newer = [name for name in ("python3.14", "python3.13", "python3.12", "python3.11") if starts(name)]
     remedy = "run: make PYTHON={} ...".format(newer[0]) if newer else "install it and run: make PYTHON=python3.12 ..."
     found = "{}.{}".format(*sys.version_info[:2])
     raise Missing("Python {} ({}) is too old: Atelier needs 3.11 or newer; {}".format(found, sys.executable, remedy))
