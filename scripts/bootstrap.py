@@ -144,20 +144,20 @@ def install(level: str, reuse: bool) -> None:
     """Install the checkout into `.venv`, editable, at the versions of constraints.txt; `reuse` keeps what is there."""
     check_venv_module()
     check_space(level)
+    steps = 3 if level == "dev" else 2
     if reuse:
-        say("[1/2] the environment in {} is kept".format(VENV))
-        shutil.rmtree(TOOLS, ignore_errors=True)
+        say("[1/{}] the environment in {} is kept".format(steps, VENV))
         remove_stubs()
     else:
-        say("[1/2] making the environment in {}".format(VENV))
+        say("[1/{}] making the environment in {}".format(steps, VENV))
         run([sys.executable, "-m", "venv", "--clear", VENV], "Making the environment")
-    extra = ".[dev]" if level == "dev" else "."
-    say(
-        "[2/2] installing {} (about half a minute; needs the package index)".format(
-            "Atelier and its development tools" if level == "dev" else "Atelier"
-        )
-    )
-    pip_install(["-c", "constraints.txt", "-e", extra], "Installing")
+    what, target = ("Atelier and its development tools", ".[dev]") if level == "dev" else ("Atelier", ".")
+    say("[2/{}] installing {} (about half a minute; needs the package index)".format(steps, what))
+    pip_install(["-c", "constraints.txt", "-e", target], "Installing")
+    shutil.rmtree(TOOLS, ignore_errors=True)
+    if level == "dev":
+        say("[3/3] installing the stub generator")
+        install_stub_tools()
 
 
 def pip_install(arguments: "list[str]", doing: str) -> None:
@@ -190,7 +190,7 @@ def remove_stubs() -> str:
 def generate_stubs() -> None:
     """Generate the stubs of `protos/` into the environment, without a new install."""
     if not os.path.isdir(TOOLS):
-        say("installing the stub generator (once)")
+        say("installing the stub generator")
         install_stub_tools()
     fresh = os.path.join(VENV, "stubs.new")
     shutil.rmtree(fresh, ignore_errors=True)
