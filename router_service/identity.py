@@ -1,0 +1,316 @@
+"""Keys, sign-in codes and sessions: who may be whom. The only place that makes or checks a key."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from router_service.storage.keys import Keys, SignInCode, StoredKey
+from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
+from service_kit.blobs import key_segment
+from service_kit.clock import Clock
+from service_kit.database import Database
+from service_kit.errors import (
+    ErrorReason,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unauthenticated,
+)
+from service_kit.identity import SCOPES, TOKEN_TTL, Caller, IdentitySigner, IssuedToken, KeyKind, Owner
+from service_kit.keyring import Keyrings
+from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.secret import Secret
+from service_kit.telemetry import get_logger
+
+CODE_TTL = timedelta(minutes=10)
+SESSION_TTL = timedelta(hours=12)
+MAX_LIVE_CODES = 100
+DEFAULT_TENANT = "default"
+DEFAULT_PAGE_SIZE = 50
+KINDS_TO_CREATE = (KeyKind.USER, KeyKind.ADMIN, KeyKind.WORKER, KeyKind.INTERNAL)
+
+BOOTSTRAP_KEYS = (
+    ("admin.key", KeyKind.ADMIN, "admin"),
+    ("gateway.key", KeyKind.SERVICE, "gateway"),
+    ("library.key", KeyKind.SERVICE, "library"),
+    ("worker.key", KeyKind.WORKER, "worker"),
+)
+
+_PAGES = "identity.keys"
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:|~+=-]{0,127}")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What a secret is compared with when there is no such key, so that both cases do the same work.
+_NOBODY = hashlib.sha256(b"").hexdigest()
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MadeKey:
+    """A new key, and its text, which is not kept."""
+
+    key: StoredKey
+    text: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class MadeCode:
+    """A new sign-in code, which is not kept in clear."""
+
+    code: Secret
+    expires_at: datetime
+
+
+class Identities:
+    """Makes, lists, revokes and exchanges keys."""
+
+    def __init__(self, db: Database, signer: IdentitySigner, clock: Clock) -> None:
+        """Take the router's database, the signer of identity tokens, and the clock that the signer follows."""
+        self._db = db
+        self._signer = signer
+        self._clock = clock
+
+    async def create_key(
+        self, caller: Caller, *, owner_id: str, tenant_id: str, kind: KeyKind, name: str, valid_days: int | None
+    ) -> MadeKey:
+        """Make a key. An empty tenant is the caller's own.
+
+        Raises:
+            InvalidArgument: an owner, tenant, kind or name that cannot be; names the field.
+        """
+        if kind not in KINDS_TO_CREATE:
+            known = ", ".join(KINDS_TO_CREATE)
+            raise InvalidArgument.field("kind", f"must be one of {known}; Atelier makes {kind} keys by itself")
+        owner = Owner(_good_tenant(tenant_id or caller.owner.tenant_id), _good_owner(owner_id))
+        if not name.isprintable():
+            raise InvalidArgument.field("name", "must be printable text in one line")
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            now = await self._db.now(tx)
+            new = new_api_key()
+            key = _stored(new, kind, owner, name, now)
+            if valid_days is not None:
+                key = replace(key, expires_at=now + timedelta(days=valid_days))
+            await keys.add(key)
+            await keys.note(
+                "key_created", actor_key_id=caller.key_id, owner=owner, subject_id=key.key_id, detail={"kind": kind}
+            )
+        log.info("key_created", key_id=key.key_id, kind=kind, by_key_id=caller.key_id)
+        return MadeKey(key, new.text)
+
+    async def list_keys(
+        self, *, owner_id: str | None, page_size: int | None, page_token: str
+    ) -> tuple[list[StoredKey], str]:
+        """Return a page of keys, newest first, and the token of the next page (empty on the last).
+
+        Raises:
+            InvalidArgument: the page token is not one of ours.
+        """
+        limit = page_size or DEFAULT_PAGE_SIZE
+        before = _decode_place(page_token) if page_token else None
+        async with self._db.read() as tx:
+            found = await Keys(tx).newest(owner_id=owner_id, before=before, limit=limit + 1)
+        page = found[:limit]
+        return page, _encode_place(page[-1]) if len(found) > limit else ""
+
+    async def revoke_key(self, caller: Caller, key_id: str) -> StoredKey:
+        """Revoke a key and its sessions; a revoked key is returned as it is.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            key = await keys.find(key_id)
+            if key is None:
+                raise NotFound.of("key", key_id)
+            if key.revoked_at is not None:
+                return key
+            await keys.revoke(key_id)
+            await keys.note("key_revoked", actor_key_id=caller.key_id, owner=key.owner, subject_id=key_id)
+            revoked = await keys.find(key_id)
+        log.info("key_revoked", key_id=key_id, by_key_id=caller.key_id)
+        return revoked or key
+
+    async def exchange_key(self, text: str) -> IssuedToken:
+        """Turn a key into an identity token for five minutes, or until the key expires if that is sooner.
+
+        Raises:
+            Unauthenticated: the key is wrong, revoked or expired; which of these is not told, by words or by time.
+        """
+        try:
+            key_id, secret = parse_api_key(text)
+        except Unauthenticated:
+            key_id, secret = "", Secret("")
+        async with self._db.read() as tx:
+            key = await Keys(tx).find_live(key_id)
+            now = await self._db.now(tx)
+        matches = secret_matches(secret, key.secret_hash if key is not None else _NOBODY)
+        if key is None or not matches:
+            raise _refused("key")
+        ttl = TOKEN_TTL if key.expires_at is None else min(TOKEN_TTL, key.expires_at - now)
+        return self._signer.issue(
+            owner=key.owner, kind=key.kind, key_id=key.key_id, scopes=SCOPES[key.scopes_of], ttl=ttl
+        )
+
+    async def create_sign_in_code(self, caller: Caller) -> MadeCode:
+        """Make a code with which a browser signs in once, as the caller.
+
+        Raises:
+            Unauthenticated: the caller's key does not work any more.
+            ResourceExhausted: too many unused codes.
+        """
+        code = secrets.token_urlsafe(32)
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            key = await keys.find_live(caller.key_id)
+            if key is None:
+                raise _refused("key")
+            if await keys.count_live_codes(key.key_id) >= MAX_LIVE_CODES:
+                raise ResourceExhausted(
+                    f"There are {MAX_LIVE_CODES} unused sign-in codes of this key; use one, or wait ten minutes.",
+                    retry_after=CODE_TTL,
+                )
+            now = await self._db.now(tx)
+            made = _code_of(key, caller)
+            await keys.add_code(_hash(code), made, created_at=now, expires_at=now + CODE_TTL)
+        return MadeCode(Secret(code), now + CODE_TTL)
+
+    async def exchange_sign_in_code(self, code: str) -> MadeKey:
+        """Turn a code into a session: a key for twelve hours, and no longer than the key that the code comes from.
+
+        Raises:
+            Unauthenticated: the code is wrong, used or expired, or its key does not work any more.
+        """
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            used = await keys.use_up_code(_hash(code))
+            if used is None or used.expired or await keys.find_live(used.key_id) is None:
+                raise _refused("sign-in code")
+            now = await self._db.now(tx)
+            ends_at = min(now + SESSION_TTL, used.session_ends_at or now + SESSION_TTL)
+            new = new_api_key()
+            key = replace(
+                _stored(new, KeyKind.SESSION, used.owner, "browser session", now),
+                scopes_of=used.scopes_of,
+                parent_key_id=used.key_id,
+                expires_at=ends_at,
+            )
+            await keys.add(key)
+            await keys.note("signed_in", actor_key_id=used.key_id, owner=used.owner, subject_id=key.key_id)
+        return MadeKey(key, new.text)
+
+    async def purge_expired(self) -> int:
+        """Delete codes and sessions whose time is over; returns how many. For the reaper; safe to repeat."""
+        async with self._db.write() as tx:
+            return await Keys(tx).purge_expired()
+
+    async def bootstrap(self, rings: Keyrings) -> None:
+        """Make sure that the keys of the first start are there, as files and as rows.
+
+        A file is written before its row, and a row that is missing is made from its file: whatever the last start
+        did not finish, this one does. A key of one of our own services that was revoked is replaced; any other revoked
+        key stays revoked.
+        """
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            for filename, kind, owner_id in BOOTSTRAP_KEYS:
+                await self._ensure_key_file(keys, rings, filename, kind, Owner(DEFAULT_TENANT, owner_id))
+
+    async def _ensure_key_file(self, keys: Keys, rings: Keyrings, filename: str, kind: KeyKind, owner: Owner) -> None:
+        there = _read_key_file(rings, filename)
+        stored = await keys.find(there.key_id) if there is not None else None
+        if there is not None and stored is not None and stored.secret_hash == there.secret_hash:
+            if stored.revoked_at is None:
+                return
+            if kind is not KeyKind.SERVICE:
+                log.warning("key_file_revoked", file=filename, key_id=stored.key_id)
+                return
+            there = None
+        elif stored is not None:
+            there = None
+        new = there or new_api_key()
+        if there is None:
+            rings.write_key_file(filename, new.text)
+        now = self._clock.now()
+        await keys.add(_stored(new, kind, owner, f"{filename} of the first start", now))
+        await keys.note("key_created", actor_key_id="router", owner=owner, subject_id=new.key_id, detail={"kind": kind})
+        log.info("key_file_ready", file=filename, key_id=new.key_id)
+
+
+def _read_key_file(rings: Keyrings, filename: str) -> NewKey | None:
+    """Return the key of a file; None when there is none, or something else is in it."""
+    try:
+        return read_back(rings.read_key_file(filename))
+    except (FailedPrecondition, Unauthenticated, UnicodeDecodeError):
+        return None
+
+
+def _stored(new: NewKey, kind: KeyKind, owner: Owner, name: str, now: datetime) -> StoredKey:
+    return StoredKey(new.key_id, new.secret_hash, kind, kind, owner, name, None, now, None, None)
+
+
+def _code_of(key: StoredKey, caller: Caller) -> SignInCode:
+    """Decide what a browser that signs in with the caller's code may do, and until when.
+
+    A session comes from a real key, so that a chain of sessions lives no longer than its first. It gets the scopes of
+    a user, or of an admin who acts for himself: the right to act for others never gets into a browser.
+    """
+    for_himself = caller.owner == key.owner
+    scopes_of = KeyKind.ADMIN if for_himself and key.scopes_of is KeyKind.ADMIN else KeyKind.USER
+    return SignInCode(key.parent_key_id or key.key_id, caller.owner, scopes_of, key.expires_at, expired=False)
+
+
+def _good_owner(owner_id: str) -> str:
+    if "@" in owner_id:
+        raise InvalidArgument.field(
+            "owner_id", "must not be an e-mail address; use an id of your own that says nothing about the person"
+        )
+    if not _OWNER.fullmatch(owner_id):
+        raise InvalidArgument.field(
+            "owner_id",
+            f"must be 1..128 of A-Z a-z 0-9 . _ : | ~ + = - and start with a letter or digit, got {owner_id[:64]!r}",
+        )
+    try:
+        key_segment(owner_id)
+    except ValueError:
+        raise InvalidArgument.field(
+            "owner_id", "has too many of . : | for the name of a folder; use a shorter id", ErrorReason.OUT_OF_RANGE
+        ) from None
+    return owner_id
+
+
+def _good_tenant(tenant_id: str) -> str:
+    if not _TENANT.fullmatch(tenant_id):
+        raise InvalidArgument.field(
+            "tenant_id", f"must be 1..64 of A-Z a-z 0-9 . _ - and start with a letter or digit, got {tenant_id[:64]!r}"
+        )
+    return tenant_id
+
+
+def _hash(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def _refused(what: str) -> Unauthenticated:
+    return Unauthenticated(f"The {what} is wrong, or works no more.", ErrorReason.INVALID_IDENTITY)
+
+
+def _encode_place(key: StoredKey) -> str:
+    return encode_page_token(_PAGES, [key.created_at.isoformat(), key.key_id])
+
+
+def _decode_place(text: str) -> tuple[datetime, str]:
+    place = decode_page_token(_PAGES, text, field="page_token")
+    match place:
+        case [str(created_at), str(key_id)]:
+            try:
+                return datetime.fromisoformat(created_at), key_id
+            except ValueError:
+                pass
+    raise InvalidArgument.field("page_token", "is not one that this service gave out")
