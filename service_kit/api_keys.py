@@ -43,6 +43,16 @@ def parse_api_key(text: str) -> tuple[str, Secret]:
     return match[1], Secret(match[2])
 
 
+def read_back(text: Secret) -> NewKey:
+    """Return what to store for a key whose text is known, such as one from a key file.
+
+    Raises:
+        Unauthenticated: the text has another shape.
+    """
+    key_id, secret = parse_api_key(text.reveal())
+    return NewKey(key_id, _hash(secret.reveal()), text)
+
+
 def secret_matches(secret: Secret, stored_hash: str) -> bool:
     """Tell in constant time whether a secret is the one that was stored.
 
