@@ -1,0 +1,138 @@
+"""Channels to other services: keepalive, limits, deadlines, our own identity and the request's id on every call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, timedelta
+from typing import Any
+
+import grpc
+from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
+from atelier.type.v1 import access_pb2
+
+from service_kit.access import access_of
+from service_kit.clock import Clock, SystemClock
+from service_kit.errors import Unavailable
+from service_kit.identity import AUTHORIZATION, IssuedToken, TokenSource
+from service_kit.interceptors import REQUEST_ID, current_request_id
+from service_kit.secret import Secret
+from service_kit.server import MAX_MESSAGE_BYTES
+
+_OPTIONS: list[tuple[str, Any]] = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A service that was restarted is found again within a second, not after gRPC's usual growing pauses.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+_WITHOUT_IDENTITY = frozenset({access_pb2.ACCESS_OPEN, access_pb2.ACCESS_LEASE})
+
+
+def connect(
+    target: str, *, tokens: TokenSource | None = None, timeout: timedelta = timedelta(seconds=30)
+) -> grpc.aio.Channel:
+    """Return a channel to host:port. Nothing is connected yet; close it at the end.
+
+    Args:
+        target: host:port of a service.
+        tokens: our own identity; added to calls that need one and do not bring `authorization` themselves.
+        timeout: the deadline of unary calls that have none.
+    """
+    outgoing = _Outgoing(tokens, timeout.total_seconds())
+    interceptors = [_UnaryUnary(outgoing), _UnaryStream(outgoing), _StreamUnary(outgoing), _StreamStream(outgoing)]
+    return grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=interceptors)
+
+
+async def wait_ready(channel: grpc.aio.Channel, limit: timedelta) -> None:
+    """Wait until a channel is connected.
+
+    Raises:
+        Unavailable: it was not in time.
+    """
+    try:
+        async with asyncio.timeout(limit.total_seconds()):
+            await channel.channel_ready()
+    except TimeoutError:
+        raise Unavailable(f"The service did not answer within {limit.total_seconds():g} s.") from None
+
+
+def key_tokens(router: grpc.aio.Channel, key: Secret | Callable[[], Secret], clock: Clock | None = None) -> TokenSource:
+    """Return our own identity: an API key, or what reads it, exchanged at the IdentityService when a token is needed."""
+    stub = identity_service_pb2_grpc.IdentityServiceStub(router)
+
+    async def exchange() -> IssuedToken:
+        secret = key if isinstance(key, Secret) else key()
+        reply = await stub.ExchangeKey(identity_service_pb2.ExchangeKeyRequest(secret=secret.reveal()))
+        return IssuedToken(Secret(reply.identity_token), reply.expires_at.ToDatetime(UTC))
+
+    return TokenSource(exchange, clock or SystemClock())
+
+
+class _Outgoing:
+    """Completes the details of a call that is about to be sent."""
+
+    def __init__(self, tokens: TokenSource | None, timeout_s: float) -> None:
+        self.tokens = tokens
+        self.timeout_s = timeout_s
+
+    async def complete(self, details: grpc.aio.ClientCallDetails, *, unary: bool = False) -> grpc.aio.ClientCallDetails:
+        given: Any = details.metadata or ()
+        metadata = grpc.aio.Metadata(*given)
+        if metadata.get(REQUEST_ID) is None and current_request_id():
+            metadata.add(REQUEST_ID, current_request_id())
+        if self.tokens is not None and metadata.get(AUTHORIZATION) is None and _needs_identity(details.method):
+            metadata.add(AUTHORIZATION, f"Bearer {await self.tokens.get()}")
+        timeout = self.timeout_s if unary and details.timeout is None else details.timeout
+        return grpc.aio.ClientCallDetails(
+            details.method, timeout, metadata, details.credentials, details.wait_for_ready
+        )
+
+    async def learn(self, call: Any) -> None:
+        """Forget a token that was refused, so that the next call brings a new one."""
+        if self.tokens is not None and await call.code() is grpc.StatusCode.UNAUTHENTICATED:
+            self.tokens.forget()
+
+
+def _needs_identity(method: str | bytes) -> bool:
+    text = method.decode() if isinstance(method, bytes) else method
+    return access_of(text) not in _WITHOUT_IDENTITY
+
+
+class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, outgoing: _Outgoing) -> None:
+        self._outgoing = outgoing
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        call = await continuation(await self._outgoing.complete(client_call_details, unary=True), request)
+        await self._outgoing.learn(call)
+        return call
+
+
+class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, outgoing: _Outgoing) -> None:
+        self._outgoing = outgoing
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await continuation(await self._outgoing.complete(client_call_details), request)
+
+
+class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, outgoing: _Outgoing) -> None:
+        self._outgoing = outgoing
+
+    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(await self._outgoing.complete(client_call_details), request_iterator)
+
+
+class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
+    def __init__(self, outgoing: _Outgoing) -> None:
+        self._outgoing = outgoing
+
+    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
+        return await continuation(await self._outgoing.complete(client_call_details), request_iterator)

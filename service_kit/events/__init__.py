@@ -1,0 +1,8 @@
+"""How watchers learn of changes: durable events in a table (`log`), positions in it (`cursor`), and wake-ups (`wake_ups`)."""
+
+from __future__ import annotations
+
+from service_kit.events.cursor import Cursor, decode_cursor, encode_cursor
+from service_kit.events.wake_ups import WakeUps
+
+__all__ = ["Cursor", "WakeUps", "decode_cursor", "encode_cursor"]

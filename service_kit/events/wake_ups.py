@@ -1,0 +1,74 @@
+"""Wake-ups within a process: "look again", without saying at what. Many at once become one, so that nothing piles up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from service_kit.errors import ResourceExhausted
+
+
+class Waker:
+    """One watcher's end: waits until its topic is notified."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    async def wait(self, limit: timedelta) -> bool:
+        """Wait for a wake-up since the last wait. Returns False when the time is over: look anyway, it may have been lost."""
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        self._event.clear()
+        return True
+
+    def wake(self) -> None:
+        """Wake the watcher; waking it twice before it looks is waking it once."""
+        self._event.set()
+
+
+class WakeUps:
+    """Who waits for what. Topics are any hashable values, such as `("job", job_id)`."""
+
+    def __init__(self, max_watchers: int = 10_000) -> None:
+        """Allow `max_watchers` at once."""
+        self._max_watchers = max_watchers
+        self._wakers: defaultdict[Hashable, set[Waker]] = defaultdict(set)
+        self._count = 0
+
+    @contextmanager
+    def subscribe(self, *topics: Hashable) -> Iterator[Waker]:
+        """Give a waker of these topics. Subscribe before the first look, so that nothing falls between.
+
+        Raises:
+            ResourceExhausted: there are too many watchers.
+        """
+        if self._count >= self._max_watchers:
+            raise ResourceExhausted("Too many streams are open.", retry_after=timedelta(seconds=5))
+        waker = Waker()
+        self._count += 1
+        for topic in topics:
+            self._wakers[topic].add(waker)
+        try:
+            yield waker
+        finally:
+            self._count -= 1
+            for topic in topics:
+                self._wakers[topic].discard(waker)
+                if not self._wakers[topic]:
+                    del self._wakers[topic]
+
+    def notify(self, *topics: Hashable) -> None:
+        """Wake everybody who watches one of these topics. Call it after the commit."""
+        for topic in topics:
+            for waker in self._wakers.get(topic, ()):
+                waker.wake()
+
+    def watched(self, topic: Hashable) -> bool:
+        """Tell whether anybody watches a topic, so that what nobody sees need not be made."""
+        return topic in self._wakers

@@ -1,0 +1,322 @@
+"""What happens around every RPC, unary and streaming alike, in one order: request id, log, errors, identity, limits.
+
+Each concern is a layer: an async context manager around the whole call, the iteration of a stream included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from atelier.type.v1 import access_pb2
+from google.protobuf.message import Message
+
+from service_kit.access import access_of
+from service_kit.capabilities import Capabilities, LeaseClaims
+from service_kit.clock import Clock
+from service_kit.errors import (
+    AtelierError,
+    DeadlineExceeded,
+    ErrorReason,
+    Internal,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+)
+from service_kit.identity import (
+    AUTHORIZATION,
+    LEASE_TOKEN,
+    ON_BEHALF_OF,
+    Caller,
+    IdentityVerifier,
+    Scope,
+    acting_as,
+    expired_identity,
+    holding_lease,
+    parse_on_behalf_of,
+)
+from service_kit.ids import new_id
+from service_kit.rpc_errors import DETAILS_KEY, dependency_error, grpc_code, to_status
+from service_kit.telemetry import get_logger
+from service_kit.validation import check_limits
+
+REQUEST_ID = "x-request-id"
+UNARY_LIMIT = timedelta(seconds=60)
+
+log = get_logger(__name__)
+_REQUEST_ID_SHAPE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SCOPES = {
+    access_pb2.ACCESS_USE: Scope.USE,
+    access_pb2.ACCESS_ADMIN: Scope.ADMIN,
+    access_pb2.ACCESS_WORK: Scope.WORK,
+    access_pb2.ACCESS_SERVICE: Scope.SERVICE,
+}
+_request_id: ContextVar[str] = ContextVar("atelier_request_id", default="")
+
+
+def current_request_id() -> str:
+    """Return the id of the request that is being served; empty outside of one."""
+    return _request_id.get()
+
+
+@contextlib.contextmanager
+def serving_request(request_id: str) -> Iterator[None]:
+    """Let `current_request_id()` answer with an id; for the interceptors, the gateway and tests."""
+    token = _request_id.set(request_id)
+    try:
+        yield
+    finally:
+        _request_id.reset(token)
+
+
+@dataclass(slots=True)
+class ServerCall:
+    """One RPC that is being served, as the layers see it."""
+
+    method: str
+    context: grpc.aio.ServicerContext[Any, Any]
+    streams_out: bool
+    unary: bool
+    metadata: dict[str, str]
+    request_id: str = ""
+    code: str = "OK"
+    caller: Caller | None = None
+    lease: LeaseClaims | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+
+Layer = Callable[[ServerCall], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def identify_request(call: ServerCall) -> AsyncIterator[None]:
+    """Give the call an id, the client's own if it has a sane shape, and send it back in the trailing metadata."""
+    wanted = call.metadata.get(REQUEST_ID, "")
+    call.request_id = wanted if _REQUEST_ID_SHAPE.fullmatch(wanted) else new_id()
+    call.context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+    with serving_request(call.request_id):
+        yield
+
+
+@asynccontextmanager
+async def log_access(call: ServerCall) -> AsyncIterator[None]:
+    """Write one line when the call is over."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        call.code = "CANCELLED"
+        raise
+    finally:
+        write = log.debug if access_of(call.method) == access_pb2.ACCESS_OPEN else log.info
+        write(
+            "rpc_served",
+            method=call.method,
+            code=call.code,
+            duration_ms=round((time.perf_counter() - call.started) * 1000, 1),
+            request_id=call.request_id,
+            owner=f"{call.caller.owner.tenant_id}/{call.caller.owner.owner_id}" if call.caller else "",
+            key_id=call.caller.key_id if call.caller else "",
+        )
+
+
+@asynccontextmanager
+async def translate_errors(call: ServerCall) -> AsyncIterator[None]:
+    """Turn what is raised into a status. Only domain errors speak to the client; of a fault it hears the request id."""
+    try:
+        yield
+        return
+    except grpc.aio.AbortError:
+        call.code = str(call.context.code())
+        raise
+    except AtelierError as error:
+        known = error
+    except grpc.RpcError as error:
+        known = dependency_error(error)
+        log.warning("dependency_failed", method=call.method, request_id=call.request_id, error=repr(error))
+    except Exception:
+        known = Internal()
+        log.exception("rpc_fault", method=call.method, request_id=call.request_id)
+    code = grpc_code(known)
+    call.code = code.name
+    await call.context.abort(
+        code,
+        known.message,
+        ((DETAILS_KEY, to_status(known, call.request_id).SerializeToString()), (REQUEST_ID, call.request_id)),
+    )
+
+
+class Authentication:
+    """The layer that knows who calls and whether they may, by the method's access option."""
+
+    def __init__(self, verifier: IdentityVerifier, capabilities: Capabilities | None) -> None:
+        """Verify identity tokens and, where the server takes them, lease tokens."""
+        self._verifier = verifier
+        self._capabilities = capabilities
+
+    @asynccontextmanager
+    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+        """Refuse the call, or let it run with its caller or its lease set."""
+        access = access_of(call.method)
+        if access == access_pb2.ACCESS_OPEN:
+            yield
+        elif access == access_pb2.ACCESS_LEASE:
+            call.lease = self._lease(call)
+            with holding_lease(call.lease):
+                yield
+        else:
+            call.caller = self._caller(call, access)
+            with acting_as(call.caller):
+                yield
+
+    def _lease(self, call: ServerCall) -> LeaseClaims:
+        token = call.metadata.get(LEASE_TOKEN)
+        if not token or self._capabilities is None:
+            raise Unauthenticated("This call needs a lease token.", ErrorReason.INVALID_LEASE)
+        return self._capabilities.verify_lease(token)
+
+    def _caller(self, call: ServerCall, access: access_pb2.Access.ValueType) -> Caller:
+        scheme, _, token = call.metadata.get(AUTHORIZATION, "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("This call needs an identity token.", ErrorReason.MISSING_IDENTITY)
+        caller = self._verifier.verify(token.strip())
+        needed = _SCOPES.get(access)
+        if needed is None or needed not in caller.scopes:
+            raise PermissionDenied(
+                f"This call needs the scope {needed or 'of nobody'}; a {caller.kind} key has not got it."
+            )
+        owner = call.metadata.get(ON_BEHALF_OF)
+        return caller if owner is None else caller.acting_for(parse_on_behalf_of(owner))
+
+
+class Limits:
+    """The layer that ends what would go on too long: slow unary calls, streams of expired tokens, streams of a server that drains.
+
+    A worker's stream outlives its token: the router looks at the key again at every heartbeat (`current_caller().key_id`).
+    """
+
+    def __init__(self, clock: Clock, unary_limit: timedelta = UNARY_LIMIT) -> None:
+        """Give unary calls `unary_limit` at most, however late their own deadline is."""
+        self._clock = clock
+        self._unary_limit = unary_limit
+        self._streams: set[asyncio.Timeout] = set()
+        self._draining = False
+
+    def drain(self) -> None:
+        """End every stream but those of workers with UNAVAILABLE, so that clients reconnect elsewhere."""
+        self._draining = True
+        for stream in tuple(self._streams):
+            stream.reschedule(asyncio.get_running_loop().time())
+
+    @asynccontextmanager
+    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+        """Let the call run as long as it may."""
+        if not call.unary and not call.streams_out:
+            yield  # an upload: it ends with the client, and every message of it is small
+            return
+        if access_of(call.method) == access_pb2.ACCESS_WORK:
+            yield
+            return
+        limit = self._limit_s(call)
+        try:
+            async with asyncio.timeout(limit) as scope:
+                if call.streams_out:
+                    self._streams.add(scope)
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise self._reason(call) from None
+        finally:
+            self._streams.discard(scope)
+
+    def _limit_s(self, call: ServerCall) -> float | None:
+        if call.unary:
+            return self._unary_limit.total_seconds()
+        if self._draining:
+            return 0
+        expiring = call.caller or call.lease
+        return None if expiring is None else max(0.0, (expiring.expires_at - self._clock.now()).total_seconds())
+
+    def _reason(self, call: ServerCall) -> AtelierError:
+        if call.unary:
+            return DeadlineExceeded(f"The call took longer than {self._unary_limit.total_seconds():g} s.")
+        if self._draining:
+            return Unavailable("The service is stopping: reconnect.", retry_after=timedelta(seconds=1))
+        return expired_identity()
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Runs the layers around every RPC of a server."""
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        """Run `layers`, the first one outermost."""
+        self._layers = tuple(layers)
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Return the handler with the layers around it; None when the server has no such method."""
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(method, handler)
+        return self._wrapped[method]
+
+    def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        serializers = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        streams_in, streams_out = bool(handler.request_streaming), bool(handler.response_streaming)
+        behaviour: Any = (
+            (handler.stream_stream if streams_in else handler.unary_stream)
+            if streams_out
+            else (handler.stream_unary if streams_in else handler.unary_unary)
+        )
+
+        async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            call = ServerCall(method, context, streams_out, not streams_in and not streams_out, _metadata(context))
+            async with AsyncExitStack() as stack:
+                for layer in self._layers:
+                    await stack.enter_async_context(layer(call))
+                if isinstance(request, Message):
+                    check_limits(request)
+                if streams_out:
+                    return await _write_all(behaviour(request, context), context)
+                return await behaviour(request, context)
+
+        if streams_out:
+            make: Any = grpc.stream_stream_rpc_method_handler if streams_in else grpc.unary_stream_rpc_method_handler
+        else:
+            make = grpc.stream_unary_rpc_method_handler if streams_in else grpc.unary_unary_rpc_method_handler
+        wrapped: grpc.RpcMethodHandler[Any, Any] = make(serve, **serializers)
+        return wrapped
+
+
+async def _write_all(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Send what a streaming handler gives. Its generator is closed at once when the client goes, not when it is collected."""
+    if not hasattr(result, "__aiter__"):
+        await result
+        return
+    async with contextlib.aclosing(result) as messages:
+        async for message in messages:
+            await context.write(message)
+
+
+def _metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:
+    entries: Any = context.invocation_metadata() or ()
+    return {key: value for key, value in entries if isinstance(value, str)}
