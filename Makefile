@@ -54,8 +54,8 @@ test: install ## run every test that needs nothing but Python
 demo: runtime ## start everything, make pictures, a video and a prompt, save one
 	@$(BIN)/python scripts/demo.py
 
-up: runtime ## start everything and keep it running
-	@$(BIN)/atelier up
+up: runtime ## start everything on the data of make demo and keep it running
+	@ATELIER_DATA_DIR="$${ATELIER_DATA_DIR:-$(CURDIR)/.atelier}" $(BIN)/atelier up
 
 bench: install ## measure start, memory and latency
 	$(BIN)/python -m benchmarks

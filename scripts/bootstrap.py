@@ -212,6 +212,8 @@ def bring_up_to_date(level: str) -> None:
     if stamp == wanted:
         return
     started = time.monotonic()
+    with open(LOG, "w"):
+        pass  # the log is of this run alone
     if dict(stamp, protos="") == dict(wanted, protos=""):
         say("protos/ changed: generating the stubs")
         generate_stubs()

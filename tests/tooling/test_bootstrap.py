@@ -27,6 +27,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(bootstrap, "ROOT", str(tmp_path))
     monkeypatch.setattr(bootstrap, "STAMP", str(tmp_path / ".venv" / "stamp.json"))
     monkeypatch.setattr(bootstrap, "VENV_PYTHON", sys.executable)
+    monkeypatch.setattr(bootstrap, "LOG", str(tmp_path / "install.log"))
     return tmp_path
 
 
@@ -117,7 +118,7 @@ def test_an_environment_whose_python_is_gone_is_made_again(done: list[str], monk
     assert done == ["install dev", "install dev"]
 
 
-def test_a_failed_command_shows_its_output_and_a_remedy(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "LOG", str(checkout / "install.log"))
+@pytest.mark.usefixtures("checkout")
+def test_a_failed_command_shows_its_output_and_a_remedy() -> None:
     with pytest.raises(bootstrap.Missing, match=r"(?s)no such host.*Installing failed.*check the network"):
         bootstrap.run([sys.executable, "-c", "import sys; sys.exit('no such host')"], "Installing")
