@@ -1,0 +1,268 @@
+"""The client for asyncio; what each method does is told at its namesake of `Atelier`."""
+
+# ruff: noqa: ASYNC109 - a limit is part of the question here: Timeout says what goes on
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+
+from atelier_client import _calls as calls
+from atelier_client._calls import Call, GenerateOptions
+from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
+from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
+from atelier_client.errors import NotAllowed, NotFound
+from atelier_client.events import GrowingText, JobEvent
+from atelier_client.models import (
+    Asset,
+    Enhancement,
+    Generated,
+    Health,
+    Identity,
+    Item,
+    Job,
+    Key,
+    Model,
+    NewKey,
+    Page,
+    SaveResult,
+    SignInCode,
+    Submitted,
+)
+
+T = TypeVar("T")
+JobEvents = AsyncGenerator[JobEvent, None]
+
+
+class AsyncAtelier:
+    """A connection to one Atelier gateway, for asyncio.
+
+    >>> async with AsyncAtelier("http://127.0.0.1:7400", key) as atelier:
+    ...     made = await atelier.generate("a lighthouse in a storm", model="sdxl", format="image")
+    ...     await atelier.download(made.assets[0], "lighthouse.png")
+
+    The methods, their answers and their errors are those of `Atelier`.
+    """
+
+    def __init__(self, url: str, key: str = "", *, policy: Policy | None = None) -> None:
+        self.url = url.rstrip("/")
+        self._policy = policy or Policy()
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(timeout=self._policy.httpx_timeout())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    # jobs
+
+    async def submit(self, prompt: str, *, model: str, **options: Unpack[GenerateOptions]) -> Submitted:
+        return await self._send(calls.generate_content(prompt, model, options))
+
+    async def generate(
+        self, prompt: str, *, model: str, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generated:
+        job = succeeded(await self.wait((await self.submit(prompt, model=model, **options)).job_id, timeout))
+        return generated(job, await self.assets(job.job_id, page_size=200))
+
+    async def enhance(
+        self,
+        prompt: str,
+        *,
+        model: str = "sdxl",
+        timeout: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Enhancement:
+        job_id = (await self.submit(prompt, model=model, enhancement_only=True)).job_id
+        job = succeeded(await self.wait(job_id, timeout, on_text=on_text))
+        return Enhancement(job, job.enhanced_prompt)
+
+    async def get_job(self, job_id: str) -> Job:
+        return await self._send(calls.get_job(job_id))
+
+    async def list_jobs(self, *, state: str = "", page_size: int | None = None, page_token: str = "") -> Page[Job]:
+        return await self._send(calls.list_jobs(state, page_size, page_token))
+
+    async def cancel(self, job_id: str) -> Job:
+        return await self._send(calls.cancel_job(job_id))
+
+    async def watch(self, job_id: str, after: str = "", *, timeout: float | None = None) -> JobEvents:
+        follower = Follower(job_id, after, self._policy, self.url)
+        deadline = Deadline(timeout, f"Job {job_id}")
+        while not follower.ended:
+            broken: httpx.TransportError | None = None
+            try:
+                async with contextlib.aclosing(self._events(follower, deadline)) as events:
+                    async for event in events:
+                        yield event
+            except httpx.TransportError as error:
+                broken = error
+            if not follower.ended:
+                deadline.left()
+                await asyncio.sleep(deadline.cut(follower.pause(broken)))
+
+    async def _events(self, follower: Follower, deadline: Deadline) -> JobEvents:
+        request = self._request(follower.call(), read=deadline.cut(SILENCE_SECONDS))
+        response = await self._http.send(request, stream=True)
+        async with contextlib.aclosing(response):
+            if response.status_code != 200:
+                await response.aread()
+            if follower.refused(response):
+                return
+            chunks = response.aiter_bytes()
+            while (chunk := await _next(chunks, deadline)) is not None:
+                for event in follower.feed(chunk):
+                    yield event
+                    deadline.left()
+
+    async def wait(
+        self, job_id: str, timeout: float | None = None, *, on_text: Callable[[str], None] | None = None
+    ) -> Job:
+        text = GrowingText()
+        async with contextlib.aclosing(self.watch(job_id, timeout=timeout)) as events:
+            async for event in events:
+                if event.job is not None and event.job.ended:
+                    return event.job
+                if event.text_delta is not None and on_text is not None and text.add(event.text_delta) != (False, ""):
+                    on_text(text.text)
+        return await self.get_job(job_id)
+
+    # workspace
+
+    async def assets(self, job_id: str = "", *, page_size: int | None = None, page_token: str = "") -> Page[Asset]:
+        return await self._send(calls.list_assets(job_id, page_size, page_token))
+
+    async def get_asset(self, asset_id: str) -> Asset:
+        return await self._send(calls.get_asset(asset_id))
+
+    async def discard(self, asset_id: str) -> Asset:
+        return await self._send(calls.discard_asset(asset_id))
+
+    async def upload(self, source: Path | bytes, filename: str = "") -> Asset:
+        return await self._send(await asyncio.to_thread(upload_call, source, filename))
+
+    # library
+
+    async def save(self, *asset_ids: str) -> tuple[SaveResult, ...]:
+        return await self._send(calls.save_to_library(asset_ids))
+
+    async def items(self, *, format: str = "", page_size: int | None = None, page_token: str = "") -> Page[Item]:
+        return await self._send(calls.list_items(format, page_size, page_token))
+
+    async def get_item(self, item_id: str) -> Item:
+        return await self._send(calls.get_item(item_id))
+
+    async def delete_item(self, item_id: str) -> None:
+        await self._send(calls.delete_item(item_id))
+
+    async def download(self, source: Source, to: Path | str = ".") -> Path:
+        try:
+            return await self._fetch(Fetch.of(source, to))
+        except (NotAllowed, NotFound):
+            if isinstance(source, str):
+                raise
+            fresh = await (
+                self.get_asset(source.asset_id) if isinstance(source, Asset) else self.get_item(source.item_id)
+            )
+            return await self._fetch(Fetch.of(fresh, to))
+
+    async def _fetch(self, fetch: Fetch) -> Path:
+        call = Call("GET", fetch.url, lambda body: None)
+        attempts = Attempts(call, self._policy, fetch.url.split("?")[0])
+        while True:
+            try:
+                # A signed address needs no key, and may lead to another host: the key stays here.
+                async with self._http.stream("GET", fetch.url) as response:
+                    if not response.is_success:
+                        await response.aread()
+                        pause = attempts.after_response(response)
+                        if pause is None:
+                            answer(call, response)
+                    else:
+                        with fetch.arriving() as file:
+                            for chunk in response.iter_raw(1 << 16):
+                                file.write(chunk)
+                        return fetch.target
+            except httpx.TransportError as error:
+                pause = attempts.after_failure(error)
+            await asyncio.sleep(pause or 0.0)
+
+    # operators
+
+    async def models(self) -> Page[Model]:
+        return await self._send(calls.list_models())
+
+    async def put_model(self, model: Model) -> Model:
+        return await self._send(calls.put_model(model))
+
+    async def delete_model(self, name: str) -> None:
+        await self._send(calls.delete_model(name))
+
+    async def create_key(
+        self, owner_id: str, *, kind: str = "", tenant_id: str = "", name: str = "", valid_days: int | None = None
+    ) -> NewKey:
+        return await self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days))
+
+    async def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
+        return await self._send(calls.list_keys(owner_id, page_size, page_token))
+
+    async def revoke_key(self, key_id: str) -> Key:
+        return await self._send(calls.revoke_key(key_id))
+
+    async def create_sign_in_code(self) -> SignInCode:
+        return await self._send(calls.create_sign_in_code())
+
+    async def identity(self) -> Identity:
+        return await self._send(calls.get_identity())
+
+    async def health(self) -> Health:
+        return await self._send(calls.health())
+
+    # transport
+
+    def _request(self, call: Call[T], read: float | None = None) -> httpx.Request:
+        return self._http.build_request(
+            call.method,
+            self.url + call.path,
+            params=dict(call.params) or None,
+            json=call.json,
+            content=call.content,
+            headers=self._headers | dict(call.headers),
+            timeout=self._policy.httpx_timeout(read),
+        )
+
+    async def _send(self, call: Call[T]) -> T:
+        attempts = Attempts(call, self._policy, self.url)
+        while True:
+            try:
+                response = await self._http.send(self._request(call))
+                pause = attempts.after_response(response)
+                if pause is None:
+                    return answer(call, response)
+            except httpx.TransportError as error:
+                pause = attempts.after_failure(error)
+            await asyncio.sleep(pause)
+
+
+async def _next(chunks: AsyncIterator[bytes], deadline: Deadline) -> bytes | None:
+    """Return the next chunk, or None at the end. Raises Timeout."""
+    try:
+        return await asyncio.wait_for(anext(chunks), deadline.left())
+    except StopAsyncIteration:
+        return None
+    except TimeoutError:
+        deadline.left()
+        raise

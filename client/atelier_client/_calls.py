@@ -1,0 +1,275 @@
+"""Every request of the API as a value: what to send, and how to read the answer. Nothing here does I/O."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypedDict, TypeVar
+from urllib.parse import quote
+
+from atelier_client._decode import decode
+from atelier_client.errors import BadReply
+from atelier_client.models import (
+    Asset,
+    Health,
+    Identity,
+    Item,
+    Job,
+    Key,
+    Model,
+    NewKey,
+    Page,
+    ReferenceImage,
+    SaveResult,
+    SignInCode,
+    Submitted,
+)
+
+T = TypeVar("T")
+Body = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One request.
+
+    Attributes:
+        repeatable: whether a repeat after a broken connection does no harm.
+        accept: HTTP statuses other than 2xx that carry an answer and not an error.
+    """
+
+    method: str
+    path: str
+    read: Callable[[Body], T]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    json: Body | None = None
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = True
+    accept: frozenset[int] = frozenset()
+
+
+def _one(cls: type[T], name: str) -> Callable[[Body], T]:
+    """Read `{"job": {...}}`."""
+
+    def read(body: Body) -> T:
+        if name not in body:
+            raise BadReply(f"The reply has no {name!r}.")
+        return decode(cls, body[name])
+
+    return read
+
+
+def _page(cls: type[T], name: str) -> Callable[[Body], Page[T]]:
+    """Read `{"jobs": [...], "next_page_token": ""}`."""
+
+    def read(body: Body) -> Page[T]:
+        entries = tuple(decode(cls, entry) for entry in body.get(name) or ())
+        return Page(entries, body.get("next_page_token") or "", body.get("empty_state") or "", raw=body)
+
+    return read
+
+
+def _path(template: str, *parts: str) -> str:
+    """Fill `{}` with percent-encoded parts. Raises ValueError for an empty one, which would be another route."""
+    if not all(parts):
+        raise ValueError(f"an empty id cannot be put into {template}")
+    return template.format(*(quote(part, safe="") for part in parts))
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None and value != ""}
+
+
+def reference_body(reference: ReferenceImage) -> dict[str, Any]:
+    """Return a reference as the API takes it."""
+    return _given(asset_id=reference.asset_id, kind=reference.kind, strength=reference.strength)
+
+
+class GenerateOptions(TypedDict, total=False):
+    """What a request to generate may say beside prompt and model; what is left out takes the server's default.
+
+    Attributes:
+        format: `image` or `video`; required unless `enhancement_only`.
+        quantity: how many outputs.
+        seed: the seed of the first output; the output at index i uses seed + i.
+        quality: `draft`, `standard` or `high`.
+        aspect_ratio: width to height, such as `16:9`.
+        duration_seconds: length of a video.
+        on_enhancement_failure: `fail` or `warn`.
+        idempotency_key: a name for this very request; one is made when it is left out.
+    """
+
+    format: str
+    quantity: int | None
+    seed: int | None
+    negative_prompt: str
+    quality: str
+    aspect_ratio: str
+    steps: int | None
+    duration_seconds: float | None
+    reference_images: Sequence[ReferenceImage]
+    enhance_prompt: bool
+    enhancement_only: bool
+    on_enhancement_failure: str
+    priority: int | None
+    idempotency_key: str
+
+
+def generate_content(prompt: str, model: str, options: GenerateOptions) -> Call[Submitted]:
+    """`POST /v1/generate-content`. Without an idempotency key one is made here, so that repeats give one job."""
+    given = _given(**options)
+    key = given.pop("idempotency_key", None) or uuid.uuid4().hex
+    references = [reference_body(reference) for reference in given.pop("reference_images", ())]
+    if references:
+        given["reference_images"] = references
+    return Call(
+        "POST",
+        "/v1/generate-content",
+        lambda reply: decode(Submitted, reply),
+        json={"prompt": prompt, "model": model} | given,
+        headers={"idempotency-key": key},
+    )
+
+
+def get_job(job_id: str) -> Call[Job]:
+    """`GET /v1/jobs/{job_id}`."""
+    return Call("GET", _path("/v1/jobs/{}", job_id), _one(Job, "job"))
+
+
+def list_jobs(state: str, page_size: int | None, page_token: str) -> Call[Page[Job]]:
+    """`GET /v1/jobs`."""
+    params = _given(state=state, page_size=page_size, page_token=page_token)
+    return Call("GET", "/v1/jobs", _page(Job, "jobs"), params=params)
+
+
+def cancel_job(job_id: str) -> Call[Job]:
+    """`POST /v1/jobs/{job_id}/cancel`."""
+    return Call("POST", _path("/v1/jobs/{}/cancel", job_id), _one(Job, "job"), json={})
+
+
+def watch_job(job_id: str, after: str) -> Call[None]:
+    """`GET /v1/jobs/{job_id}/events`, a stream."""
+    headers = {"accept": "text/event-stream", "cache-control": "no-store"}
+    if after:
+        headers["last-event-id"] = after
+    return Call("GET", _path("/v1/jobs/{}/events", job_id), lambda body: None, headers=headers)
+
+
+def list_assets(job_id: str, page_size: int | None, page_token: str) -> Call[Page[Asset]]:
+    """`GET /v1/assets`."""
+    params = _given(job_id=job_id, page_size=page_size, page_token=page_token)
+    return Call("GET", "/v1/assets", _page(Asset, "assets"), params=params)
+
+
+def get_asset(asset_id: str) -> Call[Asset]:
+    """`GET /v1/assets/{asset_id}`."""
+    return Call("GET", _path("/v1/assets/{}", asset_id), _one(Asset, "asset"))
+
+
+def discard_asset(asset_id: str) -> Call[Asset]:
+    """`DELETE /v1/assets/{asset_id}`."""
+    return Call("DELETE", _path("/v1/assets/{}", asset_id), _one(Asset, "asset"))
+
+
+def create_upload(data: bytes, filename: str, sha256: str) -> Call[Asset]:
+    """`POST /v1/uploads`: the body is the file itself. A repeat would make a second asset."""
+    return Call(
+        "POST",
+        "/v1/uploads",
+        _one(Asset, "asset"),
+        params=_given(filename=filename, size_bytes=len(data), sha256=sha256),
+        content=data,
+        headers={"content-type": "application/octet-stream"},
+        repeatable=False,
+    )
+
+
+def save_to_library(asset_ids: Iterable[str]) -> Call[tuple[SaveResult, ...]]:
+    """`POST /v1/save-to-library`."""
+
+    def read(body: Body) -> tuple[SaveResult, ...]:
+        return tuple(decode(SaveResult, entry) for entry in body.get("results") or ())
+
+    return Call("POST", "/v1/save-to-library", read, json={"asset_ids": list(asset_ids)})
+
+
+def list_items(format: str, page_size: int | None, page_token: str) -> Call[Page[Item]]:
+    """`GET /v1/items`."""
+    params = _given(format=format, page_size=page_size, page_token=page_token)
+    return Call("GET", "/v1/items", _page(Item, "items"), params=params)
+
+
+def get_item(item_id: str) -> Call[Item]:
+    """`GET /v1/items/{item_id}`."""
+    return Call("GET", _path("/v1/items/{}", item_id), _one(Item, "item"))
+
+
+def delete_item(item_id: str) -> Call[None]:
+    """`DELETE /v1/items/{item_id}`."""
+    return Call("DELETE", _path("/v1/items/{}", item_id), lambda body: None)
+
+
+def list_models() -> Call[Page[Model]]:
+    """`GET /v1/models`."""
+    return Call("GET", "/v1/models", _page(Model, "models"))
+
+
+def put_model(model: Model) -> Call[Model]:
+    """`PUT /v1/models/{model.name}`; zeros are left to the server's defaults."""
+    body = _given(
+        stage=model.stage,
+        worker_type=model.worker_type,
+        max_quantity=model.max_quantity or None,
+        base_size=model.base_size or None,
+        default_steps=model.default_steps or None,
+        deadline_seconds=model.deadline_seconds or None,
+        position=model.position or None,
+    )
+    if model.aliases:
+        body["aliases"] = list(model.aliases)
+    if model.formats:
+        body["formats"] = list(model.formats)
+    return Call("PUT", _path("/v1/models/{}", model.name), _one(Model, "model"), json=body)
+
+
+def delete_model(name: str) -> Call[None]:
+    """`DELETE /v1/models/{name}`."""
+    return Call("DELETE", _path("/v1/models/{}", name), lambda body: None)
+
+
+def create_key(owner_id: str, kind: str, tenant_id: str, name: str, valid_days: int | None) -> Call[NewKey]:
+    """`POST /v1/keys`. A repeat would make a second key."""
+    body = _given(owner_id=owner_id, kind=kind, tenant_id=tenant_id, name=name, valid_days=valid_days)
+    return Call("POST", "/v1/keys", lambda reply: decode(NewKey, reply), json=body, repeatable=False)
+
+
+def list_keys(owner_id: str, page_size: int | None, page_token: str) -> Call[Page[Key]]:
+    """`GET /v1/keys`."""
+    params = _given(owner_id=owner_id, page_size=page_size, page_token=page_token)
+    return Call("GET", "/v1/keys", _page(Key, "keys"), params=params)
+
+
+def revoke_key(key_id: str) -> Call[Key]:
+    """`DELETE /v1/keys/{key_id}`."""
+    return Call("DELETE", _path("/v1/keys/{}", key_id), _one(Key, "key"))
+
+
+def create_sign_in_code() -> Call[SignInCode]:
+    """`POST /v1/sign-in-codes`."""
+    return Call("POST", "/v1/sign-in-codes", lambda reply: decode(SignInCode, reply), json={})
+
+
+def get_identity() -> Call[Identity]:
+    """`GET /v1/identity`."""
+    return Call("GET", "/v1/identity", lambda reply: decode(Identity, reply))
+
+
+def health() -> Call[Health]:
+    """`GET /v1/health`; 503 is an answer, too."""
+
+    def read(body: Body) -> Health:
+        return Health(serving=body.get("status") in ("serving", "ok"), raw=body)
+
+    return Call("GET", "/v1/health", read, accept=frozenset({503}))

@@ -1,0 +1,56 @@
+"""What both clients conclude from a job, and from a download's source."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from atelier_client._calls import Call, create_upload
+from atelier_client._download import Arriving, filename_of, filename_of_url, target_of
+from atelier_client.errors import AtelierError, JobFailed
+from atelier_client.models import Asset, Generated, Item, Job, Page
+
+Source = Asset | Item | str
+
+
+def succeeded(job: Job) -> Job:
+    """Return the job. Raises JobFailed when it ended without a result."""
+    if job.state in ("failed", "cancelled"):
+        raise JobFailed(job)
+    return job
+
+
+def generated(job: Job, page: Page[Asset]) -> Generated:
+    """Return a job with its assets in the order of their index."""
+    return Generated(job, tuple(sorted(page, key=lambda asset: asset.asset_index)))
+
+
+def upload_call(source: Path | bytes, filename: str) -> Call[Asset]:
+    """Return the request that brings in a file, given as its path or as bytes. Raises OSError."""
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    name = filename or ("" if isinstance(source, bytes) else source.name)
+    return create_upload(data, name, hashlib.sha256(data).hexdigest())
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """One file to download: from where, to where, and what its bytes must be."""
+
+    url: str
+    target: Path
+    size_bytes: int = 0
+    sha256: str = ""
+
+    @classmethod
+    def of(cls, source: Source, to: Path | str) -> Fetch:
+        """Plan a download of an asset, an item or a signed address into a file or a folder."""
+        if isinstance(source, str):
+            return cls(source, target_of(Path(to), filename_of_url(source)))
+        if not source.url:
+            raise AtelierError(f"{filename_of(source)} has no address: it is {getattr(source, 'state', 'gone')}.")
+        return cls(source.url, target_of(Path(to), filename_of(source)), source.media.size_bytes, source.media.sha256)
+
+    def arriving(self) -> Arriving:
+        """Return the file to write."""
+        return Arriving(self.target, size_bytes=self.size_bytes, sha256=self.sha256)

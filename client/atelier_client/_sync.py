@@ -1,0 +1,321 @@
+"""The client that blocks: one request, or one stream, at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+
+from atelier_client import _calls as calls
+from atelier_client._calls import Call, GenerateOptions
+from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
+from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
+from atelier_client.errors import NotAllowed, NotFound
+from atelier_client.events import GrowingText, JobEvent
+from atelier_client.models import (
+    Asset,
+    Enhancement,
+    Generated,
+    Health,
+    Identity,
+    Item,
+    Job,
+    Key,
+    Model,
+    NewKey,
+    Page,
+    SaveResult,
+    SignInCode,
+    Submitted,
+)
+
+T = TypeVar("T")
+
+
+class Atelier:
+    """A connection to one Atelier gateway.
+
+    >>> with Atelier("http://127.0.0.1:7400", key) as atelier:
+    ...     made = atelier.generate("a lighthouse in a storm", model="sdxl", format="image")
+    ...     atelier.download(made.assets[0], "lighthouse.png")
+
+    Every method raises AtelierError or one of its subclasses. Requests that may be repeated without harm are repeated
+    when a connection breaks, or when the server says that it is busy.
+    """
+
+    def __init__(self, url: str, key: str = "", *, policy: Policy | None = None) -> None:
+        """Prepare a client; nothing is sent yet. `key` is an API key's text."""
+        self.url = url.rstrip("/")
+        self._policy = policy or Policy()
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(timeout=self._policy.httpx_timeout())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    # jobs
+
+    def submit(self, prompt: str, *, model: str, **options: Unpack[GenerateOptions]) -> Submitted:
+        """Hand in one job and return at once with its id and effective values."""
+        return self._send(calls.generate_content(prompt, model, options))
+
+    def generate(
+        self, prompt: str, *, model: str, timeout: float | None = None, **options: Unpack[GenerateOptions]
+    ) -> Generated:
+        """Hand in one job, wait for it and return it with its assets.
+
+        Raises:
+            JobFailed: it failed or was cancelled. Timeout: it did not end within `timeout` seconds; it goes on.
+        """
+        job = succeeded(self.wait(self.submit(prompt, model=model, **options).job_id, timeout))
+        return generated(job, self.assets(job.job_id, page_size=200))
+
+    def enhance(
+        self,
+        prompt: str,
+        *,
+        model: str = "sdxl",
+        timeout: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> Enhancement:
+        """Have a richer prompt written, meant for `model`; `on_text` gets the text as it is written, whole each time.
+
+        Raises:
+            JobFailed: it failed or was cancelled. Timeout: it did not end within `timeout` seconds.
+        """
+        job_id = self.submit(prompt, model=model, enhancement_only=True).job_id
+        job = succeeded(self.wait(job_id, timeout, on_text=on_text))
+        return Enhancement(job, job.enhanced_prompt)
+
+    def get_job(self, job_id: str) -> Job:
+        """Return one job. Raises NotFound."""
+        return self._send(calls.get_job(job_id))
+
+    def list_jobs(self, *, state: str = "", page_size: int | None = None, page_token: str = "") -> Page[Job]:
+        """Return a page of jobs, newest first."""
+        return self._send(calls.list_jobs(state, page_size, page_token))
+
+    def cancel(self, job_id: str) -> Job:
+        """Stop a job; one that has ended is returned as it is. Raises Refused with the reason `too_late`."""
+        return self._send(calls.cancel_job(job_id))
+
+    def watch(self, job_id: str, after: str = "", *, timeout: float | None = None) -> Iterator[JobEvent]:
+        """Yield a job's events until it ends, over as many connections as it takes.
+
+        Args:
+            job_id: the job.
+            after: the cursor of the last event that was seen; empty begins with a snapshot.
+            timeout: seconds after which Timeout is raised.
+        """
+        follower = Follower(job_id, after, self._policy, self.url)
+        deadline = Deadline(timeout, f"Job {job_id}")
+        while not follower.ended:
+            broken: httpx.TransportError | None = None
+            try:
+                yield from self._events(follower, deadline)
+            except httpx.TransportError as error:
+                broken = error
+            if not follower.ended:
+                deadline.left()
+                time.sleep(deadline.cut(follower.pause(broken)))
+
+    def _events(self, follower: Follower, deadline: Deadline) -> Iterator[JobEvent]:
+        """Yield the events of one connection."""
+        request = self._request(follower.call(), read=deadline.cut(SILENCE_SECONDS))
+        response = self._http.send(request, stream=True)
+        with contextlib.closing(response), _cut_off(response, deadline.left()):
+            if response.status_code != 200:
+                response.read()
+            if follower.refused(response):
+                return
+            for chunk in response.iter_bytes():
+                for event in follower.feed(chunk):
+                    yield event
+                    deadline.left()
+
+    def wait(self, job_id: str, timeout: float | None = None, *, on_text: Callable[[str], None] | None = None) -> Job:
+        """Return a job when it has ended, in whatever state. Raises Timeout after `timeout` seconds."""
+        text = GrowingText()
+        for event in self.watch(job_id, timeout=timeout):
+            if event.job is not None and event.job.ended:
+                return event.job
+            if event.text_delta is not None and on_text is not None and text.add(event.text_delta) != (False, ""):
+                on_text(text.text)
+        return self.get_job(job_id)
+
+    # workspace
+
+    def assets(self, job_id: str = "", *, page_size: int | None = None, page_token: str = "") -> Page[Asset]:
+        """Return a page of assets, newest first; with `job_id` those of one job."""
+        return self._send(calls.list_assets(job_id, page_size, page_token))
+
+    def get_asset(self, asset_id: str) -> Asset:
+        """Return one asset with fresh addresses. Raises NotFound."""
+        return self._send(calls.get_asset(asset_id))
+
+    def discard(self, asset_id: str) -> Asset:
+        """Remove an asset from the workspace; an item that was saved from it stays."""
+        return self._send(calls.discard_asset(asset_id))
+
+    def upload(self, source: Path | bytes, filename: str = "") -> Asset:
+        """Bring in a picture, to be used as a reference."""
+        return self._send(upload_call(source, filename))
+
+    # library
+
+    def save(self, *asset_ids: str) -> tuple[SaveResult, ...]:
+        """Save assets for good; each has its own result."""
+        return self._send(calls.save_to_library(asset_ids))
+
+    def items(self, *, format: str = "", page_size: int | None = None, page_token: str = "") -> Page[Item]:
+        """Return a page of items, newest first."""
+        return self._send(calls.list_items(format, page_size, page_token))
+
+    def get_item(self, item_id: str) -> Item:
+        """Return one item with fresh addresses. Raises NotFound."""
+        return self._send(calls.get_item(item_id))
+
+    def delete_item(self, item_id: str) -> None:
+        """Delete an item and its bytes, for good."""
+        self._send(calls.delete_item(item_id))
+
+    def download(self, source: Source, to: Path | str = ".") -> Path:
+        """Fetch the bytes of an asset, an item or a signed address into a file, or under its own name into a folder.
+
+        The file appears only when it is whole and its size and SHA-256 are right. For an address that has expired
+        a new one is asked.
+
+        Raises:
+            DownloadFailed: the bytes are not those that were stored. OSError: the file cannot be written.
+        """
+        try:
+            return self._fetch(Fetch.of(source, to))
+        except (NotAllowed, NotFound):
+            if isinstance(source, str):
+                raise
+            fresh = self.get_asset(source.asset_id) if isinstance(source, Asset) else self.get_item(source.item_id)
+            return self._fetch(Fetch.of(fresh, to))
+
+    def _fetch(self, fetch: Fetch) -> Path:
+        call = Call("GET", fetch.url, lambda body: None)
+        attempts = Attempts(call, self._policy, fetch.url.split("?")[0])
+        while True:
+            try:
+                # A signed address needs no key, and may lead to another host: the key stays here.
+                with self._http.stream("GET", fetch.url, headers={"accept-encoding": "identity"}) as response:
+                    if not response.is_success:
+                        response.read()
+                        pause = attempts.after_response(response)
+                        if pause is None:
+                            answer(call, response)
+                    else:
+                        with fetch.arriving() as file:
+                            for chunk in response.iter_bytes(1 << 16):
+                                file.write(chunk)
+                        return fetch.target
+            except httpx.TransportError as error:
+                pause = attempts.after_failure(error)
+            time.sleep(pause or 0.0)
+
+    # operators
+
+    def models(self) -> Page[Model]:
+        """Return the routing table with the workers that are connected for each row."""
+        return self._send(calls.list_models())
+
+    def put_model(self, model: Model) -> Model:
+        """Add a row to the routing table, or replace the row of that name."""
+        return self._send(calls.put_model(model))
+
+    def delete_model(self, name: str) -> None:
+        """Remove a row from the routing table. Raises NotFound."""
+        self._send(calls.delete_model(name))
+
+    def create_key(
+        self, owner_id: str, *, kind: str = "", tenant_id: str = "", name: str = "", valid_days: int | None = None
+    ) -> NewKey:
+        """Make a key; its text is in the answer this one time."""
+        return self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days))
+
+    def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
+        """Return a page of keys, newest first, without their texts."""
+        return self._send(calls.list_keys(owner_id, page_size, page_token))
+
+    def revoke_key(self, key_id: str) -> Key:
+        """Revoke a key. Raises NotFound."""
+        return self._send(calls.revoke_key(key_id))
+
+    def create_sign_in_code(self) -> SignInCode:
+        """Make a code with which a browser signs in once, as the caller."""
+        return self._send(calls.create_sign_in_code())
+
+    def identity(self) -> Identity:
+        """Return who the caller is."""
+        return self._send(calls.get_identity())
+
+    def health(self) -> Health:
+        """Return the gateway's health; needs no key."""
+        return self._send(calls.health())
+
+    # transport
+
+    def _request(self, call: Call[T], read: float | None = None) -> httpx.Request:
+        return self._http.build_request(
+            call.method,
+            self.url + call.path,
+            params=dict(call.params) or None,
+            json=call.json,
+            content=call.content,
+            headers=self._headers | dict(call.headers),
+            timeout=self._policy.httpx_timeout(read),
+        )
+
+    def _send(self, call: Call[T]) -> T:
+        attempts = Attempts(call, self._policy, self.url)
+        while True:
+            try:
+                response = self._http.send(self._request(call))
+                pause = attempts.after_response(response)
+                if pause is None:
+                    return answer(call, response)
+            except httpx.TransportError as error:
+                pause = attempts.after_failure(error)
+            time.sleep(pause)
+
+
+@contextlib.contextmanager
+def _cut_off(response: httpx.Response, seconds: float | None) -> Iterator[None]:
+    """Break a response's connection after a time: a blocking read has no other way to be ended punctually."""
+    stream = response.extensions.get("network_stream")
+    raw = stream.get_extra_info("socket") if stream is not None and seconds is not None else None
+    if not isinstance(raw, socket.socket):
+        yield
+        return
+
+    def cut() -> None:
+        with contextlib.suppress(OSError):
+            raw.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds or 0.0, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

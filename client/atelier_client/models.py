@@ -1,0 +1,339 @@
+"""What the API answers, as frozen dataclasses.
+
+States, kinds and formats are plain text, so that a value that this release does not know passes through. `raw` is the
+JSON object as it came, with fields that are not listed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+ENDED_STATES = frozenset({"succeeded", "failed", "cancelled"})
+
+
+def _raw() -> Any:
+    return dataclasses.field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Warning:
+    """Something the caller should know although the request was accepted."""
+
+    code: str = ""
+    message: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job, a stage or an output failed."""
+
+    reason: str = ""
+    message: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceImage:
+    """A picture that a job starts from: an asset, what it is for, and how strongly from 0 to 1 (None: the default)."""
+
+    asset_id: str = ""
+    kind: str = ""
+    strength: float | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """The effective values of a job: what is done, not what was asked. Sizes in pixels."""
+
+    worker_type: str = ""
+    model: str = ""
+    format: str = ""
+    seed: int = 0
+    size: str = ""
+    width: int = 0
+    height: int = 0
+    steps: int = 0
+    quantity: int = 0
+    quality: str = ""
+    aspect_ratio: str = ""
+    frames: int = 0
+    frame_rate: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a job that runs in one pool; `waits_for` says why it waits and what to start."""
+
+    kind: str = ""
+    worker_type: str = ""
+    state: str = ""
+    attempt: int = 0
+    waits_for: str = ""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One declared output of a job."""
+
+    asset_index: int = 0
+    asset_id: str = ""
+    state: str = ""
+    failure: Failure | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request to generate or to enhance."""
+
+    job_id: str = ""
+    state: str = ""
+    version: int = 0
+    prompt: str = ""
+    negative_prompt: str = ""
+    enhanced_prompt: str = ""
+    generation_settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
+    enhancement_only: bool = False
+    stages: tuple[Stage, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    requested: int = 0
+    delivered: int = 0
+    warnings: tuple[Warning, ...] = ()
+    failure: Failure | None = None
+    reference_images: tuple[ReferenceImage, ...] = ()
+    priority: int = 0
+    created_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    deadline_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job is in a final state."""
+        return self.state in ENDED_STATES
+
+    @property
+    def waits_for(self) -> str:
+        """Why the job waits and what to start; empty when it does not wait."""
+        return next((stage.waits_for for stage in self.stages if stage.waits_for), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """An accepted job with its effective values and the ids that its assets will have."""
+
+    job_id: str = ""
+    state: str = ""
+    generation_settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
+    asset_ids: tuple[str, ...] = ()
+    warnings: tuple[Warning, ...] = ()
+    created_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What the bytes of one file are: type, size in bytes, SHA-256 in hexadecimal, pixels, milliseconds."""
+
+    content_type: str = ""
+    size_bytes: int = 0
+    sha256: str = ""
+    width: int = 0
+    height: int = 0
+    duration_ms: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """A smaller file that is made from an asset or an item."""
+
+    kind: str = ""
+    media: Media = dataclasses.field(default_factory=Media)
+    url: str = ""
+    url_expires_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where an asset or item comes from: enough to make it again."""
+
+    job_id: str = ""
+    asset_index: int = 0
+    prompt: str = ""
+    negative_prompt: str = ""
+    enhanced_prompt: str = ""
+    settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
+    seed: int = 0
+    reference_images: tuple[ReferenceImage, ...] = ()
+    engine: str = ""
+    submitted_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One thing in a workspace. `url` is signed: fetch it without a key until `url_expires_at`."""
+
+    asset_id: str = ""
+    job_id: str = ""
+    asset_index: int = 0
+    source: str = ""
+    state: str = ""
+    format: str = ""
+    media: Media = dataclasses.field(default_factory=Media)
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    renditions: tuple[Rendition, ...] = ()
+    url: str = ""
+    url_expires_at: datetime | None = None
+    saved_item_id: str = ""
+    filename: str = ""
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    version: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing in a library. `url` is signed: fetch it without a key until `url_expires_at`."""
+
+    item_id: str = ""
+    asset_id: str = ""
+    format: str = ""
+    media: Media = dataclasses.field(default_factory=Media)
+    provenance: Provenance = dataclasses.field(default_factory=Provenance)
+    renditions: tuple[Rendition, ...] = ()
+    url: str = ""
+    url_expires_at: datetime | None = None
+    created_at: datetime | None = None
+    version: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class SaveResult:
+    """What became of one asset: the item that keeps it, or why it was not saved."""
+
+    asset_id: str = ""
+    item: Item | None = None
+    failure: Failure | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One row of the routing table, with the workers that can run it now."""
+
+    name: str = ""
+    aliases: tuple[str, ...] = ()
+    stage: str = ""
+    worker_type: str = ""
+    formats: tuple[str, ...] = ()
+    max_quantity: int = 0
+    base_size: int = 0
+    default_steps: int = 0
+    deadline_seconds: int = 0
+    position: int = 0
+    connected_workers: int = 0
+    free_slots: int = 0
+    hint: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key, without its text."""
+
+    key_id: str = ""
+    kind: str = ""
+    tenant_id: str = ""
+    owner_id: str = ""
+    name: str = ""
+    created_at: datetime | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that was just made. `secret` is its text, which is shown this one time."""
+
+    key: Key = dataclasses.field(default_factory=Key)
+    secret: str = dataclasses.field(default="", repr=False)
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class SignInCode:
+    """A code with which a browser signs in once."""
+
+    code: str = dataclasses.field(default="", repr=False)
+    expires_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the caller is."""
+
+    tenant_id: str = ""
+    owner_id: str = ""
+    kind: str = ""
+    scopes: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The gateway's health: `serving` and, in `raw`, what depends on what."""
+
+    serving: bool = False
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    """One page of a list. `next_page_token` is empty on the last; `empty_state` says why a page of items is empty."""
+
+    entries: tuple[T, ...] = ()
+    next_page_token: str = ""
+    empty_state: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A job that succeeded, with its assets by index."""
+
+    job: Job
+    assets: tuple[Asset, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Enhancement:
+    """A job that wrote a richer prompt, with the text."""
+
+    job: Job
+    text: str
