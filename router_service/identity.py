@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from router_service.storage.keys import Keys, SignInCode, StoredKey
 from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
 from service_kit.blobs import key_segment
-from service_kit.clock import Clock
+from service_kit.clock import Clock, parse_rfc3339, rfc3339
 from service_kit.database import Database
 from service_kit.errors import (
     ErrorReason,
@@ -158,6 +158,11 @@ class Identities:
             owner=key.owner, kind=key.kind, key_id=key.key_id, scopes=SCOPES[key.scopes_of], ttl=ttl
         )
 
+    async def key_works(self, key_id: str) -> bool:
+        """Tell whether a key works now; for streams that outlive the token with which they began."""
+        async with self._db.read() as tx:
+            return await Keys(tx).find_live(key_id) is not None
+
     async def create_sign_in_code(self, caller: Caller) -> MadeCode:
         """Make a code with which a browser signs in once, as the caller.
 
@@ -302,7 +307,7 @@ def _refused(what: str) -> Unauthenticated:
 
 
 def _encode_place(key: StoredKey) -> str:
-    return encode_page_token(_PAGES, [key.created_at.isoformat(), key.key_id])
+    return encode_page_token(_PAGES, [rfc3339(key.created_at), key.key_id])
 
 
 def _decode_place(text: str) -> tuple[datetime, str]:
@@ -310,7 +315,7 @@ def _decode_place(text: str) -> tuple[datetime, str]:
     match place:
         case [str(created_at), str(key_id)]:
             try:
-                return datetime.fromisoformat(created_at), key_id
+                return parse_rfc3339(created_at), key_id
             except ValueError:
                 pass
     raise InvalidArgument.field("page_token", "is not one that this service gave out")

@@ -21,6 +21,7 @@ from service_kit.database import Database
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, NotFound, ResourceExhausted, Unauthenticated
 from service_kit.identity import SCOPES, Caller, KeyKind, Owner, Scope
 from service_kit.keyring import Keyrings
+from service_kit.paging import encode_page_token
 from service_kit.secret import Secret
 
 
@@ -199,19 +200,23 @@ async def test_keys_are_listed_newest_first_page_by_page(desk: Desk) -> None:
 
 
 async def test_a_page_token_of_something_else_is_refused(desk: Desk) -> None:
-    for token in ("nonsense", "e30"):
+    no_time = encode_page_token("identity.keys", ["soon", "a"])
+    no_zone = encode_page_token("identity.keys", ["2026-01-01T00:00:00", "a"])
+    for token in ("nonsense", encode_page_token("library.items", ["a", "b"]), no_time, no_zone):
         with pytest.raises(InvalidArgument, match="page_token"):
             await desk.identities.list_keys(owner_id=None, page_size=None, page_token=token)
 
 
 async def test_revoking_twice_keeps_the_first_time(desk: Desk) -> None:
     made = await desk.key()
+    assert await desk.identities.key_works(made.key.key_id)
     first = await desk.identities.revoke_key(desk.admin, made.key.key_id)
     desk.clock.advance(timedelta(hours=1))
     second = await desk.identities.revoke_key(desk.admin, made.key.key_id)
 
     assert first.revoked_at is not None
     assert second.revoked_at == first.revoked_at
+    assert not await desk.identities.key_works(made.key.key_id)
     with pytest.raises(NotFound):
         await desk.identities.revoke_key(desk.admin, "f" * 16)
 
