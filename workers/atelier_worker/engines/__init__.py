@@ -1,0 +1,1 @@
+"""The engines that come with Atelier. Each is found through the entry-point group `atelier.engines`."""

@@ -1,0 +1,77 @@
+"""The engine that draws: dispatches a task to pictures, video or enhancement."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from PIL import Image
+
+from atelier_worker.engine import Context, EngineError, Task
+
+from . import files, image
+
+DEFAULT_STEP_DELAY = 0.05
+_LONGEST_SLEEP = 0.02
+
+
+class SketchEngine:
+    """Pictures, videos and richer prompts from a word list and a paint box; deterministic from prompt and seed.
+
+    The option `step_delay` is the time in seconds that one step takes at least (default 0.05).
+    """
+
+    name = "sketch"
+    concurrency = 4
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        given = options.get("step_delay", str(DEFAULT_STEP_DELAY))
+        try:
+            self._step_delay = float(given)
+        except ValueError:
+            raise EngineError(f"step_delay is {given!r}; give a number of seconds, such as 0.05.") from None
+        if not 0 <= self._step_delay <= 60:
+            raise EngineError(f"step_delay is {given}; give 0 to 60 seconds.")
+
+    def run(self, task: Task, context: Context) -> None:
+        """Run one stage to its end; see `Engine.run`."""
+        if task.stage == "enhance":
+            from . import enhance
+
+            enhance.run(task, context, self._step_delay)
+        elif task.format == "video":
+            # The video library takes as much memory as all the rest: it is loaded only by who makes videos.
+            from . import video
+
+            video.run(task, context, self._step_delay)
+        else:
+            self._images(task, context)
+
+    def _images(self, task: Task, context: Context) -> None:
+        for index in task.indexes:
+            picture = image.render(task, task.seed + index, self._watcher(task, context, index))
+            folder = context.workdir / f"asset-{index}"
+            folder.mkdir()
+            path = folder / "image.png"
+            files.save_png(picture, path, task, task.seed + index)
+            context.check_cancelled()
+            context.deliver(index, path, renditions=files.image_renditions(picture, folder))
+
+    def _watcher(self, task: Task, context: Context, index: int) -> image.OnStep:
+        def on_step(step: int, look: Callable[[], Image.Image]) -> None:
+            context.progress(
+                step, task.steps, asset_index=index, phase="painting" if step < task.steps else "finishing"
+            )
+            context.preview(index, image.preview_bytes(look()), "image/webp")
+            pause(self._step_delay, context)
+
+        return on_step
+
+
+def pause(seconds: float, context: Context) -> None:
+    """Wait, but end at once when the job is cancelled."""
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        context.check_cancelled()
+        time.sleep(min(left, _LONGEST_SLEEP))
+    context.check_cancelled()

@@ -1,0 +1,101 @@
+"""From a prompt and a seed to a picture: read, compose, paint layer by layer, then finish in the medium."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from PIL import Image
+
+from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
+
+from .canvas import Canvas
+from .finish import Finish
+from .reading import read
+from .references import Guides
+from .scenes import scene_for
+from .scenes.base import Brief, Layer, Scene
+
+PREVIEW_SIDE = 256
+
+
+class Order(Protocol):
+    """The part of a `Task` that decides a picture. `width` and `height` are pixels."""
+
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def negative_prompt(self) -> str: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def references(self) -> Sequence[Reference]: ...
+
+
+OnStep = Callable[[int, Callable[[], Image.Image]], None]
+
+
+def scene_of(order: Order, seed: int) -> Scene:
+    """The composed scene of an order; nothing is drawn yet."""
+    reading = read(order.prompt, order.negative_prompt)
+    short = min(order.width, order.height)
+    key = f"{order.prompt}\x1e{order.negative_prompt}"
+    return scene_for(Brief(reading, key, seed), order.width / short, order.height / short)
+
+
+def render(order: Order, seed: int, on_step: OnStep | None = None) -> Image.Image:
+    """Paint the picture of an order (RGB, `width` × `height` pixels).
+
+    `on_step(step, look)` is called after each of `steps` steps, 1 first; `look()` gives the picture as it stands, at
+    most 256 pixels wide and high. What `on_step` raises ends the work.
+
+    Raises:
+        EngineError: a reference cannot be read.
+    """
+    guides = Guides.load(order.references, order.width, order.height)
+    scene = scene_of(order, seed)
+    finish = Finish(scene)
+    canvas = Canvas(order.width, order.height, background=scene.look.haze, mirrored=scene.mirrored)
+    layers = scene.layers()
+    painted = 0
+    # The last step is the finish; the layers share the steps before it, in order and as evenly as they divide.
+    for step in range(1, order.steps):
+        until = round(len(layers) * step / max(1, order.steps - 1))
+        paint(canvas, layers[painted:until])
+        painted = until
+        if on_step is not None:
+            on_step(step, lambda: guides.apply(finish.apply(_shrunk(canvas.image))))
+    paint(canvas, layers[painted:])
+    picture = canvas.finished()
+    del canvas
+    picture = guides.apply(finish.apply(picture))
+    if on_step is not None:
+        on_step(order.steps, lambda: _shrunk(picture))
+    return picture
+
+
+def paint(canvas: Canvas, layers: Sequence[Layer]) -> None:
+    """Draw layers one over the other."""
+    for layer in layers:
+        layer.draw(canvas)
+
+
+def preview_bytes(picture: Image.Image) -> bytes:
+    """A WebP of a small picture, within what a preview may weigh."""
+    for quality in (75, 50, 25):
+        out = io.BytesIO()
+        picture.save(out, "WEBP", quality=quality, method=2)
+        if out.tell() <= PREVIEW_LIMIT_BYTES:
+            break
+    return out.getvalue()
+
+
+def _shrunk(picture: Image.Image) -> Image.Image:
+    scale = PREVIEW_SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    return picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.5)

@@ -1,0 +1,13 @@
+"""The scenes, by the name that the lexicon gives them."""
+
+from __future__ import annotations
+
+from .base import Brief, Scene
+from .mountain import Mountain
+
+_SCENES: dict[str, type[Scene]] = {scene.name: scene for scene in (Mountain,)}
+
+
+def scene_for(brief: Brief, w: float, h: float) -> Scene:
+    """The composed scene of a brief; `w` and `h` are its sides in units of the shorter one."""
+    return _SCENES.get(brief.reading.scene, Mountain)(brief, w, h)
