@@ -64,8 +64,8 @@ def configure_logging(level: str, format: Literal["text", "json"] | str, stream:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatters[format]())
     logging.basicConfig(level=levels[level], handlers=[handler], force=True)
-    # These two write a line per query or per file watched, which drowns everything else at level debug.
-    for noisy in ("aiosqlite", "asyncio"):
+    # These write a line per query and per loop, which drowns everything else at level debug.
+    for noisy in ("aiosqlite", "asyncio", "grpc"):
         logging.getLogger(noisy).setLevel(max(levels[level], logging.INFO))
 
 
