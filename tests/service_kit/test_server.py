@@ -91,6 +91,7 @@ class House:
     def __init__(self, folder: Path) -> None:
         self.rings = Keyrings(folder / "keys")
         self.clock = SystemClock()
+        self.streams_clock = ManualClock(self.clock.now())
         self.signer: IdentitySigner = self.rings.identity_signer(self.clock)
         self.capabilities: Capabilities = self.rings.capabilities(self.clock)
         self.health = HealthBoard()
@@ -108,6 +109,7 @@ class House:
             grace=timedelta(seconds=1),
             unary_limit=timedelta(milliseconds=300),
             reflection=True,
+            clock=self.streams_clock,
         )
 
     def channel(self, owner: Owner = ANN, kind: KeyKind = KeyKind.USER, **options: Any) -> grpc.aio.Channel:
@@ -248,11 +250,9 @@ async def test_a_call_that_takes_too_long_is_ended(house: House) -> None:
 
 
 async def test_a_stream_ends_when_its_token_expires(house: House) -> None:
-    async with channels.connect(house.server.target) as channel:
-        issued = house.signer.issue(owner=ANN, kind=KeyKind.USER, key_id="k", ttl=timedelta(seconds=1.999))
-        stub = asset_grpc.AssetServiceStub(channel)
-        metadata = (("authorization", f"Bearer {issued.token.reveal()}"),)
-        call = stub.WatchAssets(asset_pb2.WatchAssetsRequest(), metadata=metadata)
+    house.streams_clock.advance(timedelta(minutes=4, seconds=58.95))
+    async with house.channel() as channel:
+        call = house.watch(channel)
         assert await call.read() is not grpc.aio.EOF
         error = await failing(_all(call))
     assert error.reason == "expired_identity"

@@ -1,0 +1,1 @@
+"""Migrations of a service that exists only in tests."""
