@@ -1,0 +1,1 @@
+"""The `atelier` command: talks to a running system through `atelier_client`; starts parts by module name."""

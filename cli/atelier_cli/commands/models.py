@@ -1,0 +1,66 @@
+"""`atelier models`: the routing table and the workers that run it."""
+
+from __future__ import annotations
+
+from atelier_cli.context import Context
+from atelier_cli.exits import OK
+
+
+def list_models(context: Context) -> int:
+    """List the routing table with the connected workers."""
+    with context.client() as client:
+        page = client.models()
+    if context.json:
+        context.print_json(page.raw)
+        return OK
+    context.table(
+        ("MODEL", "STAGE", "WORKER TYPE", "FORMATS", "WORKERS", "FREE SLOTS", "ALIASES"),
+        [
+            (
+                model.name,
+                model.stage,
+                model.worker_type,
+                ",".join(model.formats) or "-",
+                model.connected_workers,
+                model.free_slots,
+                ", ".join(model.aliases) or "-",
+            )
+            for model in page
+        ],
+    )
+    for hint in dict.fromkeys(model.hint for model in page if model.hint):
+        context.note(hint)
+    return OK
+
+
+def put(context: Context) -> int:
+    """Add a row, or replace the row of that name."""
+    from atelier_client import Model
+
+    arguments = context.arguments
+    wanted = Model(
+        name=arguments.name,
+        aliases=tuple(arguments.aliases),
+        stage=arguments.stage,
+        worker_type=arguments.worker_type,
+        formats=tuple(arguments.formats),
+        max_quantity=arguments.max_quantity,
+        base_size=arguments.base_size,
+        default_steps=arguments.default_steps,
+        deadline_seconds=arguments.deadline_seconds,
+        position=arguments.position,
+    )
+    with context.client() as client:
+        model = client.put_model(wanted)
+    context.print_json({"model": model.raw}) if context.json else context.print(
+        f"{model.name} runs on {model.worker_type}"
+    )
+    return OK
+
+
+def delete(context: Context) -> int:
+    """Remove a row."""
+    with context.client() as client:
+        client.delete_model(context.arguments.name)
+    context.print_json({}) if context.json else context.print(f"{context.arguments.name} deleted")
+    return OK

@@ -1,0 +1,233 @@
+"""The tree of commands. It imports nothing that a command needs, so that `atelier --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from service_kit.version import __version__
+
+FORMATS = ("image", "video")
+QUALITIES = ("draft", "standard", "high")
+ASPECTS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
+REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame")
+KEY_KINDS = ("user", "worker", "admin", "internal")
+JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancelled")
+SERVICES = ("router", "asset", "library", "gateway")
+SHELLS = ("bash", "zsh", "fish")
+
+_EXITS = "exit codes: 0 ok, 1 job failed, 2 usage, 3 unreachable, 4 refused, 5 timed out"
+
+
+class Tree:
+    """Adds commands, each with the options that all have."""
+
+    def __init__(self, commands: Any) -> None:
+        self._commands = commands
+
+    def leaf(self, name: str, handler: str, help: str, aliases: tuple[str, ...] = ()) -> argparse.ArgumentParser:
+        """Add a command that runs `handler`, as `module:function` below `atelier_cli.commands`."""
+        command: argparse.ArgumentParser = self._commands.add_parser(
+            name, help=help, description=help, aliases=list(aliases), parents=[common_options()], epilog=_EXITS
+        )
+        command.set_defaults(handler=handler)
+        return command
+
+    def group(self, name: str, help: str) -> Tree:
+        """Add a command that only has commands below it."""
+        command = self._commands.add_parser(name, help=help, description=help)
+        return Tree(command.add_subparsers(metavar="COMMAND", required=True))
+
+
+def common_options() -> argparse.ArgumentParser:
+    """Return the options of every command. They may stand before or after the command, so they have no defaults."""
+    options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    group = options.add_argument_group("connection and output")
+    group.add_argument(
+        "--url", metavar="URL", help="the gateway (else ATELIER_CLIENT_URL, else where `atelier up` listens)"
+    )
+    group.add_argument(
+        "--key", metavar="KEY", help="the API key (else ATELIER_CLIENT_KEY, else the data folder's admin key)"
+    )
+    group.add_argument("--key-file", metavar="FILE", help="a file with the API key")
+    group.add_argument("--data-dir", metavar="FOLDER", help="the data folder")
+    group.add_argument("--config", metavar="FILE", help="the settings file (else ATELIER_CONFIG, else ./atelier.toml)")
+    group.add_argument("--set", metavar="NAME=VALUE", action="append", help="one setting, such as router.lease_ttl=10s")
+    group.add_argument("--json", action="store_true", help="print JSON with the API's field names")
+    group.add_argument("--debug", action="store_true", help="show where an error comes from")
+    return options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="atelier",
+        description="Atelier: images, video and richer prompts from your own machines.",
+        parents=[common_options()],
+        epilog=_EXITS,
+    )
+    parser.add_argument("--version", action="version", version=f"atelier {__version__}")
+    tree = Tree(parser.add_subparsers(metavar="COMMAND"))
+    _add_start(tree)
+    _add_generate(tree)
+    _add_enhance(tree)
+    _add_jobs(tree.group("jobs", "jobs: what was asked for and how far it is"))
+    _add_workspace(tree.group("workspace", "the workspace: what jobs made, until it expires"))
+    _add_library(tree.group("library", "the library: what was saved for good"))
+    _add_keys(tree.group("keys", "API keys"))
+    _add_models(tree.group("models", "the routing table: models and the workers that run them"))
+    _add_care(tree)
+    return parser
+
+
+def _add_start(tree: Tree) -> None:
+    up = tree.leaf("up", "up:up", "start everything on this machine and keep it running")
+    up.add_argument("--no-worker", action="store_true", help="start no worker")
+    serve = tree.leaf("serve", "serve:serve", "start one service alone")
+    serve.add_argument("service", choices=SERVICES, help="which one")
+    worker = tree.leaf("worker", "serve:worker", "run a worker that takes work from a router")
+    worker.add_argument("--connect", metavar="HOST:PORT", help="the router")
+    # --key-file is an option of every command; here it holds the worker's key.
+    worker.add_argument("--engine", metavar="NAME", help="the engine that does the work")
+    worker.add_argument("--types", metavar="TYPE,…", help="the worker types to serve (else all that the engine serves)")
+    worker.add_argument("--slots", metavar="N", help="how many stages to run at once")
+    worker.add_argument("--name", metavar="NAME", help="a name for people")
+
+
+def _add_generate(tree: Tree) -> None:
+    command = tree.leaf("generate", "generate:generate", "make images or a video from a prompt")
+    command.add_argument("prompt", metavar="PROMPT", help="what to make, in words")
+    what = command.add_argument_group("what to make")
+    what.add_argument("--model", default="sdxl", metavar="MODEL", help="the model (default: %(default)s)")
+    what.add_argument("--format", default="image", choices=FORMATS, help="what to make (default: %(default)s)")
+    what.add_argument("--quantity", type=int, metavar="N", help="how many (default: 1)")
+    what.add_argument("--seed", type=int, metavar="N", help="the first seed; the others follow it (default: random)")
+    what.add_argument("--negative", metavar="TEXT", help="what should not be in it")
+    what.add_argument("--quality", choices=QUALITIES, help="how much work goes into each (default: standard)")
+    what.add_argument("--aspect", choices=ASPECTS, help="width to height (default: 1:1, for a video 16:9)")
+    what.add_argument("--steps", type=int, metavar="N", help="steps of the engine (default: the model's own)")
+    what.add_argument("--duration", type=float, metavar="SECONDS", help="length of a video (default: 3)")
+    what.add_argument("--enhance", action="store_true", help="write a richer prompt first, and use that")
+    what.add_argument("--priority", type=int, metavar="N", help="order among your own waiting jobs, higher first")
+    start = command.add_argument_group("pictures to start from (uploaded first)")
+    kinds = ", ".join(REFERENCE_KINDS)
+    start.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="FILE[:KIND[:STRENGTH]]",
+        help=f"a picture; KIND is {kinds} (default: style)",
+    )
+    start.add_argument("--init", metavar="FILE", help="the picture to begin with")
+    start.add_argument("--mask", metavar="FILE", help="white where the picture of --init may change")
+    start.add_argument("--first-frame", metavar="FILE", help="the first frame of a video")
+    after = command.add_argument_group("what to do with the result")
+    after.add_argument("--save", action="store_true", help="save it to the library")
+    after.add_argument("--out", metavar="FOLDER", help="download it into this folder")
+    after.add_argument("--no-wait", action="store_true", help="hand in the job and print its id")
+    after.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="how long to wait (default: until the job's deadline)"
+    )
+
+
+def _add_enhance(tree: Tree) -> None:
+    command = tree.leaf("enhance", "generate:enhance", "write a richer prompt, and print it as it is written")
+    command.add_argument("prompt", metavar="PROMPT", help="what to start from")
+    command.add_argument(
+        "--model", default="sdxl", metavar="MODEL", help="the model it is meant for (default: %(default)s)"
+    )
+    command.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="how long to wait (default: until the job's deadline)"
+    )
+
+
+def _paging(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--limit", type=int, dest="page_size", metavar="N", help="how many at most (default: 50)")
+    command.add_argument("--page-token", default="", metavar="TOKEN", help="next_page_token of the page before")
+
+
+def _add_jobs(tree: Tree) -> None:
+    listing = tree.leaf("list", "jobs:list_jobs", "list jobs, newest first")
+    listing.add_argument("--state", default="", choices=JOB_STATES, help="only jobs in this state")
+    _paging(listing)
+    tree.leaf("show", "jobs:show", "show one job").add_argument("job_id", metavar="JOB")
+    watch = tree.leaf("watch", "jobs:watch", "follow a job until it ends")
+    watch.add_argument("job_id", metavar="JOB")
+    watch.add_argument("--after", default="", metavar="CURSOR", help="go on after this cursor")
+    watch.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to follow (default: until it ends)")
+    tree.leaf("cancel", "jobs:cancel", "stop a job").add_argument("job_id", metavar="JOB")
+
+
+def _out(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--out", default=".", metavar="FOLDER", help="where to put the files (default: here)")
+
+
+def _add_workspace(tree: Tree) -> None:
+    listing = tree.leaf("list", "workspace:list_assets", "list assets, newest first")
+    listing.add_argument("--job", default="", dest="job_id", metavar="JOB", help="only those of this job")
+    _paging(listing)
+    tree.leaf("show", "workspace:show", "show one asset").add_argument("asset_id", metavar="ASSET")
+    tree.leaf("open", "workspace:open_asset", "open an asset in the browser").add_argument("asset_id", metavar="ASSET")
+    download = tree.leaf("download", "workspace:download", "download assets")
+    download.add_argument("asset_ids", nargs="+", metavar="ASSET")
+    _out(download)
+    discard = tree.leaf("discard", "workspace:discard", "remove assets; saved items stay")
+    discard.add_argument("asset_ids", nargs="+", metavar="ASSET")
+    upload = tree.leaf("upload", "workspace:upload", "bring in pictures, to be used as references")
+    upload.add_argument("files", nargs="+", metavar="FILE")
+
+
+def _add_library(tree: Tree) -> None:
+    listing = tree.leaf("list", "library:list_items", "list items, newest first")
+    listing.add_argument("--format", default="", choices=FORMATS, help="only this format")
+    _paging(listing)
+    tree.leaf("show", "library:show", "show one item").add_argument("item_id", metavar="ITEM")
+    tree.leaf("open", "library:open_item", "open an item in the browser").add_argument("item_id", metavar="ITEM")
+    tree.leaf("save", "library:save", "save assets for good").add_argument("asset_ids", nargs="+", metavar="ASSET")
+    download = tree.leaf("download", "library:download", "download items")
+    download.add_argument("item_ids", nargs="+", metavar="ITEM")
+    _out(download)
+    tree.leaf("delete", "library:delete", "delete items, for good").add_argument("item_ids", nargs="+", metavar="ITEM")
+
+
+def _add_keys(tree: Tree) -> None:
+    create = tree.leaf("create", "keys:create", "make a key and print its text, this one time")
+    create.add_argument("--owner", required=True, dest="owner_id", metavar="NAME", help="the owner it acts as")
+    create.add_argument("--kind", default="user", choices=KEY_KINDS, help="what it is for (default: %(default)s)")
+    create.add_argument("--tenant", default="", dest="tenant_id", metavar="NAME", help="the tenant (default: your own)")
+    create.add_argument("--name", default="", metavar="TEXT", help="a name for people")
+    create.add_argument("--valid-days", type=int, metavar="N", help="days until it stops working (default: never)")
+    create.add_argument("--out", metavar="FILE", help="write the text into a new file that only you can read")
+    listing = tree.leaf("list", "keys:list_keys", "list keys, newest first, without their texts")
+    listing.add_argument("--owner", default="", dest="owner_id", metavar="NAME", help="only those of this owner")
+    _paging(listing)
+    tree.leaf("revoke", "keys:revoke", "revoke a key").add_argument("key_id", metavar="KEY_ID")
+
+
+def _add_models(tree: Tree) -> None:
+    tree.leaf("list", "models:list_models", "list the routing table with the connected workers")
+    put = tree.leaf("put", "models:put", "add a row, or replace the row of that name", aliases=("add",))
+    put.add_argument("name", metavar="NAME", help="the model; a name that ends in * matches what begins like it")
+    put.add_argument("--worker-type", required=True, metavar="TYPE", help="the pool that does the work")
+    put.add_argument("--stage", default="generate", choices=("generate", "enhance"), help="(default: %(default)s)")
+    put.add_argument("--format", action="append", default=[], dest="formats", choices=FORMATS, help="what it makes")
+    put.add_argument("--alias", action="append", default=[], dest="aliases", metavar="NAME", help="another name")
+    put.add_argument("--max-quantity", type=int, default=0, metavar="N", help="the most outputs in one job")
+    put.add_argument("--base-size", type=int, default=0, metavar="PIXELS", help="the longer side of a square output")
+    put.add_argument(
+        "--steps", type=int, default=0, dest="default_steps", metavar="N", help="steps at standard quality"
+    )
+    put.add_argument(
+        "--deadline", type=int, default=0, dest="deadline_seconds", metavar="SECONDS", help="how long a job may take"
+    )
+    put.add_argument("--position", type=int, default=0, metavar="N", help="lower is tried first among patterns")
+    tree.leaf("delete", "models:delete", "remove a row").add_argument("name", metavar="NAME")
+
+
+def _add_care(tree: Tree) -> None:
+    config = tree.group("config", "settings")
+    config.leaf("show", "care:config_show", "show every setting, its value (secrets masked) and where it comes from")
+    tree.leaf("migrate", "care:migrate", "bring the databases of all services up to date")
+    tree.leaf("doctor", "doctor:doctor", "check this machine and the running system, and say what to do")
+    completion = tree.leaf("completion", "care:completion", "print a completion script for a shell")
+    completion.add_argument("shell", choices=SHELLS, help="which shell")
