@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from atelier_cli.exits import UNREACHABLE
 from scripts import bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,18 +63,106 @@ def test_it_holds_nothing_of_the_checkout_besides(wheel: Path) -> None:
     assert {name for name in top if not name.endswith(".dist-info")} == {"atelier", *(p.name for p in PACKAGES)}
 
 
-def test_its_command_runs_outside_the_checkout(wheel: Path, tmp_path: Path) -> None:
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = "import atelier_cli, service_kit, sys; print(atelier_cli.__file__, service_kit.__file__)\n"
-    code += "from atelier_cli.__main__ import main; sys.exit(main(['--version']))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=False,
+class Outside:
+    """The unpacked wheel in a folder of its own, with the checkout out of sight."""
+
+    def __init__(self, wheel: Path, folder: Path) -> None:
+        self.folder = folder
+        self.site = folder / "site"
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(self.site)
+        self.environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.site), "HOME": str(folder)}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start `atelier` with these arguments, its output on pipes."""
+        code = "import sys, atelier_cli.__main__ as cli; sys.exit(cli.main())"
+        return subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        """Run `atelier` to its end and return exit code, output and complaints."""
+        with self.start(*arguments) as process:
+            output, complaints = process.communicate(timeout=60)
+        return process.returncode, output, complaints
+
+    def configure(self) -> None:
+        """Give the services of this folder ports that nobody else uses."""
+        router, asset, library, gateway = free_addresses(4)
+        (self.folder / "atelier.toml").write_text(
+            f"""
+            [core]
+            data_dir = "{self.folder / "data"}"
+            [router]
+            listen = "{router}"
+            asset_target = "{asset}"
+            [asset]
+            listen = "{asset}"
+            [library]
+            listen = "{library}"
+            asset_target = "{asset}"
+            identity_target = "{router}"
+            [gateway]
+            listen = "{gateway}"
+            router_target = "{router}"
+            asset_target = "{asset}"
+            library_target = "{library}"
+            [worker]
+            connect = "{router}"
+            [sketch]
+            step_delay = "0s"
+            """,
+            encoding="utf-8",
+        )
+
+
+def free_addresses(count: int) -> list[str]:
+    """Return addresses on this machine where nobody listens."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.fixture
+def outside(wheel: Path, tmp_path: Path) -> Outside:
+    return Outside(wheel, tmp_path)
+
+
+def test_its_command_runs_from_the_wheel(outside: Outside) -> None:
+    code = "import atelier_cli, service_kit; print(atelier_cli.__file__, service_kit.__file__)"
+    found = subprocess.check_output(
+        [sys.executable, "-c", code], cwd=outside.folder, env=outside.environment, text=True
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(tmp_path / "site")) == 2
-    assert "0.1.0" in done.stdout.splitlines()[-1]
+    assert found.count(str(outside.site)) == 2
+    assert outside.run("--version") == (0, "atelier 0.1.0\n", "")
+
+
+def test_it_starts_and_makes_a_picture(outside: Outside) -> None:
+    outside.configure()
+    up = outside.start("up")
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            code, _, complaints = outside.run("generate", "a red bicycle", "--out", str(outside.folder / "out"))
+            if code != UNREACHABLE:
+                break
+            assert up.poll() is None, up.communicate()
+            assert time.monotonic() < deadline, complaints
+    finally:
+        up.send_signal(signal.SIGINT)
+        _, last_words = up.communicate(timeout=20)
+    assert code == 0, complaints + last_words
+    [picture] = (outside.folder / "out").glob("*.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "Traceback" not in last_words
