@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import signal
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -48,6 +49,15 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
 ]
 _MAX_CONCURRENT_RPCS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A part that has been started: its name, where it is reached as host:port, and how it is stopped."""
+
+    name: str
+    target: str
+    stop: Callable[[], Awaitable[None]]
 
 
 class GrpcServer:
