@@ -28,8 +28,8 @@ BUILD = os.path.join(ROOT, "build")
 STAMP = os.path.join(VENV, "atelier-stamp.json")
 TOOLS = os.path.join(VENV, "stub-tools")
 LOG = os.path.join(BUILD, "install.log")
-# A change of these needs a new install; a change of protos/ only needs new stubs.
-INSTALL_INPUTS = ("pyproject.toml", "constraints.txt", "hatch_build.py")
+# A change of these, or of what pyproject.toml says about the package, needs a new install; one of protos/ only new stubs.
+INSTALL_INPUTS = ("constraints.txt", "hatch_build.py")
 
 
 class Missing(Exception):
@@ -93,6 +93,15 @@ def digest(paths: "list[str]") -> str:
     return total.hexdigest()
 
 
+def packaging() -> str:
+    """Return what pyproject.toml says about the package; how the code is checked needs no new install."""
+    import tomllib
+
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as file:
+        project = tomllib.load(file)
+    return json.dumps([project.get("build-system"), project.get("project"), project.get("tool", {}).get("hatch")])
+
+
 def wanted_stamp(level: str) -> "dict[str, str]":
     """Return what the stamp file of an environment that is up to date says."""
     protos = [
@@ -106,6 +115,7 @@ def wanted_stamp(level: str) -> "dict[str, str]":
         "root": ROOT,
         "python": "{}.{}.{}".format(*sys.version_info[:3]),
         "install": digest([os.path.join(ROOT, name) for name in INSTALL_INPUTS]),
+        "packaging": packaging(),
         "protos": digest(protos),
     }
 

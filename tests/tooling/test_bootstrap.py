@@ -22,7 +22,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "protos").mkdir()
     (tmp_path / "protos" / "a.proto").write_text("one")
     (tmp_path / ".venv").mkdir()
-    for name in bootstrap.INSTALL_INPUTS:
+    for name in ("pyproject.toml", *bootstrap.INSTALL_INPUTS):
         (tmp_path / name).write_text("")
     monkeypatch.setattr(bootstrap, "ROOT", str(tmp_path))
     monkeypatch.setattr(bootstrap, "STAMP", str(tmp_path / ".venv" / "stamp.json"))
@@ -101,6 +101,16 @@ def test_changed_dependencies_mean_a_new_install(done: list[str], checkout: Path
     (checkout / "constraints.txt").write_text("a==1")
     bootstrap.bring_up_to_date("stubs")
     assert done == ["install dev", "install dev again"]
+
+
+@pytest.mark.parametrize(
+    ("line", "installs"), [("[project]\ndependencies = ['a']", 2), ("[tool.ruff]\nline-length = 1", 1)]
+)
+def test_only_what_is_said_about_the_package_counts(done: list[str], checkout: Path, line: str, installs: int) -> None:
+    bootstrap.bring_up_to_date("dev")
+    (checkout / "pyproject.toml").write_text(line)
+    bootstrap.bring_up_to_date("dev")
+    assert len(done) == installs
 
 
 def test_another_python_means_a_new_environment(done: list[str], checkout: Path) -> None:
