@@ -28,7 +28,7 @@ BUILD = os.path.join(ROOT, "build")
 STAMP = os.path.join(VENV, "atelier-stamp.json")
 TOOLS = os.path.join(VENV, "stub-tools")
 LOG = os.path.join(BUILD, "install.log")
-# A change of these, or of what pyproject.toml says about the package, needs a new install; one of protos/ only new stubs.
+# A change of these, or of what pyproject.toml says about the package, needs a new install; one of protos/ new stubs.
 INSTALL_INPUTS = ("constraints.txt", "hatch_build.py")
 
 
