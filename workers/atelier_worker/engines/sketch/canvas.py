@@ -158,8 +158,9 @@ class Canvas:
         *,
         end: float = 0.0,
         curve: bool = True,
+        swell: bool = False,
     ) -> None:
-        """A brush stroke that starts `width` wide and ends `end` × `width` wide."""
+        """A brush stroke that ends `end` × `width` wide; `swell`: thin at both ends, `width` wide in between."""
         path = smooth(points, closed=False) if curve and len(points) > 2 else list(points)
         left: list[Point] = []
         right: list[Point] = []
@@ -167,7 +168,8 @@ class Canvas:
             x0, y0 = path[max(0, i - 1)]
             x1, y1 = path[min(len(path) - 1, i + 1)]
             length = math.hypot(x1 - x0, y1 - y0) or 1.0
-            half = 0.5 * width * (1 + (end - 1) * i / max(1, len(path) - 1))
+            along = i / max(1, len(path) - 1)
+            half = 0.5 * width * (math.sin(math.pi * along) if swell else 1 + (end - 1) * along)
             nx, ny = -(y1 - y0) / length * half, (x1 - x0) / length * half
             left.append((x + nx, y + ny))
             right.append((x - nx, y - ny))

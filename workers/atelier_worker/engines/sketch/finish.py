@@ -33,7 +33,7 @@ class Finish:
         # A colour in a short prompt is meant for the picture, in a long one for a thing among many.
         self._hue_strength = 0.0 if not named else 0.66 if len(scene.reading.words) <= 14 else 0.3
         if scene.reading.subject_hue is not None:
-            self._hue_strength *= 0.5
+            self._hue_strength *= 0.3
 
     def apply(self, picture: Image.Image) -> Image.Image:
         """The finished picture, of the same size; the given one may be used up."""

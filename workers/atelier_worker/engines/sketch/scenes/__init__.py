@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from .base import Brief, Scene
+from .bicycle import Bicycle
+from .dunes import Dunes
+from .heron import Heron
+from .lighthouse import Lighthouse
 from .mountain import Mountain
 
-_SCENES: dict[str, type[Scene]] = {scene.name: scene for scene in (Mountain,)}
+_SCENES: dict[str, type[Scene]] = {
+    scene.name: scene
+    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain)
+}
 
 
 def scene_for(brief: Brief, w: float, h: float) -> Scene:
