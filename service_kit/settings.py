@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -226,9 +226,11 @@ def _read_secret_file(name: str, path: str) -> str:
         raise SettingsError(f"The file {path} that {name} names cannot be read: {error.strerror}.") from error
 
 
-def _nearest(name: str, known: Mapping[str, object]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {near[0]}?" if near else " `atelier config show` lists all settings."
+def _nearest(name: str, known: Iterable[str]) -> str:
+    # The prefix that all variables share would make any two of them look alike.
+    names = {candidate.removeprefix(ENV_PREFIX): candidate for candidate in known}
+    near = difflib.get_close_matches(name.removeprefix(ENV_PREFIX), list(names), n=1, cutoff=0.5)
+    return f" Did you mean {names[near[0]]}?" if near else " `atelier config show` lists all settings."
 
 
 def parse(row: Setting, value: object) -> Any:
@@ -247,26 +249,26 @@ def parse(row: Setting, value: object) -> Any:
 def _parse(kind: TypeName, value: object) -> Any:
     if isinstance(value, list) and kind == "list":
         if not all(isinstance(part, str) for part in value):
-            raise ValueError("it takes a list of texts")
+            raise ValueError(f"it takes {_ACCEPTED[kind]}")
         return tuple(value)
     if isinstance(value, bool) and kind == "bool":
         return value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and kind in ("int", "float"):
         return _parse(kind, str(value))
     if not isinstance(value, str):
-        raise ValueError(f"it takes a {kind}, such as {_EXAMPLES[kind]}")
+        raise ValueError(f"it takes {_ACCEPTED[kind]}")
     return _parse_text(kind, value)
 
 
-_EXAMPLES = {
-    "str": '"text"',
-    "int": "64 or 64MiB",
-    "float": "0.5",
+_ACCEPTED: dict[TypeName, str] = {
+    "str": "a text",
+    "int": "a whole number such as 64 or 64MiB",
+    "float": "a number",
     "bool": "true or false",
-    "duration": "7d, 30s or 50ms",
-    "path": "/a/folder",
-    "list": "one,two",
-    "secret": '"text"',
+    "duration": "a duration such as 7d, 30s, 50ms or 1h30m",
+    "path": "the path of a folder",
+    "list": "a list of texts",
+    "secret": "a text",
 }
 
 
@@ -282,14 +284,14 @@ def _parse_text(kind: TypeName, text: str) -> Any:
             return tuple(part.strip() for part in text.split(",") if part.strip())
         case "bool":
             if text.lower() not in ("true", "false"):
-                raise ValueError("it takes true or false")
+                raise ValueError(f"it takes {_ACCEPTED[kind]}")
             return text.lower() == "true"
         case "float":
             return float(text)
         case "int":
             size = _SIZE.fullmatch(text.strip())
             if size is None:
-                raise ValueError("it takes a whole number such as 64 or 64MiB")
+                raise ValueError(f"it takes {_ACCEPTED[kind]}")
             return int(size[1]) * _SIZE_UNITS[size[2]]
         case "duration":
             return parse_duration(text)
@@ -299,7 +301,7 @@ def parse_duration(text: str) -> timedelta:
     """Return the duration of a text such as `7d`, `30s`, `50ms` or `1h30m`. Raises ValueError."""
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError("it takes a duration such as 7d, 30s, 50ms or 1h30m")
+        raise ValueError(f"it takes {_ACCEPTED['duration']}")
     return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
 
 

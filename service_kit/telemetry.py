@@ -64,9 +64,9 @@ def configure_logging(level: str, format: Literal["text", "json"] | str, stream:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(formatters[format]())
     logging.basicConfig(level=levels[level], handlers=[handler], force=True)
-    # These write a line per query and per loop, which drowns everything else at level debug.
-    for noisy in ("aiosqlite", "asyncio", "grpc"):
-        logging.getLogger(noisy).setLevel(max(levels[level], logging.INFO))
+    # These write a line per query, per loop or per migration, which drowns everything else.
+    for noisy in ("aiosqlite", "asyncio", "grpc", "alembic"):
+        logging.getLogger(noisy).setLevel(max(levels[level], logging.WARNING))
 
 
 def _moment(record: logging.LogRecord) -> str:
