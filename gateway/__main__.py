@@ -1,0 +1,147 @@
+"""The composition root of the gateway: wires everything, serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+from gateway.app import Application
+from gateway.backends import Backend, Backends
+from gateway.context import Context
+from gateway.edge import make_edge
+from gateway.health import Health
+from gateway.http import Limits
+from gateway.http_rules import RouteTable, routes
+from gateway.identity import Identities
+from gateway.media import Media
+from gateway.pages import Pages
+from gateway.web_server import WebServer
+from service_kit import channels
+from service_kit.blobs import open_store
+from service_kit.clock import SystemClock
+from service_kit.errors import AtelierError
+from service_kit.keyring import Keyrings
+from service_kit.server import Running, is_loopback
+from service_kit.settings import Settings, SettingsError, load
+from service_kit.telemetry import configure_logging, get_logger
+
+log = get_logger(__name__)
+
+
+async def start(settings: Settings) -> Running:
+    """Start the gateway. It serves as soon as this returns, whether or not the services behind it are up yet.
+
+    Raises:
+        SettingsError: the settings would open it to others without TLS, or TLS cannot be set up.
+        FailedPrecondition: the address is taken.
+    """
+    tls = _check(settings)
+    clock = SystemClock()
+    backends = _connect(settings)
+    timeout = settings.gateway.request_timeout
+    identities = Identities(lambda key: backends.exchange_key(key, timeout), clock)
+    context = Context(
+        backends=backends,
+        identities=identities,
+        clock=clock,
+        request_timeout=timeout,
+        max_body_bytes=settings.gateway.max_body_bytes,
+        secure_cookies=tls or settings.core.public_url.startswith("https:"),
+    )
+    limits = Limits(read_timeout=timeout, write_timeout=timeout)
+    loopback = is_loopback(settings.gateway.listen)
+    app = Application(
+        context=context,
+        table=RouteTable(routes()),
+        health=Health(backends.all, clock),
+        media=Media(open_store(settings), Keyrings(settings.keys_dir).media_verifier(clock), clock),
+        pages=Pages(settings.core.public_url),
+        edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
+        limits=limits,
+    )
+    server = WebServer(
+        app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
+    )
+    limits.abort = server.abort
+    try:
+        await server.start()
+    except BaseException:
+        await backends.close()
+        raise
+    host = settings.gateway.listen.rpartition(":")[0]
+    log.info("listening", service="gateway", target=f"{host}:{server.port}", tls=tls)
+    return Running("gateway", f"{host}:{server.port}", _stopper(context, server))
+
+
+def _check(settings: Settings) -> bool:
+    """Return whether TLS is on.
+
+    Raises:
+        SettingsError: the gateway would be open to others without TLS, or only one half of a certificate is named.
+    """
+    gateway = settings.gateway
+    if bool(gateway.tls_cert) != bool(gateway.tls_key):
+        raise SettingsError("gateway.tls_cert and gateway.tls_key belong together: set both or none.")
+    tls = bool(gateway.tls_cert)
+    if not tls and not is_loopback(gateway.listen):
+        if not gateway.insecure:
+            raise SettingsError(
+                f"The gateway would listen at {gateway.listen}, beyond this machine, without TLS: API keys could be "
+                "read on the way. Keep it at 127.0.0.1, set gateway.tls_cert and gateway.tls_key, or pass --insecure "
+                "(gateway.insecure)."
+            )
+        log.warning("listening_without_tls", service="gateway", listen=gateway.listen)
+    return tls
+
+
+def _connect(settings: Settings) -> Backends:
+    gateway = settings.gateway
+    targets = {"router": gateway.router_target, "asset": gateway.asset_target, "library": gateway.library_target}
+    router, asset, library = (
+        # Without the library everything but saving works.
+        Backend(name, channels.connect(target, timeout=gateway.request_timeout), required=name != "library")
+        for name, target in targets.items()
+    )
+    return Backends(router, asset, library)
+
+
+def _stopper(context: Context, server: WebServer) -> Callable[[], Awaitable[None]]:
+    async def stop() -> None:
+        # Streams first: they would never end by themselves, and their clients come back to another gateway.
+        context.closing.set()
+        await server.stop()
+        await context.identities.close()
+        await context.backends.close()
+        log.info("stopped", service="gateway")
+
+    return stop
+
+
+async def _serve(settings: Settings) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    running = await start(settings)
+    try:
+        await asked.wait()
+    finally:
+        await running.stop()
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM. Exit code 2 with one sentence when it cannot start."""
+    try:
+        settings = load(environ=os.environ)
+        configure_logging(settings.core.log_level, settings.core.log_format)
+        asyncio.run(_serve(settings))
+    except (SettingsError, AtelierError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

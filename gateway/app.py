@@ -1,0 +1,145 @@
+"""The ASGI application: finds the handler of a request, and answers whatever goes wrong in the one native shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from gateway.context import Context
+from gateway.edge import Edge
+from gateway.events import SOURCES, serve_events
+from gateway.health import Health
+from gateway.http import ClientGone, Exchange, Handler, Limits, Receive, Reply, Send
+from gateway.http_rules import RouteTable
+from gateway.media import Media
+from gateway.pages import PREFIX, Pages
+from gateway.rpc import serve_rpc
+from gateway.status import HttpProblem, error_reply, malformed, method_not_allowed, unknown_route
+from service_kit.errors import AtelierError, Internal
+from service_kit.ids import new_id
+from service_kit.interceptors import REQUEST_ID, serving_request
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_GET = ("GET", "HEAD")
+_MEDIA = "media"
+
+OPEN_ROUTES = ("/v1/health", "/healthz", "/openapi.json", "/docs", "/", "/console/{path}", "/media/{bucket}/{key}")
+"""What needs no identity, besides the RPCs that the contracts declare open."""
+
+
+@dataclass(slots=True)
+class Application:
+    """Everything that the gateway serves."""
+
+    context: Context
+    table: RouteTable
+    health: Health
+    media: Media
+    pages: Pages
+    edge: Edge
+    limits: Limits
+    fixed: dict[str, Handler] = field(default_factory=dict)
+    """Hand-written routes that take GET, by their whole path."""
+
+    def __post_init__(self) -> None:
+        """Add the hand-written routes."""
+        watches = {
+            name: route for name, path in SOURCES.items() for route in self.table.routes if route.grpc_path == path
+        }
+        self.fixed["/v1/health"] = self.fixed["/healthz"] = self.health.serve
+        self.fixed["/v1/events"] = partial(serve_events, self.context, watches)
+        for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
+            if self.pages.has(name):
+                self.fixed[path] = partial(self.pages.serve, path=name)
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Serve one request; anything but HTTP is not spoken here."""
+        if scope["type"] != "http":
+            raise ValueError(f"the gateway does not speak {scope['type']}")
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"").decode("latin-1")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_id()
+        exchange = Exchange(scope, receive, send, request_id=request_id, limits=self.limits)
+        with serving_request(request_id):
+            try:
+                await self._answer(exchange)
+            except ClientGone:
+                log.info("client_gone", request_id=request_id, path=scope["path"])
+
+    async def _answer(self, exchange: Exchange) -> None:
+        exchange.common_headers = {REQUEST_ID: exchange.request_id, **self.edge.common_headers(exchange)}
+        try:
+            reply = await self._serve(exchange)
+        except (AtelierError, HttpProblem) as problem:
+            reply = error_reply(problem, exchange.request_id)
+            self._log(problem, exchange)
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request_fault", request_id=exchange.request_id, path=exchange.scope["path"])
+            reply = error_reply(Internal(), exchange.request_id)
+        if exchange.started or reply is None:
+            if reply is not None:
+                # The status has gone out already: only a broken connection can tell that the rest is missing.
+                self.limits.abort(exchange.scope)
+            return
+        if exchange.body_pending:
+            await exchange.drain()
+        await exchange.reply(reply)
+
+    async def _serve(self, exchange: Exchange) -> Reply | None:
+        refused = self.edge.check(exchange)
+        if refused is not None:
+            return refused
+        segments = exchange.segments
+        if segments is None:
+            raise malformed("The path is not percent-encoded UTF-8.")
+        handler = self._handler(exchange, segments)
+        return await handler(exchange)
+
+    def _handler(self, exchange: Exchange, segments: list[str]) -> Handler:
+        """Return what serves the path. Raises HttpProblem or NotFound when nothing does."""
+        method, path = exchange.method, "/" + "/".join(segments)
+        by_get = self._fixed(path, segments)
+        if by_get is not None:
+            if method in _GET:
+                return by_get
+            raise method_not_allowed(method, path, list(_GET))
+        found = self.table.find(method, segments)
+        if found is None and method == "HEAD":
+            found = self.table.find("GET", segments)
+            if found is not None and found[0].method.server_streaming:
+                found = None
+        if found is not None:
+            exchange.path_values = found[1]
+            return partial(serve_rpc, self.context, found[0])
+        allowed = self.table.methods(segments)
+        if allowed:
+            raise method_not_allowed(method, path, allowed)
+        raise unknown_route(method, path)
+
+    def _fixed(self, path: str, segments: list[str]) -> Handler | None:
+        if path in self.fixed:
+            return self.fixed[path]
+        if segments[0] == _MEDIA and len(segments) > 2:
+            return partial(self.media.serve, bucket=segments[1], key="/".join(segments[2:]))
+        if segments[0] == PREFIX and self.pages.has("/".join(segments[1:])):
+            return partial(self.pages.serve, path="/".join(segments[1:]))
+        return None
+
+    def _log(self, problem: AtelierError | HttpProblem, exchange: Exchange) -> None:
+        error = problem.error if isinstance(problem, HttpProblem) else problem
+        write = log.warning if isinstance(error, Internal) else log.info
+        write(
+            "request_refused",
+            request_id=exchange.request_id,
+            method=exchange.method,
+            path=exchange.scope["path"],
+            reason=error.reason.value,
+            message=error.message,
+        )

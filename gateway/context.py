@@ -1,0 +1,38 @@
+"""What the handlers share: the services, identities, limits, and the moment at which the gateway closes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from gateway.backends import Backends, Metadata, metadata
+from gateway.http import Exchange
+from gateway.identity import Identities, credential_of, on_behalf_of
+from gateway.sse import PING_INTERVAL
+from gateway.streams import Access
+from service_kit.clock import Clock
+
+
+@dataclass(slots=True)
+class Context:
+    """Everything a handler needs and does not own."""
+
+    backends: Backends
+    identities: Identities
+    clock: Clock
+    request_timeout: timedelta
+    max_body_bytes: int
+    secure_cookies: bool
+    ping_interval: timedelta = PING_INTERVAL
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def access(self, exchange: Exchange) -> Access:
+        """Return what makes the metadata of calls for a request: with a token that is good, whenever it is asked."""
+        credential = credential_of(exchange.headers, exchange.method)
+        acting_for = on_behalf_of(exchange.headers)
+
+        async def make() -> Metadata:
+            return metadata(exchange.request_id, await self.identities.token(credential), acting_for)
+
+        return make

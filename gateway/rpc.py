@@ -1,0 +1,68 @@
+"""Serves the routes that stand in the contracts: one request, one RPC."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from atelier.identity.v1 import identity_service_pb2
+from gateway import requests, streams
+from gateway.backends import metadata
+from gateway.context import Context
+from gateway.http import Exchange, Reply
+from gateway.http_rules import RpcRoute
+from gateway.identity import session_cookie
+from gateway.render import to_bytes
+from gateway.sse import send_events
+from gateway.status import body_too_large, of_rpc
+from gateway.uploads import serve_upload
+
+
+async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Reply | None:
+    """Serve a route of the contracts. The identity is asked for before anything of the body is read.
+
+    Raises:
+        AtelierError: the request is refused, here or by the service.
+    """
+    access = context.access(exchange)
+    # A stream asks again when it begins, from the cache: so nobody without an identity makes us read a body.
+    entries = metadata(exchange.request_id) if route.open else await access()
+    if route.method.client_streaming:
+        return await serve_upload(context, route, exchange, entries)
+    body = await exchange.body(context.max_body_bytes, body_too_large)
+    request = requests.build(route, exchange.path_values, exchange.query_string, body, exchange.headers)
+    if route.method.server_streaming:
+        return await _serve_stream(context, route, exchange, request, access)
+    try:
+        answer = await context.backends.unary(route, request, entries, context.request_timeout)
+    except grpc.RpcError as error:
+        raise of_rpc(error) from error
+    headers = {"content-type": "application/json", "cache-control": "no-store", **_extra_headers(context, answer)}
+    return Reply(200, headers, to_bytes(answer))
+
+
+async def _serve_stream(
+    context: Context, route: RpcRoute, exchange: Exchange, request: Message, access: streams.Access
+) -> Reply | None:
+    streams.resume_after(request, exchange.headers)
+    watch = streams.Watch(context.backends, route, request, access)
+    try:
+        if not await watch.open(context.request_timeout):
+            # To an EventSource 204 says: do not come back.
+            return Reply(204, {"cache-control": "no-store"})
+        frames = streams.frames(watch, exchange.request_id, context.request_timeout)
+        await send_events(exchange, frames, closing=context.closing, ping_interval=context.ping_interval)
+    finally:
+        watch.cancel()
+    return None
+
+
+def _extra_headers(context: Context, answer: Any) -> dict[str, str]:
+    if not isinstance(answer, identity_service_pb2.ExchangeSignInCodeResponse):
+        return {}
+    expires_at = answer.key.expires_at.ToDatetime(UTC) if answer.key.HasField("expires_at") else None
+    cookie = session_cookie(answer.secret, expires_at, context.clock.now(), secure=context.secure_cookies)
+    return {"set-cookie": cookie}

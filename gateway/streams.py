@@ -1,0 +1,142 @@
+"""Server-streaming RPCs as server-sent events: how they begin, resume, break and end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from gateway.backends import STREAM_STATE, Backends, Metadata
+from gateway.http_rules import RpcRoute
+from gateway.render import dump, to_bytes
+from gateway.sse import frame
+from gateway.status import error_body, of_rpc
+from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unauthenticated
+
+_CURSOR = "cursor"
+_AFTER = "after"
+LAST_EVENT_ID = "last-event-id"
+
+Access = Callable[[], Awaitable[Metadata]]
+"""Returns the metadata of a call with an identity token that is still good."""
+
+
+def resume_after(request: Message, headers: Mapping[str, str]) -> None:
+    """Let the header `Last-Event-ID` fill the field `after`; it wins over the query, which EventSource repeats."""
+    cursor = headers.get(LAST_EVENT_ID)
+    if cursor and _AFTER in request.DESCRIPTOR.fields_by_name:
+        setattr(request, _AFTER, cursor)
+
+
+def cursor_of(message: Message) -> str:
+    """Return where to resume after a message; empty for one that is not durable."""
+    found: str = getattr(message, _CURSOR, "")
+    return found
+
+
+def event_name(message: Message) -> str:
+    """Return the name of the event: that of the member of its oneof which is set; `message` where there is none."""
+    for oneof in message.DESCRIPTOR.oneofs:
+        member = message.WhichOneof(oneof.name)
+        if member is not None and not oneof.name.startswith("_"):
+            return str(member)
+    return "message"
+
+
+def is_expired(error: AtelierError) -> bool:
+    """Whether a stream ended only because its token did."""
+    return isinstance(error, Unauthenticated) and error.reason is ErrorReason.EXPIRED_IDENTITY
+
+
+class Watch:
+    """One server-streaming RPC that is followed over any number of calls: a new token, the last cursor, and on."""
+
+    def __init__(self, backends: Backends, route: RpcRoute, request: Message, access: Access) -> None:
+        """Follow `route` with `request`; its field `after` moves along with the events."""
+        self._backends = backends
+        self._route = route
+        self._request = request
+        self._access = access
+        self._call: Any = None
+        self._first: Message | None = None
+
+    async def open(self, limit: timedelta) -> bool:
+        """Begin the call. Returns False when the stream was resumed after its last event: there is nothing to come.
+
+        Raises:
+            AtelierError: the service refuses the call or cannot be reached.
+        """
+        self.cancel()
+        self._first = None
+        entries = await self._access()
+        self._call = self._backends.stream(self._route, self._request, entries)
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                state = _stream_state(await self._call.initial_metadata())
+                if state is None:
+                    # The service says no state: whether it takes the call is known with the first message.
+                    self._first = await self._read()
+                    return self._first is not None
+        except TimeoutError:
+            self.cancel()
+            raise DeadlineExceeded from None
+        except grpc.RpcError as error:
+            raise of_rpc(error) from error
+        return state != "ended"
+
+    async def messages(self) -> AsyncGenerator[Message, None]:
+        """Give the messages of the call that is open, until it ends.
+
+        Raises:
+            AtelierError: the stream broke.
+        """
+        try:
+            message = self._first or await self._read()
+            while message is not None:
+                cursor = cursor_of(message)
+                if cursor and _AFTER in self._request.DESCRIPTOR.fields_by_name:
+                    setattr(self._request, _AFTER, cursor)
+                yield message
+                message = await self._read()
+        except grpc.RpcError as error:
+            raise of_rpc(error) from error
+
+    def cancel(self) -> None:
+        """End the call. An abandoned call would never be collected."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+
+    async def _read(self) -> Message | None:
+        found = await self._call.read()
+        return None if found is grpc.aio.EOF else found
+
+
+def _stream_state(entries: Any) -> str | None:
+    return next((str(value) for key, value in entries or () if key == STREAM_STATE), None)
+
+
+async def frames(watch: Watch, request_id: str, limit: timedelta) -> AsyncGenerator[bytes, None]:
+    """Give the events of a watch that is open; one that its token's end ended goes on with a new token, unseen."""
+    try:
+        while True:
+            try:
+                async for message in watch.messages():
+                    yield frame(event_name(message), to_bytes(message), cursor_of(message))
+                return
+            except AtelierError as error:
+                if not is_expired(error):
+                    yield frame("error", dump(error_body(error, request_id)))
+                    return
+            try:
+                if not await watch.open(limit):
+                    return
+            except AtelierError as error:
+                yield frame("error", dump(error_body(error, request_id)))
+                return
+    finally:
+        watch.cancel()

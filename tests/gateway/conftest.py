@@ -1,0 +1,60 @@
+"""A gateway on a free port in front of stand-in services, all over real sockets."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from gateway.__main__ import start
+from service_kit.clock import SystemClock
+from service_kit.server import Running
+from service_kit.settings import Settings, for_tests
+from tests.gateway.fakes import Behaviour, Services
+
+
+@dataclass
+class World:
+    """The gateway, what stands behind it, and a client."""
+
+    settings: Settings
+    services: Services
+    behaviour: Behaviour
+    running: Running
+    http: httpx.AsyncClient
+
+    @property
+    def port(self) -> int:
+        return int(self.running.target.rpartition(":")[2])
+
+
+MakeWorld = Callable[..., Awaitable[World]]
+
+
+@pytest.fixture
+async def make_world(tmp_path: Path) -> AsyncIterator[MakeWorld]:
+    made: list[World] = []
+
+    async def make(**changes: Any) -> World:
+        behaviour = Behaviour()
+        services = Services(for_tests(tmp_path), SystemClock(), behaviour)
+        settings = for_tests(tmp_path, **{**await services.start(), **changes})
+        running = await start(settings)
+        http = httpx.AsyncClient(base_url=f"http://{running.target}", timeout=10, trust_env=False)
+        made.append(World(settings, services, behaviour, running, http))
+        return made[-1]
+
+    yield make
+    for world in made:
+        await world.http.aclose()
+        await world.running.stop()
+        await world.services.stop()
+
+
+@pytest.fixture
+async def world(make_world: MakeWorld) -> World:
+    return await make_world()
