@@ -8,10 +8,11 @@ from .dunes import Dunes
 from .heron import Heron
 from .lighthouse import Lighthouse
 from .mountain import Mountain
+from .room import Room
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain)
+    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain, Room)
 }
 
 

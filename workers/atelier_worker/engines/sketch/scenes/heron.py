@@ -19,7 +19,7 @@ class Heron(Scene):
     def compose(self, rng: np.random.Generator) -> None:
         self.sheet = self.reading.medium in ("charcoal", "pencil", "ink") or self.reading.has("study", "studies", "sketch", "sketches")
         self.horizon = self.h * float(rng.uniform(0.45, 0.65))
-        self.big = self.w * float(rng.uniform(0.4, 0.6)), self.h * float(rng.uniform(0.3, 0.7))
+        self.big = self.w * float(rng.uniform(0.4, 0.6)), self.h * float(rng.uniform(0.42, 0.6))
         self.arrangement = int(rng.integers(4))
         self.lift = float(rng.uniform(0.75, 1.3))
         self.sun = self.w * float(rng.uniform(0.2, 0.8)), self.horizon * float(rng.uniform(0.3, 0.6))
@@ -54,10 +54,10 @@ class Heron(Scene):
         """Where the small studies stand: x, y of the body and the pose (0 standing, 1 crouching, 2 away)."""
         w, h = self.w, self.h
         spots = (
-            [(0.17, 0.72, 0), (0.42, 0.84, 1), (0.2, 0.2, 2)],
-            [(0.84, 0.7, 0), (0.14, 0.8, 1), (0.8, 0.18, 2)],
-            [(0.13, 0.34, 0), (0.8, 0.84, 1), (0.3, 0.86, 2)],
-            [(0.86, 0.3, 0), (0.62, 0.86, 1), (0.16, 0.86, 2)],
+            [(0.18, 0.72, 0), (0.42, 0.84, 1), (0.24, 0.16, 2)],
+            [(0.82, 0.7, 0), (0.18, 0.82, 1), (0.8, 0.14, 2)],
+            [(0.14, 0.3, 0), (0.8, 0.84, 1), (0.26, 0.88, 2)],
+            [(0.86, 0.28, 0), (0.72, 0.86, 1), (0.22, 0.88, 2)],
         )[self.arrangement]
         return [(x * w, y * h, pose) for x, y, pose in spots]
 
@@ -72,11 +72,11 @@ class Heron(Scene):
 
     def _small(self, c: Canvas) -> None:
         for i, (x, y, pose) in enumerate(self._spots()):
-            heron(c.at(x, y, 0.34, flip=bool(i % 2)), self.rand("small", i), int(pose), lift=0.55 + 0.5 * i)
+            heron(c.at(x, y, 0.29, flip=bool(i % 2)), self.rand("small", i), int(pose), lift=0.55 + 0.5 * i)
 
     def _great(self, c: Canvas) -> None:
         x, y = self.big
-        heron(c.at(x, y, 0.72, turn=-0.12), self.rand("great"), 3, lift=self.lift)
+        heron(c.at(x, y, 0.5, turn=-0.12), self.rand("great"), 3, lift=self.lift)
 
     def _notes(self, c: Canvas) -> None:
         rng = self.rand("notes")
@@ -89,7 +89,7 @@ class Heron(Scene):
     def _marsh_bird(self, c: Canvas) -> None:
         grey = self.look.tone((108, 124, 146))
         flying = self.reading.has("flying", "taking", "flight", "takes", "wing", "wings")
-        v = c.at(self.w * 0.5, self.h * 0.52, 0.85)
+        v = c.at(self.w * 0.5, self.h * 0.56, 0.62)
         heron(v, self.rand("bird"), 3 if flying else 0, lift=self.lift, body=grey, pale=self.look.tone((232, 232, 228)), dark=self.look.tone((40, 44, 58)))
 
     def _reeds(self, c: Canvas) -> None:
@@ -118,8 +118,8 @@ def heron(
         2: [start, (0.34, 0.06), (0.3, -0.08), (0.38, -0.1), (0.42, -0.09)],
         3: [start, (0.38, -0.08), (0.34, -0.26), (0.5, -0.36), (0.6, -0.38)],
     }[pose]
-    c.stroke(neck, dark, 0.095, end=0.55)
-    c.stroke(neck, pale, 0.078, end=0.52)
+    c.stroke(neck, dark, 0.082, end=0.6)
+    c.stroke(neck, pale, 0.066, end=0.57)
     c.stroke([(x + 0.012, y + 0.01) for x, y in neck[:-1]], dark, 0.014, 0.8, end=0.5)
     hx, hy = neck[-1]
     c.blob([(hx - 0.05, hy - 0.02), (hx, hy - 0.045), (hx + 0.07, hy - 0.02), (hx + 0.06, hy + 0.02), (hx - 0.02, hy + 0.03)], pale)
