@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from atelier.identity.v1 import identity_service_pb2 as pb
-from atelier.identity.v1 import identity_service_pb2_grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from atelier.identity.v1 import identity_service_pb2 as pb
+from atelier.identity.v1 import identity_service_pb2_grpc
 from router_service.identity import Identities
 from router_service.storage.keys import StoredKey
 from service_kit.errors import InvalidArgument

@@ -1,0 +1,212 @@
+"""The router's composition root: wires everything, serves, and ends in order. Nothing else here reads settings."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from contextlib import AsyncExitStack
+
+import grpc
+
+from atelier.identity.v1 import identity_service_pb2_grpc
+from atelier.router.v1 import router_service_pb2_grpc
+from atelier.worker.v1 import worker_service_pb2_grpc
+from router_service.admission import Admission
+from router_service.clients import AssetClient
+from router_service.dispatch import Dispatch, LeaseRules
+from router_service.identity import Identities
+from router_service.identity_servicer import IdentityServicer
+from router_service.jobs import JobViews
+from router_service.leasing import LeasingLoop
+from router_service.pools import Pools
+from router_service.reaper import Reaper, ReaperRules
+from router_service.recording import Recording, RetryRules
+from router_service.registry import ModelRegistry
+from router_service.relay import Relay
+from router_service.servicer import RouterServicer
+from router_service.sessions import Sessions
+from router_service.settlement import Settlement
+from router_service.signals import Signals
+from router_service.storage import MIGRATIONS, Storage
+from router_service.vitals import Vitals
+from router_service.watch import Watch
+from router_service.worker_servicer import SessionRules, WorkerServicer
+from service_kit import crash
+from service_kit.channels import connect
+from service_kit.clock import Clock, SystemClock
+from service_kit.database import Database
+from service_kit.errors import AtelierError
+from service_kit.health import HealthBoard
+from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
+from service_kit.keyring import Keyrings
+from service_kit.migrate import ensure_schema
+from service_kit.server import GrpcServer, Registration, Running
+from service_kit.settings import Settings, SettingsError, load
+from service_kit.tasks import BackgroundTasks
+from service_kit.telemetry import configure_logging
+
+_OWN_IDENTITY = Owner("default", "router")
+
+
+class Service:
+    """All parts of the router, wired. Tests reach the parts here; everybody else uses `start`."""
+
+    def __init__(self, settings: Settings, db: Database, clock: Clock, channel: grpc.aio.Channel) -> None:
+        mine, rings = settings.router, Keyrings(settings.keys_dir)
+        self.rings = rings
+        self.storage = Storage(db)
+        self.signals = Signals()
+        self.sessions = Sessions()
+        self.relay = Relay(self.signals)
+        self.pools = Pools(connect=mine.listen)
+        self.health = HealthBoard()
+        self.identities = Identities(db, rings.identity_signer(clock), clock)
+        self.registry = ModelRegistry(self.storage, clock)
+        self.assets = AssetClient(channel)
+        self.vitals = Vitals(self.health, self.storage, channel)
+        capabilities = rings.capabilities(clock)
+        self.capabilities = capabilities
+        self.dispatch = Dispatch(
+            self.storage,
+            self.sessions,
+            self.relay,
+            self.signals,
+            capabilities,
+            LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes),
+        )
+        self.recording = Recording(
+            self.storage,
+            self.sessions,
+            self.relay,
+            self.signals,
+            capabilities,
+            RetryRules(mine.max_attempts, mine.retry_backoff),
+        )
+        self.settlement = Settlement(self.storage, self.assets, self.signals)
+        self.leasing = LeasingLoop(self.storage, self.dispatch, self.signals)
+        self.reaper = Reaper(
+            self.storage,
+            self.dispatch,
+            self.pools,
+            clock,
+            ReaperRules(
+                lease_ttl=mine.lease_ttl,
+                ack_timeout=mine.lease_ack_timeout,
+                keep_jobs=mine.retention_jobs,
+                keep_events=mine.retention_events,
+                keep_submissions=mine.idempotency_retention,
+            ),
+            self.identities.purge_expired,
+        )
+        self.workers = WorkerServicer(
+            storage=self.storage,
+            sessions=self.sessions,
+            dispatch=self.dispatch,
+            recording=self.recording,
+            relay=self.relay,
+            signals=self.signals,
+            reaper=self.reaper,
+            rules=SessionRules(
+                heartbeat_interval=mine.heartbeat_interval,
+                lease_ttl=mine.lease_ttl,
+                upload_endpoint=mine.upload_endpoint or mine.asset_target,
+                max_output_bytes=settings.asset.max_output_bytes,
+            ),
+        )
+
+    def registrations(self) -> list[Registration]:
+        """Return the servicers with what adds them to a server."""
+        router = RouterServicer(
+            admission=Admission(self.storage, self.assets, self.signals),
+            dispatch=self.dispatch,
+            views=JobViews(self.storage),
+            watch=Watch(self.storage, self.signals, self.relay),
+            registry=self.registry,
+            pools=self.pools,
+        )
+        identity = IdentityServicer(self.identities)
+        return [
+            (router_service_pb2_grpc.add_RouterServiceServicer_to_server, router),
+            (worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, self.workers),
+            (identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, identity),
+        ]
+
+
+def _own_tokens(rings: Keyrings, clock: Clock) -> TokenSource:
+    """Return the router's own identity, which it signs itself."""
+    signer = rings.identity_signer(clock)
+
+    async def issue() -> IssuedToken:
+        return signer.issue(owner=_OWN_IDENTITY, kind=KeyKind.SERVICE, key_id="router")
+
+    return TokenSource(issue, clock)
+
+
+async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> GrpcServer:
+    """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is still down.
+
+    Raises:
+        FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
+    """
+    clock = clock or SystemClock()
+    db = await Database.open_service(settings, "router", clock=clock)
+    stack.push_async_callback(db.close)
+    await ensure_schema(db, MIGRATIONS)
+    channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), clock))
+    stack.push_async_callback(channel.close)
+    service = Service(settings, db, clock, channel)
+    await service.identities.bootstrap(service.rings)
+    await service.reaper.refresh_pools()
+    await service.vitals.check()
+    server = GrpcServer(
+        "router",
+        listen=settings.router.listen,
+        servicers=service.registrations(),
+        verifier=service.rings.identity_verifier(clock),
+        health=service.health,
+        reflection=settings.core.reflection,
+        insecure=settings.core.insecure,
+        clock=clock,
+    )
+    await server.start()
+    service.pools.connect = server.target
+    server.on_drain(service.workers.reconnect_all)
+    tasks = BackgroundTasks()
+    stack.push_async_callback(tasks.stop)
+    stack.push_async_callback(server.stop)
+    tasks.start("leasing", service.leasing.run)
+    tasks.start("settlement", service.settlement.run)
+    tasks.start("reaper", service.reaper.run)
+    tasks.start("vitals", service.vitals.run)
+    return server
+
+
+async def start(settings: Settings) -> Running:
+    """Start the router; returns when it serves. Raises what `open_service` raises."""
+    async with AsyncExitStack() as stack:
+        server = await open_service(settings, stack)
+        return Running("router", server.target, stack.pop_all().aclose)
+
+
+async def _serve(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        server = await open_service(settings, stack)
+        await server.serve_until_signal()
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
+    try:
+        settings = load()
+        configure_logging(settings.core.log_level, settings.core.log_format)
+        crash.arm(settings.core.crash_point)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(settings))
+    except (SettingsError, AtelierError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,367 @@
+"""Job, stage, output and lease: their states and the legal transitions between them. No I/O.
+
+A transition takes a job and returns the job after it, with `version` one higher; storage writes it only if the row still is the job
+before. The fence grows at every lease, at every recorded outcome and when the job ends, not when a lease is lost: until somebody else
+leases the stage, the old holder may still record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from service_kit.errors import ErrorReason
+from service_kit.identity import Owner
+
+
+class JobState(StrEnum):
+    """The state of a job; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PUBLISHING = "publishing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+OPEN = frozenset({JobState.QUEUED, JobState.RUNNING})
+
+
+class StageKind(StrEnum):
+    """What a stage does."""
+
+    ENHANCE = "enhance"
+    GENERATE = "generate"
+
+
+class StageState(StrEnum):
+    """The state of one stage."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+class OutputState(StrEnum):
+    """The state of one declared output."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    WITHHELD = "withheld"
+
+
+class Format(StrEnum):
+    """What kind of file a job makes."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+class Quality(StrEnum):
+    """How much work goes into an output."""
+
+    DRAFT = "draft"
+    STANDARD = "standard"
+    HIGH = "high"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a job, a stage or an output failed."""
+
+    reason: ErrorReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warning_:
+    """Something the caller should know although the request was accepted."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A picture that a job starts from, and where its bytes lay when the hold was taken."""
+
+    asset_id: str
+    kind: str
+    strength: float
+    bucket: str = ""
+    key: str = ""
+    generation: str = ""
+    content_type: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """The effective values of a job. Sizes in pixels; `frames` and `frame_rate` are 0 for pictures."""
+
+    worker_type: str
+    model: str
+    format: Format | None
+    seed: int
+    width: int
+    height: int
+    steps: int
+    quantity: int
+    quality: Quality
+    aspect_ratio: str
+    frames: int
+    frame_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a job that runs in one pool."""
+
+    kind: StageKind
+    worker_type: str
+    state: StageState = StageState.PENDING
+    attempt: int = 0
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One declared output; `receipt` is the asset service's, once the outcome is recorded."""
+
+    asset_index: int
+    state: OutputState = OutputState.PENDING
+    failure: Failure | None = None
+    receipt: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRef:
+    """Names one lease: a stage of a job, and the fence under which it was given."""
+
+    job_id: str
+    stage: int
+    fence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A running stage: who holds it, since when, and whether it said so. `attempt` counts this start."""
+
+    ref: LeaseRef
+    holder: str
+    session: str
+    attempt: int
+    acknowledged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One accepted request."""
+
+    job_id: str
+    owner: Owner
+    prompt: str
+    negative_prompt: str
+    settings: GenerationSettings
+    enhancement_only: bool
+    warn_on_enhancement_failure: bool
+    references: tuple[Reference, ...]
+    priority: int
+    created_at: datetime
+    deadline_at: datetime
+    stages: tuple[Stage, ...]
+    outputs: tuple[Output, ...]
+    warnings: tuple[Warning_, ...] = ()
+    state: JobState = JobState.QUEUED
+    version: int = 1
+    fence: int = 0
+    stage: int = 0
+    leases: int = 0
+    holder: str = ""
+    enhanced_prompt: str = ""
+    engine: str = ""
+    failure: Failure | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def current(self) -> Stage:
+        """The stage that waits, runs, or was the last to do so."""
+        return self.stages[self.stage]
+
+    @property
+    def delivered(self) -> int:
+        """How many outputs were delivered."""
+        return sum(output.state is OutputState.DELIVERED for output in self.outputs)
+
+    @property
+    def ref(self) -> LeaseRef:
+        """The lease under which the current stage was last given away."""
+        return LeaseRef(self.job_id, self.stage, self.fence)
+
+    def accepts(self, ref: LeaseRef, holder: str) -> bool:
+        """Tell whether a report of this holder under this lease still counts."""
+        return self.state in OPEN and ref == self.ref and holder == self.holder
+
+    # --- transitions ------------------------------------------------------------------------------------------------
+
+    def leased(self, holder: str, now: datetime) -> Job:
+        """Give the waiting stage to a worker."""
+        stage = replace(self.current, state=StageState.RUNNING, started_at=now)
+        return self._with(
+            state=JobState.RUNNING,
+            fence=self.fence + 1,
+            leases=self.leases + 1,
+            holder=holder,
+            started_at=self.started_at or now,
+            stages=self._stages(stage),
+        )
+
+    def kept(self, now: datetime) -> Job:
+        """Give the stage back to the holder that had lost it, before anybody else took it."""
+        stage = replace(self.current, state=StageState.RUNNING, started_at=self.current.started_at or now)
+        return self._with(state=JobState.RUNNING, stages=self._stages(stage))
+
+    def acknowledged(self, attempt: int) -> Job:
+        """Count the start of the stage. Nobody needs to be told, so the version stays."""
+        return replace(self, stages=self._stages(replace(self.current, attempt=attempt)))
+
+    def requeued(self) -> Job:
+        """Let the stage wait again after its lease was lost or handed back. The fence stays."""
+        return self._with(state=JobState.QUEUED, stages=self._stages(replace(self.current, state=StageState.QUEUED)))
+
+    def retried(self) -> Job:
+        """Let the stage wait again after an outcome that said it failed."""
+        return replace(self.requeued(), fence=self.fence + 1)
+
+    def enhanced(self, text: str, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
+        """Record the text of the enhancement: the next stage waits, or the job is done."""
+        return self._stage_done(now, enhanced_prompt=text, warnings=(*self.warnings, *warnings), engine=engine)
+
+    def enhancement_skipped(self, failure: Failure, now: datetime) -> Job:
+        """Go on with the prompt as it was sent."""
+        warning = Warning_("enhancement_failed", f"The prompt was not enhanced: {failure.message}")
+        job = self._stage_done(now, warnings=(*self.warnings, warning))
+        return replace(job, stages=(replace(job.stages[0], state=StageState.FAILED), *job.stages[1:]))
+
+    def recorded(self, outputs: Mapping[int, Output], warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
+        """Record the outputs of the last stage. The job waits for its assets to be published."""
+        silent = Failure(ErrorReason.OUTPUT_LOST, "The worker did not report this output.")
+        return self._with(
+            state=JobState.PUBLISHING,
+            fence=self.fence + 1,
+            stages=self._stages(replace(self.current, state=StageState.DONE, finished_at=now)),
+            outputs=tuple(
+                outputs.get(output.asset_index) or replace(output, state=OutputState.FAILED, failure=silent)
+                for output in self.outputs
+            ),
+            warnings=(*self.warnings, *warnings),
+            engine=engine,
+        )
+
+    def settled(self, lost: Sequence[int], now: datetime) -> Job:
+        """End a job whose assets are published, less those whose bytes were lost."""
+        failure = Failure(ErrorReason.OUTPUT_LOST, "The bytes of this output were lost before it was published.")
+        outputs = tuple(
+            replace(output, state=OutputState.FAILED, failure=failure)
+            if output.asset_index in lost and output.state is OutputState.DELIVERED
+            else output
+            for output in self.outputs
+        )
+        settled = replace(self, outputs=outputs)
+        if settled.delivered:
+            return settled._with(state=JobState.SUCCEEDED, finished_at=now)
+        first = next((output.failure for output in outputs if output.failure), failure)
+        return settled._with(state=JobState.FAILED, failure=first, finished_at=now)
+
+    def failed(self, failure: Failure, now: datetime) -> Job:
+        """End the job without outputs."""
+        return self._ended(JobState.FAILED, failure, now)
+
+    def cancelled(self, now: datetime) -> Job:
+        """End the job because its owner asked."""
+        return self._ended(JobState.CANCELLED, Failure(ErrorReason.CANCELLED, "The job was cancelled."), now)
+
+    # --- helpers ----------------------------------------------------------------------------------------------------
+
+    def _with(self, **changes: Any) -> Job:
+        return replace(self, version=self.version + 1, **changes)
+
+    def _stages(self, stage: Stage) -> tuple[Stage, ...]:
+        return (*self.stages[: self.stage], stage, *self.stages[self.stage + 1 :])
+
+    def _stage_done(self, now: datetime, **changes: Any) -> Job:
+        done = self._stages(replace(self.current, state=StageState.DONE, finished_at=now))
+        if self.stage + 1 == len(self.stages):
+            return self._with(state=JobState.SUCCEEDED, fence=self.fence + 1, stages=done, finished_at=now, **changes)
+        after = replace(done[self.stage + 1], state=StageState.QUEUED)
+        stages = (*done[: self.stage + 1], after, *done[self.stage + 2 :])
+        return self._with(state=JobState.QUEUED, fence=self.fence + 1, stage=self.stage + 1, stages=stages, **changes)
+
+    def _ended(self, state: JobState, failure: Failure, now: datetime) -> Job:
+        return self._with(
+            state=state,
+            fence=self.fence + 1,
+            failure=None if state is JobState.CANCELLED else failure,
+            finished_at=now,
+            stages=tuple(
+                stage if stage.state is StageState.DONE else replace(stage, state=StageState.FAILED, finished_at=now)
+                for stage in self.stages
+            ),
+            outputs=tuple(
+                replace(output, state=OutputState.FAILED, failure=failure, receipt="") for output in self.outputs
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One row of the routing table. A name that ends in `*` is a pattern, anchored at the beginning."""
+
+    name: str
+    position: int
+    stage: StageKind
+    worker_type: str
+    aliases: tuple[str, ...] = ()
+    formats: tuple[Format, ...] = ()
+    max_quantity: int = 8
+    base_size: int = 1024
+    default_steps: int = 12
+    deadline_seconds: int = 900
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the name stands for many."""
+        return self.name.endswith("*")
+
+    @property
+    def deadline(self) -> timedelta:
+        """From acceptance to the deadline of a job."""
+        return timedelta(seconds=self.deadline_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedWorker:
+    """One connected worker. `holder` is its key's id and its own name; it stays the same over restarts."""
+
+    holder: str
+    session: str
+    worker_types: tuple[str, ...]
+    models: tuple[str, ...]
+    slots: int
+    labels: tuple[tuple[str, str], ...]
+    version: str
+    leases: int = 0
+
+    def takes(self, worker_type: str, model: str) -> bool:
+        """Tell whether a stage can be routed to it."""
+        return worker_type in self.worker_types and (not self.models or model in self.models)

@@ -1,0 +1,53 @@
+"""The pools: which workers are connected, and why a waiting stage waits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from router_service.domain import ConnectedWorker, Job, JobState
+
+
+class Pools:
+    """What this replica knows of connected workers and waiting stages; refreshed by whoever changes them."""
+
+    def __init__(self, *, connect: str) -> None:
+        """Make an empty view. `connect` is the address that workers dial, for the hints."""
+        self.connect = connect
+        self._workers: tuple[ConnectedWorker, ...] = ()
+        self._waiting: Mapping[str, int] = {}
+
+    def refresh(self, workers: Sequence[ConnectedWorker], waiting: Mapping[str, int]) -> None:
+        """Take over what the database says."""
+        self._workers = tuple(workers)
+        self._waiting = dict(waiting)
+
+    def of(self, worker_type: str, model: str = "") -> list[ConnectedWorker]:
+        """Return the workers of a pool, those that take the model if it is named."""
+        return [
+            worker
+            for worker in self._workers
+            if worker_type in worker.worker_types and (not model or worker.takes(worker_type, model))
+        ]
+
+    def hint(self, worker_type: str) -> str:
+        """Return what to start when nobody of the pool is connected; empty when somebody is."""
+        if self.of(worker_type):
+            return ""
+        return (
+            f"No worker of type {worker_type} is connected. Start one: "
+            f"atelier worker --connect {self.connect} --key-file FILE --types {worker_type}"
+        )
+
+    def waits_for(self, job: Job) -> str:
+        """Return why the current stage of a job waits, in a sentence; empty when it does not."""
+        if job.state is not JobState.QUEUED:
+            return ""
+        worker_type = job.current.worker_type
+        if not self.of(worker_type):
+            return self.hint(worker_type)
+        if not self.of(worker_type, job.settings.model):
+            return f"No connected worker of type {worker_type} takes the model {job.settings.model}."
+        if job.current.attempt:
+            return f"Attempt {job.current.attempt} did not succeed; the next one follows after a pause."
+        waiting = max(self._waiting.get(worker_type, 1), 1)
+        return f"All workers of type {worker_type} are busy; {waiting} waiting."

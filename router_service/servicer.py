@@ -1,0 +1,118 @@
+"""`RouterService`: decode, one call, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from atelier.router.v1 import router_service_pb2 as pb
+from atelier.router.v1 import router_service_pb2_grpc
+from router_service import wire
+from router_service.admission import Admission
+from router_service.dispatch import Dispatch
+from router_service.jobs import JobViews
+from router_service.pools import Pools
+from router_service.registry import ModelRegistry
+from router_service.watch import Change, Opening, Snapshot, Watch
+from service_kit.identity import current_caller
+
+_DEFAULT_PAGE = 50
+_STREAM_STATE = "atelier-stream"
+_RETRY_COUNT = "atelier-retry-count"
+
+
+class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
+    """Jobs and models over gRPC."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        dispatch: Dispatch,
+        views: JobViews,
+        watch: Watch,
+        registry: ModelRegistry,
+        pools: Pools,
+    ) -> None:
+        self._admission = admission
+        self._dispatch = dispatch
+        self._views = views
+        self._watch = watch
+        self._registry = registry
+        self._pools = pools
+
+    async def GenerateContent(self, request: pb.GenerateContentRequest, context: Any) -> pb.GenerateContentResponse:
+        job = await self._admission.admit(
+            wire.request_from_proto(request),
+            await self._registry.table(),
+            current_caller().owner,
+            is_retry=_is_retry(context),
+        )
+        return wire.accepted_to_proto(job)
+
+    async def GetJob(self, request: pb.GetJobRequest, context: Any) -> pb.GetJobResponse:
+        job = await self._views.get(request.job_id, current_caller().owner)
+        return pb.GetJobResponse(job=wire.job_to_proto(job, self._pools))
+
+    async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
+        page = await self._views.list(
+            current_caller().owner,
+            state=wire.state_from_proto(request.state),
+            page_size=request.page_size if request.HasField("page_size") else _DEFAULT_PAGE,
+            page_token=request.page_token,
+        )
+        jobs = [wire.job_to_proto(job, self._pools) for job in page.jobs]
+        return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
+        job = await self._dispatch.cancel(request.job_id, current_caller().owner)
+        return pb.CancelJobResponse(job=wire.job_to_proto(job, self._pools))
+
+    async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
+        owner = current_caller().owner
+        opening = await self._watch.open_job(request.job_id, owner, request.after)
+        await _announce(context, opening)
+        async for told in self._watch.follow_job(request.job_id, owner, opening):
+            if isinstance(told, Snapshot):
+                snapshot = wire.job_to_proto(told.jobs[0], self._pools)
+                yield pb.WatchJobResponse(cursor=told.cursor, snapshot=snapshot)
+            elif isinstance(told, Change):
+                yield pb.WatchJobResponse(cursor=told.cursor, state=wire.job_to_proto(told.job, self._pools))
+            else:
+                yield pb.WatchJobResponse(**wire.report_to_proto(told))  # type: ignore[arg-type]
+
+    async def WatchJobs(self, request: pb.WatchJobsRequest, context: Any) -> AsyncIterator[pb.WatchJobsResponse]:
+        owner = current_caller().owner
+        opening = await self._watch.open_owner(owner, request.after)
+        await _announce(context, opening)
+        async for told in self._watch.follow_owner(owner, opening):
+            if isinstance(told, Snapshot):
+                jobs = pb.JobsSnapshot(jobs=[wire.job_to_proto(job, self._pools) for job in told.jobs])
+                yield pb.WatchJobsResponse(cursor=told.cursor, snapshot=jobs)
+            elif isinstance(told, Change):
+                yield pb.WatchJobsResponse(cursor=told.cursor, state=wire.job_to_proto(told.job, self._pools))
+            else:
+                yield pb.WatchJobsResponse(**wire.report_to_proto(told))  # type: ignore[arg-type]
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
+        table = await self._registry.table()
+        return pb.ListModelsResponse(models=[wire.model_to_proto(row, self._pools) for row in table.rows])
+
+    async def PutModel(self, request: pb.PutModelRequest, context: Any) -> pb.PutModelResponse:
+        row = await self._registry.put(wire.model_from_proto(request.model))
+        return pb.PutModelResponse(model=wire.model_to_proto(row, self._pools))
+
+    async def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:
+        await self._registry.delete(request.name)
+        return pb.DeleteModelResponse()
+
+
+async def _announce(context: Any, opening: Opening) -> None:
+    """Say at once whether anything will come, before the first event does."""
+    await context.send_initial_metadata(((_STREAM_STATE, "ended" if opening.ended else "open"),))
+
+
+def _is_retry(context: Any) -> bool:
+    """Tell whether the client says that it has sent this before: a count above 0 in the metadata."""
+    counts = [value for key, value in context.invocation_metadata() or () if key == _RETRY_COUNT]
+    return any(str(value).isdigit() and int(value) > 0 for value in counts)

@@ -1,0 +1,88 @@
+"""Every query on the routing table and on connected workers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from router_service.domain import ConnectedWorker, ModelRow
+from router_service.storage import codec
+from router_service.storage.tables import leases, models, workers
+from service_kit.database import db_now
+
+
+class Registry:
+    """The routing table and the connected workers."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def list_models(self) -> list[ModelRow]:
+        """Return the routing table, in the order in which patterns are tried."""
+        rows = await self._connection.execute(select(models.c.document).order_by(models.c.position, models.c.name))
+        return [codec.from_json(ModelRow, document) for (document,) in rows]
+
+    async def put_model(self, row: ModelRow) -> None:
+        """Add a row, or replace the row of that name."""
+        await self.delete_model(row.name)
+        await self._connection.execute(
+            insert(models).values(name=row.name, position=row.position, document=codec.to_json(row))
+        )
+
+    async def delete_model(self, name: str) -> bool:
+        """Remove a row. Returns whether there was one."""
+        return (await self._connection.execute(delete(models).where(models.c.name == name))).rowcount == 1
+
+    async def worker_connected(self, worker: ConnectedWorker) -> None:
+        """Note that a worker is connected; a later session of the same worker takes the place of an earlier one."""
+        await self._connection.execute(delete(workers).where(workers.c.holder == worker.holder))
+        await self._connection.execute(
+            insert(workers).values(
+                holder=worker.holder,
+                session=worker.session,
+                worker_types=list(worker.worker_types),
+                models=list(worker.models),
+                slots=worker.slots,
+                labels=dict(worker.labels),
+                version=worker.version,
+                seen_at=db_now(),
+            )
+        )
+
+    async def worker_seen(self, session: str) -> None:
+        """Note that a worker lives."""
+        await self._connection.execute(update(workers).where(workers.c.session == session).values(seen_at=db_now()))
+
+    async def worker_gone(self, session: str) -> None:
+        """Forget a session. A later session of the same worker stays."""
+        await self._connection.execute(delete(workers).where(workers.c.session == session))
+
+    async def list_workers(self, *, seen_within: timedelta) -> list[ConnectedWorker]:
+        """Return the workers that were seen lately, with the number of leases that each holds."""
+        held = select(leases.c.holder, func.count().label("held")).group_by(leases.c.holder).subquery()
+        rows = await self._connection.execute(
+            select(workers, held.c.held)
+            .outerjoin(held, held.c.holder == workers.c.holder)
+            .where(workers.c.seen_at > db_now(plus=-seen_within))
+            .order_by(workers.c.holder)
+        )
+        return [
+            ConnectedWorker(
+                holder=row.holder,
+                session=row.session,
+                worker_types=tuple(row.worker_types),
+                models=tuple(row.models),
+                slots=row.slots,
+                labels=tuple(row.labels.items()),
+                version=row.version,
+                leases=row.held or 0,
+            )
+            for row in rows
+        ]
+
+    async def remove_unseen(self, older_than: timedelta) -> int:
+        """Forget workers that were not seen for this long. Returns how many."""
+        result = await self._connection.execute(delete(workers).where(workers.c.seen_at < db_now(plus=-older_than)))
+        return result.rowcount

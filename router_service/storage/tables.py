@@ -1,0 +1,131 @@
+"""The router's tables. Identity's are in `identity_tables`; events and their source come from the kit's event log."""
+
+from __future__ import annotations
+
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, String, Table, Text, UniqueConstraint
+
+from router_service.storage.metadata import metadata
+from service_kit.database import Json, UtcDateTime
+from service_kit.events.log import EventLog
+
+event_log = EventLog(metadata)
+
+# SQLite counts up only an INTEGER primary key.
+_Serial = BigInteger().with_variant(Integer(), "sqlite")
+
+# One row a job. `document` is the whole job; the columns beside it are what statements ask for.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("owner_id", String(128), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("stage", Integer, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("document", Json, nullable=False),
+    Index("jobs_by_owner", "tenant_id", "owner_id", "created_at", "job_id"),
+    Index("jobs_by_end", "finished_at"),
+)
+
+# One narrow row a waiting stage; `order_key` is that of the job, so a later stage keeps its place.
+queue = Table(
+    "queue",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("tenant_id", String(64), nullable=False),
+    Column("owner_id", String(128), nullable=False),
+    Column("worker_type", String(64), nullable=False),
+    Column("model", String(100), nullable=False),
+    Column("tier", Integer, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("order_key", UtcDateTime, nullable=False),
+    Column("available_at", UtcDateTime, nullable=False),
+    Column("confirmed", Boolean, nullable=False),
+    Column("deadline_at", UtcDateTime, nullable=False),
+    Index("queue_order", "worker_type", "model", "tier", "tenant_id", "owner_id", "priority", "order_key", "job_id"),
+)
+
+# One narrow row a running stage. A heartbeat writes `renewed_at`, which no index holds.
+leases = Table(
+    "leases",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("stage", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("tenant_id", String(64), nullable=False),
+    Column("owner_id", String(128), nullable=False),
+    Column("worker_type", String(64), nullable=False),
+    Column("holder", String(200), nullable=False),
+    Column("session", String(36), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("acknowledged", Boolean, nullable=False),
+    Column("renewed_at", UtcDateTime, nullable=False),
+    Column("deadline_at", UtcDateTime, nullable=False),
+)
+
+outcomes = Table(
+    "outcomes",
+    metadata,
+    Column("job_id", String(36), primary_key=True),
+    Column("stage", Integer, primary_key=True),
+    Column("completion_id", String(64), primary_key=True),
+    Column("fence", BigInteger, nullable=False),
+    Column("payload", LargeBinary, nullable=False),
+    Column("recorded_at", UtcDateTime, nullable=False),
+)
+
+# What has to be told to the asset service, written in the transaction that made it true.
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("entry_id", _Serial, primary_key=True, autoincrement=True),
+    Column("kind", String(16), nullable=False),
+    Column("job_id", String(36), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("kind", "job_id"),
+    Index("outbox_due", "due_at"),
+)
+
+# One row a submission, with or without a key, so that a retry finds its job.
+submissions = Table(
+    "submissions",
+    metadata,
+    Column("submission_id", _Serial, primary_key=True, autoincrement=True),
+    Column("tenant_id", String(64), nullable=False),
+    Column("owner_id", String(128), nullable=False),
+    Column("idempotency_key", String(200)),
+    Column("digest", String(64), nullable=False),
+    Column("job_id", String(36), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("tenant_id", "owner_id", "idempotency_key"),
+    Index("submissions_by_digest", "tenant_id", "owner_id", "digest", "created_at"),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("document", Json, nullable=False),
+)
+
+# One row a connected worker; it expires with `seen_at`.
+workers = Table(
+    "workers",
+    metadata,
+    Column("holder", String(200), primary_key=True),
+    Column("session", String(36), nullable=False),
+    Column("worker_types", Json, nullable=False),
+    Column("models", Json, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("labels", Json, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("seen_at", UtcDateTime, nullable=False),
+)

@@ -1,0 +1,152 @@
+"""Protobuf to domain and back, for what workers see."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
+from atelier.type.v1 import generation_pb2, media_pb2
+from atelier.worker.v1 import worker_service_pb2 as pb
+from router_service import wire
+from router_service.domain import ConnectedWorker, Failure, LeaseRef, StageKind
+from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
+from router_service.sessions import (
+    CancelOrder,
+    Grant,
+    HeartbeatReply,
+    LostNotice,
+    Message,
+    OutcomeReply,
+)
+from service_kit.errors import ErrorReason, InvalidArgument
+
+_STATUSES: dict[str, pb.OutcomeStatus.ValueType] = {
+    RECORDED: pb.OUTCOME_STATUS_RECORDED,
+    DUPLICATE: pb.OUTCOME_STATUS_DUPLICATE,
+    STALE: pb.OUTCOME_STATUS_STALE,
+}
+_CANCEL_GRACE = timedelta(seconds=5)
+_LONGEST_NAME = 100
+
+
+def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> ConnectedWorker:
+    """Return who introduces itself.
+
+    Raises:
+        InvalidArgument: it has no name, serves nothing, or has no slots.
+    """
+    if not 0 < len(hello.worker_id) <= _LONGEST_NAME:
+        raise InvalidArgument.field(
+            "hello.worker_id", f"must have 1..{_LONGEST_NAME} characters, got {len(hello.worker_id)}"
+        )
+    if not hello.worker_types:
+        raise InvalidArgument.field("hello.worker_types", "must name at least one", ErrorReason.MISSING_FIELD)
+    if not 1 <= hello.slots <= 1000:
+        raise InvalidArgument.field("hello.slots", f"must be 1..1000, got {hello.slots}", ErrorReason.OUT_OF_RANGE)
+    return ConnectedWorker(
+        holder=f"{key_id}/{hello.worker_id}",
+        session=session,
+        worker_types=tuple(hello.worker_types),
+        models=tuple(hello.models),
+        slots=hello.slots,
+        labels=tuple(sorted(hello.labels.items())),
+        version=hello.version,
+    )
+
+
+def ref_from_proto(message: pb.LeaseRef) -> LeaseRef:
+    """Return which lease a message is about."""
+    return LeaseRef(message.job_id, message.stage, message.fence)
+
+
+def ref_to_proto(ref: LeaseRef) -> pb.LeaseRef:
+    """Return which lease a message is about."""
+    return pb.LeaseRef(job_id=ref.job_id, stage=ref.stage, fence=ref.fence)
+
+
+def outcome_from_proto(message: pb.Outcome) -> Outcome:
+    """Return what a worker says of a stage. Raises InvalidArgument when it has no completion id."""
+    if not 0 < len(message.completion_id) <= 64:
+        raise InvalidArgument.field("outcome.completion_id", "must have 1..64 characters")
+    kind = message.WhichOneof("result")
+    return Outcome(
+        ref=ref_from_proto(message.ref),
+        completion_id=message.completion_id,
+        outputs=tuple(_output(result) for result in message.outputs.outputs) if kind == "outputs" else None,
+        text=message.text if kind == "text" else None,
+        failure=wire.failure_from_proto(message.failure.failure) if kind == "failure" else None,
+        retryable=message.failure.retryable,
+        stopped=kind == "cancelled",
+        warnings=tuple(message.warnings),
+        engine=message.engine[:64],
+        payload=message.SerializeToString(),
+    )
+
+
+def _output(result: pb.OutputResult) -> OutputReport:
+    if result.WhichOneof("result") == "receipt":
+        return OutputReport(result.asset_index, result.receipt, None)
+    if result.WhichOneof("result") == "failure":
+        return OutputReport(result.asset_index, "", wire.failure_from_proto(result.failure))
+    silent = Failure(ErrorReason.OUTPUT_LOST, "The worker reported this output without saying what became of it.")
+    return OutputReport(result.asset_index, "", silent)
+
+
+def message_to_proto(message: Message, *, lease_ttl: timedelta, max_output_bytes: int) -> pb.WorkResponse:
+    """Return what is sent to a worker."""
+    if isinstance(message, Grant):
+        return pb.WorkResponse(lease=_lease(message, lease_ttl, max_output_bytes))
+    if isinstance(message, CancelOrder):
+        return pb.WorkResponse(cancel=pb.Cancel(ref=ref_to_proto(message.ref), grace=duration(_CANCEL_GRACE)))
+    if isinstance(message, LostNotice):
+        return pb.WorkResponse(lost=pb.Lost(ref=ref_to_proto(message.ref)))
+    if isinstance(message, HeartbeatReply):
+        cancelled, lost = map(ref_to_proto, message.cancelled), map(ref_to_proto, message.lost)
+        return pb.WorkResponse(heartbeat_ack=pb.HeartbeatAck(cancelled=cancelled, lost=lost))
+    if isinstance(message, OutcomeReply):
+        ack = pb.OutcomeAck(
+            ref=ref_to_proto(message.ref), completion_id=message.completion_id, status=_STATUSES[message.status]
+        )
+        return pb.WorkResponse(outcome_ack=ack)
+    return pb.WorkResponse(reconnect=pb.Reconnect(within=duration(message.within)))
+
+
+def _lease(grant: Grant, lease_ttl: timedelta, max_output_bytes: int) -> pb.Lease:
+    job = grant.job
+    is_generation = job.current.kind is StageKind.GENERATE
+    prompt = job.enhanced_prompt if is_generation and job.enhanced_prompt else job.prompt
+    spec = pb.StageSpec(
+        kind=wire.STAGE_KINDS[job.current.kind],
+        prompt=prompt,
+        negative_prompt=job.negative_prompt,
+        settings=wire.settings_to_proto(job.settings),
+        references=_references(grant) if is_generation else [],
+        original_prompt=job.prompt if prompt != job.prompt else "",
+        max_output_bytes=max_output_bytes,
+    )
+    return pb.Lease(
+        ref=ref_to_proto(grant.lease.ref),
+        attempt=grant.lease.attempt,
+        spec=spec,
+        ttl=duration(lease_ttl),
+        token=grant.token,
+    )
+
+
+def _references(grant: Grant) -> list[pb.LeasedReference]:
+    messages: list[generation_pb2.ReferenceImage] = wire.references_to_proto(grant.job.references)
+    return [
+        pb.LeasedReference(
+            reference=message,
+            media=media_pb2.Media(content_type=reference.content_type, size_bytes=reference.size_bytes),
+        )
+        for message, reference in zip(messages, grant.job.references, strict=True)
+    ]
+
+
+def duration(value: timedelta) -> Duration:
+    """Return a duration."""
+    message = Duration()
+    message.FromTimedelta(value)
+    return message
