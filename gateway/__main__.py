@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from gateway.app import Application
 from gateway.backends import Backend, Backends
@@ -31,6 +31,37 @@ from service_kit.telemetry import configure_logging, get_logger
 log = get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """All parts of one gateway, wired, not yet listening."""
+
+    settings: Settings
+    context: Context
+    server: WebServer
+    tls: bool
+
+    async def start(self) -> Running:
+        """Listen. Raises what `start` raises."""
+        try:
+            await self.server.start()
+        except BaseException:
+            await self.context.backends.close()
+            raise
+        host = self.settings.gateway.listen.rpartition(":")[0]
+        target = f"{host}:{self.server.port}"
+        log.info("listening", service="gateway", target=target, tls=self.tls)
+        return Running("gateway", target, self.stop)
+
+    async def stop(self) -> None:
+        """End the streams, let other requests finish, and close everything."""
+        # Streams would never end by themselves; their clients come back, to another gateway if there is one.
+        self.context.closing.set()
+        await self.server.stop()
+        await self.context.identities.close()
+        await self.context.backends.close()
+        log.info("stopped", service="gateway")
+
+
 async def start(settings: Settings) -> Running:
     """Start the gateway. It serves as soon as this returns, whether or not the services behind it are up yet.
 
@@ -38,14 +69,22 @@ async def start(settings: Settings) -> Running:
         SettingsError: the settings would open it to others without TLS, or TLS cannot be set up.
         FailedPrecondition: the address is taken.
     """
+    return await compose(settings).start()
+
+
+def compose(settings: Settings) -> Gateway:
+    """Wire everything. Needs a running event loop.
+
+    Raises:
+        SettingsError: the settings would open the gateway to others without TLS.
+    """
     tls = _check(settings)
     clock = SystemClock()
     backends = _connect(settings)
     timeout = settings.gateway.request_timeout
-    identities = Identities(lambda key: backends.exchange_key(key, timeout), clock)
     context = Context(
         backends=backends,
-        identities=identities,
+        identities=Identities(lambda key: backends.exchange_key(key, timeout), clock),
         clock=clock,
         request_timeout=timeout,
         max_body_bytes=settings.gateway.max_body_bytes,
@@ -66,14 +105,7 @@ async def start(settings: Settings) -> Running:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    try:
-        await server.start()
-    except BaseException:
-        await backends.close()
-        raise
-    host = settings.gateway.listen.rpartition(":")[0]
-    log.info("listening", service="gateway", target=f"{host}:{server.port}", tls=tls)
-    return Running("gateway", f"{host}:{server.port}", _stopper(context, server))
+    return Gateway(settings, context, server, tls)
 
 
 def _check(settings: Settings) -> bool:
@@ -106,18 +138,6 @@ def _connect(settings: Settings) -> Backends:
         for name, target in targets.items()
     )
     return Backends(router, asset, library)
-
-
-def _stopper(context: Context, server: WebServer) -> Callable[[], Awaitable[None]]:
-    async def stop() -> None:
-        # Streams first: they would never end by themselves, and their clients come back to another gateway.
-        context.closing.set()
-        await server.stop()
-        await context.identities.close()
-        await context.backends.close()
-        log.info("stopped", service="gateway")
-
-    return stop
 
 
 async def _serve(settings: Settings) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway.transcode import descriptor_of, enum_names, is_map, message_type
+from gateway.schema import descriptor_of, enum_names, is_duration, is_map, is_timestamp, message_type
 from service_kit.clock import rfc3339
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,9 +61,9 @@ def _single(field: FieldDescriptor) -> _Render:
     if field.enum_type is not None:
         return _enum(field.enum_type)
     if field.message_type is not None:
-        if field.message_type.full_name == Timestamp.DESCRIPTOR.full_name:
+        if is_timestamp(field):
             return _timestamp
-        return _duration if field.message_type.full_name == Duration.DESCRIPTOR.full_name else to_json
+        return _duration if is_duration(field) else to_json
     if field.type == FieldDescriptor.TYPE_BYTES:
         return lambda value: base64.b64encode(value).decode("ascii")
     if field.cpp_type in (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT):

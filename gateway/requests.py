@@ -13,22 +13,9 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from gateway.http_rules import RpcRoute
+from gateway.schema import descriptor_of, is_map, is_plain_message, message_type
 from gateway.status import HttpProblem, malformed
-from gateway.transcode import (
-    Problem,
-    Refused,
-    descriptor_of,
-    fill,
-    from_json,
-    from_text,
-    is_map,
-    is_plain_message,
-    message_type,
-    parse_json,
-    refuse,
-    set_field,
-    unknown_hint,
-)
+from gateway.transcode import Problem, Refused, fill, from_json, from_text, parse_json, refuse, set_field, unknown_hint
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 _MAX_PARAMETERS = 100

@@ -13,14 +13,14 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gateway.schema import descriptor_of, enum_numbers, is_map, is_plain_message, is_timestamp, message_type
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 MAX_INTEGER = (1 << 53) - 1
@@ -36,8 +36,6 @@ _RANGES: dict[int, tuple[int, int]] = {
 _FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 _TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
 _DURATION = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")
-_TIMESTAMP_NAME = Timestamp.DESCRIPTOR.full_name
-_DURATION_NAME = Duration.DESCRIPTOR.full_name
 _WORST_FIRST = (
     ErrorReason.UNKNOWN_FIELD,
     ErrorReason.MALFORMED_REQUEST,
@@ -258,7 +256,7 @@ def from_text(field: FieldDescriptor, text: str) -> Any:
         return _text(text)
     if field.enum_type is not None:
         return _enum(field.enum_type, text)
-    if message_type(field).full_name == _TIMESTAMP_NAME:
+    if is_timestamp(field):
         return _timestamp(text)
     return _duration(text)
 
@@ -269,30 +267,6 @@ def set_field(message: Message, field: FieldDescriptor, value: Any) -> None:
         getattr(message, field.name).CopyFrom(value)
     else:
         setattr(message, field.name, value)
-
-
-def descriptor_of(message: Message) -> Descriptor:
-    """Return the descriptor of a message."""
-    found: Any = message.DESCRIPTOR
-    descriptor: Descriptor = found
-    return descriptor
-
-
-def message_type(field: FieldDescriptor) -> Descriptor:
-    """Return the type of a field that is a message. Raises TypeError for another."""
-    if field.message_type is None:
-        raise TypeError(f"{field.full_name} is not a message")
-    return field.message_type
-
-
-def is_map(field: FieldDescriptor) -> bool:
-    """Whether the field is a map."""
-    return field.message_type is not None and bool(field.message_type.GetOptions().map_entry)
-
-
-def is_plain_message(field: FieldDescriptor) -> bool:
-    """Whether the field's JSON is an object with fields: a message, but not a Timestamp or a Duration."""
-    return field.message_type is not None and field.message_type.full_name not in (_TIMESTAMP_NAME, _DURATION_NAME)
 
 
 def unknown_hint(name: str, known: Mapping[str, object]) -> str:
@@ -394,17 +368,3 @@ def _problem(path: str, reason: ErrorReason, message: str) -> Problem:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-@lru_cache(maxsize=256)
-def enum_names(kind: EnumDescriptor) -> dict[int, str]:
-    """Return the JSON text of each value: lower case without the enum's prefix; "" for the unspecified one."""
-    prefix = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.name).upper() + "_"
-    names = {value.number: value.name.removeprefix(prefix).lower() for value in kind.values}
-    return {number: "" if name == "unspecified" else name for number, name in names.items()}
-
-
-@lru_cache(maxsize=256)
-def enum_numbers(kind: EnumDescriptor) -> dict[str, int]:
-    """Return the value of each JSON text."""
-    return {name: number for number, name in enum_names(kind).items()}

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.__main__ import start
+from gateway.__main__ import Gateway, compose
 from service_kit.clock import SystemClock
 from service_kit.server import Running
 from service_kit.settings import Settings, for_tests
@@ -24,6 +24,7 @@ class World:
     settings: Settings
     services: Services
     behaviour: Behaviour
+    gateway: Gateway
     running: Running
     http: httpx.AsyncClient
 
@@ -43,9 +44,10 @@ async def make_world(tmp_path: Path) -> AsyncIterator[MakeWorld]:
         behaviour = Behaviour()
         services = Services(for_tests(tmp_path), SystemClock(), behaviour)
         settings = for_tests(tmp_path, **{**await services.start(), **changes})
-        running = await start(settings)
+        gateway = compose(settings)
+        running = await gateway.start()
         http = httpx.AsyncClient(base_url=f"http://{running.target}", timeout=10, trust_env=False)
-        made.append(World(settings, services, behaviour, running, http))
+        made.append(World(settings, services, behaviour, gateway, running, http))
         return made[-1]
 
     yield make
