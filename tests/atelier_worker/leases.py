@@ -1,0 +1,28 @@
+"""Leases as a router would send them."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from atelier.router.v1 import job_pb2
+from atelier.type.v1 import generation_pb2
+from atelier.worker.v1 import worker_service_pb2 as pb
+
+JOB = "0197a000-0000-7000-8000-000000000001"
+
+
+def ref(job_id: str = JOB, fence: int = 1, stage: int = 0) -> pb.LeaseRef:
+    return pb.LeaseRef(job_id=job_id, stage=stage, fence=fence)
+
+
+def lease(script: str, *, job_id: str = JOB, fence: int = 1, quantity: int = 1, enhance: bool = False) -> pb.Lease:
+    """Return a lease whose prompt is a script for the scripted engine."""
+    settings = generation_pb2.GenerationSettings(
+        worker_type="sdxl", model="sdxl", seed=7, width=64, height=48, steps=2, quantity=quantity
+    )
+    settings.format = generation_pb2.FORMAT_UNSPECIFIED if enhance else generation_pb2.FORMAT_IMAGE
+    kind = job_pb2.STAGE_KIND_ENHANCE if enhance else job_pb2.STAGE_KIND_GENERATE
+    made = pb.Lease(ref=ref(job_id, fence), attempt=1, token="lease-token")
+    made.spec.CopyFrom(pb.StageSpec(kind=kind, prompt=script, settings=settings))
+    made.ttl.FromTimedelta(timedelta(seconds=30))
+    return made

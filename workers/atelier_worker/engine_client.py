@@ -1,0 +1,349 @@
+"""The worker's end of the engine's process: starts it, hands it tasks, and starts it again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from atelier.engine.v1 import engine_host_pb2 as pb
+from atelier_worker import frames
+from atelier_worker.engine import Task
+from atelier_worker.engine_wire import task_to_proto
+from service_kit.ids import new_id
+from service_kit.telemetry import get_logger
+
+DEFAULT_CANCEL_GRACE_S = 10.0
+_LOAD_LIMIT_S = 900.0
+_STOP_LIMIT_S = 2.0
+_LONGEST_PAUSE_S = 10.0
+_PIPE_BUFFER_BYTES = 1 << 20
+
+log = get_logger(__name__)
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot be made, or takes no task at the moment; the message is a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What the engine says about itself."""
+
+    name: str
+    concurrency: int
+    worker_types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEnd:
+    """How a task ended. `message` and `retryable` are for `failed` and `crashed`."""
+
+    kind: Literal["finished", "cancelled", "failed", "crashed"]
+    message: str = ""
+    retryable: bool = False
+
+
+class TaskSink(Protocol):
+    """Who hears what a task says. Called on the event loop, in the order in which the engine spoke; must not block."""
+
+    def on_progress(self, asset_index: int | None, step: int, steps: int, phase: str) -> None:
+        """Step `step` of `steps` is done, of one output or of the whole stage."""
+
+    def on_preview(self, asset_index: int, step: int, content_type: str, image: bytes) -> None:
+        """There is a small picture."""
+
+    def on_text(self, text: str) -> None:
+        """The text goes on."""
+
+    def on_log(self, line: str) -> None:
+        """There is a line for the log."""
+
+    def on_warning(self, message: str) -> None:
+        """There is a warning for the owner."""
+
+    def on_delivered(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
+        """An output is there."""
+
+    def on_failed(self, asset_index: int, reason: str, retryable: bool) -> None:
+        """An output was given up."""
+
+
+@dataclass(slots=True)
+class _Running:
+    sink: TaskSink
+    ended: asyncio.Future[TaskEnd]
+    grace: asyncio.TimerHandle | None = None
+    overdue: bool = False
+
+
+@dataclass(slots=True)
+class _Host:
+    process: Process
+    tasks: dict[str, _Running] = field(default_factory=dict)
+
+
+class EngineClient:
+    """One engine in one child process. A crash fails the tasks that were running and nothing else."""
+
+    def __init__(
+        self,
+        engine: str,
+        options: Mapping[str, str],
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare an engine. `on_change` may be set; it hears when the engine becomes ready and when it no longer is.
+
+        Args:
+            engine: its entry point, or `module:Class`.
+            options: what its class is constructed with.
+            environ: the environment of the process; by default the worker's; `ATELIER_*` is left out.
+        """
+        self._engine = engine
+        self._options = dict(options)
+        given = os.environ if environ is None else environ
+        self._environ = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
+        self.on_change: Callable[[], None] = _nothing
+        self._host: _Host | None = None
+        self._info: EngineInfo | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._first: asyncio.Future[EngineInfo] | None = None
+        self._stopping = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a task can be run now."""
+        return self._info is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None when there is no process at the moment."""
+        return self._host.process.pid if self._host is not None else None
+
+    async def start(self) -> EngineInfo:
+        """Start the process and wait until the engine is made.
+
+        Raises:
+            EngineUnavailable: it cannot be made.
+        """
+        self._first = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.create_task(self._supervise(), name="engine")
+        return await self._first
+
+    async def stop(self) -> None:
+        """End the process; running tasks fail."""
+        self._stopping.set()
+        if self._host is not None:
+            _close_stdin(self._host.process)
+        if self._supervisor is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._supervisor
+
+    async def run(self, task: Task, workdir: Path, sink: TaskSink) -> TaskEnd:
+        """Run one task to its end. Cancelling this coroutine cancels the task.
+
+        Raises:
+            EngineUnavailable: the engine is not ready.
+        """
+        host = self._host
+        if host is None or self._info is None:
+            raise EngineUnavailable(f"The engine {self._engine!r} is being started again.")
+        task_id = new_id()
+        running = _Running(sink, asyncio.get_running_loop().create_future())
+        host.tasks[task_id] = running
+        self._write(host, pb.HostRequest(run=task_to_proto(task_id, workdir, task)))
+        try:
+            return await asyncio.shield(running.ended)
+        except asyncio.CancelledError:
+            self._cancel(host, task_id, DEFAULT_CANCEL_GRACE_S)
+            raise
+
+    def cancel(self, sink: TaskSink, grace_s: float = DEFAULT_CANCEL_GRACE_S) -> None:
+        """Have the task of a sink stop at its next step.
+
+        An engine that has not stopped after `grace_s` is killed as soon as no other task needs it.
+        """
+        host = self._host
+        if host is not None:
+            for task_id, running in host.tasks.items():
+                if running.sink is sink:
+                    self._cancel(host, task_id, grace_s)
+
+    def _cancel(self, host: _Host, task_id: str, grace_s: float) -> None:
+        running = host.tasks.get(task_id)
+        if running is None:
+            return
+        self._write(host, pb.HostRequest(cancel=pb.CancelTask(task_id=task_id)))
+        if running.grace is None:
+            loop = asyncio.get_running_loop()
+            running.grace = loop.call_later(grace_s, self._give_up, host, task_id)
+
+    def _give_up(self, host: _Host, task_id: str) -> None:
+        running = host.tasks.get(task_id)
+        if running is not None:
+            running.overdue = True
+            log.warning("engine_does_not_stop", engine=self._engine, task_id=task_id)
+        self._kill_if_hung(host)
+
+    def _kill_if_hung(self, host: _Host) -> None:
+        """Kill a process in which every task should have stopped long ago; tasks that still count keep it alive."""
+        if host.tasks and all(task.overdue for task in host.tasks.values()):
+            _kill(host.process)
+
+    def _write(self, host: _Host, request: pb.HostRequest) -> None:
+        # Requests are small and the host always reads; a dead host's pipe swallows them, and its tasks fail anyway.
+        stdin = host.process.stdin
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(frames.encode(request))
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            had_work = await self._run_process()
+            if self._first is not None and not self._first.done():
+                self._first.set_exception(EngineUnavailable(f"The engine {self._engine!r} ended while it was made."))
+            if self._stopping.is_set() or (self._first is not None and self._first.exception() is not None):
+                return
+            failures = 0 if had_work else failures + 1
+            pause_s = min(_LONGEST_PAUSE_S, 0.1 * 2**failures) if failures else 0.0
+            log.warning("engine_restarts", engine=self._engine, pause_s=pause_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+
+    async def _run_process(self) -> bool:
+        """Run one process to its end. Returns whether the engine was made in it."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "atelier_worker.engine_host", "--engine", self._engine,
+            stdin=PIPE, stdout=PIPE, limit=_PIPE_BUFFER_BYTES, env=self._environ,
+        )  # fmt: skip
+        host = self._host = _Host(process)
+        self._write(host, pb.HostRequest(configure=pb.Configure(options=self._options)))
+        was_made = False
+        try:
+            async with asyncio.timeout(_LOAD_LIMIT_S) as limit:
+                was_made = await self._take_first(host)
+                limit.reschedule(None)
+                while was_made and await self._take_next(host):
+                    pass
+        except (frames.FrameError, TimeoutError) as error:
+            log.error("engine_speaks_garbage", engine=self._engine, error=str(error) or "it was not made in time")
+        finally:
+            await self._reap(host)
+        return was_made
+
+    async def _reap(self, host: _Host) -> None:
+        self._host, self._info = None, None
+        process = host.process
+        _close_stdin(process)
+        if not self._stopping.is_set():
+            _kill(process)
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_LIMIT_S)
+        except (TimeoutError, asyncio.CancelledError):
+            _kill(process)
+            await process.wait()
+        if not self._stopping.is_set():
+            log.error("engine_ended", engine=self._engine, exit_code=process.returncode, tasks=len(host.tasks))
+        for running in host.tasks.values():
+            self._end(running, TaskEnd("crashed", "The engine's process died while it worked.", retryable=True))
+        host.tasks.clear()
+        self.on_change()
+
+    async def _take_first(self, host: _Host) -> bool:
+        response = await self._read(host)
+        if response is None:
+            return False
+        if response.WhichOneof("message") == "refused":
+            log.error("engine_refused", engine=self._engine, message=response.refused.message)
+            if self._first is not None and not self._first.done():
+                self._first.set_exception(EngineUnavailable(response.refused.message))
+            return False
+        if response.WhichOneof("message") != "ready":
+            raise frames.FrameError("the engine's process did not say that it is ready")
+        ready = response.ready
+        self._info = EngineInfo(ready.name, ready.concurrency, tuple(ready.worker_types))
+        if self._first is not None and not self._first.done():
+            self._first.set_result(self._info)
+        self.on_change()
+        return True
+
+    async def _read(self, host: _Host) -> pb.HostResponse | None:
+        if host.process.stdout is None:
+            raise frames.FrameError("the engine's process has no pipe")
+        return await frames.read_async(host.process.stdout, pb.HostResponse())
+
+    async def _take_next(self, host: _Host) -> bool:
+        response = await self._read(host)
+        if response is None:
+            return False
+        kind = response.WhichOneof("message")
+        if kind is None or kind in ("ready", "refused"):
+            raise frames.FrameError("the engine's process said nothing that is known")
+        message = getattr(response, kind)
+        if kind == "ended":
+            self._take_end(host, message)
+            return True
+        running = host.tasks.get(message.task_id)
+        if running is not None:
+            _tell(running.sink, kind, message)
+        return True
+
+    def _take_end(self, host: _Host, ended: pb.TaskEnded) -> None:
+        running = host.tasks.pop(ended.task_id, None)
+        if running is None:
+            return
+        match ended.WhichOneof("result"):
+            case "finished":
+                self._end(running, TaskEnd("finished"))
+            case "cancelled":
+                self._end(running, TaskEnd("cancelled"))
+            case _:
+                self._end(running, TaskEnd("failed", ended.failure.message, ended.failure.retryable))
+        self._kill_if_hung(host)
+
+    def _end(self, running: _Running, end: TaskEnd) -> None:
+        if running.grace is not None:
+            running.grace.cancel()
+        if not running.ended.done():
+            running.ended.set_result(end)
+
+
+def _tell(sink: TaskSink, kind: str, message: object) -> None:
+    match kind, message:
+        case "progress", pb.TaskProgress() as progress:
+            index = progress.asset_index if progress.HasField("asset_index") else None
+            sink.on_progress(index, progress.step, progress.steps, progress.phase)
+        case "preview", pb.TaskPreview() as preview:
+            sink.on_preview(preview.asset_index, preview.step, preview.content_type, preview.image)
+        case "text", pb.TaskText() as text:
+            sink.on_text(text.text)
+        case "log", pb.TaskLog() as line:
+            sink.on_log(line.line)
+        case "warning", pb.TaskWarning() as warning:
+            sink.on_warning(warning.message)
+        case "delivered", pb.OutputDelivered() as output:
+            renditions = {rendition: Path(path) for rendition, path in output.renditions.items()}
+            sink.on_delivered(output.asset_index, Path(output.path), renditions)
+        case "failed", pb.OutputFailed() as failed:
+            sink.on_failed(failed.asset_index, failed.reason, failed.retryable)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _close_stdin(process: Process) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def _kill(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()

@@ -1,0 +1,240 @@
+"""What a worker holds: the stages it runs, and the outcomes that the router has not answered. It outlives sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import grpc
+
+from atelier.type.v1 import error_pb2
+from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker import lease_wire
+from atelier_worker.dial import dial
+from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient
+from atelier_worker.outbox import Outbox
+from atelier_worker.refs import Ref
+from atelier_worker.spool import Spool
+from atelier_worker.stage_run import StageRun, Stop
+from atelier_worker.uploads import Patience, Transfers
+from service_kit import crash
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Unanswered:
+    outcome: pb.Outcome
+    lost: bool = False
+
+
+class Holdings:
+    """Takes leases, runs them, and keeps each outcome until the router has said what became of it."""
+
+    def __init__(
+        self,
+        *,
+        engine: EngineClient,
+        engine_name: str,
+        slots: int,
+        spool: Spool,
+        outbox: Outbox,
+        patience: Patience,
+    ) -> None:
+        """Begin with what the spool holds from an earlier process."""
+        self._engine = engine
+        self._engine_name = engine_name
+        self._slots = slots
+        self._spool = spool
+        self._outbox = outbox
+        self._patience = patience
+        self._runs: dict[Ref, StageRun] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unanswered = {outcome.completion_id: _Unanswered(outcome) for outcome in spool.load_outcomes()}
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._upload_endpoint = ""
+        self._connected = False
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._note_idle()
+
+    @property
+    def draining(self) -> bool:
+        """Whether no more leases are wanted."""
+        return self._draining
+
+    def refs(self) -> list[pb.LeaseRef]:
+        """Return every lease that is held: running, or ended with an outcome that is not answered."""
+        ended = [entry.outcome.ref for entry in self._unanswered.values() if not entry.lost]
+        return [ref.to_proto() for ref in dict.fromkeys([*self._runs, *map(Ref.of, ended)])]
+
+    # What the router says.
+
+    def welcome(self, welcome: pb.Welcome) -> None:
+        """Begin a session: stop what was lost meanwhile, say again what was not answered, ask for work."""
+        self._connected = True
+        self._upload_endpoint = welcome.upload_endpoint
+        for ref in welcome.lost:
+            self.lose(ref)
+        for entry in self._unanswered.values():
+            self._outbox.put(pb.WorkRequest(outcome=entry.outcome))
+        if self._draining:
+            self._outbox.put(pb.WorkRequest(drain=pb.Drain()))
+        self.tell_credits(repeat=True)
+
+    def session_ended(self) -> None:
+        """Go on without a session."""
+        self._connected = False
+        self._outbox.reset()
+
+    def take(self, lease: pb.Lease) -> None:
+        """Take a lease and start on it, or hand it back."""
+        ref = Ref.of(lease.ref)
+        if ref in self._runs or any(Ref.of(entry.outcome.ref) == ref for entry in self._unanswered.values()):
+            self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
+            self.tell_credits(repeat=True)
+            return
+        for other in [other for other in self._runs if other[:2] == ref[:2] and other.fence < ref.fence]:
+            self._runs[other].stop(Stop.LOST)
+        refusal = self._why_not()
+        if refusal:
+            log.info("lease_rejected", job_id=ref.job_id, stage=ref.stage, reason=refusal)
+            self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=lease.ref, reason=refusal)))
+            self.tell_credits(repeat=True)
+            return
+        self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
+        self._start(ref, lease)
+
+    def cancel(self, message: pb.LeaseRef, grace_s: float = 0.0) -> None:
+        """Stop a stage whose job was cancelled; its outcome says so."""
+        run = self._runs.get(Ref.of(message))
+        if run is not None:
+            run.stop(Stop.CANCELLED, grace_s or DEFAULT_CANCEL_GRACE_S)
+
+    def lose(self, message: pb.LeaseRef) -> None:
+        """Stop a stage that is somebody else's now, and drop what it made.
+
+        An outcome is still offered, since it may have been recorded, but the lease is no longer named.
+        """
+        ref = Ref.of(message)
+        run = self._runs.get(ref)
+        if run is not None:
+            log.info("lease_lost", job_id=ref.job_id, stage=ref.stage)
+            run.stop(Stop.LOST)
+        for entry in self._unanswered.values():
+            if Ref.of(entry.outcome.ref) == ref:
+                entry.lost = True
+
+    async def answered(self, ack: pb.OutcomeAck) -> None:
+        """Forget an outcome: the router has recorded it, or it no longer counts."""
+        if ack.status == pb.OUTCOME_STATUS_UNSPECIFIED:
+            log.error("outcome_answer_unknown", completion_id=ack.completion_id)
+            return
+        if self._unanswered.pop(ack.completion_id, None) is not None:
+            status = pb.OutcomeStatus.Name(ack.status).removeprefix("OUTCOME_STATUS_").lower()
+            log.info("outcome_answered", job_id=ack.ref.job_id, stage=ack.ref.stage, status=status)
+            await asyncio.to_thread(self._spool.forget, ack.completion_id)
+        self._changed()
+
+    # The worker's own life.
+
+    def tell_credits(self, *, repeat: bool = False) -> None:
+        """Say how many stages can be taken now. Uploads do not hold a slot, but many unfinished ones stop new work."""
+        self._outbox.set_credits(self._free() if self._engine.ready and not self._draining else 0, repeat=repeat)
+
+    def drain(self) -> None:
+        """Want no more leases."""
+        self._draining = True
+        if self._connected:
+            self._outbox.put(pb.WorkRequest(drain=pb.Drain()))
+        self.tell_credits()
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing runs and nothing is unanswered."""
+        await self._idle.wait()
+
+    def stop_all(self) -> None:
+        """Stop every stage; each is handed back as a failure that may be tried again."""
+        for run in self._runs.values():
+            run.stop(Stop.SHUTDOWN)
+
+    async def close(self) -> None:
+        """End everything at once. Unanswered outcomes stay in the spool."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for channel in self._channels.values():
+            await channel.close()
+
+    def _free(self) -> int:
+        in_engine = sum(run.in_engine for run in self._runs.values())
+        return max(0, min(self._slots - in_engine, 2 * self._slots - len(self._runs)))
+
+    def _why_not(self) -> str:
+        if self._draining:
+            return "the worker is going down"
+        if not self._engine.ready:
+            return "the engine is being started again"
+        return "" if self._free() > 0 else "no slot is free"
+
+    def _start(self, ref: Ref, lease: pb.Lease) -> None:
+        transfers = Transfers(self._upload_channel(), lease.token, self._patience)
+        run = self._runs[ref] = StageRun(
+            lease,
+            engine=self._engine,
+            engine_name=self._engine_name,
+            transfers=transfers,
+            workdir=self._spool.new_task_dir(),
+            reports=self._outbox.reports,
+            on_engine_done=self.tell_credits,
+        )
+        task = asyncio.create_task(self._run(run), name=f"stage {ref.job_id}/{ref.stage}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        self._changed()
+
+    def _upload_channel(self) -> grpc.aio.Channel:
+        if self._upload_endpoint not in self._channels:
+            self._channels[self._upload_endpoint] = dial(self._upload_endpoint)
+        return self._channels[self._upload_endpoint]
+
+    async def _run(self, run: StageRun) -> None:
+        try:
+            outcome = await run.run()
+        except Exception:
+            log.exception("stage_fault", job_id=run.ref.job_id, stage=run.ref.stage)
+            fault = lease_wire.failure(error_pb2.ERROR_REASON_INTERNAL, "A fault in the worker ended the stage.")
+            outcome = lease_wire.outcome(run.ref.to_proto(), self._engine_name)
+            outcome = lease_wire.fail_stage(outcome, fault, retryable=True)
+        if outcome is None:
+            self._outbox.reports.close(run.ref)
+        else:
+            await self._offer(run.ref, outcome)
+        self._runs.pop(run.ref, None)
+        self._changed()
+
+    async def _offer(self, ref: Ref, outcome: pb.Outcome) -> None:
+        """Make an outcome durable, then send it behind the last reports of its stage."""
+        try:
+            await asyncio.to_thread(self._spool.keep, outcome)
+        except OSError as error:
+            # It is still sent from memory: only a crash before the answer would cost the work.
+            log.error("outcome_not_spooled", job_id=ref.job_id, error=str(error))
+        crash.reach("worker.outcome.spooled")
+        self._unanswered[outcome.completion_id] = _Unanswered(outcome)
+        last = self._outbox.reports.close(ref)
+        if self._connected:
+            if last:
+                self._outbox.put(pb.WorkRequest(reports=pb.Reports(reports=last)))
+            self._outbox.put(pb.WorkRequest(outcome=outcome))
+
+    def _changed(self) -> None:
+        self._note_idle()
+        self.tell_credits()
+
+    def _note_idle(self) -> None:
+        if self._runs or self._unanswered:
+            self._idle.clear()
+        else:
+            self._idle.set()

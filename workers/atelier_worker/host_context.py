@@ -1,0 +1,117 @@
+"""What the engine's process gives to a running task: every word of it becomes a message to the worker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from atelier.engine.v1 import engine_host_pb2 as pb
+from atelier_worker.engine import PREVIEW_LIMIT_BYTES, RENDITION_KINDS, Cancelled
+
+_NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
+_DELIVERED = ".delivered"
+
+
+class HostContext:
+    """The `Context` of one task. Every method may be called from any thread."""
+
+    def __init__(self, task: pb.RunTask, send: Callable[[pb.HostResponse], None]) -> None:
+        """Speak for one task through `send`, which is safe from any thread."""
+        self._task_id = task.task_id
+        self._workdir = Path(task.workdir)
+        self._indexes = frozenset(task.indexes)
+        self._send = send
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        self._steps: dict[int, int] = {}
+        self._settled: set[int] = set()
+
+    def cancel(self) -> None:
+        """Have the next call raise `Cancelled`. For the host, which also calls it when the task has ended."""
+        self._cancelled.set()
+
+    @property
+    def workdir(self) -> Path:
+        return self._workdir
+
+    def check_cancelled(self) -> None:
+        if self._cancelled.is_set():
+            raise Cancelled
+
+    def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
+        self.check_cancelled()
+        message = pb.TaskProgress(task_id=self._task_id, step=int(step), steps=int(steps), phase=_clean(phase))
+        if asset_index is not None:
+            message.asset_index = int(asset_index)
+            self._steps[int(asset_index)] = int(step)
+        self._send(pb.HostResponse(progress=message))
+
+    def preview(self, asset_index: int, image: bytes, content_type: str) -> None:
+        self.check_cancelled()
+        if len(image) > PREVIEW_LIMIT_BYTES:
+            self.log(f"a preview of {len(image)} bytes was dropped: at most {PREVIEW_LIMIT_BYTES} can be shown")
+            return
+        message = pb.TaskPreview(
+            task_id=self._task_id, asset_index=int(asset_index), content_type=content_type, image=bytes(image)
+        )
+        message.step = self._steps.get(int(asset_index), 0)
+        self._send(pb.HostResponse(preview=message))
+
+    def write(self, delta: str) -> None:
+        self.check_cancelled()
+        if delta:
+            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=_clean(delta))))
+
+    def log(self, line: str) -> None:
+        self.check_cancelled()
+        self._send(pb.HostResponse(log=pb.TaskLog(task_id=self._task_id, line=_clean(line))))
+
+    def warn(self, message: str) -> None:
+        self.check_cancelled()
+        self._send(pb.HostResponse(warning=pb.TaskWarning(task_id=self._task_id, message=_clean(message))))
+
+    def deliver(self, asset_index: int, path: Path, *, renditions: Mapping[str, Path] = _NO_RENDITIONS) -> None:
+        unknown = [kind for kind in renditions if kind not in RENDITION_KINDS]
+        if unknown:
+            raise ValueError(f"renditions are {', '.join(RENDITION_KINDS)}; got {unknown[0]!r}")
+        if not Path(path).is_file() or Path(path).stat().st_size == 0:
+            raise ValueError(f"output {asset_index} is not a file with content: {path}")
+        self._settle(asset_index)
+        message = pb.OutputDelivered(task_id=self._task_id, asset_index=int(asset_index))
+        message.path = str(self._take(asset_index, "output", Path(path)))
+        for kind, file in renditions.items():
+            message.renditions[kind] = str(self._take(asset_index, kind, Path(file)))
+        self._send(pb.HostResponse(delivered=message))
+
+    def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
+        self._settle(asset_index)
+        message = pb.OutputFailed(task_id=self._task_id, asset_index=int(asset_index), retryable=retryable)
+        message.reason = _clean(reason)
+        self._send(pb.HostResponse(failed=message))
+
+    def _settle(self, asset_index: int) -> None:
+        with self._lock:
+            if asset_index not in self._indexes:
+                raise ValueError(f"output {asset_index} was not asked for")
+            if asset_index in self._settled:
+                raise ValueError(f"output {asset_index} was already delivered or given up")
+            self._settled.add(asset_index)
+
+    def _take(self, asset_index: int, kind: str, path: Path) -> Path:
+        """Take a file out of the engine's hands: while it is uploaded the next one may be written to the same path."""
+        target = self._workdir / _DELIVERED / f"{asset_index}-{kind}{path.suffix}"
+        target.parent.mkdir(exist_ok=True)
+        if self._workdir.resolve() in path.resolve().parents:
+            os.replace(path, target)  # noqa: PTH105 - Path.replace returns nothing better
+        else:
+            shutil.copyfile(path, target)
+        return target
+
+
+def _clean(text: str) -> str:
+    """Return text that can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
+    return str(text).encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,75 @@
+"""What waits to be written on the stream: control messages in order, then credits, then reports when they are due."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker.reports import Reports
+
+_MOST_WAITING = 10_000
+
+
+class TooMuchWaiting(Exception):
+    """The router does not read: more control messages wait than any worker can owe."""
+
+
+class Outbox:
+    """Feeds the one writer of a stream. It outlives sessions; `reset` begins a new one."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        """Take the time in seconds from `now`, the clock of the event loop."""
+        self._now = now
+        self._wake = asyncio.Event()
+        self._control: deque[pb.WorkRequest] = deque()
+        self._credits: int | None = None
+        self._told_credits: int | None = None
+        self.reports = Reports(now, self._wake.set)
+
+    def reset(self) -> None:
+        """Forget what an earlier session did not take; whoever owes something puts it in again."""
+        self._control.clear()
+        self._told_credits = None
+
+    def put(self, message: pb.WorkRequest) -> None:
+        """Add one control message.
+
+        Raises:
+            TooMuchWaiting: the stream is stuck.
+        """
+        if len(self._control) >= _MOST_WAITING:
+            raise TooMuchWaiting(f"{_MOST_WAITING} messages wait to be written")
+        self._control.append(message)
+        self._wake.set()
+
+    def set_credits(self, free: int, *, repeat: bool = False) -> None:
+        """Say how many stages are free. Sent when it differs from what was said, or with `repeat` in any case."""
+        self._credits = free
+        if repeat:
+            self._told_credits = None
+        self._wake.set()
+
+    async def next(self) -> pb.WorkRequest:
+        """Return the next message, and wait for it if there is none. For one reader."""
+        while True:
+            self._wake.clear()
+            message = self._take()
+            if message is not None:
+                return message
+            due = self.reports.due_at()
+            try:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _take(self) -> pb.WorkRequest | None:
+        if self._control:
+            return self._control.popleft()
+        if self._credits is not None and self._credits != self._told_credits:
+            self._told_credits = self._credits
+            return pb.WorkRequest(credits=pb.Credits(free=self._credits))
+        reports = self.reports.take()
+        return pb.WorkRequest(reports=pb.Reports(reports=reports)) if reports else None

@@ -1,0 +1,127 @@
+"""The worker's folder: its lock, its id, outcomes that nobody has acknowledged, and the folders of running tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
+
+from atelier.worker.v1 import worker_service_pb2 as pb
+from service_kit.errors import FailedPrecondition
+from service_kit.folder_lock import FolderLock
+from service_kit.ids import new_id
+from service_kit.settings import Settings, SettingsError
+from service_kit.telemetry import get_logger
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MOST_UNNAMED = 1000
+
+log = get_logger(__name__)
+
+
+class Spool:
+    """Files of one worker, held by one process at a time. Everything here blocks; the files are small."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare a folder; `open` takes it."""
+        self._folder = folder
+        self._outcomes = folder / "outcomes"
+        self._tasks = folder / "tasks"
+        self._lock = FolderLock(folder, "worker")
+
+    def open(self) -> None:
+        """Take the folder and clear what a killed process left of its tasks.
+
+        Raises:
+            FailedPrecondition: another worker has it.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock.acquire()
+        shutil.rmtree(self._tasks, ignore_errors=True)
+        self._tasks.mkdir()
+        self._outcomes.mkdir(exist_ok=True)
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._lock.release()
+
+    def worker_id(self, name: str) -> str:
+        """Return the id of the worker, the same after a restart: its name, else one that this folder remembers."""
+        if name:
+            return name
+        file = self._folder / "worker_id"
+        if not file.exists():
+            host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "worker"
+            _write(file, f"{host}-{new_id()[-8:]}".encode())
+        return file.read_text("utf-8").strip()
+
+    def new_task_dir(self) -> Path:
+        """Make an empty folder for one task."""
+        folder = self._tasks / new_id()
+        folder.mkdir()
+        return folder
+
+    def load_outcomes(self) -> list[pb.Outcome]:
+        """Return the outcomes that an earlier process was not told the fate of, oldest first."""
+        found: list[pb.Outcome] = []
+        for file in sorted(self._outcomes.glob("*.outcome")):
+            try:
+                found.append(pb.Outcome.FromString(file.read_bytes()))
+            except DecodeError:
+                # Written atomically, so the disk itself has lost it: keep it for a person, and go on.
+                log.error("outcome_unreadable", file=file.name)
+                file.replace(file.with_suffix(".unreadable"))
+        return found
+
+    def keep(self, outcome: pb.Outcome) -> None:
+        """Write an outcome so that neither a crash nor a power cut loses it."""
+        _write(self._outcomes / f"{outcome.completion_id}.outcome", outcome.SerializeToString())
+
+    def forget(self, completion_id: str) -> None:
+        """Remove an outcome that was answered."""
+        (self._outcomes / f"{completion_id}.outcome").unlink(missing_ok=True)
+
+
+def open_spool(settings: Settings) -> Spool:
+    """Take the folder of a worker: the given one, that of its name, or the first that no other worker here holds.
+
+    Raises:
+        SettingsError: the name cannot be one.
+        FailedPrecondition: another worker holds the folder.
+    """
+    name, base = settings.worker.name, settings.service_dir("worker")
+    if name and not _NAME.fullmatch(name):
+        raise SettingsError(
+            f"worker.name (or ATELIER_WORKER_NAME) cannot be {name!r}: "
+            "it takes 1 to 64 letters, digits, dots, underscores and hyphens."
+        )
+    if settings.worker.spool_dir or name:
+        spool = Spool(Path(settings.worker.spool_dir) if settings.worker.spool_dir else base / name)
+        spool.open()
+        return spool
+    for number in range(1, _MOST_UNNAMED):
+        spool = Spool(base / f"unnamed-{number}")
+        try:
+            spool.open()
+        except FailedPrecondition:
+            continue
+        return spool
+    raise FailedPrecondition(f"{_MOST_UNNAMED} workers without a name run here; give this one a worker.name.")
+
+
+def _write(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.new")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

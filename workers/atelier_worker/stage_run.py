@@ -1,0 +1,250 @@
+"""One lease from its references to its outcome: the engine works while its outputs are uploaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Mapping
+from enum import Enum
+from pathlib import Path
+
+from atelier.router.v1 import job_pb2
+from atelier.type.v1 import error_pb2
+from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker import lease_wire
+from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
+from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient, EngineUnavailable, TaskEnd
+from atelier_worker.refs import Ref
+from atelier_worker.reports import Reports
+from atelier_worker.uploads import TransferFailed, Transfers
+from service_kit import crash
+from service_kit.telemetry import get_logger
+
+_UPLOADS_AT_ONCE = 2
+_MOST_WARNINGS = 20
+_WARNING_CHARACTERS = 500
+_EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
+
+log = get_logger(__name__)
+
+
+class Stop(Enum):
+    """Why a run is stopped."""
+
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    SHUTDOWN = "shutdown"
+
+
+class StageRun:
+    """Runs one lease. It is the sink of its task: what the engine says arrives here."""
+
+    def __init__(
+        self,
+        lease: pb.Lease,
+        *,
+        engine: EngineClient,
+        engine_name: str,
+        transfers: Transfers,
+        workdir: Path,
+        reports: Reports,
+        on_engine_done: Callable[[], None],
+    ) -> None:
+        """Prepare a run in an empty folder, which it removes. `on_engine_done` hears when the engine is free again."""
+        self.ref = Ref.of(lease.ref)
+        self.in_engine = True
+        self._lease = lease
+        self._engine = engine
+        self._engine_name = engine_name
+        self._transfers = transfers
+        self._workdir = workdir
+        self._reports = reports
+        self._on_engine_done = on_engine_done
+        self._stop: Stop | None = None
+        self._text: list[str] = []
+        self._warnings: list[str] = []
+        self._receipts: dict[int, str] = {}
+        self._failures: dict[int, job_pb2.Failure] = {}
+        self._any_retryable = False
+        self._uploads: set[asyncio.Task[None]] = set()
+        self._upload_slots = asyncio.Semaphore(_UPLOADS_AT_ONCE)
+        self._fetching: asyncio.Task[tuple[Reference, ...]] | None = None
+
+    async def run(self) -> pb.Outcome | None:
+        """Do the work and return how it ended; None when the lease was lost, so that nobody is to be told."""
+        self._reports.open(self.ref)
+        outcome: pb.Outcome | None = None
+        try:
+            outcome = await self._work()
+        finally:
+            self._release_engine()
+            for upload in self._uploads:
+                upload.cancel()
+            await asyncio.gather(*self._uploads, return_exceptions=True)
+            await asyncio.to_thread(shutil.rmtree, self._workdir, ignore_errors=True)
+        return outcome
+
+    def stop(self, why: Stop, grace_s: float = DEFAULT_CANCEL_GRACE_S) -> None:
+        """End the run early: the engine stops at its next step, uploads are dropped."""
+        if self._stop is not None:
+            return
+        self._stop = why
+        self._engine.cancel(self, grace_s)
+        if self._fetching is not None:
+            self._fetching.cancel()
+        for upload in self._uploads:
+            upload.cancel()
+
+    def _why_stopped(self) -> Stop | None:
+        return self._stop
+
+    # What the engine says.
+
+    def on_progress(self, asset_index: int | None, step: int, steps: int, phase: str) -> None:
+        progress = pb.StepProgress(asset_index=asset_index or 0, step=step, steps=steps, phase=phase)
+        self._reports.progress(self.ref, progress)
+
+    def on_preview(self, asset_index: int, step: int, content_type: str, image: bytes) -> None:
+        if len(image) <= PREVIEW_LIMIT_BYTES:
+            preview = pb.PreviewImage(asset_index=asset_index, step=step, content_type=content_type, image=image)
+            self._reports.preview(self.ref, preview)
+
+    def on_text(self, text: str) -> None:
+        self._text.append(text)
+        self._reports.text(self.ref, text)
+
+    def on_log(self, line: str) -> None:
+        self._reports.log(self.ref, line)
+
+    def on_warning(self, message: str) -> None:
+        if len(self._warnings) < _MOST_WARNINGS:
+            self._warnings.append(message[:_WARNING_CHARACTERS])
+
+    def on_delivered(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
+        crash.reach("worker.engine.delivered")
+        if self._stop is None:
+            self._uploads.add(asyncio.create_task(self._upload(asset_index, path, renditions)))
+
+    def on_failed(self, asset_index: int, reason: str, retryable: bool) -> None:
+        self._failures[asset_index] = lease_wire.failure(error_pb2.ERROR_REASON_ENGINE_FAILED, reason)
+        self._any_retryable = self._any_retryable or retryable
+
+    # The steps of the work.
+
+    async def _work(self) -> pb.Outcome | None:
+        try:
+            references = await self._references()
+        except TransferFailed as error:
+            log.warning("reference_unreadable", job_id=self.ref.job_id, error=str(error))
+            why = lease_wire.failure(error_pb2.ERROR_REASON_REFERENCE_UNREADABLE, "A reference could not be read.")
+            return lease_wire.fail_stage(self._outcome(), why, retryable=error.retryable)
+        if (why_stopped := self._why_stopped()) is not None:
+            return self._stopped(why_stopped)
+        task = lease_wire.task_of(self._lease.spec, references)
+        try:
+            end = await self._engine.run(task, self._workdir, self)
+        except EngineUnavailable as error:
+            end = TaskEnd("crashed", str(error), retryable=True)
+        self._release_engine()
+        await self._settle_uploads()
+        if (why_stopped := self._why_stopped()) is not None:
+            return self._stopped(why_stopped)
+        return self._ended(task.stage == "enhance", task.indexes, end)
+
+    async def _references(self) -> tuple[Reference, ...]:
+        """Bring the references to disk. Without any, nothing is awaited: the first step should be seen soon."""
+        if not self._lease.spec.references:
+            return ()
+        self._fetching = asyncio.create_task(self._fetch())
+        try:
+            return await self._fetching
+        except asyncio.CancelledError:
+            if self._stop is None:
+                raise
+            return ()
+        finally:
+            self._fetching.cancel()
+
+    async def _fetch(self) -> tuple[Reference, ...]:
+        folder = self._workdir / "references"
+        await asyncio.to_thread(folder.mkdir)
+        found: list[Reference] = []
+        for number, leased in enumerate(self._lease.spec.references):
+            path = folder / f"{number}{_EXTENSIONS.get(leased.media.content_type, '')}"
+            await self._transfers.read_reference(leased.reference.asset_id, leased.media, path)
+            kind = lease_wire.REFERENCE_KINDS.get(leased.reference.kind, "style")
+            found.append(Reference(kind, lease_wire.strength_of(leased.reference), path, leased.media.content_type))
+        return tuple(found)
+
+    async def _upload(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
+        try:
+            async with self._upload_slots:
+                self._receipts[asset_index] = await self._transfers.upload_output(asset_index, path, renditions)
+        except (TransferFailed, OSError) as error:
+            log.warning("output_lost", job_id=self.ref.job_id, asset_index=asset_index, error=str(error))
+            lost = "The output was made, but it could not be stored."
+            self._failures[asset_index] = lease_wire.failure(error_pb2.ERROR_REASON_OUTPUT_LOST, lost)
+            self._any_retryable = True
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(path.unlink)
+
+    async def _settle_uploads(self) -> None:
+        """Wait for every upload. One that was stopped is no fault; a fault of ours is not swallowed."""
+        for result in await asyncio.gather(*self._uploads, return_exceptions=True):
+            if isinstance(result, BaseException) and self._stop is None:
+                raise result
+
+    def _release_engine(self) -> None:
+        if self.in_engine:
+            self.in_engine = False
+            self._on_engine_done()
+
+    # The outcome.
+
+    def _outcome(self) -> pb.Outcome:
+        return lease_wire.outcome(self._lease.ref, self._engine_name, self._warnings)
+
+    def _stopped(self, why: Stop) -> pb.Outcome | None:
+        if why is Stop.LOST:
+            return None
+        outcome = self._outcome()
+        if why is Stop.CANCELLED:
+            outcome.cancelled.SetInParent()
+            return outcome
+        message = "The worker was stopped before it had finished."
+        failure = lease_wire.failure(error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE, message)
+        return lease_wire.fail_stage(outcome, failure, retryable=True)
+
+    def _ended(self, enhances: bool, indexes: tuple[int, ...], end: TaskEnd) -> pb.Outcome:
+        outcome = self._outcome()
+        text = "".join(self._text)
+        if end.kind == "crashed":
+            crashed = lease_wire.failure(error_pb2.ERROR_REASON_ENGINE_CRASHED, end.message)
+            return lease_wire.fail_stage(outcome, crashed, retryable=True)
+        failed = self._failure_of(end, enhances, text)
+        if failed is not None and (end.retryable or not self._receipts):
+            return lease_wire.fail_stage(outcome, failed, retryable=end.retryable)
+        if enhances:
+            outcome.text = text
+            return outcome
+        if not self._receipts and self._failures:
+            first = self._failures[min(self._failures)]
+            return lease_wire.fail_stage(outcome, first, retryable=self._any_retryable)
+        if failed is not None:
+            for index in indexes:
+                self._failures.setdefault(index, failed)
+        return lease_wire.fill_manifest(outcome, indexes, self._receipts, self._failures)
+
+    def _failure_of(self, end: TaskEnd, enhances: bool, text: str) -> job_pb2.Failure | None:
+        """Return why the stage failed as a whole, or None when the engine came to its end."""
+        reason = error_pb2.ERROR_REASON_ENHANCEMENT_FAILED if enhances else error_pb2.ERROR_REASON_ENGINE_FAILED
+        if end.kind == "failed":
+            return lease_wire.failure(reason, end.message)
+        if end.kind == "cancelled":
+            return lease_wire.failure(reason, "The engine stopped although nobody asked it to.")
+        if enhances and not text:
+            return lease_wire.failure(reason, "The engine wrote no text.")
+        if not enhances and not self._receipts and not self._failures:
+            return lease_wire.failure(reason, "The engine ended without any output.")
+        return None

@@ -1,0 +1,211 @@
+"""Moves bytes between a task's folder and the asset service, under the lease token: outputs out, references in."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from atelier.asset.v1 import upload_service_pb2 as pb
+from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceStub
+from atelier.type.v1 import media_pb2
+from service_kit import crash
+from service_kit.errors import ErrorReason
+from service_kit.rpc_errors import from_rpc_error
+from service_kit.telemetry import get_logger
+
+CHUNK_BYTES = 1 << 20
+_CALL_LIMIT_S = 60.0
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+# A broken connection or a busy service passes; these are answers.
+_FINAL_CODES = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.NOT_FOUND,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.OUT_OF_RANGE,
+    }
+)
+_RENDITIONS = {
+    "thumb_256": media_pb2.RENDITION_KIND_THUMB_256,
+    "thumb_1024": media_pb2.RENDITION_KIND_THUMB_1024,
+    "poster": media_pb2.RENDITION_KIND_POSTER,
+    "clip": media_pb2.RENDITION_KIND_CLIP,
+}
+_T = TypeVar("_T")
+
+log = get_logger(__name__)
+
+
+class TransferFailed(Exception):
+    """Bytes could not be moved. `retryable` tells whether it may work later; the message is a sentence for the log."""
+
+    def __init__(self, message: str, *, retryable: bool) -> None:
+        super().__init__(message)
+        self.retryable = retryable
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one file is tried without moving forward, and the pauses between."""
+
+    limit: timedelta = timedelta(minutes=2)
+    first_pause_s: float = _FIRST_PAUSE_S
+
+
+class Transfers:
+    """Uploads and reads for one lease."""
+
+    def __init__(self, channel: grpc.aio.Channel, token: str, patience: Patience) -> None:
+        """Speak to the asset service behind `channel` with the lease's token."""
+        self._stub = UploadServiceStub(channel)
+        self._metadata = (("atelier-lease-token", token),)
+        self._patience = patience
+
+    async def upload_output(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str:
+        """Upload one output with its renditions and return the receipt.
+
+        A rendition that is refused is left out: it can be made again from the output.
+
+        Raises:
+            TransferFailed: the output is not stored.
+        """
+        upload_id = await self._upload_file(asset_index, media_pb2.RENDITION_KIND_UNSPECIFIED, path)
+        rendition_ids: list[str] = []
+        for kind, file in renditions.items():
+            try:
+                rendition_ids.append(await self._upload_file(asset_index, _RENDITIONS[kind], file))
+            except TransferFailed as error:
+                if error.retryable:
+                    raise
+                log.warning("rendition_refused", asset_index=asset_index, rendition=kind, error=str(error))
+        request = pb.FinishUploadRequest(upload_id=upload_id, rendition_upload_ids=rendition_ids)
+
+        async def finish(_: Callable[[], None]) -> str:
+            reply = await self._stub.FinishUpload(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+            return reply.receipt
+
+        receipt = await self._persist(finish)
+        crash.reach("worker.upload.finished")
+        return receipt
+
+    async def read_reference(self, asset_id: str, media: media_pb2.Media, path: Path) -> None:
+        """Write the bytes of a reference to a file, and check that they are those that the lease describes.
+
+        Raises:
+            TransferFailed: they cannot be read, or are others.
+        """
+
+        async def read(_: Callable[[], None]) -> None:
+            request = pb.ReadReferenceRequest(asset_id=asset_id)
+            call = self._stub.ReadReference(request, metadata=self._metadata)
+            try:
+                async with asyncio.timeout(_CALL_LIMIT_S):
+                    await _write_stream(call, path)
+            except TimeoutError:
+                raise TransferFailed("The reference did not arrive in time.", retryable=True) from None
+            finally:
+                call.cancel()
+
+        await self._persist(read)
+        sha256, size_bytes = await asyncio.to_thread(digest, path)
+        if (media.sha256 and sha256 != media.sha256) or (media.size_bytes and size_bytes != media.size_bytes):
+            raise TransferFailed(f"The bytes of the reference {asset_id} are not those it had.", retryable=False)
+
+    async def _upload_file(self, asset_index: int, rendition: media_pb2.RenditionKind.ValueType, path: Path) -> str:
+        sha256, size_bytes = await asyncio.to_thread(digest, path)
+        start = pb.StartUploadRequest(
+            asset_index=asset_index, rendition=rendition, size_bytes=size_bytes, sha256=sha256
+        )
+        reached = 0
+
+        async def send(moved: Callable[[], None]) -> str:
+            nonlocal reached
+            found = await self._stub.StartUpload(start, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+            if found.received_bytes > reached:
+                reached = found.received_bytes
+                moved()
+            left = size_bytes - found.received_bytes
+            if left > 0:
+                await self._write(found.upload_id, path, found.received_bytes, left)
+            return found.upload_id
+
+        return await self._persist(send)
+
+    async def _write(self, upload_id: str, path: Path, offset: int, left: int) -> None:
+        call = self._stub.WriteUpload(_pieces(upload_id, path, offset), metadata=self._metadata)
+        try:
+            async with asyncio.timeout(_CALL_LIMIT_S + left / CHUNK_BYTES):
+                await call
+        except TimeoutError:
+            raise TransferFailed("The asset service took too long to take the bytes.", retryable=True) from None
+        finally:
+            call.cancel()
+
+    async def _persist(self, attempt: Callable[[Callable[[], None]], Awaitable[_T]]) -> _T:
+        """Try until it works, is refused, or has not moved forward for the limit of patience."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._patience.limit.total_seconds()
+        pause_s = self._patience.first_pause_s
+
+        def moved() -> None:
+            nonlocal give_up_at
+            give_up_at = loop.time() + self._patience.limit.total_seconds()
+
+        while True:
+            try:
+                return await attempt(moved)
+            except grpc.aio.AioRpcError as error:
+                failed = _as_failure(error)
+            except TransferFailed as error:
+                failed = error
+            if not failed.retryable or loop.time() + pause_s > give_up_at:
+                raise failed
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def digest(path: Path) -> tuple[str, int]:
+    """Return the SHA-256 in lower-case hexadecimal and the size in bytes of a file."""
+    with path.open("rb") as stream:
+        sha256 = hashlib.file_digest(stream, "sha256")
+    return sha256.hexdigest(), path.stat().st_size
+
+
+async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.WriteUploadRequest]:
+    stream = await asyncio.to_thread(path.open, "rb")
+    try:
+        await asyncio.to_thread(stream.seek, offset)
+        while data := await asyncio.to_thread(stream.read, CHUNK_BYTES):
+            yield pb.WriteUploadRequest(upload_id=upload_id, offset=offset, data=data)
+            upload_id = ""
+            offset += len(data)
+    finally:
+        stream.close()
+
+
+async def _write_stream(
+    call: grpc.aio.UnaryStreamCall[pb.ReadReferenceRequest, pb.ReadReferenceResponse], path: Path
+) -> None:
+    stream = await asyncio.to_thread(path.open, "wb")
+    try:
+        async for piece in call:
+            await asyncio.to_thread(stream.write, piece.data)
+    finally:
+        stream.close()
+
+
+def _as_failure(error: grpc.aio.AioRpcError) -> TransferFailed:
+    known = from_rpc_error(error)
+    final = error.code() in _FINAL_CODES or known.reason in (ErrorReason.ALREADY_SETTLED, ErrorReason.BODY_TOO_LARGE)
+    return TransferFailed(known.message, retryable=not final)
