@@ -1,0 +1,1 @@
+"""The asset service: uploads, receipts, assets, holds, expiry, and the bucket `workspace-temp`."""

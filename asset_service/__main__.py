@@ -1,0 +1,184 @@
+"""The asset service's composition root: wires everything, serves, ends in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from contextlib import AsyncExitStack
+
+from asset_service.client_uploads import ClientUploads
+from asset_service.expiry import Expiry
+from asset_service.holds import Holds
+from asset_service.intake import Intake
+from asset_service.locks import NamedLocks
+from asset_service.probing import Probe
+from asset_service.receipts import Receipts
+from asset_service.removal import Removal
+from asset_service.servicer import AssetControlServicer, AssetServicer
+from asset_service.settlement import Settling
+from asset_service.spool import Spool
+from asset_service.storage import Storage
+from asset_service.tasks import Unbroken
+from asset_service.upload_servicer import UploadServicer
+from asset_service.uploads import Uploads
+from asset_service.vitals import Vitals
+from asset_service.watch import Watchers
+from asset_service.wire import Encoder
+from asset_service.workspace import Workspace
+from atelier.asset.v1 import asset_control_service_pb2_grpc, asset_service_pb2_grpc, upload_service_pb2_grpc
+from service_kit import crash
+from service_kit.blobs import BlobStore, open_store
+from service_kit.clock import Clock, SystemClock
+from service_kit.database import Database
+from service_kit.errors import AtelierError
+from service_kit.events import WakeUps
+from service_kit.health import HealthBoard
+from service_kit.keyring import Keyrings
+from service_kit.server import GrpcServer, Registration, Running
+from service_kit.settings import Settings, SettingsError, load
+from service_kit.telemetry import configure_logging
+
+
+class Service:
+    """All parts of the asset service, wired. Tests reach the parts here; everybody else uses `start`."""
+
+    def __init__(self, settings: Settings, db: Database, store: BlobStore, clock: Clock) -> None:
+        mine, rings = settings.asset, Keyrings(settings.keys_dir)
+        capabilities = rings.capabilities(clock)
+        self.storage = Storage(db)
+        self.store = store
+        self.spool = Spool(settings.service_dir("asset") / "spool")
+        self.probe = Probe()
+        self.unbroken = Unbroken()
+        self.health = HealthBoard()
+        self.vitals = Vitals(self.health, self.storage, store)
+        locks = NamedLocks()
+        receipts = Receipts(capabilities)
+        intake = Intake(store, self.spool, self.probe.measure)
+        watchers = Watchers(self.storage, WakeUps())
+        self.removal = Removal(self.storage, store, self.spool, locks)
+        self.expiry = Expiry(
+            self.storage,
+            self.spool,
+            locks,
+            self.removal,
+            watchers,
+            interval=mine.expiry_interval,
+            retention_events=mine.retention_events,
+        )
+        uploads = Uploads(
+            self.storage,
+            self.spool,
+            intake,
+            receipts,
+            locks,
+            self.unbroken,
+            max_output_bytes=mine.max_output_bytes,
+            nudge=self.removal.nudge,
+        )
+        client_uploads = ClientUploads(
+            self.storage,
+            self.spool,
+            intake,
+            locks,
+            self.unbroken,
+            self.removal,
+            watchers,
+            max_upload_bytes=mine.max_upload_bytes,
+            upload_ttl=mine.upload_ttl,
+            asset_expiry=mine.asset_expiry,
+        )
+        workspace = Workspace(self.storage, self.removal, watchers, asset_expiry=mine.asset_expiry)
+        settling = Settling(self.storage, store, receipts, self.removal, watchers, asset_expiry=mine.asset_expiry)
+        signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
+        encoder = Encoder(signer, mine.media_url_ttl)
+        servicers: list[Registration] = [
+            (asset_service_pb2_grpc.add_AssetServiceServicer_to_server, AssetServicer(workspace, watchers, encoder)),
+            (
+                upload_service_pb2_grpc.add_UploadServiceServicer_to_server,
+                UploadServicer(uploads, client_uploads, store, encoder),
+            ),
+            (
+                asset_control_service_pb2_grpc.add_AssetControlServiceServicer_to_server,
+                AssetControlServicer(settling, Holds(self.storage, self.removal), workspace, encoder),
+            ),
+        ]
+        self.server = GrpcServer(
+            "asset",
+            listen=mine.listen,
+            servicers=servicers,
+            verifier=rings.identity_verifier(clock),
+            health=self.health,
+            capabilities=capabilities,
+            reflection=settings.core.reflection,
+            insecure=settings.core.insecure,
+            clock=clock,
+        )
+
+
+async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
+    """Wire the service and start it; `stack` ends it.
+
+    Raises:
+        FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
+    """
+    clock = clock or SystemClock()
+    db = await Database.open_service(settings, "asset", clock=clock)
+    stack.push_async_callback(db.close)
+    service = Service(settings, db, open_store(settings), clock)
+    await service.storage.prepare()
+    await service.spool.prepare()
+    stack.push_async_callback(service.probe.close)
+    stack.push_async_callback(service.unbroken.close)
+    await service.vitals.look()
+    stack.push_async_callback(
+        _stop_tasks,
+        [
+            asyncio.create_task(service.expiry.run(), name="asset-expiry"),
+            asyncio.create_task(service.vitals.run(), name="asset-vitals"),
+        ],
+    )
+    stack.push_async_callback(service.server.stop)
+    await service.server.start()
+    return service
+
+
+async def start(settings: Settings) -> Running:
+    """Start the asset service; returns when it serves.
+
+    Raises:
+        FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
+    """
+    async with AsyncExitStack() as stack:
+        service = await open_service(settings, stack)
+        return Running("asset", service.server.target, stack.pop_all().aclose)
+
+
+async def _stop_tasks(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _serve(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        service = await open_service(settings, stack)
+        await service.server.serve_until_signal()
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
+    try:
+        settings = load()
+        configure_logging(settings.core.log_level, settings.core.log_format)
+        crash.arm(settings.core.crash_point)
+        with contextlib.suppress(KeyboardInterrupt):
+            asyncio.run(_serve(settings))
+    except (SettingsError, AtelierError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""Files that clients bring: one stream each, an asset at its end, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from asset_service.domain import (
+    MAX_PIECE_BYTES,
+    Asset,
+    AssetSource,
+    AssetState,
+    Blob,
+    EventKind,
+    Media,
+    Upload,
+    UploadState,
+    upload_key,
+)
+from asset_service.intake import Intake
+from asset_service.locks import NamedLocks
+from asset_service.removal import Removal
+from asset_service.spool import Spool
+from asset_service.storage import Storage
+from asset_service.tasks import Unbroken
+from asset_service.watch import Watchers
+from service_kit import crash
+from service_kit.blobs import WORKSPACE_BUCKET
+from service_kit.errors import DeadlineExceeded, ErrorReason, FailedPrecondition, InvalidArgument, ResourceExhausted
+from service_kit.identity import Owner
+from service_kit.ids import new_id
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+# What programs say when they do not know; `application/x-www-form-urlencoded` is what curl says unless told otherwise.
+_UNKNOWN_TYPES = frozenset({"", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded"})
+_ALIASES = {"image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg", "image/x-png": "image/png"}
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a client says about its file; a size of 0 and empty texts say nothing."""
+
+    filename: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+
+
+class ClientUploads:
+    """Makes assets of files that clients bring."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        spool: Spool,
+        intake: Intake,
+        locks: NamedLocks,
+        unbroken: Unbroken,
+        removal: Removal,
+        watchers: Watchers,
+        *,
+        max_upload_bytes: int,
+        upload_ttl: timedelta,
+        asset_expiry: timedelta,
+    ) -> None:
+        self._storage = storage
+        self._spool = spool
+        self._intake = intake
+        self._locks = locks
+        self._unbroken = unbroken
+        self._removal = removal
+        self._watchers = watchers
+        self._max_upload_bytes = max_upload_bytes
+        self._upload_ttl = upload_ttl
+        self._asset_expiry = asset_expiry
+
+    async def create(self, owner: Owner, announced: Announced, pieces: AsyncIterator[bytes]) -> Asset:
+        """Take a file in. Returns the new asset; when anything is raised, nothing is left.
+
+        Raises:
+            InvalidArgument: `unsupported_media`, `digest_mismatch` or `incomplete_upload`.
+            ResourceExhausted: `body_too_large`.
+            DeadlineExceeded: the file took too long to arrive.
+        """
+        _check_announced(announced)
+        self._check_size(announced.size_bytes)
+        upload = await self._begin(owner, announced)
+        try:
+            async with asyncio.timeout(self._upload_ttl.total_seconds()):
+                received = await self._receive(upload, pieces)
+            _check_arrived(announced, received)
+            return await self._unbroken.run(self._publish(received, announced))
+        except BaseException as error:
+            await self._unbroken.run(self._removal.give_up(upload.upload_id))
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded("The file took too long to arrive.") from None
+            raise
+
+    async def _begin(self, owner: Owner, announced: Announced) -> Upload:
+        upload_id = new_id()
+        async with self._storage.write() as tx:
+            upload = Upload(
+                upload_id=upload_id,
+                asset_id=new_id(),
+                owner=owner,
+                job_id=None,
+                stage=0,
+                fence=0,
+                asset_index=0,
+                rendition=None,
+                key=upload_key(owner, upload_id, job_id=None, fence=0, asset_index=0),
+                size_bytes=announced.size_bytes,
+                sha256=announced.sha256,
+                state=UploadState.OPEN,
+                deadline_at=await tx.now() + self._upload_ttl,
+            )
+            await tx.uploads.add(upload)
+        crash.reach("asset.upload.started")
+        await self._spool.open(upload_id)
+        return upload
+
+    async def _receive(self, upload: Upload, pieces: AsyncIterator[bytes]) -> Upload:
+        """Return the upload with the size and the digest of what arrived."""
+        digest, size_bytes = hashlib.sha256(), 0
+        async for data in pieces:
+            if len(data) > MAX_PIECE_BYTES:
+                raise InvalidArgument.field(
+                    "data", f"must be at most {MAX_PIECE_BYTES} bytes, got {len(data)}", ErrorReason.OUT_OF_RANGE
+                )
+            self._check_size(size_bytes + len(data))
+            digest.update(data)
+            size_bytes = await self._spool.write(upload.upload_id, size_bytes, data)
+        return replace(upload, size_bytes=size_bytes, sha256=digest.hexdigest())
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._max_upload_bytes:
+            raise ResourceExhausted(
+                f"A file may have at most {self._max_upload_bytes} bytes; this one has {size_bytes} or more.",
+                ErrorReason.BODY_TOO_LARGE,
+            )
+
+    async def _publish(self, upload: Upload, announced: Announced) -> Asset:
+        async with self._locks.hold(upload.upload_id):
+            media = await self._intake.measured(upload)
+            _check_type(announced.content_type, media)
+            generation = await self._intake.publish(upload, media)
+            crash.reach("asset.upload.finished.blob")
+            async with self._storage.write() as tx:
+                if not await tx.uploads.stage(replace(upload, state=UploadState.STAGED)):
+                    raise FailedPrecondition(
+                        "The upload took longer than it may, and was given up.", ErrorReason.INCOMPLETE_UPLOAD
+                    )
+                now = await tx.now()
+                asset = Asset(
+                    asset_id=upload.asset_id,
+                    owner=upload.owner,
+                    job_id=None,
+                    asset_index=0,
+                    source=AssetSource.UPLOAD,
+                    state=AssetState.AVAILABLE,
+                    media=media,
+                    blob=Blob(WORKSPACE_BUCKET, upload.key, generation),
+                    renditions=(),
+                    provenance=b"",
+                    filename=announced.filename,
+                    saved_item_id="",
+                    saved_version=0,
+                    created_at=now,
+                    expires_at=now + self._asset_expiry,
+                    version=1,
+                )
+                await tx.assets.add(asset)
+                await tx.uploads.forget([upload.upload_id])
+                await tx.events.append(EventKind.PUBLISHED, asset)
+                await tx.note("uploaded", asset.owner, asset.asset_id, size_bytes=media.size_bytes)
+            crash.reach("asset.upload.finished")
+            await self._spool.remove(upload.upload_id)
+        self._watchers.notify(asset.owner)
+        return asset
+
+
+def _check_announced(announced: Announced) -> None:
+    if announced.sha256 and not _SHA256.fullmatch(announced.sha256):
+        raise InvalidArgument.field("sha256", "must be 64 lower-case hexadecimal digits, or absent")
+    if any(ord(character) < 0x20 for character in announced.filename):
+        raise InvalidArgument.field("filename", "must not contain control characters")
+
+
+def _check_arrived(announced: Announced, received: Upload) -> None:
+    if not received.size_bytes:
+        raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
+    if announced.size_bytes and received.size_bytes != announced.size_bytes:
+        raise InvalidArgument(
+            f"{received.size_bytes} bytes arrived, and {announced.size_bytes} were announced.",
+            ErrorReason.INCOMPLETE_UPLOAD,
+        )
+    if announced.sha256 and received.sha256 != announced.sha256:
+        raise InvalidArgument(
+            f"The bytes that arrived have the SHA-256 {received.sha256}, and {announced.sha256} was announced.",
+            ErrorReason.DIGEST_MISMATCH,
+        )
+
+
+def _check_type(believed: str, media: Media) -> None:
+    plain = believed.partition(";")[0].strip().lower()
+    if plain not in _UNKNOWN_TYPES and _ALIASES.get(plain, plain) != media.content_type:
+        raise InvalidArgument(
+            f"The file was announced as {plain}, and its bytes are {media.content_type}; send the right type, or none.",
+            ErrorReason.UNSUPPORTED_MEDIA,
+        )

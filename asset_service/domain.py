@@ -1,0 +1,206 @@
+"""What the workspace is made of: uploads, assets, holds, settlements, and their states. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from service_kit.blobs import key_segment
+from service_kit.identity import Owner
+
+MAX_PIECE_BYTES = 1 << 20
+"""The longest piece of a file in one message, in either direction."""
+
+MAX_HOLD_TTL = timedelta(hours=1)
+"""The longest time for which a hold is promised at once; its holder renews it."""
+
+MAX_UPLOADS_PER_FILE = 8
+"""How many different uploads one lease may start for one file: not every engine gives the same bytes twice."""
+
+
+class UploadState(StrEnum):
+    """How far an upload is."""
+
+    OPEN = "open"
+    STAGED = "staged"
+    DELETING = "deleting"
+
+
+class AssetState(StrEnum):
+    """What may be seen of an asset, and whether its bytes are there."""
+
+    AVAILABLE = "available"
+    WITHHELD = "withheld"
+    # Gone for its owner; somebody's hold keeps the bytes.
+    HIDDEN = "hidden"
+    DELETING = "deleting"
+    REMOVED = "removed"
+
+    @property
+    def gone(self) -> bool:
+        """Whether its owner no longer has it."""
+        return self in (AssetState.HIDDEN, AssetState.DELETING, AssetState.REMOVED)
+
+
+class AssetSource(StrEnum):
+    """Where an asset comes from."""
+
+    JOB = "job"
+    UPLOAD = "upload"
+    ITEM = "item"
+    IMPORT = "import"
+
+
+class MediaFormat(StrEnum):
+    """What is in a file."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
+class RenditionKind(StrEnum):
+    """Which smaller file of an asset."""
+
+    THUMB_256 = "thumb_256"
+    THUMB_1024 = "thumb_1024"
+    POSTER = "poster"
+    CLIP = "clip"
+
+
+class EventKind(StrEnum):
+    """What happened to an asset."""
+
+    PUBLISHED = "published"
+    CHANGED = "changed"
+    REMOVED = "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where bytes lie."""
+
+    bucket: str
+    key: str
+    generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What the bytes of a file are, as measured. A picture has no duration."""
+
+    content_type: str
+    size_bytes: int
+    sha256: str
+    width: int
+    height: int
+    duration_ms: int | None = None
+
+    @property
+    def format(self) -> MediaFormat:
+        """Picture or video."""
+        return MediaFormat.VIDEO if self.content_type.startswith("video/") else MediaFormat.IMAGE
+
+
+@dataclass(frozen=True, slots=True)
+class RenditionFile:
+    """A smaller file that lives and dies with its asset."""
+
+    kind: RenditionKind
+    blob: Blob
+    media: Media
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """One thing in a workspace. A tombstone has neither media nor blob; `provenance` is opaque here."""
+
+    asset_id: str
+    owner: Owner
+    job_id: str | None
+    asset_index: int
+    source: AssetSource
+    state: AssetState
+    media: Media | None
+    blob: Blob | None
+    renditions: tuple[RenditionFile, ...]
+    provenance: bytes
+    filename: str
+    saved_item_id: str
+    saved_version: int
+    created_at: datetime
+    expires_at: datetime
+    version: int
+
+    @property
+    def group_id(self) -> str:
+        """What it is listed under: its job, or itself. Such ids grow with time: the newest has the greatest."""
+        return self.job_id or self.asset_id
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """One file on its way in. One without a job is a client's, and has a deadline of its own.
+
+    `sha256` and `size_bytes` are what was announced; `media`, `generation` and `receipt` are there once it is staged.
+    """
+
+    upload_id: str
+    asset_id: str
+    owner: Owner
+    job_id: str | None
+    stage: int
+    fence: int
+    asset_index: int
+    rendition: RenditionKind | None
+    key: str
+    size_bytes: int
+    sha256: str
+    state: UploadState
+    deadline_at: datetime | None = None
+    generation: str | None = None
+    media: Media | None = None
+    output_upload_id: str | None = None
+    receipt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a job ended, as it was answered the first time."""
+
+    job_id: str
+    owner: Owner
+    published: tuple[int, ...]
+    lost: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AssetEvent:
+    """Something that happened to an asset, for those who watch; what the asset is now is read when it is told."""
+
+    position: int
+    asset_id: str
+    kind: EventKind
+
+
+def job_holder(job_id: str) -> str:
+    """Return who holds the references of a job."""
+    return f"job:{job_id}"
+
+
+def held_job(holder: str) -> str | None:
+    """Return the job that a holder stands for; None when it is not a job."""
+    kind, _, name = holder.partition(":")
+    return name if kind == "job" else None
+
+
+def upload_key(owner: Owner, upload_id: str, *, job_id: str | None, fence: int, asset_index: int) -> str:
+    """Return the key of an upload: it names whose it is and what for, and belongs to this upload for ever.
+
+    Raises:
+        ValueError: tenant, owner or job cannot be part of a key.
+    """
+    whose = f"{key_segment(owner.tenant_id)}/{key_segment(owner.owner_id)}"
+    if job_id is None:
+        return f"{whose}/uploads/{upload_id}"
+    return f"{whose}/jobs/{key_segment(job_id)}/{fence}/{asset_index}/{upload_id}"

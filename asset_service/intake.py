@@ -1,0 +1,58 @@
+"""From a spooled file to a blob: checked against what was announced, measured, and written once under its own key."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from asset_service.domain import Media, Upload
+from asset_service.media import Shape
+from asset_service.spool import Spool
+from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore
+from service_kit.errors import AlreadyExists, ErrorReason, FailedPrecondition, InvalidArgument, Unavailable
+
+Measure = Callable[[Path], Awaitable[Shape]]
+
+
+class Intake:
+    """Makes blobs of spooled files. Whoever calls holds the lock of the upload."""
+
+    def __init__(self, store: BlobStore, spool: Spool, measure: Measure) -> None:
+        self._store = store
+        self._spool = spool
+        self._measure = measure
+
+    async def measured(self, upload: Upload) -> Media:
+        """Check a spooled file against what was announced, and measure it.
+
+        Raises:
+            FailedPrecondition: `incomplete_upload`.
+            InvalidArgument: `digest_mismatch`, after which the upload begins anew; or `unsupported_media`.
+        """
+        size_bytes = await self._spool.open(upload.upload_id)
+        if size_bytes != upload.size_bytes:
+            raise FailedPrecondition(
+                f"The upload has {size_bytes} of {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
+            )
+        sha256 = await self._spool.digest(upload.upload_id)
+        if sha256 != upload.sha256:
+            await self._spool.restart(upload.upload_id)
+            raise InvalidArgument(
+                f"The bytes have the SHA-256 {sha256}, and {upload.sha256} was announced; send them again.",
+                ErrorReason.DIGEST_MISMATCH,
+            )
+        shape = await self._measure(self._spool.path(upload.upload_id))
+        return Media(shape.content_type, size_bytes, sha256, shape.width, shape.height, shape.duration_ms)
+
+    async def publish(self, upload: Upload, media: Media) -> str:
+        """Write the blob of an upload, unless an earlier try has. Returns its generation."""
+        try:
+            info: BlobInfo | None = await self._store.put(
+                WORKSPACE_BUCKET, upload.key, self._spool.chunks(upload.upload_id), content_type=media.content_type
+            )
+        except AlreadyExists:
+            # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
+            info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
+        if info is None or info.sha256 != media.sha256:
+            raise Unavailable("The store does not hold the bytes that were written; repeat.")
+        return info.generation

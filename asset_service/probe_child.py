@@ -1,0 +1,47 @@
+"""The process that decodes what strangers sent: it has little memory, writes nothing, and may be killed at any time.
+
+It takes one JSON line `{"path": …}` at a time and answers one: `{"shape": {…}}` or `{"refused": "…"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import select
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from asset_service.media import measure
+from service_kit.errors import InvalidArgument
+
+MEMORY_BYTES = 4 << 30
+IDLE_S = 60.0
+READY = b"ready\n"
+
+
+def main() -> None:
+    """Serve until nobody asks any more, or whoever asked is gone."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    requests, replies = sys.stdin.buffer, sys.stdout.buffer
+    replies.write(READY)
+    replies.flush()
+    while select.select([requests], [], [], IDLE_S)[0]:
+        line = requests.readline()
+        if not line:
+            return
+        replies.write(json.dumps(_answer(Path(json.loads(line)["path"]))).encode() + b"\n")
+        replies.flush()
+
+
+def _answer(path: Path) -> dict[str, object]:
+    try:
+        return {"shape": asdict(measure(path))}
+    except InvalidArgument as error:
+        return {"refused": error.message}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""Measures files in a child process, so that no file can crash, stop or bloat the service."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+from asset_service.media import Shape, unsupported
+from asset_service.probe_child import READY
+from service_kit.errors import ErrorReason, InvalidArgument, Unavailable
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+_CHILD = "asset_service.probe_child"
+_START_S = 20.0
+_TRIES = 2
+
+
+class Probe:
+    """One child, started when it is needed and started again when it is gone; it measures one file at a time."""
+
+    def __init__(self, *, limit: timedelta = timedelta(seconds=25), child: str = _CHILD) -> None:
+        """Give each file `limit`; `child` is the module that the child runs."""
+        self._limit = limit
+        self._module = child
+        self._turn = asyncio.Lock()
+        self._child: asyncio.subprocess.Process | None = None
+
+    async def measure(self, path: Path) -> Shape:
+        """Return what a file is.
+
+        Raises:
+            InvalidArgument: `unsupported_media`; also when it cannot be decoded in time, or kills its decoder.
+            Unavailable: no child could be started.
+        """
+        async with self._turn:
+            for _ in range(_TRIES):
+                try:
+                    async with asyncio.timeout(self._limit.total_seconds()):
+                        reply = await self._ask(path)
+                except TimeoutError:
+                    await self._end()
+                    raise unsupported(
+                        f"The file could not be decoded within {self._limit.total_seconds():g} s"
+                    ) from None
+                except BaseException:
+                    # A reply that nobody waited for must not be taken for that of the next file.
+                    await asyncio.shield(self._end())
+                    raise
+                if reply:
+                    return _shape(json.loads(reply))
+                # It may have ended for lack of work in this very moment, so one more try.
+                log.warning("probe_died")
+                await self._end()
+            raise unsupported("The file could not be decoded")
+
+    async def close(self) -> None:
+        """End the child."""
+        async with self._turn:
+            await self._end()
+
+    async def _ask(self, path: Path) -> bytes:
+        """Return the child's reply; empty when it died."""
+        if self._child is None or self._child.returncode is not None:
+            await self._end()
+            self._child = await self._start()
+        if self._child.stdin is None or self._child.stdout is None:
+            raise RuntimeError("the child has no pipes")
+        try:
+            self._child.stdin.write(json.dumps({"path": str(path)}).encode() + b"\n")
+            await self._child.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            return b""
+        return await self._child.stdout.readline()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        # Nothing of ours goes into a process that reads what strangers sent.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("ATELIER_")}
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            self._module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+        )
+        try:
+            async with asyncio.timeout(_START_S):
+                ready = await child.stdout.readline() if child.stdout else b""
+        except BaseException:
+            await asyncio.shield(_kill(child))
+            raise
+        if ready != READY:
+            await _kill(child)
+            raise Unavailable("The process that measures files could not be started; repeat.")
+        return child
+
+    async def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is not None:
+            await _kill(child)
+
+
+async def _kill(child: asyncio.subprocess.Process) -> None:
+    if child.stdin is not None:
+        child.stdin.close()
+    if child.returncode is None:
+        try:
+            child.kill()
+        except ProcessLookupError:
+            log.debug("probe_gone_already")
+    await child.wait()
+
+
+def _shape(reply: dict[str, object]) -> Shape:
+    refused = reply.get("refused")
+    if refused is not None:
+        raise InvalidArgument(str(refused), ErrorReason.UNSUPPORTED_MEDIA)
+    return Shape(**reply["shape"])  # type: ignore[arg-type]

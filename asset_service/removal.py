@@ -1,0 +1,93 @@
+"""How things go: hidden at once, their bytes deleted after the commit that says so, a tombstone left."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from asset_service.domain import Asset, AssetState, Blob, EventKind, Upload
+from asset_service.locks import NamedLocks
+from asset_service.spool import Spool
+from asset_service.storage import Storage, Transaction
+from service_kit import crash
+from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+
+
+class Removal:
+    """Takes assets and uploads away, so that a crash between any two steps leaves nothing behind."""
+
+    def __init__(self, storage: Storage, store: BlobStore, spool: Spool, locks: NamedLocks) -> None:
+        self._storage = storage
+        self._store = store
+        self._spool = spool
+        self._locks = locks
+        self._wanted = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Say that there may be bytes to delete."""
+        self._wanted.set()
+
+    async def wanted(self) -> None:
+        """Wait until there may be bytes to delete."""
+        await self._wanted.wait()
+        self._wanted.clear()
+
+    async def hide(self, tx: Transaction, asset: Asset, action: str) -> Asset:
+        """Take an asset from its owner, and its bytes too unless somebody holds them. Returns what is left."""
+        held = await tx.holds.is_held(asset.asset_id)
+        gone = replace(asset, state=AssetState.HIDDEN if held else AssetState.DELETING, version=asset.version + 1)
+        gone = await self._write(tx, asset, gone)
+        await tx.events.append(EventKind.REMOVED, gone)
+        await tx.note(action, asset.owner, asset.asset_id)
+        return gone
+
+    async def let_go(self, tx: Transaction, asset: Asset) -> None:
+        """Have the bytes of a hidden asset deleted that nobody holds any more."""
+        await self._write(tx, asset, replace(asset, state=AssetState.DELETING, version=asset.version + 1))
+
+    async def _write(self, tx: Transaction, before: Asset, after: Asset) -> Asset:
+        if after.state is AssetState.DELETING:
+            # From here on only ids and times are kept, and where the bytes are until they are gone.
+            after = replace(after, provenance=b"", filename="")
+            await tx.holds.forget(after.asset_id)
+        if not await tx.assets.replace(after, expected_version=before.version):
+            raise RuntimeError("an asset changed although its row was locked")
+        return after
+
+    async def delete_asset(self, asset: Asset) -> None:
+        """Delete the bytes of an asset whose row says DELETING, and leave its tombstone."""
+        crash.reach("asset.remove.committed")
+        blobs = [rendition.blob for rendition in asset.renditions] + ([asset.blob] if asset.blob else [])
+        for blob in blobs:
+            await self._delete(blob)
+        crash.reach("asset.remove.blob_deleted")
+        tombstone = replace(
+            asset, state=AssetState.REMOVED, media=None, blob=None, renditions=(), version=asset.version + 1
+        )
+        async with self._storage.write() as tx:
+            await tx.assets.replace(tombstone, expected_version=asset.version)
+
+    async def delete_upload(self, upload: Upload) -> None:
+        """Delete the bytes of an upload whose row says DELETING, and then the row."""
+        # Under the lock no write to the key can be in flight, so that a key that is empty stays empty.
+        async with self._locks.hold(upload.upload_id):
+            crash.reach("asset.remove.committed")
+            info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
+            if info is not None:
+                await self._delete(Blob(WORKSPACE_BUCKET, upload.key, info.generation))
+            await self._spool.remove(upload.upload_id)
+            crash.reach("asset.remove.blob_deleted")
+            async with self._storage.write() as tx:
+                await tx.uploads.forget([upload.upload_id])
+
+    async def give_up(self, upload_id: str) -> None:
+        """Take back an upload that failed, unless it has become an asset."""
+        async with self._storage.write() as tx:
+            if not await tx.uploads.delete_later(upload_id=upload_id):
+                return
+            upload = await tx.uploads.find(upload_id)
+        if upload is not None:
+            await self.delete_upload(upload)
+
+    async def _delete(self, blob: Blob) -> None:
+        await self._store.delete(blob.bucket, blob.key, blob.generation)

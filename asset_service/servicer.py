@@ -1,0 +1,111 @@
+"""AssetService and AssetControlService: decode, one call, encode."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from asset_service.holds import Holds
+from asset_service.settlement import Settling, Winner
+from asset_service.watch import Watchers
+from asset_service.wire import Encoder, owner_from
+from asset_service.workspace import Workspace
+from atelier.asset.v1 import (
+    asset_control_service_pb2,
+    asset_control_service_pb2_grpc,
+    asset_service_pb2,
+    asset_service_pb2_grpc,
+)
+from service_kit.identity import current_caller
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_PAGE_SIZE = 50
+
+
+class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
+    """An owner's workspace."""
+
+    def __init__(self, workspace: Workspace, watchers: Watchers, encoder: Encoder) -> None:
+        self._workspace = workspace
+        self._watchers = watchers
+        self._encoder = encoder
+
+    async def ListAssets(
+        self, request: asset_service_pb2.ListAssetsRequest, context: Context
+    ) -> asset_service_pb2.ListAssetsResponse:
+        page = await self._workspace.list(
+            current_caller().owner,
+            job_id=request.job_id,
+            page_size=request.page_size if request.HasField("page_size") else _PAGE_SIZE,
+            page_token=request.page_token,
+        )
+        return asset_service_pb2.ListAssetsResponse(
+            assets=[self._encoder.asset(asset) for asset in page.assets], next_page_token=page.next_page_token
+        )
+
+    async def GetAsset(
+        self, request: asset_service_pb2.GetAssetRequest, context: Context
+    ) -> asset_service_pb2.GetAssetResponse:
+        asset = await self._workspace.get(request.asset_id, current_caller().owner)
+        return asset_service_pb2.GetAssetResponse(asset=self._encoder.asset(asset))
+
+    async def DiscardAsset(
+        self, request: asset_service_pb2.DiscardAssetRequest, context: Context
+    ) -> asset_service_pb2.DiscardAssetResponse:
+        asset = await self._workspace.discard(request.asset_id, current_caller().owner)
+        return asset_service_pb2.DiscardAssetResponse(asset=self._encoder.asset(asset))
+
+    async def WatchAssets(
+        self, request: asset_service_pb2.WatchAssetsRequest, context: Context
+    ) -> AsyncIterator[asset_service_pb2.WatchAssetsResponse]:
+        await context.send_initial_metadata((("atelier-stream", "open"),))
+        async for told in self._watchers.watch(current_caller().owner, request.after):
+            yield self._encoder.told(told)
+
+
+class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceServicer):
+    """What Atelier's other services tell the workspace."""
+
+    def __init__(self, settling: Settling, holds: Holds, workspace: Workspace, encoder: Encoder) -> None:
+        self._settling = settling
+        self._holds = holds
+        self._workspace = workspace
+        self._encoder = encoder
+
+    async def Settle(
+        self, request: asset_control_service_pb2.SettleRequest, context: Context
+    ) -> asset_control_service_pb2.SettleResponse:
+        winners = [
+            Winner(winner.asset_index, winner.receipt, winner.provenance.SerializeToString(deterministic=True))
+            for winner in request.winners
+        ]
+        settlement = await self._settling.settle(request.job_id, owner_from(request.owner), winners)
+        return asset_control_service_pb2.SettleResponse(published=settlement.published, lost=settlement.lost)
+
+    async def TakeHold(
+        self, request: asset_control_service_pb2.TakeHoldRequest, context: Context
+    ) -> asset_control_service_pb2.TakeHoldResponse:
+        held = await self._holds.take(
+            request.holder, owner_from(request.owner), request.asset_ids, request.ttl.ToTimedelta()
+        )
+        return asset_control_service_pb2.TakeHoldResponse(held=[self._encoder.held(asset) for asset in held])
+
+    async def ConfirmHold(
+        self, request: asset_control_service_pb2.ConfirmHoldRequest, context: Context
+    ) -> asset_control_service_pb2.ConfirmHoldResponse:
+        await self._holds.confirm(request.holder, owner_from(request.owner), request.asset_ids)
+        return asset_control_service_pb2.ConfirmHoldResponse()
+
+    async def ReleaseHold(
+        self, request: asset_control_service_pb2.ReleaseHoldRequest, context: Context
+    ) -> asset_control_service_pb2.ReleaseHoldResponse:
+        await self._holds.release(request.holder)
+        return asset_control_service_pb2.ReleaseHoldResponse()
+
+    async def MarkSaved(
+        self, request: asset_control_service_pb2.MarkSavedRequest, context: Context
+    ) -> asset_control_service_pb2.MarkSavedResponse:
+        await self._workspace.mark_saved(request.asset_id, owner_from(request.owner), request.item_id, request.version)
+        return asset_control_service_pb2.MarkSavedResponse()

@@ -1,0 +1,94 @@
+"""Every query on assets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from asset_service.domain import Asset, AssetState
+from asset_service.storage.rows import asset_from, asset_values
+from asset_service.storage.tables import holds, workspace_assets
+from service_kit.database import db_now
+from service_kit.identity import Owner
+
+_assets = workspace_assets
+_SEEN = (AssetState.AVAILABLE.value,)
+_KEPT = (AssetState.AVAILABLE.value, AssetState.WITHHELD.value)
+
+
+class Assets:
+    """Every query on assets."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def find(self, asset_id: str, owner: Owner) -> Asset | None:
+        """Return one asset of one owner, in whatever state; None when there is none or somebody else owns it."""
+        found = await self._select(select(_assets).where(_assets.c.asset_id == asset_id, _owned_by(owner)))
+        return found[0] if found else None
+
+    async def find_many(self, asset_ids: Sequence[str], owner: Owner) -> dict[str, Asset]:
+        """Return those of an owner's assets that exist, by id."""
+        wanted = select(_assets).where(_assets.c.asset_id.in_(asset_ids), _owned_by(owner))
+        return {asset.asset_id: asset for asset in await self._select(wanted)}
+
+    async def list_page(
+        self, owner: Owner, *, job_id: str, after: tuple[str, int] | None, limit: int
+    ) -> Sequence[Asset]:
+        """Return what an owner sees, newest group first and by index in it, after (group, index)."""
+        query = select(_assets).where(_owned_by(owner), _assets.c.state.in_(_SEEN))
+        if job_id:
+            query = query.where(_assets.c.group_id == job_id)
+        if after is not None:
+            group, index = after
+            same = and_(_assets.c.group_id == group, _assets.c.asset_index > index)
+            query = query.where(or_(_assets.c.group_id < group, same))
+        return await self._select(query.order_by(_assets.c.group_id.desc(), _assets.c.asset_index).limit(limit))
+
+    async def add(self, asset: Asset) -> None:
+        """Insert an asset, or the tombstone of one that was never published."""
+        await self._connection.execute(insert(_assets).values(**asset_values(asset)))
+
+    async def replace(self, asset: Asset, *, expected_version: int) -> bool:
+        """Write an asset over the version that was read. Returns False when it was changed meanwhile."""
+        changed = await self._connection.execute(
+            update(_assets)
+            .where(_assets.c.asset_id == asset.asset_id, _assets.c.version == expected_version)
+            .values(**asset_values(asset))
+        )
+        return changed.rowcount == 1
+
+    async def due(self, limit: int) -> Sequence[Asset]:
+        """Return assets whose time is over, the longest first."""
+        return await self._select(
+            select(_assets)
+            .where(_assets.c.state.in_(_KEPT), _assets.c.expires_at <= db_now())
+            .order_by(_assets.c.expires_at)
+            .limit(limit)
+        )
+
+    async def let_go(self, limit: int) -> Sequence[Asset]:
+        """Return hidden assets that nobody holds any more."""
+        live = exists().where(
+            holds.c.asset_id == _assets.c.asset_id, or_(holds.c.expires_at.is_(None), holds.c.expires_at > db_now())
+        )
+        return await self._select(select(_assets).where(_assets.c.state == AssetState.HIDDEN.value, ~live).limit(limit))
+
+    async def deleting(self, after: str, limit: int) -> Sequence[Asset]:
+        """Return assets whose bytes are to be deleted, by id, after an id."""
+        return await self._select(
+            select(_assets)
+            .where(_assets.c.state == AssetState.DELETING.value, _assets.c.asset_id > after)
+            .order_by(_assets.c.asset_id)
+            .limit(limit)
+        )
+
+    async def _select(self, query: Select[Any]) -> Sequence[Asset]:
+        return [asset_from(row) for row in (await self._connection.execute(query)).mappings()]
+
+
+def _owned_by(owner: Owner) -> ColumnElement[bool]:
+    return and_(_assets.c.tenant_id == owner.tenant_id, _assets.c.owner_id == owner.owner_id)

@@ -1,0 +1,53 @@
+"""Every query on holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from asset_service.storage.tables import holds
+from service_kit.database import db_now
+
+
+class Holds:
+    """Every query on holds."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def is_held(self, asset_id: str) -> bool:
+        """Return whether anybody holds an asset at this moment."""
+        query = select(func.count()).select_from(holds).where(holds.c.asset_id == asset_id, _live())
+        return bool((await self._connection.execute(query)).scalar_one())
+
+    async def of_holder(self, holder: str, asset_ids: Sequence[str]) -> set[str]:
+        """Return those of the assets that a holder holds, or held until its time was over."""
+        query = select(holds.c.asset_id).where(holds.c.holder == holder, holds.c.asset_id.in_(asset_ids))
+        return set((await self._connection.execute(query)).scalars())
+
+    async def take(self, holder: str, asset_id: str, ttl: timedelta | None) -> None:
+        """Hold an asset for a time, or with None until it is released. A confirmed hold is never made shorter."""
+        expires_at = db_now(plus=ttl) if ttl is not None else None
+        mine = (holds.c.holder == holder, holds.c.asset_id == asset_id)
+        known = (await self._connection.execute(select(holds.c.expires_at).where(*mine))).one_or_none()
+        if known is None:
+            await self._connection.execute(
+                insert(holds).values(holder=holder, asset_id=asset_id, expires_at=expires_at, created_at=db_now())
+            )
+        elif known.expires_at is not None:
+            await self._connection.execute(update(holds).where(*mine).values(expires_at=expires_at))
+
+    async def release(self, holder: str) -> int:
+        """End all holds of a holder. Returns how many there were."""
+        return (await self._connection.execute(delete(holds).where(holds.c.holder == holder))).rowcount
+
+    async def forget(self, asset_id: str) -> None:
+        """Delete what is left of holds on an asset that goes for good."""
+        await self._connection.execute(delete(holds).where(holds.c.asset_id == asset_id))
+
+
+def _live() -> ColumnElement[bool]:
+    return or_(holds.c.expires_at.is_(None), holds.c.expires_at > db_now())

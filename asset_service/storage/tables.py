@@ -1,0 +1,118 @@
+"""The tables of the asset service. The migrations make them; a test compares the two."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from service_kit.database import Json, UtcDateTime
+from service_kit.events.log import EventLog
+
+metadata = MetaData()
+event_log = EventLog(metadata)
+
+workspace_assets = Table(
+    "workspace_assets",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("job_id", Text),
+    Column("asset_index", Integer, nullable=False),
+    Column("group_id", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("content_type", Text),
+    Column("size_bytes", BigInteger),
+    Column("sha256", Text),
+    Column("width", Integer),
+    Column("height", Integer),
+    Column("duration_ms", BigInteger),
+    Column("bucket", Text),
+    Column("key", Text),
+    Column("generation", Text),
+    Column("renditions", Json, nullable=False),
+    Column("provenance", LargeBinary, nullable=False),
+    Column("filename", Text, nullable=False),
+    Column("saved_item_id", Text, nullable=False),
+    Column("saved_version", BigInteger, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    UniqueConstraint("job_id", "asset_index", name="workspace_assets_output"),
+    Index("workspace_assets_listed", "tenant_id", "owner_id", "group_id", "asset_index"),
+    Index("workspace_assets_due", "state", "expires_at"),
+)
+
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("upload_id", Text, primary_key=True),
+    Column("asset_id", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("job_id", Text),
+    Column("stage", Integer, nullable=False),
+    Column("fence", BigInteger, nullable=False),
+    Column("asset_index", Integer, nullable=False),
+    # Empty for the output itself: a NULL would make two equal uploads different.
+    Column("rendition", Text, nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("deadline_at", UtcDateTime),
+    Column("generation", Text),
+    Column("media", Json),
+    Column("output_upload_id", Text),
+    Column("receipt", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("job_id", "fence", "asset_index", "rendition", "sha256", "size_bytes", name="uploads_same"),
+    Index("uploads_of_asset", "asset_id"),
+    Index("uploads_state", "state", "upload_id"),
+)
+
+settlements = Table(
+    "settlements",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("published", Json, nullable=False),
+    Column("lost", Json, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("holder", Text, nullable=False),
+    Column("asset_id", Text, nullable=False),
+    # NULL: until it is released.
+    Column("expires_at", UtcDateTime),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("holder", "asset_id"),
+    Index("holds_of_asset", "asset_id"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("at", UtcDateTime, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("subject_id", Text, nullable=False),
+    Column("detail", Json),
+)

@@ -1,0 +1,116 @@
+"""Every query on uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from asset_service.domain import Upload, UploadState
+from asset_service.storage.rows import upload_from, upload_values
+from asset_service.storage.tables import uploads
+from service_kit.database import db_now
+from service_kit.identity import Owner
+
+
+class Uploads:
+    """Every query on uploads."""
+
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+
+    async def add(self, upload: Upload) -> None:
+        """Insert an upload: before its first byte."""
+        await self._connection.execute(insert(uploads).values(**upload_values(upload), created_at=db_now()))
+
+    async def find(self, upload_id: str) -> Upload | None:
+        """Return one upload; None when there is none."""
+        found = await self._select(select(uploads).where(uploads.c.upload_id == upload_id))
+        return found[0] if found else None
+
+    async def find_same(self, wanted: Upload) -> Upload | None:
+        """Return the upload of the same job, fence, index, rendition, digest and size; None when there is none."""
+        values = upload_values(wanted)
+        same = ("job_id", "fence", "asset_index", "rendition", "sha256", "size_bytes")
+        found = await self._select(select(uploads).where(*(uploads.c[name] == values[name] for name in same)))
+        return found[0] if found else None
+
+    async def count_same_file(self, wanted: Upload) -> int:
+        """Return how many uploads one lease has for one file."""
+        values = upload_values(wanted)
+        same = ("job_id", "fence", "asset_index", "rendition")
+        query = select(func.count()).select_from(uploads).where(*(uploads.c[name] == values[name] for name in same))
+        return (await self._connection.execute(query)).scalar_one()
+
+    async def of_asset(self, asset_id: str, owner: Owner) -> Sequence[Upload]:
+        """Return an owner's uploads that may become an asset."""
+        return await self._select(
+            select(uploads).where(
+                uploads.c.asset_id == asset_id,
+                uploads.c.tenant_id == owner.tenant_id,
+                uploads.c.owner_id == owner.owner_id,
+                uploads.c.job_id.is_not(None),
+            )
+        )
+
+    async def renditions_of(self, upload_id: str) -> Sequence[Upload]:
+        """Return the staged renditions of an output."""
+        return await self._select(
+            select(uploads)
+            .where(uploads.c.output_upload_id == upload_id, uploads.c.state == UploadState.STAGED.value)
+            .order_by(uploads.c.upload_id)
+        )
+
+    async def stage(self, upload: Upload) -> bool:
+        """Write what was measured. Returns False when the upload is no longer open."""
+        changed = await self._connection.execute(
+            update(uploads)
+            .where(uploads.c.upload_id == upload.upload_id, uploads.c.state == UploadState.OPEN.value)
+            .values(**upload_values(upload))
+        )
+        return changed.rowcount == 1
+
+    async def delete_later(self, *, upload_id: str | None = None, job_id: str | None = None) -> int:
+        """Give up one upload, or all of a job: their bytes are deleted after the commit. Returns how many."""
+        which = uploads.c.upload_id == upload_id if upload_id is not None else uploads.c.job_id == job_id
+        changed = await self._connection.execute(
+            update(uploads)
+            .where(which, uploads.c.state != UploadState.DELETING.value)
+            .values(state=UploadState.DELETING.value)
+        )
+        return changed.rowcount
+
+    async def delete_overdue_later(self) -> int:
+        """Give up overdue uploads of clients. Those of jobs have no deadline: only a settlement ends them."""
+        changed = await self._connection.execute(
+            update(uploads)
+            .where(uploads.c.job_id.is_(None), uploads.c.deadline_at <= db_now())
+            .where(uploads.c.state != UploadState.DELETING.value)
+            .values(state=UploadState.DELETING.value)
+        )
+        return changed.rowcount
+
+    async def deleting(self, after: str, limit: int) -> Sequence[Upload]:
+        """Return uploads whose bytes are to be deleted, by id, after an id."""
+        return await self._select(
+            select(uploads)
+            .where(uploads.c.state == UploadState.DELETING.value, uploads.c.upload_id > after)
+            .order_by(uploads.c.upload_id)
+            .limit(limit)
+        )
+
+    async def open_among(self, upload_ids: Sequence[str]) -> set[str]:
+        """Return those of the ids whose uploads still take bytes."""
+        query = select(uploads.c.upload_id).where(
+            uploads.c.upload_id.in_(upload_ids), uploads.c.state == UploadState.OPEN.value
+        )
+        return set((await self._connection.execute(query)).scalars())
+
+    async def forget(self, upload_ids: Iterable[str]) -> None:
+        """Delete rows: their keys are empty, or belong to an asset from now on."""
+        await self._connection.execute(delete(uploads).where(uploads.c.upload_id.in_(list(upload_ids))))
+
+    async def _select(self, query: Select[Any]) -> Sequence[Upload]:
+        return [upload_from(row) for row in (await self._connection.execute(query)).mappings()]

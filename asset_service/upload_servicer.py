@@ -1,0 +1,102 @@
+"""UploadService: decode, one call, encode; every wait for a client's next message has an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from asset_service.client_uploads import Announced, ClientUploads
+from asset_service.domain import MAX_PIECE_BYTES
+from asset_service.uploads import Piece, Uploads, granted_reference
+from asset_service.wire import Encoder, media, rendition_from
+from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
+from service_kit.blobs import BlobStore
+from service_kit.errors import DeadlineExceeded, ErrorReason, InvalidArgument
+from service_kit.identity import current_caller, current_lease
+from service_kit.validation import check_limits
+
+Context = grpc.aio.ServicerContext[Any, Any]
+SILENCE = timedelta(seconds=60)
+_M = TypeVar("_M", bound=Message)
+
+
+class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
+    """How bytes come in."""
+
+    def __init__(self, uploads: Uploads, client_uploads: ClientUploads, store: BlobStore, encoder: Encoder) -> None:
+        self._uploads = uploads
+        self._client_uploads = client_uploads
+        self._store = store
+        self._encoder = encoder
+
+    async def CreateUpload(
+        self, request_iterator: AsyncIterator[upload_service_pb2.CreateUploadRequest], context: Context
+    ) -> upload_service_pb2.CreateUploadResponse:
+        messages = _received(request_iterator)
+        first = await anext(messages, None)
+        if first is None:
+            raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
+        announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield first.data
+            async for message in messages:
+                yield message.data
+
+        asset = await self._client_uploads.create(current_caller().owner, announced, pieces())
+        return upload_service_pb2.CreateUploadResponse(asset=self._encoder.asset(asset))
+
+    async def StartUpload(
+        self, request: upload_service_pb2.StartUploadRequest, context: Context
+    ) -> upload_service_pb2.StartUploadResponse:
+        upload_id, received_bytes = await self._uploads.start(
+            current_lease(),
+            request.asset_index,
+            rendition_from(request.rendition),
+            request.size_bytes,
+            request.sha256,
+        )
+        return upload_service_pb2.StartUploadResponse(upload_id=upload_id, received_bytes=received_bytes)
+
+    async def WriteUpload(
+        self, request_iterator: AsyncIterator[upload_service_pb2.WriteUploadRequest], context: Context
+    ) -> upload_service_pb2.WriteUploadResponse:
+        pieces = (
+            Piece(message.upload_id, message.offset, message.data) async for message in _received(request_iterator)
+        )
+        received_bytes = await self._uploads.write(current_lease(), pieces)
+        return upload_service_pb2.WriteUploadResponse(received_bytes=received_bytes)
+
+    async def FinishUpload(
+        self, request: upload_service_pb2.FinishUploadRequest, context: Context
+    ) -> upload_service_pb2.FinishUploadResponse:
+        receipt, found = await self._uploads.finish(current_lease(), request.upload_id, request.rendition_upload_ids)
+        return upload_service_pb2.FinishUploadResponse(receipt=receipt, media=media(found))
+
+    async def ReadReference(
+        self, request: upload_service_pb2.ReadReferenceRequest, context: Context
+    ) -> AsyncIterator[upload_service_pb2.ReadReferenceResponse]:
+        bucket, key, generation = granted_reference(current_lease(), request.asset_id)
+        async for chunk in self._store.open_range(bucket, key, generation=generation):
+            for start in range(0, len(chunk), MAX_PIECE_BYTES):
+                yield upload_service_pb2.ReadReferenceResponse(data=chunk[start : start + MAX_PIECE_BYTES])
+
+
+async def _received(messages: AsyncIterator[_M]) -> AsyncIterator[_M]:
+    """Give the messages of a client, each within its limits, as long as the next one comes in time."""
+    iterator = aiter(messages)
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE.total_seconds()):
+                message = await anext(iterator)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceeded(f"Nothing arrived for {SILENCE.total_seconds():g} s.") from None
+        check_limits(message)
+        yield message

@@ -1,0 +1,296 @@
+"""Outputs of jobs on their way in: resumable, under a lease token, staged until their job is settled."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from asset_service.domain import (
+    MAX_PIECE_BYTES,
+    MAX_UPLOADS_PER_FILE,
+    Media,
+    MediaFormat,
+    RenditionKind,
+    Upload,
+    UploadState,
+    upload_key,
+)
+from asset_service.intake import Intake
+from asset_service.locks import NamedLocks
+from asset_service.media import unsupported
+from asset_service.receipts import Receipts
+from asset_service.spool import Spool
+from asset_service.storage import Storage, Transaction
+from asset_service.tasks import Unbroken
+from service_kit import crash
+from service_kit.capabilities import LeaseClaims
+from service_kit.errors import (
+    ErrorReason,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+)
+from service_kit.ids import asset_id, new_id, parse_id
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of an upload; the first names the upload."""
+
+    upload_id: str
+    offset: int
+    data: bytes
+
+
+class Nudge(Protocol):
+    """What wakes those who delete bytes."""
+
+    def __call__(self) -> None:
+        """Say that there is something to delete."""
+
+
+class Uploads:
+    """Starts, fills and finishes uploads of outputs."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        spool: Spool,
+        intake: Intake,
+        receipts: Receipts,
+        locks: NamedLocks,
+        unbroken: Unbroken,
+        *,
+        max_output_bytes: int,
+        nudge: Nudge,
+    ) -> None:
+        self._storage = storage
+        self._spool = spool
+        self._intake = intake
+        self._receipts = receipts
+        self._locks = locks
+        self._unbroken = unbroken
+        self._max_output_bytes = max_output_bytes
+        self._nudge = nudge
+
+    async def start(
+        self, lease: LeaseClaims, asset_index: int, rendition: RenditionKind | None, size_bytes: int, sha256: str
+    ) -> tuple[str, int]:
+        """Begin an upload, or find it again. Returns its id and how many bytes it has.
+
+        Raises:
+            InvalidArgument: outside what the lease grants, or not a digest.
+            FailedPrecondition: `already_settled`.
+            ResourceExhausted: too many different uploads of this file.
+        """
+        self._check(lease, asset_index, size_bytes, sha256)
+        upload_id = new_id()
+        wanted = Upload(
+            upload_id=upload_id,
+            asset_id=asset_id(lease.job_id, asset_index),
+            owner=lease.owner,
+            job_id=lease.job_id,
+            stage=lease.stage,
+            fence=lease.fence,
+            asset_index=asset_index,
+            rendition=rendition,
+            key=upload_key(lease.owner, upload_id, job_id=lease.job_id, fence=lease.fence, asset_index=asset_index),
+            size_bytes=size_bytes,
+            sha256=sha256,
+            state=UploadState.OPEN,
+        )
+        async with self._storage.write() as tx:
+            await tx.settlements.refuse_settled(lease.job_id)
+            upload = await tx.uploads.find_same(wanted) or await self._add(tx, wanted)
+        crash.reach("asset.upload.started")
+        async with self._locks.hold(upload.upload_id):
+            upload = await self._own(lease, upload.upload_id)
+            if upload.state is UploadState.STAGED:
+                return upload.upload_id, upload.size_bytes
+            return upload.upload_id, await self._spool.open(upload.upload_id)
+
+    async def write(self, lease: LeaseClaims, pieces: AsyncIterator[Piece]) -> int:
+        """Add pieces to an upload. Returns how many bytes it has; they are on the disk then.
+
+        Raises:
+            NotFound: the lease has no such upload.
+            FailedPrecondition: `incomplete_upload` for a wrong offset, or `already_settled`.
+            ResourceExhausted: more than was announced.
+        """
+        upload: Upload | None = None
+        async for piece in pieces:
+            if upload is None:
+                upload = await self._open(lease, piece.upload_id)
+            elif piece.upload_id not in ("", upload.upload_id):
+                raise InvalidArgument.field("upload_id", "must not change within a stream")
+            if piece.data:
+                await self._write(upload, piece)
+        if upload is None:
+            raise InvalidArgument.field(
+                "upload_id", "must be in the first message, and there was none", ErrorReason.MISSING_FIELD
+            )
+        async with self._locks.hold(upload.upload_id):
+            await self._open(lease, upload.upload_id)
+            return await self._spool.sync(upload.upload_id)
+
+    async def finish(
+        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: Sequence[str]
+    ) -> tuple[str, Media]:
+        """Measure an output and its renditions. Returns the receipt and what the output is.
+
+        Raises:
+            NotFound: the lease has no such upload.
+            InvalidArgument: `digest_mismatch`, `unsupported_media`, or renditions that are not of this output.
+            FailedPrecondition: `incomplete_upload` or `already_settled`.
+        """
+        return await self._unbroken.run(self._finish(lease, upload_id, tuple(rendition_upload_ids)))
+
+    def _check(self, lease: LeaseClaims, asset_index: int, size_bytes: int, sha256: str) -> None:
+        parse_id(lease.job_id, "job_id")
+        if not 0 <= asset_index < lease.max_outputs:
+            raise InvalidArgument.field(
+                "asset_index",
+                f"must be below {lease.max_outputs}, the outputs of the lease, got {asset_index}",
+                ErrorReason.OUT_OF_RANGE,
+            )
+        limit = min(lease.max_bytes, self._max_output_bytes)
+        if not 1 <= size_bytes <= limit:
+            raise InvalidArgument.field("size_bytes", f"must be 1..{limit}, got {size_bytes}", ErrorReason.OUT_OF_RANGE)
+        if not _SHA256.fullmatch(sha256):
+            raise InvalidArgument.field("sha256", "must be 64 lower-case hexadecimal digits")
+
+    async def _add(self, tx: Transaction, wanted: Upload) -> Upload:
+        if await tx.uploads.count_same_file(wanted) >= MAX_UPLOADS_PER_FILE:
+            raise ResourceExhausted(
+                f"A lease may start at most {MAX_UPLOADS_PER_FILE} different uploads of one file; finish one of them."
+            )
+        await tx.uploads.add(wanted)
+        return wanted
+
+    async def _own(self, lease: LeaseClaims, upload_id: str) -> Upload:
+        """Return an upload of this lease that was not given up."""
+        async with self._storage.read() as tx:
+            await tx.settlements.refuse_settled(lease.job_id)
+            upload = await tx.uploads.find(upload_id)
+        mine = (lease.job_id, lease.stage, lease.fence, lease.owner)
+        if upload is None or (upload.job_id, upload.stage, upload.fence, upload.owner) != mine:
+            raise NotFound.of("upload", upload_id)
+        if upload.state is UploadState.DELETING:
+            raise FailedPrecondition("The upload was given up: start it again.", ErrorReason.INCOMPLETE_UPLOAD)
+        return upload
+
+    async def _open(self, lease: LeaseClaims, upload_id: str) -> Upload:
+        upload = await self._own(lease, upload_id)
+        if upload.state is not UploadState.OPEN:
+            raise FailedPrecondition(
+                f"The upload is finished: it has all its {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
+            )
+        return upload
+
+    async def _write(self, upload: Upload, piece: Piece) -> None:
+        if len(piece.data) > MAX_PIECE_BYTES:
+            raise InvalidArgument.field(
+                "data", f"must be at most {MAX_PIECE_BYTES} bytes, got {len(piece.data)}", ErrorReason.OUT_OF_RANGE
+            )
+        if piece.offset + len(piece.data) > upload.size_bytes:
+            raise ResourceExhausted(
+                f"{upload.size_bytes} bytes were announced, and this would be {piece.offset + len(piece.data)}.",
+                ErrorReason.BODY_TOO_LARGE,
+            )
+        async with self._locks.hold(upload.upload_id):
+            await self._spool.write(upload.upload_id, piece.offset, piece.data)
+
+    async def _finish(
+        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: tuple[str, ...]
+    ) -> tuple[str, Media]:
+        ids = (upload_id, *rendition_upload_ids)
+        async with AsyncExitStack() as locks:
+            # Sorted, so that two calls that name the same uploads never wait for each other.
+            for name in sorted(set(ids)):
+                await locks.enter_async_context(self._locks.hold(name))
+            found = [await self._own(lease, name) for name in ids]
+            output, renditions = found[0], found[1:]
+            _check_parts(output, renditions)
+            if output.receipt is not None and output.media is not None:
+                _check_same(output, renditions)
+                return output.receipt, output.media
+            media = [await self._intake.measured(upload) for upload in found]
+            _check_formats(lease, found, media)
+            receipt, staged = await self._stage(found, media)
+            for name in ids:
+                await self._spool.remove(name)
+        return receipt, staged
+
+    async def _stage(self, found: Sequence[Upload], media: Sequence[Media]) -> tuple[str, Media]:
+        staged = []
+        for upload, measured in zip(found, media, strict=True):
+            generation = await self._intake.publish(upload, measured)
+            staged.append(replace(upload, state=UploadState.STAGED, media=measured, generation=generation))
+        crash.reach("asset.upload.finished.blob")
+        receipt = self._receipts.sign(staged[0], staged[1:])
+        output = replace(staged[0], receipt=receipt)
+        renditions = [replace(upload, output_upload_id=output.upload_id) for upload in staged[1:]]
+        try:
+            async with self._storage.write() as tx:
+                await tx.settlements.refuse_settled(output.job_id or "")
+                for upload in (output, *renditions):
+                    if not await tx.uploads.stage(upload):
+                        raise FailedPrecondition("The upload was given up.", ErrorReason.INCOMPLETE_UPLOAD)
+        except FailedPrecondition:
+            self._nudge()
+            raise
+        crash.reach("asset.upload.finished")
+        return receipt, media[0]
+
+
+def _check_parts(output: Upload, renditions: Sequence[Upload]) -> None:
+    """Refuse what is not one output and renditions of it, each kind once."""
+    if output.rendition is not None:
+        raise InvalidArgument.field("upload_id", "must be the upload of an output, not of a rendition")
+    kinds = {upload.rendition for upload in renditions}
+    if None in kinds or len(kinds) != len(renditions):
+        raise InvalidArgument.field("rendition_upload_ids", "must be renditions, and at most one of each kind")
+    if any(upload.asset_index != output.asset_index for upload in renditions):
+        raise InvalidArgument.field("rendition_upload_ids", f"must be of the index {output.asset_index}")
+    if any(upload.output_upload_id not in (None, output.upload_id) for upload in renditions):
+        raise InvalidArgument.field("rendition_upload_ids", "must not belong to another output already")
+
+
+def _check_same(output: Upload, renditions: Sequence[Upload]) -> None:
+    if any(upload.output_upload_id != output.upload_id for upload in renditions):
+        raise InvalidArgument.field(
+            "rendition_upload_ids",
+            "must be those with which the output was finished",
+            ErrorReason.CONFLICTING_FIELDS,
+        )
+
+
+def _check_formats(lease: LeaseClaims, uploads: Sequence[Upload], media: Sequence[Media]) -> None:
+    """Refuse an output whose format the lease does not grant, and a still that is not a picture."""
+    for upload, measured in zip(uploads, media, strict=True):
+        if upload.rendition is None:
+            if not {measured.format.value, measured.content_type} & set(lease.formats):
+                raise unsupported(
+                    f"The output is {measured.content_type}, and the job makes {', '.join(lease.formats)}"
+                )
+        elif upload.rendition is not RenditionKind.CLIP and measured.format is not MediaFormat.IMAGE:
+            raise unsupported(f"The rendition {upload.rendition} is {measured.content_type}, not a picture")
+
+
+def granted_reference(lease: LeaseClaims, reference_id: str) -> tuple[str, str, str]:
+    """Return bucket, key and generation of a reference that a lease may read.
+
+    Raises:
+        PermissionDenied: `invalid_lease`; the lease does not name it.
+    """
+    for reference in lease.references:
+        if reference.asset_id == reference_id:
+            return reference.bucket, reference.key, reference.generation
+    raise PermissionDenied("The lease does not grant this reference.", ErrorReason.INVALID_LEASE)

@@ -1,0 +1,74 @@
+"""What happens in a workspace, told to those who watch it: from a cursor on, or after a snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from asset_service.domain import Asset, AssetEvent, EventKind
+from asset_service.storage import Storage
+from service_kit.events import WakeUps, encode_cursor
+from service_kit.identity import Owner
+
+SNAPSHOT_ASSETS = 200
+_BATCH = 200
+_LOOK_ANYWAY = timedelta(seconds=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One message to a watcher: a snapshot (no kind), or what happened to one asset, as the asset is now."""
+
+    cursor: str
+    kind: EventKind | None
+    assets: Sequence[Asset]
+
+
+class Watchers:
+    """Everybody who watches a workspace."""
+
+    def __init__(self, storage: Storage, wake_ups: WakeUps) -> None:
+        self._storage = storage
+        self._wake_ups = wake_ups
+
+    def notify(self, owner: Owner) -> None:
+        """Wake those who watch an owner's workspace; call it after the commit."""
+        self._wake_ups.notify(owner)
+
+    async def watch(self, owner: Owner, cursor: str) -> AsyncIterator[Told]:
+        """Give what happens to an owner's assets, without an end; first a snapshot when the cursor does not resume."""
+        with self._wake_ups.subscribe(owner) as waker:
+            async with self._storage.read() as tx:
+                epoch = await tx.events.epoch()
+                position = await tx.events.resume(cursor)
+                assets: Sequence[Asset] = ()
+                if position is None:
+                    newest = await tx.events.last()
+                    assets = await tx.assets.list_page(owner, job_id="", after=None, limit=SNAPSHOT_ASSETS)
+            if position is None:
+                position = newest
+                yield Told(encode_cursor(epoch, position), None, assets)
+            while True:
+                events, known = await self._look(owner, position)
+                for event in events:
+                    position = event.position
+                    told = _tell(event, known.get(event.asset_id))
+                    if told is not None:
+                        yield Told(encode_cursor(epoch, position), event.kind, [told])
+                if len(events) < _BATCH:
+                    await waker.wait(_LOOK_ANYWAY)
+
+    async def _look(self, owner: Owner, position: int) -> tuple[Sequence[AssetEvent], dict[str, Asset]]:
+        async with self._storage.read() as tx:
+            events = await tx.events.after(position, owner, _BATCH)
+            if not events:
+                return events, {}
+            return events, await tx.assets.find_many([event.asset_id for event in events], owner)
+
+
+def _tell(event: AssetEvent, asset: Asset | None) -> Asset | None:
+    """Return the asset to tell of; None for what was overtaken by a removal, which is told by its own event."""
+    if asset is None:
+        return None
+    return asset if asset.state.gone == (event.kind is EventKind.REMOVED) else None

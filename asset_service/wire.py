@@ -1,0 +1,159 @@
+"""Between the contracts and the domain."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from asset_service.domain import (
+    Asset,
+    AssetSource,
+    AssetState,
+    Blob,
+    EventKind,
+    Media,
+    MediaFormat,
+    RenditionKind,
+)
+from asset_service.watch import Told
+from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2
+from atelier.type.v1 import generation_pb2, media_pb2
+from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.identity import Owner
+from service_kit.media_urls import MediaSigner
+
+_SOURCES = {
+    AssetSource.JOB: asset_pb2.ASSET_SOURCE_JOB,
+    AssetSource.UPLOAD: asset_pb2.ASSET_SOURCE_UPLOAD,
+    AssetSource.ITEM: asset_pb2.ASSET_SOURCE_ITEM,
+    AssetSource.IMPORT: asset_pb2.ASSET_SOURCE_IMPORT,
+}
+_FORMATS = {
+    MediaFormat.IMAGE: generation_pb2.FORMAT_IMAGE,
+    MediaFormat.VIDEO: generation_pb2.FORMAT_VIDEO,
+}
+_KINDS = {
+    RenditionKind.THUMB_256: media_pb2.RENDITION_KIND_THUMB_256,
+    RenditionKind.THUMB_1024: media_pb2.RENDITION_KIND_THUMB_1024,
+    RenditionKind.POSTER: media_pb2.RENDITION_KIND_POSTER,
+    RenditionKind.CLIP: media_pb2.RENDITION_KIND_CLIP,
+}
+_KINDS_BACK = {number: kind for kind, number in _KINDS.items()}
+
+
+class Encoder:
+    """Encodes assets with fresh signed addresses."""
+
+    def __init__(self, signer: MediaSigner, url_ttl: timedelta) -> None:
+        self._signer = signer
+        self._url_ttl = url_ttl
+
+    def asset(self, asset: Asset) -> asset_pb2.Asset:
+        """Return an asset as its owner sees it; of one that is gone only ids, times and the state."""
+        message = asset_pb2.Asset(
+            asset_id=asset.asset_id,
+            job_id=asset.job_id or "",
+            asset_index=asset.asset_index,
+            source=_SOURCES[asset.source],
+            state=_state(asset.state),
+            saved_item_id=asset.saved_item_id,
+            created_at=timestamp(asset.created_at),
+            expires_at=timestamp(asset.expires_at),
+            version=asset.version,
+        )
+        if asset.state is AssetState.AVAILABLE:
+            self._describe(asset, message)
+        return message
+
+    def held(self, asset: Asset) -> asset_control_service_pb2.HeldAsset:
+        """Return an asset for one of our services, hidden or not, with where its bytes are."""
+        if asset.blob is None:
+            raise ValueError("an asset without bytes cannot be held")
+        held = asset_control_service_pb2.HeldAsset(asset=self.asset(asset), blob=_blob(asset.blob))
+        if asset.state is not AssetState.AVAILABLE:
+            self._describe(asset, held.asset)
+        held.rendition_blobs.extend(_blob(rendition.blob) for rendition in asset.renditions)
+        return held
+
+    def told(self, told: Told) -> asset_service_pb2.WatchAssetsResponse:
+        """Return what a watcher is told."""
+        message = asset_service_pb2.WatchAssetsResponse(cursor=told.cursor)
+        assets = [self.asset(asset) for asset in told.assets]
+        match told.kind:
+            case None:
+                message.snapshot.CopyFrom(asset_service_pb2.AssetsSnapshot(assets=assets))
+            case EventKind.PUBLISHED:
+                message.published.CopyFrom(assets[0])
+            case EventKind.CHANGED:
+                message.changed.CopyFrom(assets[0])
+            case EventKind.REMOVED:
+                message.removed.CopyFrom(assets[0])
+        return message
+
+    def _describe(self, asset: Asset, message: asset_pb2.Asset) -> None:
+        if asset.media is None or asset.blob is None:
+            raise ValueError("an asset that can be seen has bytes")
+        message.format = _FORMATS[asset.media.format]
+        message.media.CopyFrom(media(asset.media))
+        message.filename = asset.filename
+        if asset.provenance:
+            message.provenance.ParseFromString(asset.provenance)
+        message.url, expires_at = self._sign(asset.blob)
+        message.url_expires_at.CopyFrom(expires_at)
+        for rendition in asset.renditions:
+            url, expires_at = self._sign(rendition.blob)
+            message.renditions.add(
+                kind=_KINDS[rendition.kind], media=media(rendition.media), url=url, url_expires_at=expires_at
+            )
+
+    def _sign(self, blob: Blob) -> tuple[str, Timestamp]:
+        signed = self._signer.sign(blob.bucket, blob.key, blob.generation, self._url_ttl)
+        return signed.url, timestamp(signed.expires_at)
+
+
+def media(found: Media) -> media_pb2.Media:
+    """Return what a file is."""
+    return media_pb2.Media(
+        content_type=found.content_type,
+        size_bytes=found.size_bytes,
+        sha256=found.sha256,
+        width=found.width,
+        height=found.height,
+        duration_ms=found.duration_ms or 0,
+    )
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    """Return a moment, to the microsecond."""
+    message = Timestamp()
+    message.FromDatetime(moment)
+    return message
+
+
+def owner_from(message: media_pb2.Owner) -> Owner:
+    """Return whom a request of one of our services is about. Raises InvalidArgument when a part is empty."""
+    for name in ("tenant_id", "owner_id"):
+        if not getattr(message, name):
+            raise InvalidArgument.field(f"owner.{name}", "must be present", ErrorReason.MISSING_FIELD)
+    return Owner(message.tenant_id, message.owner_id)
+
+
+def rendition_from(number: media_pb2.RenditionKind.ValueType) -> RenditionKind | None:
+    """Return which rendition is meant; None for the output itself. Raises InvalidArgument for an unknown kind."""
+    if number == media_pb2.RENDITION_KIND_UNSPECIFIED:
+        return None
+    kind = _KINDS_BACK.get(number)
+    if kind is None:
+        raise InvalidArgument.field("rendition", f"must be one of {', '.join(RenditionKind)}, got {number}")
+    return kind
+
+
+def _state(state: AssetState) -> asset_pb2.AssetState.ValueType:
+    if state.gone:
+        return asset_pb2.ASSET_STATE_REMOVED
+    return asset_pb2.ASSET_STATE_WITHHELD if state is AssetState.WITHHELD else asset_pb2.ASSET_STATE_AVAILABLE
+
+
+def _blob(blob: Blob) -> media_pb2.BlobRef:
+    return media_pb2.BlobRef(bucket=blob.bucket, key=blob.key, generation=blob.generation)

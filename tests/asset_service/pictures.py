@@ -1,0 +1,51 @@
+"""Files for tests: small, real, and the same each time."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def png(width: int = 32, height: int = 24, seed: int = 0) -> bytes:
+    """Return a PNG of noise."""
+    return encoded("PNG", width, height, seed)
+
+
+def encoded(name: str, width: int = 32, height: int = 24, seed: int = 0, **options: object) -> bytes:
+    """Return noise in a format of Pillow."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, name, **options)
+    return target.getvalue()
+
+
+def mp4(folder: Path, width: int = 64, height: int = 48, frames: int = 12, rate: int = 8) -> bytes:
+    """Return a video of noise."""
+    path = folder / "made.mp4"
+    random = np.random.default_rng(0)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("h264", rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for _ in range(frames):
+            pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def png_header_of(width: int, height: int) -> bytes:
+    """Return a PNG that says it is that large, with hardly any bytes behind it."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
