@@ -144,12 +144,12 @@ class WorkerSettings:
 
     connect: str = _is("127.0.0.1:7401", "Where the worker reaches the router, as host:port.")
     key: Secret = _is(Secret(""), "The worker's API key; empty for the key file in the data folder.")
-    name: str = _is("", "The worker's name in lists; empty for one made from host and process.")
+    name: str = _is("", "The worker's name; empty for one made from the host, which its folder remembers.")
     engine: str = _is("sketch", "The engine that does the work, by its entry point.")
     worker_types: tuple[str, ...] = _is((), "Pools that the worker joins; empty for all that its engine serves.")
     models: tuple[str, ...] = _is((), "Models that the worker serves; empty for all that its engine serves.")
-    slots: int = _is(1, "How many stages the worker runs at once.")
-    spool_dir: str = _is("", "Folder for outputs on their way to the asset service; empty for one in the data folder.")
+    slots: int = _is(4, "How many stages the worker runs at once; never more than its engine can.")
+    spool_dir: str = _is("", "Folder for running tasks and unanswered outcomes; empty for one in the data folder.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""A router and an asset service for tests: a real gRPC server that records what workers say, and says what it is told."""
+"""A router and an asset service for tests: a real gRPC server that records what it hears and says what it is told."""
 
 from __future__ import annotations
 
