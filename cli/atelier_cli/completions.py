@@ -182,7 +182,9 @@ def fish(root: Node) -> str:
     """Return a script for fish: `atelier completion fish > ~/.config/fish/completions/atelier.fish`."""
     lines = ["# fish completion for atelier; made by `atelier completion fish`", _FISH_HELPER, "complete -c atelier -f"]
     for node in walk(root):
-        condition = f"-n '__atelier_at {' '.join(node.words)}'".replace(" '", " '").rstrip()
+        # Below a group stand only commands; behind a command stand arguments of any number.
+        helper = "__atelier_at" if node.children else "__atelier_in"
+        condition = f"-n '{' '.join((helper, *node.words))}'"
         lines += [
             f"complete -c atelier {condition} -a {child.words[-1]} -d '{_fish_text(child.help)}'"
             for child in node.children
@@ -195,16 +197,18 @@ def fish(root: Node) -> str:
     return "\n".join(lines) + "\n"
 
 
-_FISH_HELPER = """function __atelier_at
-    set -l words
+_FISH_HELPER = """function __atelier_words
     for word in (commandline -opc)[2..-1]
-        string match -q -- '-*' $word; or set -a words $word
+        string match -q -- '-*' $word; or echo $word
     end
+end
+function __atelier_at
+    test (count (__atelier_words)) -eq (count $argv); and __atelier_in $argv
+end
+function __atelier_in
+    set -l words (__atelier_words)
     set -l wanted (count $argv)
-    if test $wanted -eq 0
-        test (count $words) -eq 0
-        return
-    end
+    test $wanted -eq 0; and return 0
     test (count $words) -ge $wanted; and test "$words[1..$wanted]" = "$argv"
 end"""
 

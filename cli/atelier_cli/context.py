@@ -15,7 +15,6 @@ from atelier_cli.exits import UsageError, complain
 
 if TYPE_CHECKING:
     from atelier_client import Atelier
-
     from service_kit.settings import Settings
 
 
@@ -40,6 +39,8 @@ class Context:
         for option, name in (("data_dir", "core.data_dir"), ("url", "client.url"), ("key", "client.key")):
             if (value := getattr(self.arguments, option, None)) is not None:
                 flags[name] = value
+        if getattr(self.arguments, "insecure", False):
+            flags |= {"gateway.insecure": "true", "core.insecure": "true"}
         return flags
 
     @property

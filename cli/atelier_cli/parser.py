@@ -83,8 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_start(tree: Tree) -> None:
     up = tree.leaf("up", "up:up", "start everything on this machine and keep it running")
     up.add_argument("--no-worker", action="store_true", help="start no worker")
+    _insecure(up)
     serve = tree.leaf("serve", "serve:serve", "start one service alone")
     serve.add_argument("service", choices=SERVICES, help="which one")
+    _insecure(serve)
     worker = tree.leaf("worker", "serve:worker", "run a worker that takes work from a router")
     worker.add_argument("--connect", metavar="HOST:PORT", help="the router")
     # --key-file is an option of every command; here it holds the worker's key.
@@ -92,6 +94,12 @@ def _add_start(tree: Tree) -> None:
     worker.add_argument("--types", metavar="TYPE,…", help="the worker types to serve (else all that the engine serves)")
     worker.add_argument("--slots", metavar="N", help="how many stages to run at once")
     worker.add_argument("--name", metavar="NAME", help="a name for people")
+
+
+def _insecure(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--insecure", action="store_true", help="listen beyond this machine without TLS: keys can be read on the way"
+    )
 
 
 def _add_generate(tree: Tree) -> None:

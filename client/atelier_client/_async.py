@@ -185,7 +185,7 @@ class AsyncAtelier:
         while True:
             try:
                 # A signed address needs no key, and may lead to another host: the key stays here.
-                async with self._http.stream("GET", fetch.url) as response:
+                async with self._http.stream("GET", fetch.url, headers={"accept-encoding": "identity"}) as response:
                     if not response.is_success:
                         await response.aread()
                         pause = attempts.after_response(response)
@@ -193,8 +193,8 @@ class AsyncAtelier:
                             answer(call, response)
                     else:
                         with fetch.arriving() as file:
-                            for chunk in response.iter_raw(1 << 16):
-                                file.write(chunk)
+                            async for chunk in response.aiter_bytes(1 << 16):
+                                await asyncio.to_thread(file.write, chunk)
                         return fetch.target
             except httpx.TransportError as error:
                 pause = attempts.after_failure(error)

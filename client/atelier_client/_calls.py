@@ -268,8 +268,4 @@ def get_identity() -> Call[Identity]:
 
 def health() -> Call[Health]:
     """`GET /v1/health`; 503 is an answer, too."""
-
-    def read(body: Body) -> Health:
-        return Health(serving=body.get("status") in ("serving", "ok"), raw=body)
-
-    return Call("GET", "/v1/health", read, accept=frozenset({503}))
+    return Call("GET", "/v1/health", lambda reply: decode(Health, reply), accept=frozenset({503}))

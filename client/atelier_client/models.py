@@ -301,10 +301,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The gateway's health: `serving` and, in `raw`, what depends on what."""
+    """The gateway's health: `serving`, `degraded` (all but saving works) or `not_serving`; `raw` has each service."""
 
-    serving: bool = False
+    status: str = ""
     raw: Mapping[str, Any] = _raw()
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests are taken."""
+        return self.status in ("serving", "degraded")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,6 @@ from atelier_cli.host import PACKAGES
 
 if TYPE_CHECKING:
     from atelier_client import Atelier
-
     from service_kit.settings import Settings
 
 LEAST_FREE_BYTES = 1 << 30
@@ -119,11 +118,7 @@ def _system(context: Context) -> tuple[list[Finding], bool]:
             remedy = "Start it with `atelier up`, or name the right address with --url."
             return [Finding("gateway", False, str(error), remedy)], False
         remedy = "The health route says what depends on what: " + context.url + "/v1/health"
-        findings = [
-            Finding(
-                "gateway", health.serving, f"{context.url}, {'serving' if health.serving else 'not serving'}", remedy
-            )
-        ]
+        findings = [Finding("gateway", health.serving, f"{context.url}, {health.status}", remedy)]
         try:
             findings += _inside(client)
         except AtelierError as error:
