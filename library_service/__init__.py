@@ -1,0 +1,1 @@
+"""The library: what owners saved for good."""

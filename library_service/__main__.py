@@ -1,0 +1,133 @@
+"""The composition root of the library service: wires everything, serves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import AsyncExitStack
+
+from library_service.catalogue import Catalogue
+from library_service.clients import AssetControl
+from library_service.outbox import Deliveries
+from library_service.removal import Removal
+from library_service.saving import Saving
+from library_service.servicer import LibraryServicer, registration
+from library_service.storage import MIGRATIONS, Storage
+from library_service.upkeep import Upkeep
+from service_kit import crash
+from service_kit.blobs import BlobStore, open_store
+from service_kit.clock import Clock, SystemClock
+from service_kit.database import Database
+from service_kit.errors import AtelierError
+from service_kit.events import WakeUps
+from service_kit.health import HealthBoard
+from service_kit.keyring import Keyrings
+from service_kit.migrate import ensure_schema
+from service_kit.server import GrpcServer, Running
+from service_kit.settings import Settings, SettingsError, load
+from service_kit.tasks import BackgroundTasks
+from service_kit.telemetry import configure_logging
+
+
+class Service:
+    """All parts of the library service, wired. Tests reach the parts here; everybody else uses `start`."""
+
+    def __init__(self, settings: Settings, db: Database, store: BlobStore, assets: AssetControl, clock: Clock) -> None:
+        mine, rings = settings.library, Keyrings(settings.keys_dir)
+        self.storage = Storage(db)
+        self.store = store
+        self.health = HealthBoard()
+        wake_ups = WakeUps()
+        self.deliveries = Deliveries(self.storage, assets)
+        self.removal = Removal(self.storage, store, self.deliveries, wake_ups)
+        self.saving = Saving(self.storage, store, assets, self.deliveries, wake_ups, hold_ttl=mine.hold_ttl)
+        self.catalogue = Catalogue(self.storage, wake_ups)
+        self.upkeep = Upkeep(
+            storage=self.storage,
+            store=store,
+            assets=assets,
+            deliveries=self.deliveries,
+            removal=self.removal,
+            health=self.health,
+            retention_events=mine.retention_events,
+        )
+        servicer = LibraryServicer(
+            saving=self.saving,
+            catalogue=self.catalogue,
+            removal=self.removal,
+            media=rings.media_signer("library", clock, base_url=settings.core.public_url),
+            media_url_ttl=mine.media_url_ttl,
+        )
+        self.server = GrpcServer(
+            "library",
+            listen=mine.listen,
+            servicers=[registration(servicer)],
+            verifier=rings.identity_verifier(clock),
+            health=self.health,
+            reflection=settings.core.reflection,
+            insecure=settings.core.insecure,
+            clock=clock,
+        )
+
+
+async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
+    """Wire the service and start it; `stack` ends it.
+
+    Raises:
+        FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
+    """
+    clock = clock or SystemClock()
+    db = await Database.open_service(settings, "library", clock=clock)
+    stack.push_async_callback(db.close)
+    await ensure_schema(db, MIGRATIONS)
+
+    assets = AssetControl(
+        settings.library.asset_target,
+        identity_target=settings.library.identity_target,
+        key=lambda: Keyrings(settings.keys_dir).read_key_file("library.key"),
+        clock=clock,
+    )
+    stack.push_async_callback(assets.close)
+    service = Service(settings, db, open_store(settings), assets, clock)
+    await service.removal.clean_up_after_crash()
+    await service.upkeep.look_once()
+    tasks = BackgroundTasks()
+    stack.push_async_callback(tasks.stop)
+    service.upkeep.start(tasks)
+    stack.push_async_callback(service.server.stop)
+    await service.server.start()
+    return service
+
+
+async def start(settings: Settings) -> Running:
+    """Start the library service; returns when it serves, even if the services that it calls are still down.
+
+    Raises:
+        FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
+    """
+    async with AsyncExitStack() as stack:
+        service = await open_service(settings, stack)
+        return Running("library", service.server.target, stack.pop_all().aclose)
+
+
+async def _serve(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        service = await open_service(settings, stack)
+        await service.server.serve_until_signal()
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM; with settings that cannot be used say so and exit with 2."""
+    try:
+        settings = load(environ=os.environ)
+        configure_logging(settings.core.log_level, settings.core.log_format)
+        crash.arm(settings.core.crash_point)
+        asyncio.run(_serve(settings))
+    except (SettingsError, ValueError, AtelierError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

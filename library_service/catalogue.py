@@ -1,0 +1,115 @@
+"""What an owner sees of the library: lists, single items, and what happens to them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from datetime import datetime, timedelta
+
+from library_service.domain import EmptyState, Item, ItemDeleted, ItemEvent, ItemSaved, ItemsSnapshot, Page
+from library_service.storage import SAVED, Storage, Transaction
+from service_kit.clock import parse_rfc3339, rfc3339
+from service_kit.errors import InvalidArgument, NotFound
+from service_kit.events import WakeUps, encode_cursor
+from service_kit.identity import Owner
+from service_kit.paging import decode_page_token, encode_page_token
+
+DEFAULT_PAGE_SIZE = 50
+SNAPSHOT_SIZE = 200
+
+_PAGES = "library.items"
+_BATCH = 100
+# A wake-up may be lost, and another replica sends none.
+_LOOK_AGAIN = timedelta(seconds=1)
+
+
+class Catalogue:
+    """Reads an owner's items."""
+
+    def __init__(self, storage: Storage, wake_ups: WakeUps) -> None:
+        self._storage = storage
+        self._wake_ups = wake_ups
+
+    async def list_items(self, owner: Owner, *, format: str | None, page_size: int | None, page_token: str) -> Page:
+        """Return a page of items, newest first, and if it is empty why.
+
+        Raises:
+            InvalidArgument: the page token is not one of ours.
+        """
+        limit = page_size or DEFAULT_PAGE_SIZE
+        before = _decode_place(page_token) if page_token else None
+        async with self._storage.read() as tx:
+            found = await tx.items.newest(owner, format=format, before=before, limit=limit + 1)
+            empty_state = None if found else await _why_empty(tx, owner, format)
+        items = tuple(found[:limit])
+        return Page(items, _encode_place(items[-1]) if len(found) > limit else "", empty_state)
+
+    async def get_item(self, owner: Owner, item_id: str) -> Item:
+        """Return one item.
+
+        Raises:
+            NotFound: there is no such item, it was deleted, or somebody else owns it.
+        """
+        async with self._storage.read() as tx:
+            item = await tx.items.find(owner, item_id)
+        if item is None or item.deleted_at is not None:
+            raise NotFound.of("item", item_id)
+        return item
+
+    async def watch_items(self, owner: Owner, after: str) -> AsyncGenerator[ItemEvent, None]:
+        """Give what happens to an owner's items after a cursor, or after a snapshot that comes first. Never ends."""
+        with self._wake_ups.subscribe(owner) as waker:
+            async with self._storage.read() as tx:
+                epoch = await tx.epoch()
+                position = await tx.resume(after)
+                snapshot = None
+                if position is None:
+                    position = await tx.last_position()
+                    newest = await tx.items.newest(owner, format=None, before=None, limit=SNAPSHOT_SIZE)
+                    snapshot = ItemsSnapshot(encode_cursor(epoch, position), tuple(newest))
+            if snapshot is not None:
+                yield snapshot
+            while True:
+                async with self._storage.read() as tx:
+                    events, seen = await _events_after(tx, owner, epoch, position)
+                for event in events:
+                    yield event
+                if seen == position:
+                    await waker.wait(_LOOK_AGAIN)
+                position = seen
+
+
+async def _events_after(tx: Transaction, owner: Owner, epoch: str, position: int) -> tuple[list[ItemEvent], int]:
+    """Return what happened after a position, and the place after it. A saved item that is gone by now is left out."""
+    events: list[ItemEvent] = []
+    for stored in await tx.events_after(position, owner, limit=_BATCH):
+        position = stored.position
+        item = await tx.items.find(owner, stored.subject_id)
+        if item is None:
+            continue
+        cursor = encode_cursor(epoch, position)
+        if stored.kind != SAVED:
+            events.append(ItemDeleted(cursor, item))
+        elif item.deleted_at is None:
+            events.append(ItemSaved(cursor, item))
+    return events, position
+
+
+async def _why_empty(tx: Transaction, owner: Owner, format: str | None) -> EmptyState | None:
+    """Return why a page is empty; None for a page behind the last item."""
+    if not await tx.items.has_any(owner):
+        return EmptyState.NOTHING_SAVED
+    return None if await tx.items.has_any(owner, format=format) else EmptyState.NOTHING_MATCHES
+
+
+def _encode_place(item: Item) -> str:
+    return encode_page_token(_PAGES, [rfc3339(item.created_at), item.item_id])
+
+
+def _decode_place(text: str) -> tuple[datetime, str]:
+    match decode_page_token(_PAGES, text, field="page_token"):
+        case [str(created_at), str(item_id)]:
+            try:
+                return parse_rfc3339(created_at), item_id
+            except ValueError:
+                pass
+    raise InvalidArgument.field("page_token", "is not a page token of this list; leave it empty for the first page")

@@ -1,0 +1,110 @@
+"""Deletes items, and the bytes of blobs that nothing uses: rows first, bytes after, the blob's row last."""
+
+from __future__ import annotations
+
+import asyncio
+
+from library_service.domain import Item
+from library_service.outbox import Deliveries
+from library_service.storage import DELETED, Storage
+from library_service.storage.blob_rows import Doomed
+from service_kit import crash
+from service_kit.blobs import BlobStore
+from service_kit.errors import AtelierError, NotFound
+from service_kit.events import WakeUps
+from service_kit.identity import Caller
+from service_kit.telemetry import get_logger
+
+_BATCH = 100
+_AFTERMATH_LIMIT_S = 2.0
+
+log = get_logger(__name__)
+
+
+async def erase(store: BlobStore, bucket: str, key: str) -> None:
+    """Delete what lies at a key of the library. A key belongs to one blob for ever, so any generation is its own."""
+    found = await store.stat(bucket, key)
+    if found is not None:
+        await store.delete(bucket, key, found.generation)
+
+
+class Removal:
+    """Deletes items and sweeps blobs."""
+
+    def __init__(self, storage: Storage, store: BlobStore, deliveries: Deliveries, wake_ups: WakeUps) -> None:
+        self._storage = storage
+        self._store = store
+        self._deliveries = deliveries
+        self._wake_ups = wake_ups
+        self._turn = asyncio.Lock()
+
+    async def delete_item(self, caller: Caller, item_id: str) -> None:
+        """Delete an item for good; one that is gone is answered again.
+
+        Raises:
+            NotFound: there never was such an item, or somebody else owns it.
+        """
+        async with self._storage.write() as tx:
+            item = await tx.items.find(caller.owner, item_id)
+            if item is None:
+                raise NotFound.of("item", item_id)
+            if item.deleted_at is not None:
+                return
+            await tx.blobs.release(await tx.items.bury(caller.owner, item_id))
+            buried = await tx.items.find(caller.owner, item_id)
+            await tx.tell(buried or item, DELETED)
+            await tx.items.note(caller, "item_deleted", item_id)
+            version = await tx.items.mark(caller.owner, item.asset_id, "")
+            await tx.outbox.owe_mark(caller.owner, asset_id=item.asset_id, item_id="", version=version)
+        crash.reach("library.delete.committed")
+        log.info("item_deleted", item_id=item_id)
+        self._wake_ups.notify(caller.owner)
+        await self._finish(item)
+
+    async def sweep(self) -> int:
+        """Delete the bytes of every blob that is to be deleted. Returns how many are gone; may break off anywhere."""
+        gone = 0
+        async with self._turn:
+            async with self._storage.write() as tx:
+                overdue = await tx.blobs.give_up_overdue()
+            if overdue:
+                log.warning("copies_given_up", count=overdue)
+            after = ""
+            while True:
+                async with self._storage.read() as tx:
+                    doomed = await tx.blobs.find_doomed(after=after, limit=_BATCH)
+                for blob in doomed:
+                    gone += await self._remove(blob)
+                    after = blob.blob_id
+                if len(doomed) < _BATCH:
+                    return gone
+
+    async def clean_up_after_crash(self) -> None:
+        """Give up the copies that the last run of this process left, where no other process can have made them."""
+        if not self._storage.is_ours_alone:
+            return
+        async with self._storage.write() as tx:
+            left = await tx.blobs.give_up_all()
+        if left:
+            log.warning("copies_given_up", count=left)
+
+    async def _remove(self, blob: Doomed) -> bool:
+        try:
+            await erase(self._store, blob.bucket, blob.key)
+        except OSError:
+            log.exception("blob_not_deleted", blob_id=blob.blob_id)
+            return False
+        if blob.may_be_written:
+            return False
+        async with self._storage.write() as tx:
+            await tx.blobs.forget(blob.blob_id)
+        return True
+
+    async def _finish(self, item: Item) -> None:
+        """Do now what the loops would do in a moment, so that who looks next sees neither bytes nor mark."""
+        try:
+            async with asyncio.timeout(_AFTERMATH_LIMIT_S):
+                await self.sweep()
+                await self._deliveries.deliver_due()
+        except (TimeoutError, AtelierError) as error:
+            log.info("deletion_goes_on", item_id=item.item_id, error=repr(error))

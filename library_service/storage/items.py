@@ -1,0 +1,184 @@
+"""Every query on items, their files, and what the asset service is to know about them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from library_service.domain import Item, Media, Place, StoredFile
+from library_service.storage.tables import audit, blobs, item_files, saved_marks, user_library
+from service_kit.database import UtcDateTime, db_now
+from service_kit.errors import Aborted
+from service_kit.identity import Caller, Owner
+from service_kit.ids import new_id
+
+
+class Items:
+    """Items within one transaction."""
+
+    def __init__(self, tx: AsyncConnection) -> None:
+        self._tx = tx
+
+    async def find_saved(self, owner: Owner, asset_id: str) -> Item | None:
+        """Return the item that an asset is saved as; None when it is not."""
+        query = select(user_library).where(_of(owner), _not_deleted(), user_library.c.asset_id == asset_id)
+        return await self._one(query)
+
+    async def find(self, owner: Owner, item_id: str) -> Item | None:
+        """Return an item, deleted or not; None when there never was one, or somebody else owns it."""
+        return await self._one(select(user_library).where(_of(owner), user_library.c.item_id == item_id))
+
+    async def newest(
+        self, owner: Owner, *, format: str | None, before: tuple[datetime, str] | None, limit: int
+    ) -> list[Item]:
+        """Return an owner's items, newest first, after the place (`created_at`, `item_id`)."""
+        query = (
+            select(user_library)
+            .where(_of(owner), _not_deleted())
+            .order_by(user_library.c.created_at.desc(), user_library.c.item_id.desc())
+            .limit(limit)
+        )
+        if format is not None:
+            query = query.where(user_library.c.format == format)
+        if before is not None:
+            place = tuple_(literal(before[0], UtcDateTime), before[1])
+            query = query.where(tuple_(user_library.c.created_at, user_library.c.item_id) < place)
+        rows = (await self._tx.execute(query)).all()
+        return await self._with_files(rows)
+
+    async def has_any(self, owner: Owner, *, format: str | None = None) -> bool:
+        """Tell whether an owner has an item, of one format or of any."""
+        query = select(user_library.c.item_id).where(_of(owner), _not_deleted()).limit(1)
+        if format is not None:
+            query = query.where(user_library.c.format == format)
+        return (await self._tx.execute(query)).first() is not None
+
+    async def add(self, item: Item, blob_ids: Sequence[str]) -> None:
+        """Write a new item; its files are the blobs, in the order of `item.files`.
+
+        Raises:
+            Aborted: the asset was saved at the same moment.
+        """
+        try:
+            await self._tx.execute(
+                insert(user_library).values(
+                    item_id=item.item_id,
+                    tenant_id=item.owner.tenant_id,
+                    owner_id=item.owner.owner_id,
+                    asset_id=item.asset_id,
+                    format=item.format,
+                    provenance=item.provenance,
+                    created_at=item.created_at,
+                    deleted_at=None,
+                    version=item.version,
+                )
+            )
+        except IntegrityError as error:
+            raise Aborted from error
+        await self._tx.execute(
+            insert(item_files),
+            [
+                {"item_id": item.item_id, "position": position, "rendition": file.rendition, "blob_id": blob_id}
+                for position, (file, blob_id) in enumerate(zip(item.files, blob_ids, strict=True))
+            ],
+        )
+
+    async def bury(self, owner: Owner, item_id: str) -> list[str]:
+        """Turn an item into a tombstone of ids and times. Returns the blobs that it had, one id for each file."""
+        await self._tx.execute(
+            update(user_library)
+            .where(_of(owner), user_library.c.item_id == item_id, _not_deleted())
+            .values(deleted_at=db_now(), provenance=b"", version=user_library.c.version + 1)
+        )
+        return list(
+            (
+                await self._tx.execute(
+                    delete(item_files).where(item_files.c.item_id == item_id).returning(item_files.c.blob_id)
+                )
+            ).scalars()
+        )
+
+    async def mark(self, owner: Owner, asset_id: str, item_id: str) -> int:
+        """Remember as which item an asset is saved (empty: it is not). Returns the version of this mark."""
+        marks = saved_marks
+        whose = and_(
+            marks.c.tenant_id == owner.tenant_id, marks.c.owner_id == owner.owner_id, marks.c.asset_id == asset_id
+        )
+        changed = await self._tx.execute(
+            update(marks).where(whose).values(item_id=item_id, version=marks.c.version + 1).returning(marks.c.version)
+        )
+        version: int | None = changed.scalar_one_or_none()
+        if version is not None:
+            return version
+        await self._tx.execute(
+            insert(marks).values(
+                tenant_id=owner.tenant_id, owner_id=owner.owner_id, asset_id=asset_id, item_id=item_id, version=1
+            )
+        )
+        return 1
+
+    async def note(self, caller: Caller, action: str, item_id: str) -> None:
+        """Write to the audit what a caller did to an item."""
+        await self._tx.execute(
+            insert(audit).values(
+                id=new_id(),
+                at=db_now(),
+                actor_key_id=caller.key_id,
+                tenant_id=caller.owner.tenant_id,
+                owner_id=caller.owner.owner_id,
+                action=action,
+                subject_id=item_id,
+            )
+        )
+
+    async def _one(self, query: Any) -> Item | None:
+        row = (await self._tx.execute(query)).one_or_none()
+        return None if row is None else (await self._with_files([row]))[0]
+
+    async def _with_files(self, rows: Sequence[Row[Any]]) -> list[Item]:
+        files: dict[str, list[StoredFile]] = {row.item_id: [] for row in rows}
+        if files:
+            query = (
+                select(item_files.c.item_id, item_files.c.rendition, blobs)
+                .join(blobs, blobs.c.blob_id == item_files.c.blob_id)
+                .where(item_files.c.item_id.in_(list(files)))
+                .order_by(item_files.c.item_id, item_files.c.position)
+            )
+            for found in await self._tx.execute(query):
+                files[found.item_id].append(_to_file(found))
+        return [_to_item(row, files[row.item_id]) for row in rows]
+
+
+def _of(owner: Owner) -> ColumnElement[bool]:
+    return and_(user_library.c.tenant_id == owner.tenant_id, user_library.c.owner_id == owner.owner_id)
+
+
+def _not_deleted() -> ColumnElement[bool]:
+    return user_library.c.deleted_at.is_(None)
+
+
+def _to_file(row: Row[Any]) -> StoredFile:
+    return StoredFile(
+        rendition=row.rendition,
+        media=Media(row.content_type, row.size_bytes, row.sha256, row.width, row.height, row.duration_ms),
+        place=Place(row.bucket, row.key, row.generation),
+    )
+
+
+def _to_item(row: Row[Any], files: Sequence[StoredFile]) -> Item:
+    return Item(
+        item_id=row.item_id,
+        owner=Owner(row.tenant_id, row.owner_id),
+        asset_id=row.asset_id,
+        format=row.format,
+        provenance=row.provenance,
+        files=tuple(files),
+        created_at=row.created_at,
+        deleted_at=row.deleted_at,
+        version=row.version,
+    )
