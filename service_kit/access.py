@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from atelier.type.v1 import access_pb2
 from google.protobuf import descriptor_pool
+
+from atelier.type.v1 import access_pb2
 
 _OPEN_SERVICES = frozenset(
     {

@@ -1,6 +1,6 @@
-"""Lease tokens and receipts: what the router and the asset service sign for each other, with a ring that only they know.
+"""Lease tokens and receipts: what the router and the asset service sign for each other.
 
-Both are JWTs (HS256) with a version, so that they are opaque to everybody who carries them.
+Only they know the ring. Both are JWTs (HS256) with a version, so that they are opaque to everybody who carries them.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from datetime import UTC, timedelta
 from typing import Any
 
 import grpc
+
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.type.v1 import access_pb2
-
 from service_kit.access import access_of
 from service_kit.clock import Clock, SystemClock
 from service_kit.errors import Unavailable
@@ -63,7 +63,7 @@ async def wait_ready(channel: grpc.aio.Channel, limit: timedelta) -> None:
 
 
 def key_tokens(router: grpc.aio.Channel, key: Secret | Callable[[], Secret], clock: Clock | None = None) -> TokenSource:
-    """Return our own identity: an API key, or what reads it, exchanged at the IdentityService when a token is needed."""
+    """Return our own identity: an API key, or what reads it, exchanged when a token is needed."""
     stub = identity_service_pb2_grpc.IdentityServiceStub(router)
 
     async def exchange() -> IssuedToken:

@@ -1,6 +1,7 @@
 """Crash points: places between two durable steps at which a test may have the process killed.
 
-A point does nothing unless it was armed by name (setting `core.crash_point`). `name:3` dies when it is reached the third time.
+A point does nothing unless it was armed by name (setting `core.crash_point`). `name:3` dies when it is reached the
+third time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong, as the domain says it. `rpc_errors` translates to gRPC and back; the gateway translates gRPC to HTTP."""
+"""What can go wrong, as the domain says it. `rpc_errors` translates to gRPC and back, the gateway to HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 
 class ErrorReason(StrEnum):
-    """Why a request was refused or a job failed: `atelier.type.v1.ErrorReason` in lower case. docs/errors.md explains each."""
+    """Why a request was refused or a job failed: `atelier.type.v1.ErrorReason` in lower case. See docs/errors.md."""
 
     UNSPECIFIED = "unspecified"
     MALFORMED_REQUEST = "malformed_request"

@@ -33,7 +33,8 @@ class FolderLock:
             holder = os.read(descriptor, 200).decode("utf-8", "replace").strip() or "another process"
             os.close(descriptor)
             raise FailedPrecondition(
-                f"The folder {self._path.parent} is in use by {holder}. Stop it, or choose another folder with ATELIER_DATA_DIR."
+                f"The folder {self._path.parent} is in use by {holder}. "
+                "Stop it, or choose another folder with ATELIER_DATA_DIR."
             ) from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{self._holder}, process {os.getpid()}, started {rfc3339(datetime.now(UTC))}\n".encode())

@@ -1,4 +1,4 @@
-"""The health of a service: grpc.health.v1 for the whole, for each gRPC service, and for each thing that it depends on."""
+"""The health of a service: grpc.health.v1 for the whole, for each gRPC service, for each thing it depends on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 @dataclass(frozen=True, slots=True)
 class DependencyHealth:
-    """Whether something that a service depends on works, in words too; without a required one the service does not serve."""
+    """Whether something that a service depends on works. Without a required one the service does not serve."""
 
     serving: bool
     detail: str

@@ -80,7 +80,7 @@ SCOPES: dict[KeyKind, frozenset[Scope]] = {
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `owner` is whose things the call is about, `actor` is who really calls; they differ on behalf of somebody."""
+    """Who calls. `owner` is whose things it is about, `actor` who really calls; they differ on behalf of somebody."""
 
     owner: Owner
     actor: Owner
@@ -93,7 +93,8 @@ class Caller:
         """Return the same caller on behalf of an owner.
 
         Raises:
-            PermissionDenied: without the scope `act`, or for a tenant that is not the caller's, unless it is one of our services.
+            PermissionDenied: without the scope `act`; for another tenant than the caller's, unless it is one of our
+                services.
         """
         if Scope.ACT not in self.scopes:
             raise PermissionDenied("This identity may not act on behalf of others.")

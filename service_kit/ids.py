@@ -14,7 +14,7 @@ _RANDOM_BITS_B = 62
 
 
 class _Sequence:
-    """Gives out (millisecond, counter) pairs that only ever grow within a process, as RFC 9562 section 6.2 method 1 asks."""
+    """Gives out (millisecond, counter) pairs that only ever grow within a process (RFC 9562 section 6.2 method 1)."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -40,7 +40,7 @@ _sequence = _Sequence()
 
 
 def new_id() -> str:
-    """Return a new UUIDv7 as lower-case text (RFC 9562). Ids of one process sort in the order in which they were made."""
+    """Return a new UUIDv7 as lower-case text (RFC 9562). Ids of one process sort in the order of their making."""
     millisecond, counter = _sequence.following()
     random_part = int.from_bytes(os.urandom(8), "big") >> (64 - _RANDOM_BITS_B)
     value = (millisecond & ((1 << 48) - 1)) << 80

@@ -17,9 +17,9 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
-from atelier.type.v1 import access_pb2
 from google.protobuf.message import Message
 
+from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
 from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.clock import Clock
@@ -198,9 +198,9 @@ class Authentication:
 
 
 class Limits:
-    """The layer that ends what would go on too long: slow unary calls, streams of expired tokens, streams of a server that drains.
+    """The layer that ends what would go on too long: slow unary calls, streams of expired tokens or a draining server.
 
-    A worker's stream outlives its token: the router looks at the key again at every heartbeat (`current_caller().key_id`).
+    A worker's stream outlives its token: the router looks at the key (`current_caller().key_id`) at every heartbeat.
     """
 
     def __init__(self, clock: Clock, unary_limit: timedelta = UNARY_LIMIT) -> None:
@@ -308,7 +308,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 async def _write_all(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Send what a streaming handler gives. Its generator is closed at once when the client goes, not when it is collected."""
+    """Send what a streaming handler gives. Its generator is closed when the client goes, not when it is collected."""
     if not hasattr(result, "__aiter__"):
         await result
         return

@@ -1,4 +1,7 @@
-"""The rings of keys in `<data>/keys`: who signs what, and who can only verify. Files are made by whoever starts first, mode 0600."""
+"""The rings of keys in `<data>/keys`: who signs what, and who can only verify.
+
+Files are made by whoever starts first, mode 0600.
+"""
 
 from __future__ import annotations
 

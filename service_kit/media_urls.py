@@ -1,6 +1,7 @@
-"""Signed addresses of media: `/media/<bucket>/<key>?g=…&expires=…&kid=…&sig=…`. The owning service signs, the gateway verifies.
+"""Signed addresses of media: `/media/<bucket>/<key>?g=…&expires=…&kid=…&sig=…`.
 
-Each service's key is good for its own bucket only, and whoever verifies cannot forge, since signatures are Ed25519.
+The owning service signs, the gateway verifies. Each service's key is good for its own bucket only, and whoever verifies
+cannot forge, since signatures are Ed25519.
 """
 
 from __future__ import annotations
@@ -48,7 +49,11 @@ class MediaSigner:
         self._base_url = base_url.rstrip("/")
 
     def sign(self, bucket: str, key: str, generation: str, ttl: timedelta) -> SignedUrl:
-        """Return an address that works for `ttl`, rounded down to the second. Raises ValueError for another service's bucket."""
+        """Return an address that works for `ttl`, rounded down to the second.
+
+        Raises:
+            ValueError: the bucket is another service's.
+        """
         if bucket != self._bucket:
             raise ValueError(f"this key signs for {self._bucket}, not for {bucket}")
         expires_at = (self._clock.now() + ttl).replace(microsecond=0)

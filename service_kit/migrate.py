@@ -1,7 +1,7 @@
 """How schemas come up to date. Alembic is imported only when a database is behind.
 
-A service's migrations are a package with a folder `versions` of files such as `0001_first.py`. A file's digits are its revision,
-so that the newest one is known without importing anything.
+A service's migrations are a package with a folder `versions` of files such as `0001_first.py`. A file's digits are its
+revision, so that the newest one is known without importing anything.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ async def upgrade(db: Database, package: str) -> str | None:
         return None
     if stored is not None and stored > newest:
         raise FailedPrecondition(
-            f"The database {db.url.render_as_string()} was made by a newer release: it has schema {stored}, and this release knows {newest}. "
+            f"The database {db.url.render_as_string()} was made by a newer release: "
+            f"it has schema {stored}, and this release knows {newest}. "
             "Start the newer release, or use another data folder."
         )
     if stored is not None and db.is_sqlite and db.url.database:

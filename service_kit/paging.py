@@ -15,7 +15,7 @@ PageKey = str | int | float | bool | None
 
 
 def encode_page_token(kind: str, keys: list[PageKey]) -> str:
-    """Return the token of a list (`kind`, such as `library.items`) whose next page starts after a row with these keys."""
+    """Return the token of a list (`kind`, such as `library.items`) that goes on after a row with these keys."""
     plain = json.dumps([_VERSION, kind, *keys], ensure_ascii=False, separators=(",", ":"))
     return base64.urlsafe_b64encode(plain.encode()).decode("ascii").rstrip("=")
 

@@ -75,7 +75,8 @@ def to_status(error: AtelierError, request_id: str) -> status_pb2.Status:
 def from_rpc_error(error: grpc.RpcError) -> AtelierError:
     """Return the domain error that a failed call stands for, exactly as the other service raised it.
 
-    A status that is not ours (a lost connection, a proxy) keeps its code's class and loses its text, which may tell addresses.
+    A status that is not ours (a lost connection, a proxy) keeps its code's class and loses its text, which may tell
+    addresses.
     """
     code = error.code() if isinstance(error, (grpc.aio.AioRpcError, grpc.Call)) else grpc.StatusCode.UNKNOWN
     kind = Unavailable if code is grpc.StatusCode.CANCELLED else _CLASSES.get(code, Internal)

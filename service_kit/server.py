@@ -142,7 +142,8 @@ class GrpcServer:
             self.port = server.add_insecure_port(self._listen)
         except RuntimeError:
             raise FailedPrecondition(
-                f"{self._name} cannot listen at {self._listen}: the port is in use, or the address is not one of this machine. "
+                f"{self._name} cannot listen at {self._listen}: the port is in use, or the address is not "
+                "one of this machine. "
                 f"Stop the other process, or choose another address with ATELIER_{self._name.upper()}_LISTEN."
             ) from None
         await server.start()

@@ -125,10 +125,10 @@ def load(
     Args:
         flags: values given on the command line, by name (`router.listen`), as text.
         environ: the environment; only `ATELIER_*` is looked at.
-        config: the file to read; otherwise `ATELIER_CONFIG`, otherwise `atelier.toml` in the current folder if it is there.
+        config: the file to read; otherwise `ATELIER_CONFIG`, otherwise `atelier.toml` in the current folder, if any.
 
     Raises:
-        SettingsError: an unknown name (the nearest known one is named), an unusable value, or a file that cannot be read.
+        SettingsError: an unknown name (the nearest known one is named), an unusable value, an unreadable file.
     """
     environ = environ or {}
     found: dict[str, tuple[Any, str]] = {}
@@ -143,7 +143,10 @@ def load(
 
 
 def for_tests(data_dir: Path, **changes: Any) -> Settings:
-    """Return settings that touch nothing but `data_dir`: free ports, no pauses in the sketch engine; `changes` by `section__key`."""
+    """Return settings that touch nothing but `data_dir`: free ports, no pauses in the engine.
+
+    `changes` go by `section__key`, as text or as values.
+    """
     found: dict[str, tuple[Any, str]] = {
         row.name: ("127.0.0.1:0", "default") for row in SETTINGS if row.key == "listen"
     }
@@ -196,7 +199,8 @@ def _from_file(path: Path | None) -> dict[str, tuple[Any, str]]:
             row = _BY_NAME.get(f"{section}.{key}")
             if row is None:
                 raise SettingsError(
-                    f"The settings file {path} has an unknown key {section}.{key}.{_nearest(f'{section}.{key}', _BY_NAME)}"
+                    f"The settings file {path} has an unknown key {section}.{key}."
+                    + _nearest(f"{section}.{key}", _BY_NAME)
                 )
             found[row.name] = (parse(row, value), f"file {path}")
     return found

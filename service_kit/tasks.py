@@ -1,4 +1,4 @@
-"""Background work of a process: every loop has a name and an owner, survives a failed round, and ends when its owner stops."""
+"""Background work of a process: every loop has a name, survives a failed round, and ends when its owner stops."""
 
 from __future__ import annotations
 

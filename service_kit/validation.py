@@ -1,4 +1,4 @@
-"""The limits that stand on request fields in the contracts (`atelier.type.v1.limits`), enforced before a servicer runs."""
+"""The limits on request fields in the contracts (`atelier.type.v1.limits`), enforced before a servicer runs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from atelier.type.v1 import limits_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from atelier.type.v1 import limits_pb2
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 _NUMBERS = frozenset(

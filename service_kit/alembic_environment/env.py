@@ -1,4 +1,4 @@
-"""Alembic's environment for every service: migrations run on the connection, and in the transaction, that `migrate` opened."""
+"""Alembic's environment for every service: migrations run in the transaction that `migrate` opened."""
 
 from alembic import context
 

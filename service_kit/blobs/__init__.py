@@ -1,4 +1,7 @@
-"""Where bytes lie: the protocol that every blob store follows. A blob is (bucket, key, generation) with a digest and a size."""
+"""Where bytes lie: the protocol that every blob store follows.
+
+A blob is (bucket, key, generation) with a digest and a size.
+"""
 
 from __future__ import annotations
 
@@ -99,7 +102,7 @@ def check_bucket(bucket: str) -> None:
 
 
 def check_key(key: str) -> None:
-    """Raise ValueError unless the text may be a key: no way out of the bucket, nothing that a store keeps for itself."""
+    """Raise ValueError unless the text may be a key: no way out of the bucket, nothing a store keeps for itself."""
     if not 1 <= len(key) <= _MAX_KEY:
         raise ValueError(f"a key has 1..{_MAX_KEY} characters, got {len(key)}")
     for segment in key.split("/"):

@@ -1,8 +1,9 @@
 """A blob store in a local directory.
 
-A blob is a folder `<bucket>/<key>.blob` that holds `data` and `meta.json`. It is written under `<bucket>/.tmp` and published by one
-rename, which fails when the key is taken, so that a blob is there whole or not at all, and bytes and meta never disagree. The generation
-is a random text in `meta.json`: unlike a file's times it survives a backup. A copy is a hard link of `data`.
+A blob is a folder `<bucket>/<key>.blob` that holds `data` and `meta.json`. It is written under `<bucket>/.tmp` and
+published by one rename, which fails when the key is taken, so that a blob is there whole or not at all, and bytes and
+meta never disagree. The generation is a random text in `meta.json`: unlike a file's times it survives a backup. A copy
+is a hard link of `data`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _META = "meta.json"
 
 
 class LocalBlobStore:
-    """Blobs below one directory. Any number of processes on one machine may share it; readers need no right to write."""
+    """Blobs below one directory. Processes on one machine may share it; readers need no right to write."""
 
     def __init__(self, root: Path) -> None:
         """Choose the directory; it is made at the first write."""

@@ -1,4 +1,4 @@
-"""How watchers learn of changes: durable events in a table (`log`), positions in it (`cursor`), and wake-ups (`wake_ups`)."""
+"""How watchers learn of changes: durable events (`log`), positions among them (`cursor`), and wake-ups (`wake_ups`)."""
 
 from __future__ import annotations
 

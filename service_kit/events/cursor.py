@@ -24,7 +24,7 @@ def encode_cursor(epoch: str, position: int) -> str:
 
 
 def decode_cursor(text: str) -> Cursor | None:
-    """Return the place; None for any text that is not a cursor of this version, which its watcher answers with a snapshot."""
+    """Return the place; None for any other text, which a watcher answers with a snapshot."""
     if not text or len(text) > _MAX_TEXT:
         return None
     try:

@@ -62,7 +62,7 @@ def event_columns() -> list[Column[Any]]:
 
 
 def event_source_columns() -> list[Column[Any]]:
-    """Return the columns of the table `event_source`, which has one row: who this database is, and how far it was trimmed."""
+    """Return the columns of the table `event_source`, one row: who this database is, and how far it was trimmed."""
     return [
         Column("id", Integer, primary_key=True, autoincrement=False),
         Column("epoch", String, nullable=False),
@@ -84,7 +84,7 @@ class EventLog:
 
     def __init__(self, metadata: MetaData) -> None:
         """Add the tables `events` and `event_source` to a service's tables."""
-        # Without AUTOINCREMENT SQLite would use the id of a trimmed last row again, and a cursor would skip the new event.
+        # Without AUTOINCREMENT SQLite would use the id of a trimmed last row again, and a cursor skip the new event.
         self._events = Table("events", metadata, *event_columns(), sqlite_autoincrement=True)
         self._source = Table("event_source", metadata, *event_source_columns())
         Index("events_of_owner", self._events.c.tenant_id, self._events.c.owner_id, self._events.c.id)
@@ -138,7 +138,8 @@ class EventLog:
     async def resume(self, tx: AsyncConnection, cursor_text: str) -> int | None:
         """Return the position to go on after; None when a snapshot must come first.
 
-        That is so for no cursor, an unreadable one, one of another database, one older than what is kept, and one from the future.
+        That is so for no cursor, and for one that is unreadable, of another database, older than what is kept, or
+        from the future.
         """
         cursor = decode_cursor(cursor_text)
         if cursor is None or cursor.epoch != await self.epoch(tx):

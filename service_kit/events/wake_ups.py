@@ -1,4 +1,7 @@
-"""Wake-ups within a process: "look again", without saying at what. Many at once become one, so that nothing piles up."""
+"""Wake-ups within a process: "look again", without saying at what.
+
+Many at once become one, so that nothing piles up.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ class Waker:
         self._event = asyncio.Event()
 
     async def wait(self, limit: timedelta) -> bool:
-        """Wait for a wake-up since the last wait. Returns False when the time is over: look anyway, it may have been lost."""
+        """Wait for a wake-up since the last wait. Returns False when the time is over: look anyway."""
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 await self._event.wait()

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import jwt
 import pytest
+
 from service_kit.capabilities import Capabilities, LeaseClaims, Receipt, ReceiptRendition, ReferenceGrant
 from service_kit.clock import ManualClock
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, PermissionDenied, Unauthenticated
@@ -128,7 +129,7 @@ def test_another_version_or_algorithm_is_refused(clock: ManualClock) -> None:
     headers = {"kid": "k1"}
     assert caps.verify_lease(jwt.encode(body, key.secret, algorithm="HS256", headers=headers)) == LEASE
     refused(caps.verify_lease, jwt.encode(body | {"v": 2}, key.secret, algorithm="HS256", headers=headers))
-    refused(caps.verify_lease, jwt.encode(body, None, algorithm="none", headers=headers))
+    refused(caps.verify_lease, jwt.encode(body, "", algorithm="none", headers=headers))
     refused(caps.verify_lease, jwt.encode(body | {"more": 1}, key.secret, algorithm="HS256", headers=headers))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+
 from service_kit.clock import ManualClock, SystemClock, parse_rfc3339, rfc3339
 
 

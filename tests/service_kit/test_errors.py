@@ -1,4 +1,4 @@
-"""Decided once: one table of errors to gRPC status with details and stable reasons, and the same error on the other side."""
+"""Decided once: one table of errors to gRPC status with details and stable reasons, and the way back."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from datetime import timedelta
 
 import grpc
 import pytest
-from atelier.type.v1 import error_pb2
 from google.rpc import error_details_pb2
+
+from atelier.type.v1 import error_pb2
 from service_kit import errors
 from service_kit.errors import AtelierError, ErrorReason, FieldProblem, Internal, InvalidArgument, NotFound, Unavailable
 from service_kit.rpc_errors import (
@@ -32,7 +33,7 @@ def plain(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
 
 
 def test_reasons_are_those_of_the_contract() -> None:
-    values = {name.removeprefix("ERROR_REASON_").lower() for name in error_pb2.ErrorReason.keys()}
+    values = {name.removeprefix("ERROR_REASON_").lower() for name in error_pb2.ErrorReason.DESCRIPTOR.values_by_name}
     assert {reason.value for reason in ErrorReason} == values
 
 

@@ -9,6 +9,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncConnection
+
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.errors import InvalidArgument, ResourceExhausted
@@ -16,8 +19,6 @@ from service_kit.events import Cursor, WakeUps, decode_cursor, encode_cursor
 from service_kit.events.log import EventLog, create_event_tables
 from service_kit.identity import Owner
 from service_kit.paging import decode_page_token, encode_page_token
-from sqlalchemy import MetaData
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 ANN, BOB = Owner("default", "ann"), Owner("default", "bob")
 SECOND = timedelta(seconds=1)

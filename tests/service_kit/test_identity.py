@@ -1,4 +1,4 @@
-"""Decided once: rings of mode 0600 made by whoever starts first; five-minute Ed25519 tokens; keys stored hashed; who may act for whom."""
+"""Decided once: rings of mode 0600; five-minute Ed25519 tokens; keys stored hashed; who may act for whom."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 
 import jwt
 import pytest
+
 from service_kit.api_keys import new_api_key, parse_api_key, secret_matches
 from service_kit.clock import ManualClock
 from service_kit.errors import ErrorReason, FailedPrecondition, PermissionDenied, Unauthenticated

@@ -6,6 +6,7 @@ import time
 import uuid
 
 import pytest
+
 from service_kit.errors import InvalidArgument
 from service_kit.ids import asset_id, new_id, parse_id
 

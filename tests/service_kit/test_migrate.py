@@ -11,11 +11,12 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Column, Integer, MetaData, String, Table, text
+
 from service_kit.database import Database, Json, UtcDateTime
 from service_kit.errors import FailedPrecondition
 from service_kit.events.log import EventLog
 from service_kit.migrate import ensure_schema, newest_revision, schema_differences, stored_revision, upgrade
-from sqlalchemy import Column, Integer, MetaData, String, Table, text
 
 SECOND = """
 from alembic import op

@@ -10,11 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
 from atelier.asset.v1 import asset_service_pb2 as asset_pb2
 from atelier.asset.v1 import asset_service_pb2_grpc as asset_grpc
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
 from atelier.asset.v1 import upload_service_pb2_grpc as upload_grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_kit import channels
 from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.clock import ManualClock, SystemClock
@@ -95,13 +96,13 @@ class House:
         self.signer: IdentitySigner = self.rings.identity_signer(self.clock)
         self.capabilities: Capabilities = self.rings.capabilities(self.clock)
         self.health = HealthBoard()
-        self.assets = Assets()
+        self.assets = Assets()  # type: ignore[abstract]
         self.server = GrpcServer(
             "asset",
             listen="127.0.0.1:0",
             servicers=[
                 (asset_grpc.add_AssetServiceServicer_to_server, self.assets),
-                (upload_grpc.add_UploadServiceServicer_to_server, Uploads()),
+                (upload_grpc.add_UploadServiceServicer_to_server, Uploads()),  # type: ignore[abstract]
             ],
             verifier=self.rings.identity_verifier(self.clock),
             health=self.health,
@@ -272,7 +273,7 @@ async def test_health_tells_what_depends_on_what(house: House) -> None:
     house.health.set("database", True)
     house.health.set("router", False, "connection refused", required=False)
     async with channels.connect(house.server.target) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         listed = (await stub.List(health_pb2.HealthListRequest())).statuses  # type: ignore[attr-defined]
         found = {name: entry.status for name, entry in listed.items()}
         assert found == {
@@ -317,7 +318,7 @@ async def test_a_port_that_is_taken_is_a_sentence(house: House) -> None:
         verifier=house.rings.identity_verifier(house.clock),
         health=HealthBoard(),
     )
-    with pytest.raises(FailedPrecondition, match="the port is in use.*ATELIER_ROUTER_LISTEN"):
+    with pytest.raises(FailedPrecondition, match=r"the port is in use.*ATELIER_ROUTER_LISTEN"):
         await second.start()
 
 

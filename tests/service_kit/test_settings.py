@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from service_kit.secret import Secret
 from service_kit.settings import SETTINGS, SettingsError, for_tests, load, parse_duration, to_text
 
@@ -17,7 +18,8 @@ from service_kit.settings import SETTINGS, SettingsError, for_tests, load, parse
 def toml(tmp_path: Path) -> Path:
     path = tmp_path / "atelier.toml"
     path.write_text(
-        '[router]\nlisten = "1.1.1.1:1"\nlease_ttl = "3s"\nmax_attempts = 5\n[core]\nreflection = true\n[worker]\nmodels = ["a", "b"]\n'
+        '[router]\nlisten = "1.1.1.1:1"\nlease_ttl = "3s"\nmax_attempts = 5\n[core]\nreflection = true\n'
+        '[worker]\nmodels = ["a", "b"]\n'
     )
     return path
 

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+
 from service_kit.secret import Secret
 from service_kit.telemetry import configure_logging, get_logger
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+
 from service_kit.database import Json, UtcDateTime
 from service_kit.events.log import create_event_tables
 
