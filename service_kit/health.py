@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+_LOOK_AGAIN_S = 1.0
 _DEPENDENCY = "dependency/"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -115,3 +116,20 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
                 await context.write(health_pb2.HealthCheckResponse(status=status))
             else:
                 await self._board.changed()
+
+
+async def follow(channel: grpc.aio.Channel, board: HealthBoard, dependency: str, *, required: bool = False) -> None:
+    """Keep a board's entry for another service up to date, for ever: run it as a task, and cancel it at the end."""
+    stub: Any = health_pb2_grpc.HealthStub(channel)
+    while True:
+        call = stub.Watch(health_pb2.HealthCheckRequest(service=""))
+        try:
+            async for answer in call:
+                board.set(dependency, answer.status == _SERVING, required=required)
+            detail = "the service ended the stream"
+        except grpc.aio.AioRpcError as error:
+            detail = error.code().name.lower()
+        finally:
+            call.cancel()
+        board.set(dependency, False, detail, required=required)
+        await asyncio.sleep(_LOOK_AGAIN_S)

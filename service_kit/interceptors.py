@@ -51,6 +51,7 @@ from service_kit.validation import check_limits
 
 REQUEST_ID = "x-request-id"
 UNARY_LIMIT = timedelta(seconds=60)
+IDLE_LIMIT = timedelta(seconds=60)
 
 log = get_logger(__name__)
 _REQUEST_ID_SHAPE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -220,7 +221,7 @@ class Limits:
     async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
         """Let the call run as long as it may."""
         if not call.unary and not call.streams_out:
-            yield  # an upload: it ends with the client, and every message of it is small
+            yield  # an upload: it may take long, but not pause long; see `_checked`
             return
         if access_of(call.method) == access_pb2.ACCESS_WORK:
             yield
@@ -257,9 +258,10 @@ class Limits:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Runs the layers around every RPC of a server."""
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
-        """Run `layers`, the first one outermost."""
+    def __init__(self, layers: Sequence[Layer], idle_limit: timedelta = IDLE_LIMIT) -> None:
+        """Run `layers`, the first one outermost; end uploads of which nothing comes for `idle_limit`."""
         self._layers = tuple(layers)
+        self._idle_limit = idle_limit
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -293,8 +295,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
             async with AsyncExitStack() as stack:
                 for layer in self._layers:
                     await stack.enter_async_context(layer(call))
-                if isinstance(request, Message):
+                if not streams_in:
                     check_limits(request)
+                elif not streams_out:
+                    request = _checked(request, self._idle_limit)
                 if streams_out:
                     return await _write_all(behaviour(request, context), context)
                 return await behaviour(request, context)
@@ -305,6 +309,20 @@ class Interceptor(grpc.aio.ServerInterceptor):
             make = grpc.stream_unary_rpc_method_handler if streams_in else grpc.unary_unary_rpc_method_handler
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(serve, **serializers)
         return wrapped
+
+
+async def _checked(messages: AsyncIterator[Message], idle_limit: timedelta) -> AsyncIterator[Message]:
+    """Pass the messages of an upload on: each within its limits, none later than `idle_limit` after the last."""
+    while True:
+        try:
+            async with asyncio.timeout(idle_limit.total_seconds()):
+                message = await anext(messages)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            raise DeadlineExceeded(f"Nothing came for {idle_limit.total_seconds():g} s.") from None
+        check_limits(message)
+        yield message
 
 
 async def _write_all(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:

@@ -19,6 +19,7 @@ from service_kit.errors import FailedPrecondition
 from service_kit.health import HealthBoard, HealthServicer
 from service_kit.identity import IdentityVerifier
 from service_kit.interceptors import (
+    IDLE_LIMIT,
     UNARY_LIMIT,
     Authentication,
     Interceptor,
@@ -76,6 +77,7 @@ class GrpcServer:
         insecure: bool = False,
         grace: timedelta = timedelta(seconds=5),
         unary_limit: timedelta = UNARY_LIMIT,
+        idle_limit: timedelta = IDLE_LIMIT,
         clock: Clock | None = None,
     ) -> None:
         """Prepare a server; nothing listens before `start`.
@@ -91,6 +93,7 @@ class GrpcServer:
             insecure: whether an address beyond loopback is allowed; there is no TLS here.
             grace: how long calls may go on after `stop`.
             unary_limit: how long a unary call may take.
+            idle_limit: how long an upload may pause.
             clock: decides when the tokens of streams expire.
         """
         self._name = name
@@ -109,7 +112,7 @@ class GrpcServer:
             Authentication(verifier, capabilities),
             self._limits,
         ]
-        self._interceptor = Interceptor(layers)
+        self._interceptor = Interceptor(layers, idle_limit)
         self._server: grpc.aio.Server | None = None
         self.port = 0
 

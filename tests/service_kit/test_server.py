@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from atelier.asset.v1 import asset_pb2 as asset_type_pb2
 from atelier.asset.v1 import asset_service_pb2 as asset_pb2
 from atelier.asset.v1 import asset_service_pb2_grpc as asset_grpc
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
@@ -29,7 +30,7 @@ from service_kit.errors import (
     Unauthenticated,
     Unavailable,
 )
-from service_kit.health import HealthBoard
+from service_kit.health import HealthBoard, follow
 from service_kit.identity import (
     IdentitySigner,
     IssuedToken,
@@ -85,6 +86,12 @@ class Uploads(upload_grpc.UploadServiceServicer):
     async def StartUpload(self, request: upload_pb2.StartUploadRequest, context: Any) -> upload_pb2.StartUploadResponse:
         return upload_pb2.StartUploadResponse(upload_id=current_lease().job_id)
 
+    async def CreateUpload(
+        self, request_iterator: AsyncIterator[upload_pb2.CreateUploadRequest], context: Any
+    ) -> upload_pb2.CreateUploadResponse:
+        size = sum([len(message.data) async for message in request_iterator])
+        return upload_pb2.CreateUploadResponse(asset=asset_type_pb2.Asset(asset_id=str(size)))
+
 
 class House:
     """A running server and what is needed to call it."""
@@ -109,6 +116,7 @@ class House:
             capabilities=self.capabilities,
             grace=timedelta(seconds=1),
             unary_limit=timedelta(milliseconds=300),
+            idle_limit=timedelta(milliseconds=300),
             reflection=True,
             clock=self.streams_clock,
         )
@@ -248,6 +256,44 @@ async def test_a_call_that_takes_too_long_is_ended(house: House) -> None:
         error = await failing(house.get_asset(channel, "stuck"))
     assert error.reason == "deadline_exceeded"
     assert "0.3 s" in error.message
+
+
+async def test_an_upload_is_checked_message_by_message_and_may_not_pause(house: House) -> None:
+    async def upload(*messages: upload_pb2.CreateUploadRequest) -> AsyncIterator[upload_pb2.CreateUploadRequest]:
+        for message in messages:
+            yield message
+
+    async def stuck() -> AsyncIterator[upload_pb2.CreateUploadRequest]:
+        yield upload_pb2.CreateUploadRequest(data=b"1")
+        await house.assets.stuck.wait()
+
+    one, bad = upload_pb2.CreateUploadRequest(data=b"12"), upload_pb2.CreateUploadRequest(filename="x" * 256)
+    async with house.channel() as channel:
+        stub = upload_grpc.UploadServiceStub(channel)
+        assert (await stub.CreateUpload(upload(one, one))).asset.asset_id == "4"
+        refused = await failing(stub.CreateUpload(upload(one, bad)))
+        assert [problem.field for problem in refused.fields] == ["filename"]
+        assert (await failing(stub.CreateUpload(stuck()))).message == "Nothing came for 0.3 s."
+
+
+async def test_the_health_of_a_dependency_is_followed(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service_kit.health._LOOK_AGAIN_S", 0.01)
+    board = HealthBoard()
+    board.start(())
+    async with channels.connect(house.server.target) as channel:
+        task = asyncio.create_task(follow(channel, board, "asset_service", required=True))
+        async with asyncio.timeout(5):
+            for serving in (True, False, True):
+                house.health.set("database", serving)
+                while board.statuses().get("dependency/asset_service") != (1 if serving else 2):
+                    await board.changed()
+                assert board.serving is serving
+            await house.server.stop()
+            while board.statuses().get("dependency/asset_service") != 2:
+                await board.changed()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_a_stream_ends_when_its_token_expires(house: House) -> None:
