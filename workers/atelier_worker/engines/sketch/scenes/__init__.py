@@ -8,11 +8,14 @@ from .dunes import Dunes
 from .heron import Heron
 from .lighthouse import Lighthouse
 from .mountain import Mountain
+from .portrait import Portrait
 from .room import Room
+from .street import Street
+from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain, Room)
+    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain, Portrait, Room, Street, Terraces)
 }
 
 
