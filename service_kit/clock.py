@@ -56,7 +56,8 @@ def rfc3339(moment: datetime) -> str:
     """Return `2026-01-31T12:00:00.000001Z`. Raises ValueError for a naive datetime."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone cannot be written")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    # Not strftime: its %Y writes the year 999 with three digits.
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

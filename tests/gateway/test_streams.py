@@ -89,8 +89,8 @@ async def test_the_header_wins_over_the_query(world: World) -> None:
 async def test_after_the_last_event_there_is_204(world: World) -> None:
     async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
         await context.send_initial_metadata(ENDED)
-        return
-        yield
+        for message in ():
+            yield message
 
     world.behaviour.streams["WatchJob"] = watch
     response = await world.http.get(URL, headers={**ANN, "last-event-id": "last"})
@@ -99,8 +99,9 @@ async def test_after_the_last_event_there_is_204(world: World) -> None:
 
 async def test_an_error_before_the_first_event_is_an_http_error(world: World) -> None:
     async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
-        raise NotFound.of("job", request.job_id)
-        yield
+        if request.job_id:
+            raise NotFound.of("job", request.job_id)
+        yield state("c1", 1)
 
     world.behaviour.streams["WatchJob"] = watch
     response = await world.http.get(URL, headers=ANN)
@@ -190,7 +191,7 @@ async def test_streams_end_when_the_gateway_stops(world: World) -> None:
         lines = events(response)
         await anext(lines)
         began = time.monotonic()
-        stopping = asyncio.create_task(world.running.stop())
+        stopping = asyncio.create_task(world.gateway.stop())
         assert [event async for event in lines] == []
         await asyncio.wait_for(stopping, 5)
         assert time.monotonic() - began < 4
