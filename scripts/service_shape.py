@@ -22,8 +22,9 @@ def part_of(module: str) -> str:
     """Return which part of a service a module is; the package itself counts as `domain`, for anyone may import it."""
     _, _, below = module.partition(".")
     first = below.split(".")[0]
-    if first.endswith("servicer"):
-        return "servicer"
+    for part in ("servicer", "wire", "clients"):
+        if first.endswith(part):
+            return part
     if not first:
         return "domain"
     return first if first in RANKS else "logic"

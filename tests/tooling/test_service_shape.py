@@ -13,6 +13,7 @@ DOWNWARDS = [
     ("router_service.dispatch", "router_service.storage.jobs"),
     ("router_service.storage.jobs", "router_service.domain"),
     ("router_service.wire", "grpc"),
+    ("router_service.worker_wire", "atelier"),
     ("router_service.clients", "atelier"),
     ("router_service.storage.tables", "sqlalchemy"),
     ("router_service.dispatch", "router_service.clients"),
