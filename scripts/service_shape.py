@@ -1,8 +1,9 @@
 """The shape of a service as an import-linter contract: which part may import which, and what from outside.
 
 Inside a service imports go down only: `__main__`, the servicers, `wire` and the logic modules, `storage`, `domain`.
-protobuf and grpc are for servicers, `wire` and `clients`; SQLAlchemy is for `storage`. A module is known by its first
-name below the service, so a part may be one file, several (`worker_servicer`), or a package.
+protobuf and grpc are for servicers, `wire` and `clients`, and for `__main__`, which registers and connects those;
+SQLAlchemy is for `storage`. A module is known by its first name below the service, so a part may be one file, several
+(`worker_servicer`), or a package.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ def fault(importer: str, imported: str) -> str | None:
     if package == service:
         other = part_of(imported)
         return f"{part} must not import {other}" if RANKS[other] > RANKS[part] else None
-    if package in TRANSPORT and part not in ("servicer", "wire", "clients"):
-        return "only servicers, wire and clients import protobuf and grpc"
+    if package in TRANSPORT and part not in ("__main__", "servicer", "wire", "clients"):
+        return "only __main__, servicers, wire and clients import protobuf and grpc"
     if package in DATABASE and part != "storage":
         return "only storage imports SQLAlchemy"
     return None

@@ -13,6 +13,7 @@ DOWNWARDS = [
     ("router_service.dispatch", "router_service.storage.jobs"),
     ("router_service.storage.jobs", "router_service.domain"),
     ("router_service.wire", "grpc"),
+    ("router_service.__main__", "grpc"),
     ("router_service.worker_wire", "atelier"),
     ("router_service.clients", "atelier"),
     ("router_service.storage.tables", "sqlalchemy"),
@@ -28,6 +29,7 @@ REFUSED = [
     ("router_service.dispatch", "grpc"),
     ("router_service.storage.events", "atelier"),
     ("router_service.dispatch", "sqlalchemy"),
+    ("router_service.__main__", "sqlalchemy"),
     ("router_service.dispatch", "google"),
 ]
 
@@ -53,5 +55,5 @@ def test_the_contract_names_importer_imported_and_line() -> None:
     check = contract.check(graph, verbose=False)
     assert not check.kept
     assert check.metadata["lines"] == [
-        "router_service.dispatch -> grpc (line 7): only servicers, wire and clients import protobuf and grpc"
+        "router_service.dispatch -> grpc (line 7): only __main__, servicers, wire and clients import protobuf and grpc"
     ]
