@@ -41,7 +41,7 @@ snapshot: install ## store the contracts as released; refuses changes that break
 	$(BIN)/python scripts/googleapis.py build/googleapis
 	@if [ -e $(RELEASED) ]; then $(MAKE) --no-print-directory breaking; fi
 	@mkdir -p $(dir $(RELEASED))
-	$(BIN)/buf build protos --exclude-source-info --exclude-imports -o $(RELEASED)
+	$(BIN)/buf build protos --exclude-source-info -o $(RELEASED)
 	$(BIN)/python scripts/http_routes.py $(dir $(RELEASED))http_routes.json
 
 format: install ## rewrite the code as ruff wants it
