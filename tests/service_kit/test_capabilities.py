@@ -128,6 +128,7 @@ def test_another_version_or_algorithm_is_refused(clock: ManualClock) -> None:
     body = jwt.decode(caps.sign_lease(LEASE), options={"verify_signature": False})
     headers = {"kid": "k1"}
     assert caps.verify_lease(jwt.encode(body, key.secret, algorithm="HS256", headers=headers)) == LEASE
+    refused(caps.verify_lease, jwt.encode(body | {"typ": "receipt"}, key.secret, algorithm="HS256", headers=headers))
     refused(caps.verify_lease, jwt.encode(body | {"v": 2}, key.secret, algorithm="HS256", headers=headers))
     refused(caps.verify_lease, jwt.encode(body, "", algorithm="none", headers=headers))
     refused(caps.verify_lease, jwt.encode(body | {"more": 1}, key.secret, algorithm="HS256", headers=headers))

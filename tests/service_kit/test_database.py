@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -83,6 +85,14 @@ async def test_writers_take_turns_and_a_waiting_one_gives_up_with_a_sentence(db:
             async with db.write():
                 pass
     assert caught.value.retry_after == timedelta(seconds=1)
+
+
+async def test_a_write_holds_the_lock_from_its_beginning(db: Database) -> None:
+    """Otherwise a transaction that reads first could fail at its first write."""
+    async with db.write():
+        with closing(sqlite3.connect(str(db.url.database), timeout=0, isolation_level=None)) as other:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                other.execute("BEGIN IMMEDIATE")
 
 
 async def test_a_reader_cannot_write_and_sees_the_last_commit_while_somebody_writes(db: Database) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
+from service_kit import keyring
 from service_kit.api_keys import new_api_key, parse_api_key, secret_matches
 from service_kit.clock import ManualClock
 from service_kit.errors import ErrorReason, FailedPrecondition, PermissionDenied, Unauthenticated
@@ -101,6 +102,23 @@ print(rings.identity_signer(SystemClock()).issue(owner=Owner("t", "o"), kind=Key
     tokens = [process.communicate()[0].strip() for process in running]
     assert len({jwt.get_unverified_header(token)["kid"] for token in tokens}) == 1
     assert {path.name for path in (tmp_path / "keys").iterdir()} == {"identity-signing.json", "identity-verify.json"}
+
+
+def test_who_comes_second_uses_the_ring_of_the_first(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = Keyrings(tmp_path / "keys"), Keyrings(tmp_path / "keys")
+    new_ring = keyring._new_mac_ring
+
+    def overtaken() -> list[dict[str, str]]:
+        monkeypatch.undo()
+        first.capabilities(clock)
+        return new_ring()
+
+    monkeypatch.setattr(keyring, "_new_mac_ring", overtaken)
+    ours = second.capabilities(clock)
+    assert ours._keys == first.capabilities(clock)._keys
+    assert [path.name for path in (tmp_path / "keys").iterdir()] == ["capability.json"]
 
 
 def test_a_ring_that_is_damaged_or_newer_is_refused(rings: Keyrings, tmp_path: Path, clock: ManualClock) -> None:
