@@ -77,8 +77,8 @@ def _client(module: Any, error: BaseException) -> int | None:
         return None
     complain(f"atelier: {error}")
     for problem in error.fields:
-        if f"{problem.field} {problem.message.removeprefix(problem.field).strip()}" not in str(error):
-            complain(f"  {problem.field}: {problem.message.removeprefix(problem.field).strip()}")
+        if f"{problem.field} {problem.message}" not in str(error):
+            complain(f"  {problem.field}: {problem.message}")
     if isinstance(error, module.JobFailed):
         return JOB_FAILED
     if isinstance(error, module.Timeout):
