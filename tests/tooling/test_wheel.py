@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -12,9 +13,9 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 
-from atelier_cli.exits import UNREACHABLE
 from scripts import bootstrap
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,8 +93,8 @@ class Outside:
             output, complaints = process.communicate(timeout=60)
         return process.returncode, output, complaints
 
-    def configure(self) -> None:
-        """Give the services of this folder ports that nobody else uses."""
+    def configure(self) -> str:
+        """Give the services of this folder ports that nobody else uses, and return the gateway's URL."""
         router, asset, library, gateway = free_addresses(4)
         (self.folder / "atelier.toml").write_text(
             f"""
@@ -120,6 +121,7 @@ class Outside:
             """,
             encoding="utf-8",
         )
+        return f"http://{gateway}"
 
 
 def free_addresses(count: int) -> list[str]:
@@ -148,17 +150,26 @@ def test_its_command_runs_from_the_wheel(outside: Outside) -> None:
     assert outside.run("--version") == (0, "atelier 0.1.0\n", "")
 
 
+def wait_until_ready(up: subprocess.Popen[str], url: str) -> None:
+    """Return when the health route answers 200; fail when `up` ends first, or after 60 s."""
+    deadline = time.monotonic() + 60
+    with httpx.Client(base_url=url, timeout=5) as client:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(httpx.TransportError):
+                if client.get("/v1/health").status_code == 200:
+                    return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                up.wait(timeout=0.05)
+                pytest.fail(f"atelier up ended: {up.communicate()}")
+    pytest.fail("atelier up was not ready after 60 s")
+
+
 def test_it_starts_and_makes_a_picture(outside: Outside) -> None:
-    outside.configure()
+    url = outside.configure()
     up = outside.start("up")
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            code, _, complaints = outside.run("generate", "a red bicycle", "--out", str(outside.folder / "out"))
-            if code != UNREACHABLE:
-                break
-            assert up.poll() is None, up.communicate()
-            assert time.monotonic() < deadline, complaints
+        wait_until_ready(up, url)
+        code, _, complaints = outside.run("generate", "a red bicycle", "--out", str(outside.folder / "out"))
     finally:
         up.send_signal(signal.SIGINT)
         _, last_words = up.communicate(timeout=20)
