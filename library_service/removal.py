@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 from library_service.domain import Item
 from library_service.outbox import Deliveries
@@ -17,6 +18,8 @@ from service_kit.telemetry import get_logger
 
 _BATCH = 100
 _AFTERMATH_LIMIT_S = 2.0
+# How late the write of a process that stood still may arrive.
+_LINGER = timedelta(minutes=10)
 
 log = get_logger(__name__)
 
@@ -66,7 +69,7 @@ class Removal:
         gone = 0
         async with self._turn:
             async with self._storage.write() as tx:
-                overdue = await tx.blobs.give_up_overdue()
+                overdue = await tx.blobs.give_up_overdue(linger=_LINGER)
             if overdue:
                 log.warning("copies_given_up", count=overdue)
             after = ""

@@ -110,7 +110,12 @@ class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         call = await continuation(await self._outgoing.complete(client_call_details, unary=True), request)
-        await self._outgoing.learn(call)
+        try:
+            await self._outgoing.learn(call)
+        except asyncio.CancelledError:
+            # gRPC cancels only this interceptor, not the call that it waits for.
+            call.cancel()
+            raise
         return call
 
 

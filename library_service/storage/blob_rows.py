@@ -111,12 +111,12 @@ class BlobRows:
         known = await self._tx.execute(select(blobs.c.blob_id).where(blobs.c.blob_id.in_(blob_ids)))
         return set(known.scalars())
 
-    async def give_up_overdue(self) -> int:
-        """Have copies deleted that nobody went on with in time. Returns how many."""
+    async def give_up_overdue(self, *, linger: timedelta) -> int:
+        """Have copies deleted that nobody went on with in time, and watch their keys for `linger`. Returns how many."""
         overdue = await self._tx.execute(
             update(blobs)
             .where(blobs.c.state == BlobState.COPYING.value, blobs.c.writes_until <= db_now())
-            .values(state=BlobState.DELETING.value)
+            .values(state=BlobState.DELETING.value, writes_until=db_now(plus=linger))
         )
         return overdue.rowcount
 
