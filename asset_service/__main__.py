@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from contextlib import AsyncExitStack
 
@@ -26,7 +27,6 @@ from asset_service.vitals import Vitals
 from asset_service.watch import Watchers
 from asset_service.wire import Encoder
 from asset_service.workspace import Workspace
-from atelier.asset.v1 import asset_control_service_pb2_grpc, asset_service_pb2_grpc, upload_service_pb2_grpc
 from service_kit import crash
 from service_kit.blobs import BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
@@ -44,8 +44,7 @@ class Service:
     """All parts of the asset service, wired. Tests reach the parts here; everybody else uses `start`."""
 
     def __init__(self, settings: Settings, db: Database, store: BlobStore, clock: Clock) -> None:
-        mine, rings = settings.asset, Keyrings(settings.keys_dir)
-        capabilities = rings.capabilities(clock)
+        self._settings = settings
         self.storage = Storage(db)
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
@@ -53,26 +52,54 @@ class Service:
         self.unbroken = Unbroken()
         self.health = HealthBoard()
         self.vitals = Vitals(self.health, self.storage, store)
-        locks = NamedLocks()
-        receipts = Receipts(capabilities)
-        intake = Intake(store, self.spool, self.probe.measure)
-        watchers = Watchers(self.storage, WakeUps())
-        self.removal = Removal(self.storage, store, self.spool, locks)
+        self._locks = NamedLocks()
+        self._watchers = Watchers(self.storage, WakeUps())
+        self.removal = Removal(self.storage, store, self.spool, self._locks)
         self.expiry = Expiry(
             self.storage,
             self.spool,
-            locks,
+            self._locks,
             self.removal,
-            watchers,
-            interval=mine.expiry_interval,
-            retention_events=mine.retention_events,
+            self._watchers,
+            interval=settings.asset.expiry_interval,
+            retention_events=settings.asset.retention_events,
         )
+        rings = Keyrings(settings.keys_dir)
+        capabilities = rings.capabilities(clock)
+        signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
+        self.server = GrpcServer(
+            "asset",
+            listen=settings.asset.listen,
+            servicers=self._servicers(Receipts(capabilities), Encoder(signer, settings.asset.media_url_ttl)),
+            verifier=rings.identity_verifier(clock),
+            health=self.health,
+            capabilities=capabilities,
+            reflection=settings.core.reflection,
+            insecure=settings.core.insecure,
+            clock=clock,
+        )
+
+    def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
+        expiry = self._settings.asset.asset_expiry
+        workspace = Workspace(self.storage, self.removal, self._watchers, asset_expiry=expiry)
+        settling = Settling(self.storage, self.store, receipts, self.removal, self._watchers, asset_expiry=expiry)
+        holds = Holds(self.storage, self.removal)
+        uploads, client_uploads = self._uploads(receipts)
+        return [
+            AssetServicer(workspace, self._watchers, encoder).registration,
+            UploadServicer(uploads, client_uploads, self.store, encoder).registration,
+            AssetControlServicer(settling, holds, workspace, encoder).registration,
+        ]
+
+    def _uploads(self, receipts: Receipts) -> tuple[Uploads, ClientUploads]:
+        mine = self._settings.asset
+        intake = Intake(self.store, self.spool, self.probe.measure)
         uploads = Uploads(
             self.storage,
             self.spool,
             intake,
             receipts,
-            locks,
+            self._locks,
             self.unbroken,
             max_output_bytes=mine.max_output_bytes,
             nudge=self.removal.nudge,
@@ -81,40 +108,15 @@ class Service:
             self.storage,
             self.spool,
             intake,
-            locks,
+            self._locks,
             self.unbroken,
             self.removal,
-            watchers,
+            self._watchers,
             max_upload_bytes=mine.max_upload_bytes,
             upload_ttl=mine.upload_ttl,
             asset_expiry=mine.asset_expiry,
         )
-        workspace = Workspace(self.storage, self.removal, watchers, asset_expiry=mine.asset_expiry)
-        settling = Settling(self.storage, store, receipts, self.removal, watchers, asset_expiry=mine.asset_expiry)
-        signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
-        encoder = Encoder(signer, mine.media_url_ttl)
-        servicers: list[Registration] = [
-            (asset_service_pb2_grpc.add_AssetServiceServicer_to_server, AssetServicer(workspace, watchers, encoder)),
-            (
-                upload_service_pb2_grpc.add_UploadServiceServicer_to_server,
-                UploadServicer(uploads, client_uploads, store, encoder),
-            ),
-            (
-                asset_control_service_pb2_grpc.add_AssetControlServiceServicer_to_server,
-                AssetControlServicer(settling, Holds(self.storage, self.removal), workspace, encoder),
-            ),
-        ]
-        self.server = GrpcServer(
-            "asset",
-            listen=mine.listen,
-            servicers=servicers,
-            verifier=rings.identity_verifier(clock),
-            health=self.health,
-            capabilities=capabilities,
-            reflection=settings.core.reflection,
-            insecure=settings.core.insecure,
-            clock=clock,
-        )
+        return uploads, client_uploads
 
 
 async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
@@ -132,13 +134,11 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.unbroken.close)
     await service.vitals.look()
-    stack.push_async_callback(
-        _stop_tasks,
-        [
-            asyncio.create_task(service.expiry.run(), name="asset-expiry"),
-            asyncio.create_task(service.vitals.run(), name="asset-vitals"),
-        ],
-    )
+    tasks = [
+        asyncio.create_task(service.expiry.run(), name="asset-expiry"),
+        asyncio.create_task(service.vitals.run(), name="asset-vitals"),
+    ]
+    stack.push_async_callback(_stop_tasks, tasks)
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     return service
@@ -170,7 +170,7 @@ async def _serve(settings: Settings) -> None:
 def main() -> None:
     """Serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
     try:
-        settings = load()
+        settings = load(environ=os.environ)
         configure_logging(settings.core.log_level, settings.core.log_format)
         crash.arm(settings.core.crash_point)
         with contextlib.suppress(KeyboardInterrupt):

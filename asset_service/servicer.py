@@ -19,6 +19,7 @@ from atelier.asset.v1 import (
     asset_service_pb2_grpc,
 )
 from service_kit.identity import current_caller
+from service_kit.server import Registration
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _PAGE_SIZE = 50
@@ -31,6 +32,11 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
         self._workspace = workspace
         self._watchers = watchers
         self._encoder = encoder
+
+    @property
+    def registration(self) -> Registration:
+        """What a server needs to know."""
+        return asset_service_pb2_grpc.add_AssetServiceServicer_to_server, self
 
     async def ListAssets(
         self, request: asset_service_pb2.ListAssetsRequest, context: Context
@@ -73,6 +79,11 @@ class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceSer
         self._holds = holds
         self._workspace = workspace
         self._encoder = encoder
+
+    @property
+    def registration(self) -> Registration:
+        """What a server needs to know."""
+        return asset_control_service_pb2_grpc.add_AssetControlServiceServicer_to_server, self
 
     async def Settle(
         self, request: asset_control_service_pb2.SettleRequest, context: Context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -16,12 +17,14 @@ from asset_service.uploads import Piece, Uploads, granted_reference
 from asset_service.wire import Encoder, media, rendition_from
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from service_kit.blobs import BlobStore
-from service_kit.errors import DeadlineExceeded, ErrorReason, InvalidArgument
+from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, InvalidArgument
 from service_kit.identity import current_caller, current_lease
+from service_kit.server import Registration
 from service_kit.validation import check_limits
 
 Context = grpc.aio.ServicerContext[Any, Any]
 SILENCE = timedelta(seconds=60)
+PATIENCE = timedelta(seconds=2)
 _M = TypeVar("_M", bound=Message)
 
 
@@ -34,21 +37,26 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         self._store = store
         self._encoder = encoder
 
+    @property
+    def registration(self) -> Registration:
+        """What a server needs to know."""
+        return upload_service_pb2_grpc.add_UploadServiceServicer_to_server, self
+
     async def CreateUpload(
         self, request_iterator: AsyncIterator[upload_service_pb2.CreateUploadRequest], context: Context
     ) -> upload_service_pb2.CreateUploadResponse:
-        messages = _received(request_iterator)
-        first = await anext(messages, None)
-        if first is None:
-            raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
-        announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
+        async with _heard_out(request_iterator) as messages:
+            first = await anext(messages, None)
+            if first is None:
+                raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
+            announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
 
-        async def pieces() -> AsyncIterator[bytes]:
-            yield first.data
-            async for message in messages:
-                yield message.data
+            async def pieces() -> AsyncIterator[bytes]:
+                yield first.data
+                async for message in messages:
+                    yield message.data
 
-        asset = await self._client_uploads.create(current_caller().owner, announced, pieces())
+            asset = await self._client_uploads.create(current_caller().owner, announced, pieces())
         return upload_service_pb2.CreateUploadResponse(asset=self._encoder.asset(asset))
 
     async def StartUpload(
@@ -66,10 +74,9 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def WriteUpload(
         self, request_iterator: AsyncIterator[upload_service_pb2.WriteUploadRequest], context: Context
     ) -> upload_service_pb2.WriteUploadResponse:
-        pieces = (
-            Piece(message.upload_id, message.offset, message.data) async for message in _received(request_iterator)
-        )
-        received_bytes = await self._uploads.write(current_lease(), pieces)
+        async with _heard_out(request_iterator) as messages:
+            pieces = (Piece(message.upload_id, message.offset, message.data) async for message in messages)
+            received_bytes = await self._uploads.write(current_lease(), pieces)
         return upload_service_pb2.WriteUploadResponse(received_bytes=received_bytes)
 
     async def FinishUpload(
@@ -85,6 +92,22 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         async for chunk in self._store.open_range(bucket, key, generation=generation):
             for start in range(0, len(chunk), MAX_PIECE_BYTES):
                 yield upload_service_pb2.ReadReferenceResponse(data=chunk[start : start + MAX_PIECE_BYTES])
+
+
+@asynccontextmanager
+async def _heard_out(messages: AsyncIterator[_M]) -> AsyncIterator[AsyncIterator[_M]]:
+    """Give the messages of a client; one that is refused may go on for a moment, and nothing of it is kept.
+
+    A gRPC client that is still sending when the call ends is told INTERNAL by its own library, not why it was refused.
+    """
+    try:
+        yield _received(messages)
+    except AtelierError:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE.total_seconds()):
+                async for _ in messages:
+                    continue
+        raise
 
 
 async def _received(messages: AsyncIterator[_M]) -> AsyncIterator[_M]:

@@ -219,7 +219,7 @@ class Uploads:
             output, renditions = found[0], found[1:]
             _check_parts(output, renditions)
             if output.receipt is not None and output.media is not None:
-                _check_same(output, renditions)
+                await self._check_same(output, rendition_upload_ids)
                 return output.receipt, output.media
             media = [await self._intake.measured(upload) for upload in found]
             _check_formats(lease, found, media)
@@ -227,6 +227,17 @@ class Uploads:
             for name in ids:
                 await self._spool.remove(name)
         return receipt, staged
+
+    async def _check_same(self, output: Upload, rendition_upload_ids: Sequence[str]) -> None:
+        """Refuse to answer with the receipt of an output that was finished with other renditions."""
+        async with self._storage.read() as tx:
+            known = {upload.upload_id for upload in await tx.uploads.renditions_of(output.upload_id)}
+        if known != set(rendition_upload_ids):
+            raise InvalidArgument.field(
+                "rendition_upload_ids",
+                "must be those with which the output was finished",
+                ErrorReason.CONFLICTING_FIELDS,
+            )
 
     async def _stage(self, found: Sequence[Upload], media: Sequence[Media]) -> tuple[str, Media]:
         staged = []
@@ -261,15 +272,6 @@ def _check_parts(output: Upload, renditions: Sequence[Upload]) -> None:
         raise InvalidArgument.field("rendition_upload_ids", f"must be of the index {output.asset_index}")
     if any(upload.output_upload_id not in (None, output.upload_id) for upload in renditions):
         raise InvalidArgument.field("rendition_upload_ids", "must not belong to another output already")
-
-
-def _check_same(output: Upload, renditions: Sequence[Upload]) -> None:
-    if any(upload.output_upload_id != output.upload_id for upload in renditions):
-        raise InvalidArgument.field(
-            "rendition_upload_ids",
-            "must be those with which the output was finished",
-            ErrorReason.CONFLICTING_FIELDS,
-        )
 
 
 def _check_formats(lease: LeaseClaims, uploads: Sequence[Upload], media: Sequence[Media]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -154,9 +155,9 @@ class Harness:
         lease = self.lease(job_id, owner=owner, max_outputs=quantity)
         receipts = {index: (await self.deliver(lease, png(seed=index), index)).receipt for index in range(quantity)}
         await self.settle(job_id, receipts, owner)
-        return await self.list(owner, job_id=job_id)
+        return await self.listed(owner, job_id=job_id)
 
-    async def list(self, owner: Owner = ANN, **fields: Any) -> list[asset_pb2.Asset]:
+    async def listed(self, owner: Owner = ANN, **fields: Any) -> list[asset_pb2.Asset]:
         """Return the first page of an owner's assets."""
         reply = await self.assets.ListAssets(
             asset_service_pb2.ListAssetsRequest(**fields), metadata=self.as_user(owner)
@@ -257,3 +258,12 @@ async def running(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncI
         channel = channels.connect(service.server.target)
         stack.push_async_callback(channel.close)
         yield Harness(service, data_dir, clock, channel)
+
+
+async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until a condition holds. Raises TimeoutError when it does not within ten seconds."""
+    async with asyncio.timeout(10):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0)

@@ -19,12 +19,12 @@ async def test_an_output_is_seen_after_its_settlement_and_not_before(harness: Ha
     lease = harness.lease(job_id)
     picture = png(40, 30)
     finished = await harness.deliver(lease, picture)
-    assert await harness.list() == []
+    assert await harness.listed() == []
 
     settled = await harness.settle(job_id, {0: finished.receipt})
 
     assert (list(settled.published), list(settled.lost)) == ([0], [])
-    [asset] = await harness.list()
+    [asset] = await harness.listed()
     assert asset.asset_id == asset_id(job_id, 0)
     assert asset.job_id == job_id
     assert asset.source == asset_pb2.ASSET_SOURCE_JOB
@@ -48,7 +48,7 @@ async def test_renditions_are_published_with_their_output(harness: Harness) -> N
     finished = await harness.finish(lease, output, [rendition])
     await harness.settle(job_id, {0: finished.receipt})
 
-    [asset] = await harness.list(ANN)
+    [asset] = await harness.listed(ANN)
     [found] = asset.renditions
     assert found.kind == media_pb2.RENDITION_KIND_THUMB_256
     assert (found.media.content_type, found.media.width, found.media.height) == ("image/webp", 16, 12)
