@@ -24,6 +24,7 @@ from gateway.status import HttpProblem, malformed, of_rpc
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 
 _PIECE_BYTES = 256 << 10
+_SIZE = "size_bytes"
 _UPLOAD_LIMIT = timedelta(hours=1)
 _UNSAID_TYPES = ("", "application/octet-stream")
 _FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
@@ -66,15 +67,20 @@ async def _send(call: Any, route: RpcRoute, exchange: Exchange, first: Message) 
 
 
 async def _write(call: Any, route: RpcRoute, exchange: Exchange, first: Message) -> None:
-    message = first
+    message, total = first, 0
+    make = requests.message_class(route.method.input_type)
     try:
         async for chunk in exchange.body_chunks():
             for piece in _pieces(chunk):
                 setattr(message, route.body, piece)
                 await call.write(message)
-                message = requests.message_class(route.method.input_type)()
+                message, total = make(), total + len(piece)
         if message is first:
             await call.write(message)
+        elif _SIZE in first.DESCRIPTOR.fields_by_name and not getattr(first, _SIZE):
+            # To a gRPC service a call that is cancelled can look like one that has ended: a body of unknown length
+            # says at its end how long it was, so that a part is never taken for the whole.
+            await call.write(make(**{_SIZE: total}))
         await call.done_writing()
     except (ClientGone, AtelierError):
         call.cancel()
@@ -118,7 +124,7 @@ def _announced(headers: Mapping[str, str]) -> dict[str, Any]:
         found["content_type"] = content_type
     length = headers.get("content-length", "")
     if length.isdecimal() and int(length):
-        found["size_bytes"] = int(length)
+        found[_SIZE] = int(length)
     digest = headers.get("content-digest") or headers.get("digest")
     if digest:
         found["sha256"] = _sha256(digest)

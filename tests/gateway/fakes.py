@@ -136,7 +136,7 @@ class Services:
             servicers=_registrations(name, self.behaviour),
             verifier=self._verifier,
             health=HealthBoard(),
-            grace=timedelta(seconds=0.2),
+            grace=timedelta(seconds=0.05),
             clock=self._clock,
         )
 
