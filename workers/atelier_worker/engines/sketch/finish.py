@@ -32,6 +32,8 @@ class Finish:
         named = scene.reading.hues
         # A colour in a short prompt is meant for the picture, in a long one for a thing among many.
         self._hue_strength = 0.0 if not named else 0.66 if len(scene.reading.words) <= 14 else 0.3
+        if scene.reading.has("colourful", "colorful", "rainbow", "multicoloured"):
+            self._hue_strength *= 0.35
         if scene.reading.subject_hue is not None:
             self._hue_strength *= 0.3
 

@@ -100,7 +100,7 @@ FOREIGN: dict[str, str] = {
     "都市": "city", "市場": "market", "ひまわり": "sunflower", "向日葵": "sunflower", "自転車": "bicycle", "灯台": "lighthouse",
     "魚": "fish", "空": "sky", "月": "moon", "星": "star", "砂漠": "desert", "夕": "sunset", "朝": "dawn", "赤": "red",
     "青": "blue", "緑": "green", "黄": "yellow", "白": "white", "黒": "black", "紫": "purple", "家": "house",
-    "سوق": "market", "غروب": "sunset", "أقمشة": "fabric", "ذهبي": "golden", "قديم": "old", "ليل": "night", "بحر": "sea",
+    "سوق": "market", "ملوّن": "colourful", "ضوء": "light", "غروب": "sunset", "أقمشة": "fabric", "ذهبي": "golden", "قديم": "old", "ليل": "night", "بحر": "sea",
     "صحراء": "desert", "جبل": "mountain", "قطة": "cat", "مدينة": "city", "شارع": "street", "مطر": "rain", "زهرة": "flower",
     "غابة": "forest", "ميناء": "harbour", "قلعة": "castle", "أحمر": "red", "أزرق": "blue", "أخضر": "green", "بيت": "house",
     "море": "sea", "лес": "forest", "горы": "mountain", "кот": "cat", "кош": "cat", "город": "city", "ночь": "night", "дожд": "rain",

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from .base import Brief, Scene
+from .alley import Alley
 from .bicycle import Bicycle
+from .cat import Cat
 from .dunes import Dunes
+from .harbour import Harbour
 from .heron import Heron
 from .lighthouse import Lighthouse
+from .market import Market
 from .mountain import Mountain
 from .portrait import Portrait
+from .railway import Railway
 from .room import Room
 from .street import Street
+from .sunflower import Sunflower
 from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Bicycle, Dunes, Heron, Lighthouse, Mountain, Portrait, Room, Street, Terraces)
+    for scene in (Alley, Bicycle, Cat, Dunes, Harbour, Heron, Lighthouse, Market, Mountain, Portrait, Railway, Room, Street, Sunflower, Terraces)
 }
 
 
