@@ -9,7 +9,7 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ BOB = Owner("default", "bob")
 class House:
     """The services, and what owners do with them."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, folder: Path, stack: AsyncExitStack, *, start: datetime | None = None) -> None:
         self.folder = folder
-        self.clock = ManualClock()
+        self.clock = ManualClock(start)
         self.rings = Keyrings(folder / "keys")
         self.settings: Settings = for_tests(folder)
         self.library: Service
@@ -95,11 +95,11 @@ class House:
         await self.start_library()
 
     @asynccontextmanager
-    async def as_(self, owner: Owner) -> AsyncIterator[Desk]:
+    async def as_(self, owner: Owner, *, library_target: str = "") -> AsyncIterator[Desk]:
         """Give what an owner can ask of the services."""
         async with AsyncExitStack() as stack:
             open_channels = []
-            for target in (self.library.server.target, self.settings.library.asset_target):
+            for target in (library_target or self.library.server.target, self.settings.library.asset_target):
                 channel = channels.connect(target, tokens=self._tokens(owner, KeyKind.USER))
                 stack.push_async_callback(channel.close)
                 open_channels.append(channel)
