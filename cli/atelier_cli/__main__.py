@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from atelier_cli.exits import INTERRUPTED, REFUSED, complain, explain
+from atelier_cli.exits import FAULT, INTERRUPTED, complain, explain
 from atelier_cli.parser import build_parser
 
 Handler = Callable[..., int]
@@ -42,7 +42,7 @@ def _end_with(error: Exception, arguments: argparse.Namespace) -> int:
     complain(
         f"atelier: this is a fault in the command line: {type(error).__name__}. Run it again with --debug to see where."
     )
-    return REFUSED
+    return FAULT
 
 
 def _handler(name: str) -> Handler:

@@ -11,6 +11,7 @@ USAGE = 2
 UNREACHABLE = 3
 REFUSED = 4
 TIMED_OUT = 5
+FAULT = 70  # EX_SOFTWARE of sysexits.h: the command line itself is broken.
 INTERRUPTED = 130
 
 _START_HINT = "Start one with `atelier up`, or name another with --url or ATELIER_CLIENT_URL."

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -94,6 +95,11 @@ async def running_system(data_dir: Path, *, worker: bool = True, **changes: str)
         await host.stop()
 
 
+def clean_environ(changes: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the environment without the shell's own settings of Atelier, with changes."""
+    return {name: text for name, text in os.environ.items() if not name.startswith("ATELIER_")} | dict(changes or {})
+
+
 @dataclass
 class UpProcess:
     """A running `atelier up`: its process, its address, its data folder, and what it wrote on stderr so far."""
@@ -113,6 +119,16 @@ class UpProcess:
         """Return a client for the operator; use it with `with`."""
         return Atelier(self.url, self.key, policy=PATIENT)
 
+    def wait_for_workers(self) -> None:
+        """Wait until every row of the routing table has a worker."""
+        end = time.monotonic() + START_SECONDS
+        with self.client() as client:
+            # The API tells it only to those who ask.
+            while not all(model.connected_workers for model in client.models()):
+                if time.monotonic() > end:
+                    raise RuntimeError(f"no worker connected: {''.join(self.errors)}")
+                time.sleep(0.02)
+
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask it to end, and return its exit code."""
         self.process.send_signal(number)
@@ -130,7 +146,7 @@ def up_process(data_dir: Path, *arguments: str, environ: Mapping[str, str] | Non
         *arguments,
     )
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environ or {})}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=clean_environ(environ)
     )
     errors: list[str] = []
     reader = threading.Thread(target=lambda: errors.extend(process.stderr or ()), name="up-stderr")
