@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from gateway.http import Exchange, Reply
+from gateway.http import MAX_HEADER_BYTES, Exchange, Reply
+from gateway.status import HttpProblem, malformed
 from service_kit.errors import PermissionDenied
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -50,7 +51,10 @@ class Edge:
 
         Raises:
             PermissionDenied: the request calls us by a name that is not ours.
+            HttpProblem: its headers are too long (431).
         """
+        if sum(len(name) + len(value) for name, value in exchange.scope["headers"]) > MAX_HEADER_BYTES:
+            raise HttpProblem(malformed(f"The headers are longer than {MAX_HEADER_BYTES} bytes."), status=431)
         if self.hosts is not None and _host(exchange.headers.get("host", "")) not in self.hosts:
             raise PermissionDenied(
                 "This gateway is not known by that name: check the Host header, or set core.public_url."

@@ -14,6 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 from service_kit.errors import DeadlineExceeded, ResourceExhausted
 
+MAX_HEADER_BYTES = 32 << 10
+
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]

@@ -18,12 +18,11 @@ from service_kit.errors import (
     Internal,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
     Unavailable,
 )
-from service_kit.rpc_errors import GRPC_CODES, from_rpc_error
+from service_kit.rpc_errors import from_rpc_error, grpc_code
 
 HTTP_STATUS: dict[grpc.StatusCode, int] = {
     grpc.StatusCode.OK: 200,
@@ -117,14 +116,6 @@ def http_status(error: AtelierError) -> int:
     return REASON_STATUS.get(error.reason) or HTTP_STATUS[grpc_code(error)]
 
 
-def grpc_code(error: AtelierError) -> grpc.StatusCode:
-    """Return the gRPC status of an error; of a class that the table lacks that of its nearest base."""
-    for base in type(error).__mro__:
-        if base in GRPC_CODES:
-            return GRPC_CODES[base]
-    return grpc.StatusCode.INTERNAL
-
-
 def error_body(error: AtelierError, request_id: str) -> dict[str, Any]:
     """Return the native shape. `retry_after` is in seconds and null where repeating does not help."""
     return {
@@ -150,8 +141,3 @@ def error_reply(problem: AtelierError | HttpProblem, request_id: str) -> Reply:
     if error.retry_after:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after.total_seconds())))
     return Reply(status, headers, json.dumps(error_body(error, request_id), ensure_ascii=False).encode())
-
-
-def forbidden(message: str) -> PermissionDenied:
-    """Return the error of a request that this server does not take from this place."""
-    return PermissionDenied(message)

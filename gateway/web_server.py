@@ -14,13 +14,13 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from gateway.http import MAX_HEADER_BYTES
 from gateway.status import error_body, malformed
 from service_kit.errors import FailedPrecondition
 from service_kit.ids import new_id
 from service_kit.settings import SettingsError
 
 _GRACE = timedelta(seconds=5)
-_HEADER_LIMIT_BYTES = 32 << 10
 _HEADER_TIMEOUT_S = 30.0
 _BACKLOG = 512
 
@@ -61,7 +61,7 @@ class _Protocol(H11Protocol):
             self.transport.close()
             return
         request_id = new_id()
-        limit = f"or its headers are longer than {_HEADER_LIMIT_BYTES} bytes"
+        limit = f"or its headers are longer than {MAX_HEADER_BYTES} bytes"
         body = json.dumps(error_body(malformed(f"The request is not valid HTTP/1.1, {limit}."), request_id)).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -101,7 +101,7 @@ class WebServer:
             proxy_headers=False,
             server_header=False,
             timeout_graceful_shutdown=int(_GRACE.total_seconds()),
-            h11_max_incomplete_event_size=_HEADER_LIMIT_BYTES,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
             ssl_certfile=tls_cert or None,
             ssl_keyfile=tls_key or None,
         )
@@ -134,8 +134,8 @@ class WebServer:
         if self._ticking is None or self._socket is None:
             return
         ticking, self._ticking = self._ticking, None
-        self._server.should_exit = True
-        await ticking
+        ticking.cancel()
+        await asyncio.gather(ticking, return_exceptions=True)
         await self._server.shutdown(sockets=[self._socket])
 
     def abort(self, scope: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,7 @@ async def make_world(tmp_path: Path) -> AsyncIterator[MakeWorld]:
     yield make
     for world in made:
         await world.http.aclose()
-        await world.running.stop()
-        await world.services.stop()
+        await asyncio.gather(world.running.stop(), world.services.stop())
 
 
 @pytest.fixture

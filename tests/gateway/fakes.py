@@ -147,8 +147,7 @@ class Services:
         return {f"gateway__{name}_target": server.target for name, server in self.servers.items()}
 
     async def stop(self) -> None:
-        for server in self.servers.values():
-            await server.stop()
+        await asyncio.gather(*(server.stop() for server in self.servers.values()))
 
 
 _BASES: dict[str, list[tuple[str, Any, type]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ class Event:
         return json.loads(self.text)
 
 
-async def events(response: httpx.Response) -> AsyncIterator[Event]:
+async def events(response: httpx.Response) -> AsyncGenerator[Event, None]:
     """Give the events and comments of a response as they arrive."""
     name, cursor, data = "message", "", ""
     async for line in response.aiter_lines():

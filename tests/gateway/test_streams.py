@@ -89,8 +89,8 @@ async def test_the_header_wins_over_the_query(world: World) -> None:
 async def test_after_the_last_event_there_is_204(world: World) -> None:
     async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
         await context.send_initial_metadata(ENDED)
-        for message in ():
-            yield message
+        if request.after != "last":
+            yield state("c1", 1)
 
     world.behaviour.streams["WatchJob"] = watch
     response = await world.http.get(URL, headers={**ANN, "last-event-id": "last"})

@@ -284,7 +284,7 @@ def _scalar(draw: st.DrawFn, field: FieldDescriptor) -> Any:
 
 @st.composite
 def _messages(draw: st.DrawFn) -> Message:
-    message = draw(st.sampled_from(MESSAGES))()
+    message: Message = draw(st.sampled_from(MESSAGES))()
     _set(draw, message, 0)
     return message
 
