@@ -7,21 +7,25 @@ from .alley import Alley
 from .bicycle import Bicycle
 from .cat import Cat
 from .dunes import Dunes
+from .forest import Forest
 from .harbour import Harbour
 from .heron import Heron
 from .lighthouse import Lighthouse
 from .market import Market
 from .mountain import Mountain
+from .paperboats import PaperBoats
 from .portrait import Portrait
 from .railway import Railway
 from .room import Room
+from .skyline import Skyline
+from .stilllife import StillLife
 from .street import Street
 from .sunflower import Sunflower
 from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Alley, Bicycle, Cat, Dunes, Harbour, Heron, Lighthouse, Market, Mountain, Portrait, Railway, Room, Street, Sunflower, Terraces)
+    for scene in (Alley, Bicycle, Cat, Dunes, Forest, Harbour, Heron, Lighthouse, Market, Mountain, PaperBoats, Portrait, Railway, Room, Skyline, StillLife, Street, Sunflower, Terraces)
 }
 
 

@@ -17,11 +17,11 @@ class Railway(Scene):
     name = "railway"
 
     def compose(self, rng: np.random.Generator) -> None:
-        self.deck = self.h * float(rng.uniform(0.56, 0.68))
+        self.deck = self.h * float(rng.uniform(0.48, 0.58))
         self.length = min(self.w * 0.86, 1.02) * float(rng.uniform(0.82, 1.0))
         self.x = self.w * 0.5 + float(rng.uniform(-0.07, 0.07))
         self.tall = self.length * 0.3
-        self.arch = float(rng.uniform(0.26, 0.36))
+        self.arch = float(rng.uniform(0.24, 0.32))
         self.offset = float(rng.uniform(0, self.arch))
         self.books = self.reading.has("library", "book", "books", "shelf", "shelves", "reading")
         self.autumn = self.reading.has("autumn", "ivy", "fall") or bool(rng.random() < 0.4)
@@ -75,7 +75,7 @@ class Railway(Scene):
     def _viaduct(self, c: Canvas) -> None:
         stone = self.look.tone((170, 150, 130))
         y = self.deck + 0.05
-        spring = y + 0.1
+        spring = y + 0.045
         pier = self.arch * 0.2
         count = math.ceil(self.w / self.arch) + 3
         for k in range(-1, count):
@@ -168,7 +168,7 @@ class Railway(Scene):
         rng = self.rand("trees")
         for x in (-0.02, self.w + 0.01):
             leaf = ((206, 96, 40), (222, 154, 52), (182, 60, 40))[int(rng.integers(3))] if self.autumn else (62, 104, 60)
-            tree(c, rng, x, self.h * 1.06, float(rng.uniform(0.5, 0.72)), self.look.tone(leaf), self.look.tone((66, 48, 40)))
+            tree(c, rng, x, self.h * 1.06, float(rng.uniform(0.38, 0.52)), self.look.tone(leaf), self.look.tone((66, 48, 40)))
 
     def _border(self, c: Canvas) -> None:
         cream, t = (250, 244, 226), 0.045

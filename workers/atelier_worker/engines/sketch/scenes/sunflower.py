@@ -88,7 +88,7 @@ class Sunflower(Scene):
 
     def _flower(self, v: Canvas, rng: np.random.Generator, count: int, *, fine: bool) -> None:
         petal = self.look.tone(self.petal, 0.06)
-        wide = 2.6 / count if self.sunflower else 4.6 / count
+        wide = 2.6 / count if self.sunflower else 3.5 / count
         for ring_, (reach, shade) in enumerate(((1.0, 0.22), (0.94, 0.0))):
             for k in range(count):
                 a = math.tau * (k + 0.5 * ring_) / count + float(rng.normal()) * 0.05
