@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from contextlib import AsyncExitStack
 
@@ -56,6 +57,7 @@ class Service:
         mine, rings = settings.router, Keyrings(settings.keys_dir)
         self.rings = rings
         self.storage = Storage(db)
+        self.tasks = BackgroundTasks()
         self.signals = Signals()
         self.sessions = Sessions()
         self.relay = Relay(self.signals)
@@ -115,8 +117,19 @@ class Service:
             ),
         )
 
-    def registrations(self) -> list[Registration]:
-        """Return the servicers with what adds them to a server."""
+        self.server = GrpcServer(
+            "router",
+            listen=mine.listen,
+            servicers=self._servicers(),
+            verifier=rings.identity_verifier(clock),
+            health=self.health,
+            reflection=settings.core.reflection,
+            insecure=settings.core.insecure,
+            clock=clock,
+        )
+        self.server.on_drain(self.workers.reconnect_all)
+
+    def _servicers(self) -> list[Registration]:
         router = RouterServicer(
             admission=Admission(self.storage, self.assets, self.signals),
             dispatch=self.dispatch,
@@ -143,7 +156,7 @@ def _own_tokens(rings: Keyrings, clock: Clock) -> TokenSource:
     return TokenSource(issue, clock)
 
 
-async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> GrpcServer:
+async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
     """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is still down.
 
     Raises:
@@ -159,46 +172,34 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await service.identities.bootstrap(service.rings)
     await service.reaper.refresh_pools()
     await service.vitals.check()
-    server = GrpcServer(
-        "router",
-        listen=settings.router.listen,
-        servicers=service.registrations(),
-        verifier=service.rings.identity_verifier(clock),
-        health=service.health,
-        reflection=settings.core.reflection,
-        insecure=settings.core.insecure,
-        clock=clock,
-    )
-    await server.start()
-    service.pools.connect = server.target
-    server.on_drain(service.workers.reconnect_all)
-    tasks = BackgroundTasks()
-    stack.push_async_callback(tasks.stop)
-    stack.push_async_callback(server.stop)
-    tasks.start("leasing", service.leasing.run)
-    tasks.start("settlement", service.settlement.run)
-    tasks.start("reaper", service.reaper.run)
-    tasks.start("vitals", service.vitals.run)
-    return server
+    await service.server.start()
+    service.pools.connect = service.server.target
+    stack.push_async_callback(service.tasks.stop)
+    stack.push_async_callback(service.server.stop)
+    service.tasks.start("leasing", service.leasing.run)
+    service.tasks.start("settlement", service.settlement.run)
+    service.tasks.start("reaper", service.reaper.run)
+    service.tasks.start("vitals", service.vitals.run)
+    return service
 
 
 async def start(settings: Settings) -> Running:
     """Start the router; returns when it serves. Raises what `open_service` raises."""
     async with AsyncExitStack() as stack:
-        server = await open_service(settings, stack)
-        return Running("router", server.target, stack.pop_all().aclose)
+        service = await open_service(settings, stack)
+        return Running("router", service.server.target, stack.pop_all().aclose)
 
 
 async def _serve(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
-        server = await open_service(settings, stack)
-        await server.serve_until_signal()
+        service = await open_service(settings, stack)
+        await service.server.serve_until_signal()
 
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
     try:
-        settings = load()
+        settings = load(environ=os.environ)
         configure_logging(settings.core.log_level, settings.core.log_format)
         crash.arm(settings.core.crash_point)
         with contextlib.suppress(KeyboardInterrupt):

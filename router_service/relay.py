@@ -160,6 +160,11 @@ class Relay:
         if live is not None:
             self._tell(live, LogLine(job_id, line[:2000]))
 
+    def latest_progress(self, job_id: str) -> list[Progress]:
+        """Return how far each output of a running job is. May be empty."""
+        live = self._live.get(job_id)
+        return [] if live is None else list(live.latest.progress.values())
+
     @contextmanager
     def watch_job(self, job_id: str) -> Iterator[Pending]:
         """Collect the reports of one job, beginning with the newest that there are."""

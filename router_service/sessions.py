@@ -158,7 +158,13 @@ class Sessions:
         self._tell(ref, CancelOrder(ref))
 
     def tell_lost(self, ref: LeaseRef) -> None:
-        """Tell the worker that a lease is no longer its, if it is connected here."""
+        """Tell the worker that a lease is no longer its, if it is connected here.
+
+        It gets no more until it says again how much it can take: a worker that does not answer would get the same stage at once.
+        """
+        for session in self._sessions.values():
+            if session.holds(ref):
+                session.credits = 0
         self._tell(ref, LostNotice(ref))
 
     def _tell(self, ref: LeaseRef, message: Message) -> None:

@@ -23,10 +23,12 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import DateTime, TypeDecorator, TypeEngine
 
 from service_kit.clock import Clock, SystemClock
-from service_kit.errors import ResourceExhausted
+from service_kit.errors import ResourceExhausted, Unavailable
 from service_kit.folder_lock import FolderLock
 from service_kit.settings import Settings
+from service_kit.telemetry import get_logger
 
+log = get_logger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _READERS = 4
@@ -123,6 +125,10 @@ class Database:
         self._folder_lock = lock
         self._writer_wait = writer_wait
         self._turn = asyncio.Lock()
+        self._open = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closing = False
         self._writer = self._engine(pool_size=1, begin="BEGIN IMMEDIATE", query_only=False)
         self._readers = (
             self._engine(pool_size=_READERS, begin="BEGIN", query_only=True) if self.is_sqlite else self._writer
@@ -143,7 +149,13 @@ class Database:
         return cls(url, clock=clock, lock=lock)
 
     async def close(self) -> None:
-        """Close every connection and release the folder."""
+        """Refuse new transactions, let those that run end, close every connection and release the folder."""
+        self._closing = True
+        try:
+            async with asyncio.timeout(self._writer_wait.total_seconds()):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("transactions_abandoned", count=self._open)
         await self._writer.dispose()
         if self._readers is not self._writer:
             await self._readers.dispose()
@@ -188,7 +200,21 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        connection = await engine.connect()
+        if self._closing:
+            raise Unavailable("The service is stopping.", retry_after=timedelta(seconds=1))
+        self._open += 1
+        self._idle.clear()
+        try:
+            async with self._connected(engine) as connection:
+                yield connection
+        finally:
+            self._open -= 1
+            if not self._open:
+                self._idle.set()
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        connection = await _connect(engine)
         try:
             transaction = await connection.begin()
             try:
@@ -233,6 +259,27 @@ class Database:
 
 def _json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+async def _connect(engine: AsyncEngine) -> AsyncConnection:
+    """Take a connection. A caller that is cancelled meanwhile waits and gives it back: half-open, it would leak."""
+
+    async def take() -> AsyncConnection:
+        return await engine.connect()
+
+    task = asyncio.ensure_future(take())
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        # More than one cancellation may come: of the client, and of a server that drains.
+        await _to_the_end(_give_back(task))
+        raise
+
+
+async def _give_back(taking: asyncio.Future[AsyncConnection]) -> None:
+    await asyncio.wait({taking})
+    if not taking.cancelled() and taking.exception() is None:
+        await taking.result().close()
 
 
 async def _to_the_end(step: Coroutine[Any, Any, None]) -> None:

@@ -1,0 +1,267 @@
+"""Leases and fences: who may report, what a lost worker leaves behind, and what a repeat changes."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+import pytest
+
+from atelier.router.v1 import job_pb2
+from atelier.router.v1 import router_service_pb2 as pb
+from atelier.worker.v1 import worker_service_pb2 as worker
+from service_kit.errors import ErrorReason
+from service_kit.rpc_errors import from_rpc_error
+from tests.router_service.support import Router, ScriptedWorker
+
+TTL = timedelta(seconds=30)
+
+
+async def lose_leases(router: Router) -> None:
+    """Let the time of a lease pass without a heartbeat, and the reaper see it."""
+    router.clock.advance(TTL + timedelta(seconds=1))
+    await router.service.reaper.round()
+
+
+async def test_an_outcome_that_is_sent_twice_is_recorded_once(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=2)
+    lease = await one.take()
+    assert await one.deliver(lease) == "recorded"
+    assert await one.deliver_again(lease) == "duplicate"
+    job = await router.ended(accepted.job_id)
+    version = job.version
+    assert await one.deliver_again(lease) == "duplicate"
+    assert (await router.job(accepted.job_id)).version == version
+    assert len(await router.asset_ids(accepted.job_id)) == 2
+
+
+async def test_two_workers_that_ran_the_same_stage_leave_one_outcome(router: Router) -> None:
+    first = await router.worker("first")
+    accepted = await router.submit()
+    old = await first.take()
+    await first.heartbeat(old)
+    await lose_leases(router)
+    second = await router.worker("second")
+    new = await second.take()
+    assert new.ref.fence == old.ref.fence + 1
+    assert new.attempt == 2
+    assert await first.hear("lost")
+    receipt = await first.upload(old, 0)
+    manifest = worker.OutputManifest(outputs=[worker.OutputResult(asset_index=0, receipt=receipt)])
+    assert await first.finish(old, outputs=manifest) == "stale"
+    assert await second.deliver(new, completion_id="c2") == "recorded"
+    job = await router.ended(accepted.job_id)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert await router.asset_ids(accepted.job_id) == list(accepted.asset_ids)
+
+
+async def test_a_lost_worker_may_still_record_until_somebody_else_has_the_stage(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    await one.say(credits=worker.Credits(free=0))
+    await one.heartbeat()
+    await lose_leases(router)
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    assert await one.hear("lost")
+    assert await one.deliver(lease) == "recorded"
+    assert (await router.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_heartbeat_renews_exactly_the_leases_that_it_names(router: Router) -> None:
+    one = await router.worker()
+    named, unnamed = await router.submit(), await router.submit()
+    leases = [await one.take(), await one.take()]
+    kept = next(lease for lease in leases if lease.ref.job_id == named.job_id)
+    await one.say(credits=worker.Credits(free=0))
+    await one.heartbeat(*leases)
+    router.clock.advance(TTL - timedelta(seconds=1))
+    await one.heartbeat(kept)
+    router.clock.advance(timedelta(seconds=2))
+    await router.service.reaper.round()
+    assert (await router.job(named.job_id)).state == job_pb2.JOB_STATE_RUNNING
+    assert (await router.job(unnamed.job_id)).state == job_pb2.JOB_STATE_QUEUED
+
+
+async def test_a_worker_that_comes_back_keeps_what_it_names_and_loses_what_it_does_not(router: Router) -> None:
+    one = await router.worker()
+    kept, dropped = await router.submit(), await router.submit()
+    leases = {lease.ref.job_id: lease for lease in [await one.take(), await one.take()]}
+    await one.disconnect()
+    again = await router.worker(leases=[leases[kept.job_id].ref], free=0)
+    assert list(again.welcome.kept) == [leases[kept.job_id].ref]
+    assert (await router.job(dropped.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    assert await again.deliver(leases[kept.job_id]) == "recorded"
+    assert (await router.ended(kept.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_lost_lease_is_kept_when_its_worker_comes_back_before_another_takes_it(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    await one.heartbeat(lease)
+    await one.disconnect()
+    await lose_leases(router)
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    again = await router.worker(leases=[lease.ref], free=0)
+    assert list(again.welcome.kept) == [lease.ref]
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_RUNNING
+    assert await again.deliver(lease) == "recorded"
+
+
+async def test_an_unacknowledged_lease_reverts_and_burns_no_attempt(router: Router) -> None:
+    silent = await router.worker("silent")
+    accepted = await router.submit()
+    await silent.hear("lease")
+    # After a start nobody is believed lost for the life of a lease.
+    router.clock.advance(TTL + timedelta(seconds=1))
+    await router.service.reaper.round()
+    job = await router.job(accepted.job_id)
+    assert (job.state, job.stages[0].attempt) == (job_pb2.JOB_STATE_QUEUED, 0)
+    second = await router.worker("second")
+    assert (await second.take()).attempt == 1
+
+
+async def test_a_rejected_lease_burns_no_attempt(router: Router) -> None:
+    one = await router.worker(free=1)
+    await router.submit()
+    lease = (await one.hear("lease")).lease
+    await one.say(lease_reject=worker.LeaseReject(ref=lease.ref, reason="no memory"))
+    again = await one.take()
+    assert (again.attempt, again.ref.fence) == (1, lease.ref.fence + 1)
+
+
+async def test_a_worker_that_is_lost_in_every_attempt_fails_the_job_and_says_why(router: Router) -> None:
+    accepted = await router.submit()
+    for attempt in range(1, 4):
+        one = await router.worker(f"worker {attempt}")
+        lease = await one.take()
+        assert lease.attempt == attempt
+        await one.heartbeat(lease)
+        await one.disconnect()
+        await lose_leases(router)
+    job = await router.ended(accepted.job_id)
+    assert job.state == job_pb2.JOB_STATE_FAILED
+    assert job.failure.message == "The worker was lost in each of 3 attempts."
+
+
+async def test_a_forged_receipt_and_the_receipt_of_another_output_count_as_no_output(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=3)
+    lease = await one.take()
+    receipt = await one.upload(lease, 0)
+    results = [
+        worker.OutputResult(asset_index=0, receipt=receipt),
+        worker.OutputResult(asset_index=1, receipt=receipt),
+        worker.OutputResult(asset_index=2, receipt=receipt[:-4] + "AAAA"),
+    ]
+    await one.finish(lease, outputs=worker.OutputManifest(outputs=results))
+    job = await router.ended(accepted.job_id)
+    assert [output.state == job_pb2.OUTPUT_STATE_DELIVERED for output in job.outputs] == [True, False, False]
+    assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[0]]
+
+
+async def test_another_worker_cannot_report_under_a_lease_that_is_not_its_own(router: Router) -> None:
+    one = await router.worker("one")
+    accepted = await router.submit()
+    lease = await one.take()
+    thief = await router.worker("thief", free=0)
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="no"), retryable=False)
+    assert await thief.finish(lease, failure=failure) == "stale"
+    step = worker.StepProgress(asset_index=0, step=1, steps=2)
+    await thief.say(reports=worker.Reports(reports=[worker.Report(ref=lease.ref, progress=step)]))
+    await thief.heartbeat()
+    assert router.service.relay.latest_progress(accepted.job_id) == []
+    assert await one.deliver(lease) == "recorded"
+
+
+async def test_a_retryable_failure_waits_out_its_pause_and_runs_again(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="out of memory"), retryable=True)
+    assert await one.finish(lease, failure=failure) == "recorded"
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    router.clock.advance(timedelta(seconds=2))
+    router.service.signals.queue_changed()
+    again = await one.take()
+    assert again.attempt == 2
+    assert await one.deliver(again, completion_id="c2") == "recorded"
+
+
+async def test_a_failure_that_is_not_retryable_ends_the_job_at_once(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="this prompt is refused"), retryable=False)
+    await one.finish(await one.take(), failure=failure)
+    job = await router.ended(accepted.job_id)
+    assert (job.state, job.failure.message) == (job_pb2.JOB_STATE_FAILED, "this prompt is refused")
+
+
+async def test_cancel_tells_the_worker_and_makes_its_outcome_stale(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    job = (await router.jobs.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id))).job
+    assert job.state == job_pb2.JOB_STATE_CANCELLED
+    assert (await one.hear("cancel")).cancel.ref == lease.ref
+    await one.say(heartbeat=worker.Heartbeat(leases=[lease.ref]))
+    assert list((await one.hear("heartbeat_ack")).heartbeat_ack.cancelled) == [lease.ref]
+    assert await one.finish(lease, cancelled=worker.Stopped()) == "stale"
+    again = (await router.jobs.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id))).job
+    assert (again.state, again.version) == (job_pb2.JOB_STATE_CANCELLED, job.version)
+    assert await router.asset_ids(accepted.job_id) == []
+
+
+async def test_a_recorded_job_cannot_be_cancelled_any_more(router: Router) -> None:
+    await router.stop_settling()
+    one = await router.worker()
+    accepted = await router.submit()
+    await one.deliver(await one.take())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.jobs.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id))
+    assert from_rpc_error(caught.value).reason is ErrorReason.TOO_LATE
+
+
+async def test_a_hung_engine_with_a_live_heartbeat_ends_at_the_deadline(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    router.clock.advance(timedelta(minutes=15, seconds=1))
+    await one.heartbeat(lease)
+    await router.service.reaper.round()
+    job = await router.ended(accepted.job_id)
+    assert (job.state, job.failure.message) == (
+        job_pb2.JOB_STATE_FAILED,
+        "The job did not end within 900 seconds.",
+    )
+    assert await one.hear("cancel")
+
+
+async def test_an_outcome_of_an_unknown_job_is_stale(router: Router) -> None:
+    one = await router.worker(free=0)
+    lease = worker.Lease(ref=worker.LeaseRef(job_id="0" * 36, stage=0, fence=1))
+    assert await one.finish(lease, text="x") == "stale"
+
+
+async def test_the_first_request_of_a_session_must_be_hello(router: Router) -> None:
+    key = router.service.rings.read_key_file("worker.key").reveal()
+    channel = await router.channel_with(key, router.target)
+    session = ScriptedWorker(channel, router)
+    await session.say(credits=worker.Credits(free=1))
+    assert await session.end() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_a_missing_worker_is_visible_and_says_what_to_start(router: Router) -> None:
+    accepted = await router.submit()
+    stage = (await router.job(accepted.job_id)).stages[0]
+    assert "No worker of type sdxl is connected" in stage.waits_for
+    assert f"--connect {router.target}" in stage.waits_for
+    models = {model.name: model for model in (await router.jobs.ListModels(pb.ListModelsRequest())).models}
+    assert models["sdxl"].connected_workers == 0
+    one = await router.worker(worker_types=["sdxl"], free=0)
+    models = {model.name: model for model in (await router.jobs.ListModels(pb.ListModelsRequest())).models}
+    assert (models["sdxl"].connected_workers, models["sdxl"].free_slots, models["sdxl"].hint) == (1, 4, "")
+    assert models["wan"].connected_workers == 0
+    await one.disconnect()

@@ -1,0 +1,156 @@
+"""The life of a job, told by a scripted worker: lease, reports, outcome, settlement, and what watchers see of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from atelier.router.v1 import job_pb2
+from atelier.router.v1 import router_service_pb2 as pb
+from atelier.worker.v1 import worker_service_pb2 as worker
+from tests.router_service.support import WAIT_S, Router
+
+
+async def test_a_job_succeeds_and_its_assets_are_the_announced_ones(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=2, seed=0)
+    lease = await one.take()
+    assert (lease.ref.job_id, lease.ref.stage, lease.ref.fence, lease.attempt) == (accepted.job_id, 0, 1, 1)
+    assert await one.deliver(lease) == "recorded"
+    job = await router.ended(accepted.job_id)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert (job.requested, job.delivered) == (2, 2)
+    assert sorted(await router.asset_ids(job.job_id)) == sorted(accepted.asset_ids)
+
+
+async def test_nothing_staged_is_visible_and_success_comes_after_the_assets(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    receipt = await one.upload(lease, 0)
+    assert await router.asset_ids(accepted.job_id) == []
+    manifest = worker.OutputManifest(outputs=[worker.OutputResult(asset_index=0, receipt=receipt)])
+    await one.finish(lease, outputs=manifest)
+    async for event in router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id)):
+        job = event.snapshot if event.HasField("snapshot") else event.state
+        if job.state == job_pb2.JOB_STATE_SUCCEEDED:
+            assert await router.asset_ids(accepted.job_id) == list(accepted.asset_ids)
+        else:
+            assert all(output.state != job_pb2.OUTPUT_STATE_DELIVERED for output in job.outputs)
+
+
+async def test_a_partial_batch_keeps_its_indexes(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=3)
+    lease = await one.take()
+    refused = job_pb2.Failure(message="The engine refused this one.")
+    results = [
+        worker.OutputResult(asset_index=2, receipt=await one.upload(lease, 2)),
+        worker.OutputResult(asset_index=1, failure=refused),
+    ]
+    await one.finish(lease, outputs=worker.OutputManifest(outputs=results))
+    job = await router.ended(accepted.job_id)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert [output.state for output in job.outputs] == [
+        job_pb2.OUTPUT_STATE_FAILED,
+        job_pb2.OUTPUT_STATE_FAILED,
+        job_pb2.OUTPUT_STATE_DELIVERED,
+    ]
+    assert job.outputs[0].failure.message == "The worker did not report this output."
+    assert job.outputs[1].failure.message == refused.message
+    assert await router.asset_ids(job.job_id) == [accepted.asset_ids[2]]
+
+
+async def test_watchers_see_progress_previews_and_every_change_in_order(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=2)
+    stream = router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id))
+    lease = await one.take()
+    step = worker.StepProgress(asset_index=1, step=3, steps=12)
+    preview = worker.PreviewImage(asset_index=1, step=3, content_type="image/webp", image=b"a picture")
+    reports = [worker.Report(ref=lease.ref, progress=step), worker.Report(ref=lease.ref, preview=preview)]
+    await one.say(reports=worker.Reports(reports=reports))
+    seen: dict[str, pb.WatchJobResponse] = {}
+    async with asyncio.timeout(WAIT_S):
+        while not {"progress", "preview"} <= set(seen):
+            event: Any = await stream.read()
+            seen[event.WhichOneof("event")] = event
+    assert seen["progress"].progress.fraction == 3 / 12 / 2
+    assert seen["preview"].preview.image == b"a picture"
+    await one.deliver(lease)
+    versions = []
+    async with asyncio.timeout(WAIT_S):
+        async for event in router.jobs.WatchJob(
+            pb.WatchJobRequest(job_id=accepted.job_id, after=seen["snapshot"].cursor)
+        ):
+            assert event.WhichOneof("event") == "state"
+            versions.append(event.state.version)
+    assert versions == sorted(set(versions))
+    stream.cancel()
+
+
+async def test_a_late_watcher_gets_the_newest_preview_and_the_text_so_far(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(enhancement_only=True)
+    lease = await one.take()
+    pieces = [worker.TextPiece(offset=0, text="a red "), worker.TextPiece(offset=6, text="kite")]
+    reports = [worker.Report(ref=lease.ref, text=piece) for piece in pieces]
+    await one.say(reports=worker.Reports(reports=reports))
+    # The heartbeat's answer proves that the reports before it were taken.
+    await one.say(heartbeat=worker.Heartbeat(leases=[lease.ref]))
+    await one.hear("heartbeat_ack")
+    stream = router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id))
+    async with asyncio.timeout(WAIT_S):
+        event: Any = await stream.read()
+        while not event.HasField("text_delta"):
+            event = await stream.read()
+    assert (event.text_delta.offset, event.text_delta.text) == (0, "a red kite")
+    stream.cancel()
+
+
+async def test_a_finished_stream_that_is_resumed_says_that_it_has_ended(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    await one.deliver(await one.take())
+    cursor = ""
+    async for event in router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id)):
+        cursor = event.cursor or cursor
+    resumed = router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id, after=cursor))
+    assert ("atelier-stream", "ended") in [(key, value) for key, value in await resumed.initial_metadata()]
+    assert [event async for event in resumed] == []
+    unknown = router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id, after="not-a-cursor"))
+    assert [event.WhichOneof("event") async for event in unknown] == ["snapshot"]
+
+
+async def test_an_enhanced_job_has_two_stages_and_shows_both_prompts(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(prompt="harbour at night", enhance_prompt=True)
+    first = await one.take()
+    assert (first.ref.stage, first.spec.prompt) == (0, "harbour at night")
+    assert await one.finish(first, text="harbour at night, lamps on wet stone") == "recorded"
+    second = await one.take()
+    assert second.ref.stage == 1
+    assert second.ref.fence > first.ref.fence
+    assert (second.spec.prompt, second.spec.original_prompt) == (
+        "harbour at night, lamps on wet stone",
+        "harbour at night",
+    )
+    await one.deliver(second, completion_id="c2")
+    job = await router.ended(accepted.job_id)
+    assert (job.prompt, job.enhanced_prompt) == ("harbour at night", "harbour at night, lamps on wet stone")
+    assert [stage.state for stage in job.stages] == [job_pb2.STAGE_STATE_DONE, job_pb2.STAGE_STATE_DONE]
+
+
+async def test_a_failed_enhancement_is_a_warning_only_if_the_client_said_so(router: Router) -> None:
+    one = await router.worker()
+    broken = worker.StageFailure(failure=job_pb2.Failure(message="The upstream is down."), retryable=False)
+    strict = await router.submit(enhance_prompt=True)
+    await one.finish(await one.take(), failure=broken)
+    job = await router.ended(strict.job_id)
+    assert (job.state, job.failure.message) == (job_pb2.JOB_STATE_FAILED, "The upstream is down.")
+    lenient = await router.submit(enhance_prompt=True, on_enhancement_failure="ON_ENHANCEMENT_FAILURE_WARN")
+    await one.finish(await one.take(), completion_id="c2", failure=broken)
+    await one.deliver(await one.take(), completion_id="c3")
+    job = await router.ended(lenient.job_id)
+    assert job.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert [warning.code for warning in job.warnings] == ["enhancement_failed"]
