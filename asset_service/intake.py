@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 from asset_service.domain import Media, Upload
@@ -47,9 +48,10 @@ class Intake:
     async def publish(self, upload: Upload, media: Media) -> str:
         """Write the blob of an upload, unless an earlier try has. Returns its generation."""
         try:
-            info: BlobInfo | None = await self._store.put(
-                WORKSPACE_BUCKET, upload.key, self._spool.chunks(upload.upload_id), content_type=media.content_type
-            )
+            async with aclosing(self._spool.chunks(upload.upload_id)) as chunks:
+                info: BlobInfo | None = await self._store.put(
+                    WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type
+                )
         except AlreadyExists:
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)

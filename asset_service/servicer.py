@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -67,8 +68,9 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
         self, request: asset_service_pb2.WatchAssetsRequest, context: Context
     ) -> AsyncIterator[asset_service_pb2.WatchAssetsResponse]:
         await context.send_initial_metadata((("atelier-stream", "open"),))
-        async for told in self._watchers.watch(current_caller().owner, request.after):
-            yield self._encoder.told(told)
+        async with aclosing(self._watchers.watch(current_caller().owner, request.after)) as watched:
+            async for told in watched:
+                yield self._encoder.told(told)
 
 
 class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceServicer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,7 +49,7 @@ class Spool:
         """Return the SHA-256 of what is there, in lower-case hexadecimal."""
         return await asyncio.to_thread(_digest, self.path(upload_id))
 
-    async def chunks(self, upload_id: str) -> AsyncIterator[bytes]:
+    async def chunks(self, upload_id: str) -> AsyncGenerator[bytes]:
         """Give the bytes in order."""
         with self.path(upload_id).open("rb", buffering=0) as file:
             while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):

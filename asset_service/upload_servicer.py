@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -51,12 +51,13 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
                 raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
             announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
 
-            async def pieces() -> AsyncIterator[bytes]:
+            async def pieces() -> AsyncGenerator[bytes]:
                 yield first.data
                 async for message in messages:
                     yield message.data
 
-            asset = await self._client_uploads.create(current_caller().owner, announced, pieces())
+            async with aclosing(pieces()) as data:
+                asset = await self._client_uploads.create(current_caller().owner, announced, data)
         return upload_service_pb2.CreateUploadResponse(asset=self._encoder.asset(asset))
 
     async def StartUpload(
@@ -76,7 +77,8 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     ) -> upload_service_pb2.WriteUploadResponse:
         async with _heard_out(request_iterator) as messages:
             pieces = (Piece(message.upload_id, message.offset, message.data) async for message in messages)
-            received_bytes = await self._uploads.write(current_lease(), pieces)
+            async with aclosing(pieces):
+                received_bytes = await self._uploads.write(current_lease(), pieces)
         return upload_service_pb2.WriteUploadResponse(received_bytes=received_bytes)
 
     async def FinishUpload(
@@ -89,9 +91,10 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         self, request: upload_service_pb2.ReadReferenceRequest, context: Context
     ) -> AsyncIterator[upload_service_pb2.ReadReferenceResponse]:
         bucket, key, generation = granted_reference(current_lease(), request.asset_id)
-        async for chunk in self._store.open_range(bucket, key, generation=generation):
-            for start in range(0, len(chunk), MAX_PIECE_BYTES):
-                yield upload_service_pb2.ReadReferenceResponse(data=chunk[start : start + MAX_PIECE_BYTES])
+        async with aclosing(self._store.open_range(bucket, key, generation=generation)) as chunks:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), MAX_PIECE_BYTES):
+                    yield upload_service_pb2.ReadReferenceResponse(data=chunk[start : start + MAX_PIECE_BYTES])
 
 
 @asynccontextmanager
@@ -101,7 +104,8 @@ async def _heard_out(messages: AsyncIterator[_M]) -> AsyncIterator[AsyncIterator
     A gRPC client that is still sending when the call ends is told INTERNAL by its own library, not why it was refused.
     """
     try:
-        yield _received(messages)
+        async with aclosing(_received(messages)) as received:
+            yield received
     except AtelierError:
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE.total_seconds()):
@@ -110,7 +114,7 @@ async def _heard_out(messages: AsyncIterator[_M]) -> AsyncIterator[AsyncIterator
         raise
 
 
-async def _received(messages: AsyncIterator[_M]) -> AsyncIterator[_M]:
+async def _received(messages: AsyncIterator[_M]) -> AsyncGenerator[_M]:
     """Give the messages of a client, each within its limits, as long as the next one comes in time."""
     iterator = aiter(messages)
     while True:

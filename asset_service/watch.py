@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -36,7 +36,7 @@ class Watchers:
         """Wake those who watch an owner's workspace; call it after the commit."""
         self._wake_ups.notify(owner)
 
-    async def watch(self, owner: Owner, cursor: str) -> AsyncIterator[Told]:
+    async def watch(self, owner: Owner, cursor: str) -> AsyncGenerator[Told]:
         """Give what happens to an owner's assets, without an end; first a snapshot when the cursor does not resume."""
         with self._wake_ups.subscribe(owner) as waker:
             async with self._storage.read() as tx:

@@ -87,7 +87,7 @@ class Media:
             info.bucket, info.key, offset=part.offset, length=part.length, generation=info.generation
         )
         left = part.length
-        async with aclosing(chunks) as pieces:  # type: ignore[type-var]
+        async with aclosing(chunks) as pieces:
             async for piece in pieces:
                 if not exchange.started:
                     # Only now is it known that the bytes are there: a blob that went just now is still a clean 404.

@@ -6,7 +6,7 @@ A blob is (bucket, key, generation) with a digest and a size.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -52,8 +52,8 @@ class BlobStore(Protocol):
 
     def open_range(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
-    ) -> AsyncIterator[bytes]:
-        """Stream bytes from `offset`: `length` of them, or all to the end.
+    ) -> AsyncGenerator[bytes]:
+        """Stream bytes from `offset`: `length` of them, or all to the end. Whoever stops early closes it (`aclosing`).
 
         Raises:
             NotFound: there is no such blob, or it has another generation.

@@ -15,7 +15,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -56,7 +56,7 @@ class LocalBlobStore:
 
     async def open_range(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """Stream bytes; see `BlobStore.open_range`."""
         file, info = await asyncio.to_thread(self._open, bucket, key, generation)
         try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import grpc
 
@@ -27,7 +28,7 @@ from atelier.type.v1 import generation_pb2, media_pb2
 from service_kit import channels
 from service_kit.blobs import BlobInfo
 from service_kit.capabilities import Capabilities, LeaseClaims, ReferenceGrant
-from service_kit.clock import ManualClock
+from service_kit.clock import Clock, ManualClock
 from service_kit.errors import AtelierError
 from service_kit.identity import IdentitySigner, KeyKind, Owner
 from service_kit.ids import new_id
@@ -50,13 +51,12 @@ class Finished:
     media: media_pb2.Media
 
 
-class Harness:
-    """A running service and its callers."""
+class Callers:
+    """Everybody who calls a running service: users, workers, our other services."""
 
-    def __init__(self, service: Service, data_dir: Path, clock: ManualClock, channel: grpc.aio.Channel) -> None:
-        self.service = service
+    def __init__(self, data_dir: Path, clock: Clock, channel: grpc.aio.Channel) -> None:
         self.data_dir = data_dir
-        self.clock = clock
+        self.clock: Clock = clock
         self.assets = asset_service_pb2_grpc.AssetServiceStub(channel)
         self.uploads = upload_service_pb2_grpc.UploadServiceStub(channel)
         self.control = asset_control_service_pb2_grpc.AssetControlServiceStub(channel)
@@ -123,7 +123,8 @@ class Harness:
     async def send(self, lease: LeaseClaims, data: bytes, index: int = 0, rendition: int = 0) -> str:
         """Upload a file whole, without finishing it. Returns the upload's id."""
         started = await self.start(lease, data, index, rendition)
-        await self.write(lease, started.upload_id, data[started.received_bytes :], started.received_bytes)
+        if started.received_bytes < len(data):
+            await self.write(lease, started.upload_id, data[started.received_bytes :], started.received_bytes)
         return started.upload_id
 
     async def finish(
@@ -217,18 +218,25 @@ class Harness:
         stream = self.uploads.ReadReference(request, metadata=self.as_worker(lease))
         return b"".join([message.data async for message in stream])
 
-    async def blobs(self) -> list[BlobInfo]:
-        """Return all blobs that there are."""
-        return [info async for info in self.service.store.list("workspace-temp")]
-
     def fetch(self, url: str) -> tuple[str, str, str]:
         """Return bucket, key and generation of a signed address, as the gateway would find them."""
-        from urllib.parse import parse_qsl, unquote, urlsplit
-
         parts = urlsplit(url)
         _, _, bucket, key = unquote(parts.path).split("/", 3)
         grant = self.media_verifier.verify(bucket, key, dict(parse_qsl(parts.query)))
         return grant.bucket, grant.key, grant.generation
+
+
+class Harness(Callers):
+    """A service that runs in this process, and its callers."""
+
+    def __init__(self, service: Service, data_dir: Path, clock: ManualClock, channel: grpc.aio.Channel) -> None:
+        super().__init__(data_dir, clock, channel)
+        self.service = service
+        self.clock: ManualClock = clock
+
+    async def blobs(self) -> list[BlobInfo]:
+        """Return all blobs that there are."""
+        return [info async for info in self.service.store.list("workspace-temp")]
 
 
 def wire_owner(owner: Owner) -> media_pb2.Owner:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from asset_service import upload_servicer
+from asset_service.domain import Upload, UploadState
 from atelier.asset.v1 import asset_pb2, upload_service_pb2
 from atelier.type.v1 import generation_pb2
 from service_kit.clock import ManualClock
@@ -175,8 +176,6 @@ async def test_an_upload_that_was_left_behind_goes_after_its_deadline(tmp_path: 
 
 
 async def _left_behind(harness: Harness) -> str:
-    from asset_service.domain import Upload, UploadState
-
     upload_id = new_id()
     async with harness.service.storage.write() as tx:
         await tx.uploads.add(

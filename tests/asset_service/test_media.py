@@ -1,0 +1,129 @@
+"""What bytes are, and the process that finds out."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from asset_service.media import MAX_SIDE, Shape, measure, sniff
+from asset_service.probing import Probe
+from service_kit.errors import ErrorReason, InvalidArgument, Unavailable
+from tests.asset_service.pictures import encoded, mp4, png, png_header_of
+
+
+@pytest.mark.parametrize(
+    ("name", "content_type"),
+    [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/gif")],
+)
+def test_pictures_are_told_by_their_bytes(tmp_path: Path, name: str, content_type: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(encoded(name, 31, 17))
+    assert measure(path) == Shape(content_type, 31, 17)
+
+
+def test_a_picture_is_as_wide_as_it_is_shown(tmp_path: Path) -> None:
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "phone.jpg"
+    path.write_bytes(encoded("JPEG", 40, 20, exif=exif))
+    assert (measure(path).width, measure(path).height) == (20, 40)
+
+
+def test_a_video_is_measured(tmp_path: Path) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(mp4(tmp_path, 80, 60, frames=20, rate=10))
+    assert measure(path) == Shape("video/mp4", 80, 60, 2000)
+
+
+@pytest.mark.parametrize(
+    ("head", "word"),
+    [
+        (b"\x00\x00\x00\x18ftypavif", "AVIF"),
+        (b"\x00\x00\x00\x18ftypheic", "HEIC"),
+        (b"\x00\x00\x00\x14ftypqt  ", "QuickTime"),
+        (b"\x1aE\xdf\xa3....", "WebM"),
+        (b"II*\x00....", "TIFF"),
+        (b"BM" + bytes(30), "BMP"),
+        (b"  <SVG width='1'>", "SVG"),
+        (b"\x1f\x8b\x08", "gzip"),
+        (b"\x7fELF", "program"),
+        (b"", "empty"),
+        (b"GIF88a", "not a picture"),
+        (b"RIFF\x00\x00\x00\x00WAVE", "not a picture"),
+    ],
+)
+def test_what_is_not_taken_is_named(head: bytes, word: str) -> None:
+    with pytest.raises(InvalidArgument, match=word) as caught:
+        sniff(head)
+    assert caught.value.reason is ErrorReason.UNSUPPORTED_MEDIA
+
+
+def test_a_file_that_is_two_things_is_what_it_begins_with(tmp_path: Path) -> None:
+    path = tmp_path / "both"
+    path.write_bytes(png(8, 8) + b"PK\x03\x04<svg>")
+    assert measure(path) == Shape("image/png", 8, 8)
+
+
+async def test_the_child_measures_one_after_the_other_and_ends(tmp_path: Path) -> None:
+    probe = Probe()
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(png(8, 8))
+    bad.write_bytes(png_header_of(MAX_SIDE + 1, 10))
+    try:
+        shapes = await asyncio.gather(*(probe.measure(good) for _ in range(3)))
+        assert shapes == [Shape("image/png", 8, 8)] * 3
+        with pytest.raises(InvalidArgument, match=str(MAX_SIDE)):
+            await probe.measure(bad)
+        assert await probe.measure(good) == Shape("image/png", 8, 8)
+    finally:
+        await probe.close()
+
+
+def child(folder: Path, name: str, body: str) -> str:
+    """Write a module that stands in for the child. Returns its name."""
+    (folder / f"{name}.py").write_text(body, "utf-8")
+    return name
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return tmp_path
+
+
+async def test_a_file_that_kills_its_decoder_is_refused(modules: Path) -> None:
+    name = child(modules, "dies", "import os\nprint('ready', flush=True)\ninput()\nos.abort()\n")
+    probe = Probe(child=name)
+    with pytest.raises(InvalidArgument, match="could not be decoded"):
+        await probe.measure(modules / "any")
+    await probe.close()
+
+
+async def test_a_file_that_takes_for_ever_is_refused(modules: Path) -> None:
+    name = child(modules, "hangs", "import time\nprint('ready', flush=True)\ntime.sleep(1000)\n")
+    probe = Probe(child=name, limit=timedelta(milliseconds=500))
+    with pytest.raises(InvalidArgument, match=r"within 0\.5 s"):
+        await probe.measure(modules / "any")
+    await probe.close()
+
+
+async def test_a_child_that_cannot_start_is_not_the_files_fault(modules: Path) -> None:
+    probe = Probe(child=child(modules, "fails", "raise SystemExit(1)\n"))
+    with pytest.raises(Unavailable):
+        await probe.measure(modules / "any")
+    await probe.close()
+
+
+async def test_the_child_knows_none_of_our_secrets(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATELIER_CLIENT_KEY", "atl_0_secret")
+    body = "import os\nprint('ready', flush=True)\ninput()\n"
+    body += "print('{\"refused\": \"%s\"}' % sorted(n for n in os.environ if n[:8] == 'ATELIER_'), flush=True)\n"
+    probe = Probe(child=child(modules, "tells", body))
+    with pytest.raises(InvalidArgument, match=r"^\[\]$"):
+        await probe.measure(modules / "any")
+    await probe.close()
