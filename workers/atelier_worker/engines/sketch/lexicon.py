@@ -51,7 +51,7 @@ SCENES = _by_word(_SCENE_WORDS)
 
 HOURS = _flat(
     {
-        "night": "night midnight nocturne moonlight moonlit starlit starry moon nighttime neon",
+        "night": "cyberpunk night midnight nocturne moonlight moonlit starlit starry moon nighttime neon",
         "dawn": "dawn sunrise daybreak morning",
         "sunset": "sunset sundown golden evening",
         "dusk": "dusk twilight gloaming",

@@ -5,19 +5,23 @@ from __future__ import annotations
 from .base import Brief, Scene
 from .alley import Alley
 from .bicycle import Bicycle
+from .castle import Castle
 from .cat import Cat
 from .dunes import Dunes
 from .forest import Forest
 from .harbour import Harbour
 from .heron import Heron
+from .house import House
 from .lighthouse import Lighthouse
 from .market import Market
 from .mountain import Mountain
+from .ocean import Ocean
 from .paperboats import PaperBoats
 from .portrait import Portrait
 from .railway import Railway
 from .room import Room
 from .skyline import Skyline
+from .space import Space
 from .stilllife import StillLife
 from .street import Street
 from .sunflower import Sunflower
@@ -25,7 +29,7 @@ from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Alley, Bicycle, Cat, Dunes, Forest, Harbour, Heron, Lighthouse, Market, Mountain, PaperBoats, Portrait, Railway, Room, Skyline, StillLife, Street, Sunflower, Terraces)
+    for scene in (Alley, Bicycle, Castle, Cat, Dunes, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
 }
 
 
