@@ -38,7 +38,7 @@ from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.errors import AtelierError
-from service_kit.health import HealthBoard
+from service_kit.health import HealthBoard, follow
 from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
 from service_kit.keyring import Keyrings
 from service_kit.migrate import ensure_schema
@@ -66,7 +66,7 @@ class Service:
         self.identities = Identities(db, rings.identity_signer(clock), clock)
         self.registry = ModelRegistry(self.storage, clock)
         self.assets = AssetClient(channel)
-        self.vitals = Vitals(self.health, self.storage, channel)
+        self.vitals = Vitals(self.health, self.storage)
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.dispatch = Dispatch(
@@ -157,7 +157,7 @@ def _own_tokens(rings: Keyrings, clock: Clock) -> TokenSource:
 
 
 async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
-    """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is still down.
+    """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is down.
 
     Raises:
         FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
@@ -180,6 +180,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service.tasks.start("settlement", service.settlement.run)
     service.tasks.start("reaper", service.reaper.run)
     service.tasks.start("vitals", service.vitals.run)
+    service.tasks.start("asset_service_health", lambda: follow(channel, service.health, "asset_service"))
     return service
 
 

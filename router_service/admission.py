@@ -39,7 +39,7 @@ _RANDOM_SEEDS = 2**32
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for. None means absent: zero is a value. `digest` names the content, without the idempotency key."""
+    """What a client asks for. None means absent: zero is a value. `digest` names all of it but the idempotency key."""
 
     prompt: str
     negative_prompt: str
@@ -94,7 +94,7 @@ class Admission:
             request: within its limits already.
             table: the routing table.
             owner: whose job it is.
-            is_retry: the client says that it sent this before; without a key, an equal request of the last ten minutes is answered.
+            is_retry: the client says that it sent this before; an equal request of the last ten minutes is answered.
 
         Raises:
             InvalidArgument: a model, a format, or fields that contradict each other.
@@ -135,7 +135,7 @@ class Admission:
             return None
         if submission.digest != request.digest:
             raise Aborted(
-                f"The idempotency key {request.idempotency_key!r} was used before with another request: send a new key.",
+                f"The idempotency key {request.idempotency_key!r} was used for another request: send a new key.",
                 ErrorReason.IDEMPOTENCY_KEY_REUSED,
             )
         return await tx.jobs.get_owned(submission.job_id, owner)

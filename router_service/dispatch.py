@@ -179,7 +179,7 @@ class Dispatch:
         return cancelled, lost
 
     async def keep(self, session: Session, refs: Sequence[LeaseRef]) -> tuple[list[LeaseRef], list[LeaseRef]]:
-        """Give a worker that has come back the leases that it still holds. Returns those that it keeps, and those that it has lost.
+        """Give a worker that has come back the leases that it still holds. Returns what it keeps, and what it has lost.
 
         Leases of the same worker that it does not name went down with its last process: they wait again at once.
         """
@@ -227,7 +227,7 @@ class Dispatch:
         return len(jobs)
 
     async def _take_back(self, tx: Transaction, lease: Lease) -> Job | None:
-        """End a lease without an outcome. The fence stays, so that its holder may still record until somebody else has it."""
+        """End a lease without an outcome. The fence stays: its holder may still record until somebody else has it."""
         await tx.queue.end_lease(lease.ref.job_id)
         before = await tx.jobs.get(lease.ref.job_id)
         if before is None or before.state is not JobState.RUNNING or before.ref != lease.ref:

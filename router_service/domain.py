@@ -1,8 +1,8 @@
 """Job, stage, output and lease: their states and the legal transitions between them. No I/O.
 
-A transition takes a job and returns the job after it, with `version` one higher; storage writes it only if the row still is the job
-before. The fence grows at every lease, at every recorded outcome and when the job ends, not when a lease is lost: until somebody else
-leases the stage, the old holder may still record.
+A transition takes a job and returns the job after it, with `version` one higher; storage writes it only if the row
+still is the job before. The fence grows at every lease, at every recorded outcome and when the job ends, not when a
+lease is lost: until somebody else leases the stage, the old holder may still record.
 """
 
 from __future__ import annotations

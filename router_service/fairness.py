@@ -13,8 +13,8 @@ def rank(
 ) -> list[Candidate]:
     """Return the candidates in the order in which they are to be leased, at most `limit`.
 
-    Higher tiers first; then an owner's i-th candidate stands behind whoever has fewer stages running and chosen before it; then the owner
-    that was served longest ago, then the oldest.
+    Higher tiers first; then an owner's i-th candidate stands behind whoever has fewer stages running and chosen before
+    it; then the owner that was served longest ago, then the oldest.
 
     Args:
         candidates: each owner's first waiting stages, with `place` counted from 0.

@@ -1,4 +1,4 @@
-"""When waiting stages are leased: as soon as a stage waits or a slot is free, and when a pause before a retry is over."""
+"""When waiting stages are leased: as soon as a stage waits or a slot is free, and when a retry has paused enough."""
 
 from __future__ import annotations
 

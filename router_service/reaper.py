@@ -1,4 +1,4 @@
-"""What has to happen by itself: leases that expire, deadlines that pass, rows that have had their time, and the view of the pools."""
+"""What has to happen by itself: leases expire, deadlines pass, rows have had their time, pools are looked at."""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Records outcomes. One transaction stores the outcome, ends the lease, moves the job, and puts the settlement into the outbox: from then
-on nothing else decides how the job ends.
+"""Records outcomes.
+
+One transaction stores the outcome, ends the lease, moves the job, and puts the settlement into the outbox: from then on
+nothing else decides how the job ends.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ class OutputReport:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a worker says of a stage. Exactly one of outputs, text, failure and `stopped` is set; `payload` is the message as it came."""
+    """What a worker says of a stage: one of outputs, text, failure and `stopped`.
+
+    `payload` is the message as it came.
+    """
 
     ref: LeaseRef
     completion_id: str
@@ -89,7 +94,11 @@ class Recording:
         self._rules = rules
 
     async def record(self, outcome: Outcome, *, holder: str) -> str:
-        """Record an outcome, once. Returns `recorded`, `duplicate` for a repeat, or `stale` when the lease was no longer the holder's."""
+        """Record an outcome, once.
+
+        Returns:
+            `recorded`, `duplicate` for a repeat, or `stale` when the lease was no longer the holder's.
+        """
         async with self._storage.write() as tx:
             if await tx.ledger.has_outcome(outcome.ref, outcome.completion_id):
                 return DUPLICATE

@@ -1,4 +1,4 @@
-"""What running stages report: progress, previews, text, log lines. Kept in memory for watchers, best effort, never the truth."""
+"""What running stages report: progress, previews, text, log lines. Kept in memory, best effort, never the truth."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Report = Progress | Preview | TextDelta | LogLine
 
 @dataclass(slots=True)
 class Pending:
-    """What one watcher has not been told yet. The newest of each kind takes the place of the older, so it stays small."""
+    """What one watcher has not been told yet. The newest of each kind replaces the older, so it stays small."""
 
     progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
     previews: dict[int, Preview] = field(default_factory=dict)

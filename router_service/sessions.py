@@ -160,7 +160,7 @@ class Sessions:
     def tell_lost(self, ref: LeaseRef) -> None:
         """Tell the worker that a lease is no longer its, if it is connected here.
 
-        It gets no more until it says again how much it can take: a worker that does not answer would get the same stage at once.
+        It gets no more until it says again how much it takes: one that does not answer would get the same at once.
         """
         for session in self._sessions.values():
             if session.holds(ref):

@@ -1,4 +1,4 @@
-"""Sends the outbox to the asset service: confirms holds on references, and settles jobs that have been recorded or have ended."""
+"""Sends the outbox to the asset service: confirms holds on references, settles jobs that are recorded or over."""
 
 from __future__ import annotations
 

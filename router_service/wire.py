@@ -47,7 +47,7 @@ _QUALITIES = {quality: generation_pb2.Quality.Value(f"QUALITY_{quality.name}") f
 
 
 def _enum_name(enum: Any, number: int, prefix: str) -> str:
-    """Return the lower-case name of a value without its prefix. Raises KeyError for a number that this release does not know."""
+    """Return the lower-case name of a value without its prefix. Raises KeyError for an unknown number."""
     try:
         return str(enum.Name(number)).removeprefix(prefix).lower()
     except ValueError as error:

@@ -150,7 +150,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
     async def _read(
         self, session: Session, requests: AsyncIterator[pb.WorkRequest], unapplied: asyncio.Queue[pb.WorkRequest]
     ) -> None:
-        """Take requests as they come. Reports are relayed at once; what needs the database waits its turn, and so does the worker."""
+        """Take requests as they come. Reports are relayed at once; what needs the database waits its turn."""
         while (request := await self._next(requests)) is not None:
             kind = request.WhichOneof("message")
             if kind == "reports":

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.storage.events import Events
@@ -14,6 +15,7 @@ from router_service.storage.ledger import Ledger
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
 from service_kit.database import Database
+from service_kit.errors import AtelierError
 
 MIGRATIONS = "router_service.storage.migrations"
 
@@ -52,3 +54,12 @@ class Storage:
         """Give a transaction that only reads."""
         async with self._db.read() as connection:
             yield Transaction(self._db, connection)
+
+    async def answers(self) -> bool:
+        """Tell whether the database answers a query."""
+        try:
+            async with self.read() as tx:
+                await tx.now()
+        except (SQLAlchemyError, AtelierError):
+            return False
+        return True
