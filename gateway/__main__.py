@@ -37,6 +37,7 @@ class Gateway:
 
     settings: Settings
     context: Context
+    app: Application
     server: WebServer
     tls: bool
 
@@ -105,7 +106,7 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    return Gateway(settings, context, server, tls)
+    return Gateway(settings, context, app, server, tls)
 
 
 def _check(settings: Settings) -> bool:

@@ -70,6 +70,7 @@ class Application:
                 await self._answer(exchange)
             except ClientGone:
                 log.info("client_gone", request_id=request_id, path=scope["path"])
+                await exchange.wait_gone()
 
     async def _answer(self, exchange: Exchange) -> None:
         exchange.common_headers = {REQUEST_ID: exchange.request_id, **self.edge.common_headers(exchange)}
@@ -87,6 +88,7 @@ class Application:
             if reply is not None:
                 # The status has gone out already: only a broken connection can tell that the rest is missing.
                 self.limits.abort(exchange.scope)
+                await exchange.wait_gone()
             return
         if exchange.body_pending:
             await exchange.drain()

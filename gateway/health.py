@@ -40,6 +40,10 @@ class Health:
         status = 503 if self._answer["status"] == "not_serving" else 200
         return Reply(status, {"content-type": "application/json", "cache-control": "no-store"}, dump(self._answer))
 
+    def forget(self) -> None:
+        """Ask anew at the next request."""
+        self._asked_at = float("-inf")
+
     async def _ask_all(self) -> dict[str, Any]:
         services = await asyncio.gather(*(_ask(backend) for backend in self._backends))
         failing = [service for service in services if service["status"] != "serving"]

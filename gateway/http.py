@@ -149,6 +149,14 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             self._body_ended = True
 
+    async def wait_gone(self, seconds: float = 1.0) -> None:
+        """Wait a moment for the end of a connection that was cut: only then may the server forget the request."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.disconnected()
+        except TimeoutError:
+            return
+
     async def start(self, status: int, headers: Mapping[str, str]) -> None:
         """Send status and headers, the common ones too."""
         self.started = True

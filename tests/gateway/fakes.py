@@ -101,7 +101,9 @@ def _servicer(base: type, behaviour: Behaviour, rpcs: dict[str, RpcRoute]) -> An
     return type("Fake", (base,), {name: make(name, route) for name, route in rpcs.items()})()
 
 
-def _identity(base: Any, behaviour: Behaviour, signer: IdentitySigner) -> Any:
+def _exchange(behaviour: Behaviour, signer: IdentitySigner) -> None:
+    """Let the keys of this file be exchanged for tokens."""
+
     async def exchange(request: Any, context: Any) -> Message:
         behaviour.exchanges += 1
         if request.secret not in KEYS:
@@ -113,7 +115,6 @@ def _identity(base: Any, behaviour: Behaviour, signer: IdentitySigner) -> Any:
         return reply
 
     behaviour.unary["ExchangeKey"] = exchange
-    return base
 
 
 class Services:
@@ -125,17 +126,19 @@ class Services:
         self.signer = rings.identity_signer(clock)
         self._verifier = rings.identity_verifier(clock)
         self._clock = clock
-        _identity(None, behaviour, self.signer)
+        self.healths: dict[str, HealthBoard] = {}
+        _exchange(behaviour, self.signer)
         self.servers = {name: self.make(name, "127.0.0.1:0") for name in ("router", "asset", "library")}
 
     def make(self, name: str, listen: str) -> GrpcServer:
         """Return a server of one of them, for instance to bring it back at the port it had."""
+        self.healths.pop(name, None)
         return GrpcServer(
             name,
             listen=listen,
             servicers=_registrations(name, self.behaviour),
             verifier=self._verifier,
-            health=HealthBoard(),
+            health=self.healths.setdefault(name, HealthBoard()),
             grace=timedelta(seconds=0.05),
             clock=self._clock,
         )
