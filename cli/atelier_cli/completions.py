@@ -38,8 +38,11 @@ def tree(parser: argparse.ArgumentParser, words: tuple[str, ...] = (), help: str
     takes_path = False
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            children += [tree(child, (*words, name), _help(helps.get(name))) for name, child in action.choices.items()]
+            # An alias leads to the same parser, and takes its help.
+            helps = {id(action.choices[choice.dest]): choice.help for choice in action._choices_actions}
+            children += [
+                tree(child, (*words, name), _help(helps.get(id(child)))) for name, child in action.choices.items()
+            ]
         elif action.option_strings:
             options.append(_option(action))
         else:

@@ -89,6 +89,7 @@ class Host:
 
     async def stop(self, *names: str) -> None:
         """Stop these services, or all, the last started first; one that hangs does not keep the others."""
+        failures: list[Exception] = []
         for name, running in reversed(list(self._running)):
             if names and name not in names:
                 continue
@@ -97,6 +98,10 @@ class Host:
                 await asyncio.wait_for(running.stop(), STOP_SECONDS)
             except TimeoutError:
                 complain(f"The {name} service did not stop within {STOP_SECONDS:g} s.")
+            except Exception as error:  # noqa: BLE001 - raised below, when the others have stopped
+                failures.append(error)
+        if failures:
+            raise ExceptionGroup("services failed to stop", failures)
 
 
 @contextlib.asynccontextmanager

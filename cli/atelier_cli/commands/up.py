@@ -44,9 +44,10 @@ def prepare(context: Context) -> dict[str, str]:
     _check_data_dir(settings)
     # On a terminal the log is for trouble only, unless somebody asked for more.
     quiet = sys.stderr.isatty() and "core.log_level" not in settings.sources
-    configure_logging("warning" if quiet else settings.core.log_level, settings.core.log_format)
+    level = "warning" if quiet else settings.core.log_level
+    configure_logging(level, settings.core.log_format)
     crash.arm(settings.core.crash_point)
-    return _addresses(settings)
+    return _addresses(settings) | {"core.log_level": level}
 
 
 def _check_data_dir(settings: Settings) -> None:
@@ -103,26 +104,20 @@ async def _run(context: Context, flags: Mapping[str, str]) -> int:
 
 def worker_environ(settings: Settings) -> dict[str, str]:
     """Return the environment of the worker: this one, the flags of this command, and where the router is."""
-    from service_kit.settings import SETTINGS
+    from service_kit.settings import SETTINGS, to_text
 
     environ = dict(os.environ)
     for row in SETTINGS:
-        if settings.sources.get(row.name) == "flag" and not row.secret:
-            environ[row.env] = (
-                str(settings.value(row.name)) if row.kind in ("str", "path") else _text(settings, row.name)
-            )
+        if settings.sources.get(row.name) != "flag":
+            continue
+        value = settings.value(row.name)
+        environ[row.env] = value.reveal() if row.secret else to_text(value)
+        environ.pop(f"{row.env}_FILE", None)
     if "worker.key" not in settings.sources:
         environ["ATELIER_WORKER_KEY_FILE"] = str(settings.keys_dir / "worker.key")
-    # The router's crash points are not the worker's.
-    environ.pop("ATELIER_CORE_CRASH_POINT", None)
+    # The services' crash points are not the worker's.
     environ.pop("ATELIER_CRASH_POINT", None)
     return environ
-
-
-def _text(settings: Settings, name: str) -> str:
-    from service_kit.settings import to_text
-
-    return to_text(settings.value(name))
 
 
 async def announce(context: Context, host: Host) -> None:
