@@ -37,6 +37,7 @@ from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings, SettingsError, load
+from service_kit.tasks import BackgroundTasks
 from service_kit.telemetry import configure_logging
 
 
@@ -134,11 +135,10 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.unbroken.close)
     await service.vitals.look()
-    tasks = [
-        asyncio.create_task(service.expiry.run(), name="asset-expiry"),
-        asyncio.create_task(service.vitals.run(), name="asset-vitals"),
-    ]
-    stack.push_async_callback(_stop_tasks, tasks)
+    tasks = BackgroundTasks()
+    stack.push_async_callback(tasks.stop)
+    tasks.start("asset-expiry", service.expiry.run)
+    tasks.start("asset-vitals", service.vitals.run)
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     return service
@@ -153,12 +153,6 @@ async def start(settings: Settings) -> Running:
     async with AsyncExitStack() as stack:
         service = await open_service(settings, stack)
         return Running("asset", service.server.target, stack.pop_all().aclose)
-
-
-async def _stop_tasks(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _serve(settings: Settings) -> None:

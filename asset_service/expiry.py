@@ -46,10 +46,7 @@ class Expiry:
     async def run(self) -> None:
         """Look again and again, until cancelled."""
         while True:
-            try:
-                await self.look()
-            except Exception:
-                log.exception("expiry_failed")
+            await self.look()
             try:
                 async with asyncio.timeout(self._interval.total_seconds()):
                     await self._removal.wanted()
