@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from .base import Brief, Scene
+from .abstract import Abstract
 from .alley import Alley
+from .balloon import Balloon
 from .bicycle import Bicycle
 from .castle import Castle
 from .cat import Cat
 from .dunes import Dunes
+from .fish import Fish
 from .forest import Forest
 from .harbour import Harbour
 from .heron import Heron
@@ -29,10 +32,10 @@ from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Alley, Bicycle, Castle, Cat, Dunes, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
+    for scene in (Abstract, Alley, Balloon, Bicycle, Castle, Cat, Dunes, Fish, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
 }
 
 
 def scene_for(brief: Brief, w: float, h: float) -> Scene:
     """The composed scene of a brief; `w` and `h` are its sides in units of the shorter one."""
-    return _SCENES.get(brief.reading.scene, Mountain)(brief, w, h)
+    return _SCENES.get(brief.reading.scene, Abstract)(brief, w, h)

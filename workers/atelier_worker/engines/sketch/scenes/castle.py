@@ -17,7 +17,7 @@ class Castle(Scene):
     def compose(self, rng: np.random.Generator) -> None:
         self.base = self.h * float(rng.uniform(0.56, 0.7))
         self.x = self.w * float(rng.uniform(0.34, 0.62))
-        self.size = float(rng.uniform(0.5, 0.66))
+        self.size = min(float(rng.uniform(0.42, 0.6)), self.base / 1.42)
         self.sun = self.w * float(rng.uniform(0.1, 0.9)), self.base * float(rng.uniform(0.25, 0.6))
         self.roof = self.accent(((70, 92, 140), (150, 60, 56), (60, 110, 104), (104, 70, 120))[int(rng.integers(4))])
         self.stone = ((196, 184, 172), (168, 166, 174), (206, 182, 150))[int(rng.integers(3))]
