@@ -285,8 +285,8 @@ async def test_without_the_workspace_items_are_served_and_saving_says_repeat(hou
         assert not _sees_assets(house)
 
         await house.start_asset()
-        house.clock.advance(timedelta(minutes=1))
         await channels.wait_ready(house.library.saving._assets._channel, timedelta(seconds=10))
+        house.clock.advance(timedelta(minutes=1))
         await house.library.upkeep.look_once()
         assert _sees_assets(house)
         await house.library.deliveries.deliver_due()
