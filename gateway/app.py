@@ -28,6 +28,7 @@ log = get_logger(__name__)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _GET = ("GET", "HEAD")
 _MEDIA = "media"
+EVENTS = "/v1/events"
 
 OPEN_ROUTES = ("/v1/health", "/healthz", "/openapi.json", "/docs", "/", "/console/{path}", "/media/{bucket}/{key}")
 """What needs no identity, besides the RPCs that the contracts declare open."""
@@ -53,7 +54,7 @@ class Application:
             name: route for name, path in SOURCES.items() for route in self.table.routes if route.grpc_path == path
         }
         self.fixed["/v1/health"] = self.fixed["/healthz"] = self.health.serve
-        self.fixed["/v1/events"] = partial(serve_events, self.context, watches)
+        self.fixed[EVENTS] = partial(serve_events, self.context, watches)
         for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
             if self.pages.has(name):
                 self.fixed[path] = partial(self.pages.serve, path=name)
@@ -109,9 +110,10 @@ class Application:
         method, path = exchange.method, "/" + "/".join(segments)
         by_get = self._fixed(path, segments)
         if by_get is not None:
-            if method in _GET:
+            allowed = ["GET"] if path == EVENTS else list(_GET)
+            if method in allowed:
                 return by_get
-            raise method_not_allowed(method, path, list(_GET))
+            raise method_not_allowed(method, path, allowed)
         found = self.table.find(method, segments)
         if found is None and method == "HEAD":
             found = self.table.find("GET", segments)

@@ -16,15 +16,15 @@ from gateway.render import dump
 from service_kit.clock import Clock
 
 _TIMEOUT = timedelta(seconds=2)
-_FRESH = timedelta(seconds=1)
 _DEPENDENCY = "dependency/"
 
 
 class Health:
-    """Asks every service how it is, at most once a second however many ask here."""
+    """Asks every service how it is, at most once in `fresh_for` however many ask here."""
 
     def __init__(self, backends: Sequence[Backend], clock: Clock) -> None:
         """Ask these services."""
+        self.fresh_for = timedelta(seconds=1)
         self._backends = backends
         self._clock = clock
         self._lock = asyncio.Lock()
@@ -34,15 +34,11 @@ class Health:
     async def serve(self, exchange: Exchange) -> Reply:
         """Answer 200 when everything that is required serves, else 503; the same body for both."""
         async with self._lock:
-            if self._clock.monotonic() - self._asked_at >= _FRESH.total_seconds():
+            if self._clock.monotonic() - self._asked_at >= self.fresh_for.total_seconds():
                 self._answer = await self._ask_all()
                 self._asked_at = self._clock.monotonic()
         status = 503 if self._answer["status"] == "not_serving" else 200
         return Reply(status, {"content-type": "application/json", "cache-control": "no-store"}, dump(self._answer))
-
-    def forget(self) -> None:
-        """Ask anew at the next request."""
-        self._asked_at = float("-inf")
 
     async def _ask_all(self) -> dict[str, Any]:
         services = await asyncio.gather(*(_ask(backend) for backend in self._backends))

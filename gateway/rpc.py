@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from atelier.identity.v1 import identity_service_pb2
 from gateway import requests, streams
-from gateway.backends import metadata
+from gateway.backends import Metadata, metadata
 from gateway.context import Context
 from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute
@@ -27,9 +27,9 @@ async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Re
     Raises:
         AtelierError: the request is refused, here or by the service.
     """
-    access = context.access(exchange)
+    access = _nobody(exchange) if route.open else context.access(exchange)
     # A stream asks again when it begins, from the cache: so nobody without an identity makes us read a body.
-    entries = metadata(exchange.request_id) if route.open else await access()
+    entries = await access()
     if route.method.client_streaming:
         return await serve_upload(context, route, exchange, entries)
     body = await exchange.body(context.max_body_bytes, body_too_large)
@@ -42,6 +42,13 @@ async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Re
         raise of_rpc(error) from error
     headers = {"content-type": "application/json", "cache-control": "no-store", **_extra_headers(context, answer)}
     return Reply(200, headers, to_bytes(answer))
+
+
+def _nobody(exchange: Exchange) -> streams.Access:
+    async def make() -> Metadata:
+        return metadata(exchange.request_id)
+
+    return make
 
 
 async def _serve_stream(

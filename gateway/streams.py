@@ -19,6 +19,7 @@ from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unau
 
 _CURSOR = "cursor"
 _AFTER = "after"
+_MAX_CURSOR = 512
 LAST_EVENT_ID = "last-event-id"
 
 Access = Callable[[], Awaitable[Metadata]]
@@ -29,7 +30,8 @@ def resume_after(request: Message, headers: Mapping[str, str]) -> None:
     """Let the header `Last-Event-ID` fill the field `after`; it wins over the query, which EventSource repeats."""
     cursor = headers.get(LAST_EVENT_ID)
     if cursor and _AFTER in request.DESCRIPTOR.fields_by_name:
-        setattr(request, _AFTER, cursor)
+        # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
+        setattr(request, _AFTER, cursor if len(cursor) <= _MAX_CURSOR else "")
 
 
 def cursor_of(message: Message) -> str:

@@ -11,6 +11,7 @@ import difflib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +28,8 @@ MAX_INTEGER = (1 << 53) - 1
 """The largest 64-bit integer in JSON: a double holds it exactly (RFC 8259 section 6)."""
 
 _MAX_DEPTH = 32
+# Whoever sends a hundred thousand wrong names is not told about each of them.
+_MAX_PROBLEMS = 50
 _RANGES: dict[int, tuple[int, int]] = {
     FieldDescriptor.CPPTYPE_INT32: (-(1 << 31), (1 << 31) - 1),
     FieldDescriptor.CPPTYPE_UINT32: (0, (1 << 32) - 1),
@@ -90,8 +93,8 @@ def _not_json(why: str) -> InvalidArgument:
 def _object(pairs: list[tuple[str, Any]]) -> JsonObject:
     found = JsonObject(pairs)
     if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        found.repeated = tuple(dict.fromkeys(name for name in names if names.count(name) > 1))
+        counts = Counter(name for name, _ in pairs)
+        found.repeated = tuple(name for name, count in counts.items() if count > 1)
     return found
 
 
@@ -128,9 +131,11 @@ def _fill(message: Message, value: Any, path: str, problems: list[Problem], dept
         problems.append(_problem(path, ErrorReason.MALFORMED_REQUEST, "is nested too deep"))
         return
     fields = descriptor_of(message).fields_by_name
-    for name in value.repeated:
+    for name in value.repeated[:_MAX_PROBLEMS]:
         problems.append(_problem(_join(path, name), ErrorReason.MALFORMED_REQUEST, "is given twice"))
     for name, given in value.items():
+        if len(problems) >= _MAX_PROBLEMS:
+            return
         field = fields.get(name)
         if field is None:
             problems.append(_problem(_join(path, name), ErrorReason.UNKNOWN_FIELD, unknown_hint(name, fields)))
@@ -177,6 +182,8 @@ def _fill_list(
         return
     target = getattr(message, field.name)
     for index, element in enumerate(value):
+        if len(problems) >= _MAX_PROBLEMS:
+            return
         at = f"{path}[{index}]"
         if element is None:
             problems.append(_problem(at, ErrorReason.MALFORMED_REQUEST, "must not be null"))
@@ -195,7 +202,7 @@ def _fill_map(
         return
     target = getattr(message, field.name)
     entry = message_type(field).fields_by_name["value"]
-    for name in value.repeated:
+    for name in value.repeated[:_MAX_PROBLEMS]:
         problems.append(_problem(f"{path}.{name}", ErrorReason.MALFORMED_REQUEST, "is given twice"))
     for name, given in value.items():
         if given is None:

@@ -107,6 +107,7 @@ async def test_a_service_that_is_away(world: World) -> None:
         ("PATCH", "/v1/jobs", 405, "method_not_allowed"),
         ("POST", "/v1/health", 405, "method_not_allowed"),
         ("HEAD", "/v1/jobs/x/events", 405, "method_not_allowed"),
+        ("HEAD", "/v1/events", 405, "method_not_allowed"),
         ("GET", "/media/x", 404, "unknown_route"),
         ("GET", "/console/../gateway/app.py", 404, "unknown_route"),
         ("GET", "/console/", 404, "unknown_route"),

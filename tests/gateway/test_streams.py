@@ -84,6 +84,8 @@ async def test_the_header_wins_over_the_query(world: World) -> None:
     await world.http.get(URL + "?after=old", headers={**ANN, "last-event-id": "new"})
     assert world.behaviour.last("WatchJob").request.after == "new"
     assert world.behaviour.last("WatchJob").request.job_id == "j1"
+    await world.http.get(URL, headers={**ANN, "last-event-id": "x" * 600})
+    assert world.behaviour.last("WatchJob").request.after == ""
 
 
 async def test_after_the_last_event_there_is_204(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -110,6 +111,16 @@ def test_all_problems_are_told_and_unknown_fields_come_first() -> None:
         read('{"seed": -1, "quantity": "2", "bogus": 1, "format": "gif"}')
     assert caught.value.reason is UNKNOWN
     assert [problem.field for problem in caught.value.fields] == ["bogus", "quantity", "format", "seed"]
+
+
+@pytest.mark.parametrize("element", ['"n{0}": 1', '"x": {0}', '"reference_images": [{0}]'])
+def test_a_flood_of_wrong_names_costs_little(element: str) -> None:
+    body = "{" + ",".join(element.format(number) for number in range(50_000)) + "}"
+    began = time.process_time()
+    with pytest.raises(InvalidArgument) as caught:
+        read(body)
+    assert time.process_time() - began < 2
+    assert len(caught.value.fields) <= 60
 
 
 def test_the_nearest_name_is_told() -> None:
