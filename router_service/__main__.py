@@ -109,6 +109,7 @@ class Service:
             relay=self.relay,
             signals=self.signals,
             reaper=self.reaper,
+            key_works=self.identities.key_works,
             rules=SessionRules(
                 heartbeat_interval=mine.heartbeat_interval,
                 lease_ttl=mine.lease_ttl,

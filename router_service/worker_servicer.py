@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from router_service.sessions import HeartbeatReply, OutcomeReply, ReconnectNotic
 from router_service.signals import Signals
 from router_service.storage import Storage
 from service_kit import crash
-from service_kit.errors import DeadlineExceeded, InvalidArgument, Unavailable
+from service_kit.errors import DeadlineExceeded, InvalidArgument, Unauthenticated, Unavailable
 from service_kit.identity import current_caller
 from service_kit.ids import new_id
 from service_kit.telemetry import get_logger
@@ -54,6 +54,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         signals: Signals,
         reaper: Reaper,
         rules: SessionRules,
+        key_works: Callable[[str], Awaitable[bool]],
     ) -> None:
         self._storage = storage
         self._sessions = sessions
@@ -63,6 +64,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._signals = signals
         self._reaper = reaper
         self._rules = rules
+        self._key_works = key_works
 
     async def Work(
         self, request_iterator: AsyncIterator[pb.WorkRequest], context: Any
@@ -183,6 +185,8 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             reject = request.lease_reject
             await self._dispatch.reject(session, worker_wire.ref_from_proto(reject.ref), reject.reason[:200])
         elif kind == "heartbeat":
+            if not await self._key_works(current_caller().key_id):
+                raise Unauthenticated("The worker's key was revoked or has expired.")
             refs = [worker_wire.ref_from_proto(ref) for ref in request.heartbeat.leases]
             cancelled, lost = await self._dispatch.renew(session, refs)
             session.send(HeartbeatReply(tuple(cancelled), tuple(lost)))

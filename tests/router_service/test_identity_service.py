@@ -11,6 +11,7 @@ import pytest
 
 from atelier.identity.v1 import identity_service_pb2 as pb
 from atelier.identity.v1 import identity_service_pb2_grpc
+from atelier.worker.v1 import worker_service_pb2
 from router_service.storage import MIGRATIONS
 from router_service.storage.metadata import metadata
 from service_kit.channels import connect
@@ -134,3 +135,15 @@ async def test_the_tables_are_what_the_migrations_make(tmp_path: Path) -> None:
     assert await schema_differences(db, MIGRATIONS, metadata) == []
 
     await db.close()
+
+
+async def test_a_worker_whose_key_is_revoked_is_out_at_its_next_heartbeat(router: Router) -> None:
+    worker = await router.worker()
+    await worker.say(heartbeat=worker_service_pb2.Heartbeat())
+    await worker.hear("heartbeat_ack")
+    key_id = router.service.rings.read_key_file("worker.key").reveal().split("_")[1]
+    await router.identities.RevokeKey(pb.RevokeKeyRequest(key_id=key_id))
+
+    await worker.say(heartbeat=worker_service_pb2.Heartbeat())
+
+    assert await worker.end() is grpc.StatusCode.UNAUTHENTICATED
