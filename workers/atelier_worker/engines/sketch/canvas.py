@@ -68,13 +68,24 @@ def _spline(a: float, b: float, c: float, d: float, t: float) -> float:
 class Canvas:
     """A view on a bitmap. `w` and `h` are the picture's extent in units (the short side is 1.0)."""
 
-    def __init__(self, width: int, height: int, *, background: RGB = (0, 0, 0), mirrored: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        height: int,
+        *,
+        background: RGB = (0, 0, 0),
+        mirrored: bool = False,
+        zoom: float = 1.0,
+        focus: Point = (0.5, 0.5),
+    ) -> None:
+        """A canvas of `width` × `height` pixels; `zoom` (1 or more) enlarges around `focus`, given in shares of the picture."""
         scale = min(2.0, _LONGEST_BITMAP_SIDE / max(width, height))
         self.size = (width, height)
         self.w, self.h = width / min(width, height), height / min(width, height)
         self.image = Image.new("RGB", (round(width * scale), round(height * scale)), background)
         unit = min(self.image.size)
-        self.matrix: Matrix = (-unit, 0, self.image.width, 0, unit, 0) if mirrored else (unit, 0, 0, 0, unit, 0)
+        scale, left, top = unit * zoom, -focus[0] * (zoom - 1) * self.image.width, -focus[1] * (zoom - 1) * self.image.height
+        self.matrix: Matrix = (-scale, 0, self.image.width - left, 0, scale, top) if mirrored else (scale, 0, left, 0, scale, top)
         self._draw = ImageDraw.Draw(self.image, "RGBA")
 
     def at(

@@ -60,7 +60,7 @@ def render(order: Order, seed: int, on_step: OnStep | None = None) -> Image.Imag
     guides = Guides.load(order.references, order.width, order.height)
     scene = scene_of(order, seed)
     finish = Finish(scene)
-    canvas = Canvas(order.width, order.height, background=scene.look.haze, mirrored=scene.mirrored)
+    canvas = canvas_for(scene, order.width, order.height)
     layers = scene.layers()
     painted = 0
     # The last step is the finish; the layers share the steps before it, in order and as evenly as they divide.
@@ -77,6 +77,13 @@ def render(order: Order, seed: int, on_step: OnStep | None = None) -> Image.Imag
     if on_step is not None:
         on_step(order.steps, lambda: _shrunk(picture))
     return picture
+
+
+def canvas_for(scene: Scene, width: int, height: int) -> Canvas:
+    """An empty canvas of `width` × `height` pixels as the scene's camera sees it."""
+    return Canvas(
+        width, height, background=scene.look.haze, mirrored=scene.mirrored, zoom=scene.zoom, focus=scene.focus
+    )
 
 
 def paint(canvas: Canvas, layers: Sequence[Layer]) -> None:

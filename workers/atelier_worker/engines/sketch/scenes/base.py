@@ -42,6 +42,7 @@ class Scene:
     """A picture of a size. Subclasses decide their composition in `compose` and list their layers."""
 
     name: ClassVar[str]
+    closest: float = 0.2  # how much nearer than its widest view the camera may come, as a share
 
     def __init__(self, brief: Brief, w: float, h: float) -> None:
         self.brief, self.reading, self.w, self.h = brief, brief.reading, w, h
@@ -51,6 +52,9 @@ class Scene:
         self.mirrored = bool(rng.random() < 0.5)
         self.look: Look = look_for(self.hour(), brief.reading.weathers, brief.reading.hues, self.rand("look"))
         self.compose(rng)
+        camera = self.rand("camera")
+        self.zoom = 1 + self.closest * float(camera.random()) ** 0.7
+        self.focus = float(camera.random()), float(camera.random())
 
     def hour(self) -> str:
         return self.brief.reading.hour

@@ -15,6 +15,7 @@ class Lighthouse(Scene):
     """A banded tower on columns of rock, its beam over breaking waves."""
 
     name = "lighthouse"
+    closest = 0.12
 
     def compose(self, rng: np.random.Generator) -> None:
         self.horizon = self.h * float(rng.uniform(0.56, 0.76))

@@ -27,6 +27,8 @@ class Railway(Scene):
         self.autumn = self.reading.has("autumn", "ivy", "fall") or bool(rng.random() < 0.4)
         self.paint: RGB = ((124, 40, 42), (36, 78, 66), (46, 62, 104), (150, 96, 40))[int(rng.integers(4))]
         self.bordered = self.reading.has("border", "illustration", "deckled")
+        if self.bordered:
+            self.closest = 0.0
         self.birds = self.w * float(rng.uniform(0.2, 0.8)), self.h * float(rng.uniform(0.12, 0.22))
 
     def layers(self) -> list[Layer]:

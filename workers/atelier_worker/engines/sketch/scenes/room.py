@@ -22,12 +22,15 @@ class Room(Scene):
     """A keeper's room like a doll's house: bed, desk, lamp, stove, shelves, a window with rain on the glass."""
 
     name = "room"
+    closest = 0.06
 
     def compose(self, rng: np.random.Generator) -> None:
-        self.size = float(rng.uniform(0.44, 0.53))
-        self.x, self.y = self.w * float(rng.uniform(0.46, 0.54)), self.h * float(rng.uniform(0.42, 0.52))
-        self.high = float(rng.uniform(0.72, 0.92))
+        self.size = float(rng.uniform(0.32, 0.47))
+        self.high = float(rng.uniform(0.66, 0.95))
+        self.x = float(rng.uniform(0.9 * self.size, self.w - 0.9 * self.size))
+        self.y = float(rng.uniform(self.high * self.size + 0.02, self.h - 1.12 * self.size))
         self.swap = bool(rng.random() < 0.5)
+        self.from_left, self.sideways, self.disc = (bool(v) for v in rng.random(3) < 0.5)
         self.round_window = bool(rng.random() < 0.5)
         self.wall: RGB = ((62, 116, 122), (150, 92, 72), (96, 108, 148), (128, 132, 92))[int(rng.integers(4))]
         self.night = self.hour() in ("night", "dusk") or self.reading.has("lamp", "rain")
@@ -52,7 +55,10 @@ class Room(Scene):
 
     def _backdrop(self, c: Canvas) -> None:
         tone = mix(self.backdrop, self.look.hues[0].rgb(0.4), 0.5) if self.look.hues else self.backdrop
-        c.gradient(0, 0, self.w, self.h, [lighter(tone, 0.06), tone, darker(tone, 0.25)])
+        stops = [lighter(tone, 0.3), tone, darker(tone, 0.5)]
+        c.gradient(0, 0, self.w, self.h, stops if self.from_left else stops[::-1], across=self.sideways)
+        if self.disc:
+            c.oval(self.x, self.y, self.size * 1.25, color=lighter(tone, 0.22))
         c.oval(self.x, self.y + self.size * 1.08, self.size * 1.05, self.size * 0.3, darker(tone, 0.5), 0.6)
 
     def _quad(self, v: Canvas, points: list[tuple[float, float, float]], color: RGB, alpha: float = 1.0) -> None:
