@@ -1,0 +1,135 @@
+"""The gateway in front of the real services: what a client can do before any worker is connected."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+
+from service_kit.server import Running
+from service_kit.settings import for_tests
+from tests.gateway.sse import events
+
+REQUESTS = [
+    json.loads(line)
+    for line in (Path(__file__).parents[1] / "data" / "requests.jsonl").read_text("utf-8").splitlines()
+    if line
+]
+GENERATE = "/v1/generate-content"
+
+
+@pytest.fixture
+async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """All four parts, each started as its own `__main__` starts it; the client is the operator."""
+    running: list[Running] = []
+    targets: dict[str, str] = {}
+    for name, settings in {
+        "asset_service": ("router__asset_target", "library__asset_target", "gateway__asset_target"),
+        "router_service": ("library__identity_target", "gateway__router_target"),
+        "library_service": ("gateway__library_target",),
+        "gateway": (),
+    }.items():
+        part = await importlib.import_module(f"{name}.__main__").start(for_tests(tmp_path, **targets))
+        running.append(part)
+        targets |= dict.fromkeys(settings, part.target)
+    key = (tmp_path / "keys" / "admin.key").read_text("utf-8").strip()
+    base = f"http://{running[-1].target}"
+    async with httpx.AsyncClient(base_url=base, headers={"x-api-key": key}, timeout=20, trust_env=False) as client:
+        yield client
+    for part in reversed(running):
+        await part.stop()
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}"
+
+
+async def test_bad_requests_are_refused_by_field_and_leave_nothing(http: httpx.AsyncClient) -> None:
+    for case in REQUESTS:
+        response = await http.post(GENERATE, json=case["request"])
+        if "refused" not in case:
+            assert response.status_code == 200, (case["name"], response.text)
+            continue
+        assert response.status_code in (400, 404), case["name"]
+        error = response.json()["error"]
+        assert any(case["refused"] in problem["field"] for problem in error["fields"]), (case["name"], error)
+    jobs = (await http.get("/v1/jobs?page_size=200")).json()["jobs"]
+    assert len(jobs) == sum("refused" not in case for case in REQUESTS)
+
+
+async def test_a_job_is_watched_to_its_end_and_then_no_more(http: httpx.AsyncClient) -> None:
+    body = {"prompt": "a heron", "model": "sdxl", "format": "image", "seed": 0, "quantity": 2}
+    reply = (await http.post(GENERATE, json=body)).json()
+    assert (reply["state"], reply["generation_settings"]["seed"], len(reply["asset_ids"])) == ("queued", 0, 2)
+    url = f"/v1/jobs/{reply['job_id']}/events"
+    async with http.stream("GET", url) as response, aclosing(events(response)) as lines:
+        found = [await anext(lines), await anext(lines)]
+        assert [event.name for event in found] == ["comment", "snapshot"]
+        assert (await http.post(f"/v1/jobs/{reply['job_id']}/cancel")).json()["job"]["state"] == "cancelled"
+        rest = [event async for event in lines]
+    assert [event.data["state"]["state"] for event in rest if event.name == "state"] == ["cancelled"]
+    again = await http.get(url, headers={"last-event-id": rest[-1].id})
+    assert again.status_code == 204
+    # A cursor of an event before that resumes there.
+    missed = await http.get(url, headers={"last-event-id": found[-1].id})
+    assert '"state":"cancelled"' in missed.text
+
+
+async def test_a_file_is_brought_seen_saved_and_announced(http: httpx.AsyncClient) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(picture, "PNG")
+    content = picture.getvalue()
+    uploaded = await http.post("/v1/uploads?filename=teal.png", content=content, headers={"content-type": "image/png"})
+    asset: dict[str, Any] = uploaded.json()["asset"]
+    assert (asset["format"], asset["media"]["width"], asset["filename"]) == ("image", 64, "teal.png")
+    part = await http.get(_path(asset["url"]), headers={"range": "bytes=0-7"})
+    assert (part.status_code, part.content) == (206, content[:8])
+    async with http.stream("GET", "/v1/events") as response, aclosing(events(response)) as lines:
+        seen: set[str] = set()
+        while not {"jobs.snapshot", "assets.snapshot", "items.snapshot"} <= seen:
+            seen.add((await anext(lines)).name)
+        saved = (await http.post("/v1/save-to-library", json={"asset_ids": [asset["asset_id"]]})).json()["results"]
+        while not {"items.saved", "assets.changed"} <= seen:
+            seen.add((await anext(lines)).name)
+    item = saved[0]["item"]
+    assert (await http.get(_path(item["url"]))).content == content
+    assert (await http.get(f"/v1/assets/{asset['asset_id']}")).json()["asset"]["saved_item_id"] == item["item_id"]
+
+
+async def test_broken_files_are_refused(http: httpx.AsyncClient) -> None:
+    text = await http.post("/v1/uploads", content=b"this is no picture")
+    assert (text.status_code, text.json()["error"]["reason"]) == (400, "unsupported_media")
+    wrong = await http.post(f"/v1/uploads?sha256={'0' * 64}", content=b"\x89PNG\r\n\x1a\n")
+    assert wrong.status_code == 400
+    assert (await http.get("/v1/assets")).json()["assets"] == []
+
+
+async def test_somebody_elses_things_are_not_there(http: httpx.AsyncClient) -> None:
+    body = {"prompt": "a heron", "model": "sdxl", "format": "image"}
+    job_id = (await http.post(GENERATE, json=body)).json()["job_id"]
+    made = (await http.post("/v1/keys", json={"owner_id": "bob"})).json()
+    bob = {"x-api-key": made["secret"]}
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/events")):
+        response = await http.request(method, f"/v1/jobs/{job_id}{path}", headers=bob)
+        assert (response.status_code, response.json()["error"]["reason"]) == (404, "not_found"), path
+    assert (await http.get("/v1/jobs", headers=bob)).json()["jobs"] == []
+    assert (await http.get("/v1/keys", headers=bob)).status_code == 403
+
+
+async def test_a_browser_signs_in_once(http: httpx.AsyncClient) -> None:
+    code = (await http.post("/v1/sign-in-codes")).json()["code"]
+    async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as browser:
+        assert (await browser.post("/v1/sessions", json={"code": code})).status_code == 200
+        assert (await browser.get("/v1/identity")).json()["kind"] == "session"
+        assert (await browser.post(GENERATE, json={})).status_code == 401
+        assert (await browser.post("/v1/sessions", json={"code": code})).status_code == 401
