@@ -1,36 +1,169 @@
-"""Writing what was made to files: pictures with their prompt, model, seed and settings inside, and renditions."""
+"""Writing what was made to files: pictures and videos that say how they were made, and their renditions.
+
+The same request gives the same bytes: nothing that differs between runs (job ids, times) goes into a file.
+"""
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from atelier_worker.engine import Task
 
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
 
-def save_png(image: Image.Image, path: Path, task: Task, seed: int) -> None:
-    """Write a PNG that says how it was made, under the key `atelier`."""
-    info = PngInfo()
+KEY = "atelier"
+CLIP_LIMIT_BYTES = 300_000
+_CLIP_SIDE = 320
+_QUALITY = 80
+
+
+def made_with(task: Task, seed: int) -> str:
+    """How an output was made, as JSON: engine, prompts, model, its own seed, and the settings that shaped it."""
+    settings: dict[str, object] = {
+        "width": task.width,
+        "height": task.height,
+        "steps": task.steps,
+        "quality": task.quality,
+        "references": [{"kind": reference.kind, "strength": reference.strength} for reference in task.references],
+    }
+    if task.format == "video":
+        settings |= {"frames": task.frames, "fps": task.fps}
     made = {
         "engine": "sketch",
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
         "model": task.model,
         "seed": seed,
+        "settings": settings,
     }
-    info.add_itxt("atelier", json.dumps(made, ensure_ascii=False, sort_keys=True))
+    return json.dumps(made, ensure_ascii=False, sort_keys=True)
+
+
+def save_png(image: Image.Image, path: Path, task: Task, seed: int) -> None:
+    """Write a PNG that says how it was made: an iTXt chunk under the key `atelier`."""
+    info = PngInfo()
+    info.add_itxt(KEY, made_with(task, seed))
     image.save(path, "PNG", pnginfo=info, compress_level=4)
 
 
 def image_renditions(image: Image.Image, folder: Path) -> dict[str, Path]:
-    """Write the smaller copies of a picture."""
-    made: dict[str, Path] = {}
-    for kind, side in (("thumb_256", 256), ("thumb_1024", 1024), ("poster", 1024)):
-        copy = image.copy()
-        copy.thumbnail((side, side))
-        made[kind] = folder / f"{kind}.webp"
-        copy.save(made[kind], "WEBP", quality=80)
+    """Write a picture's thumbnails as WebP, which fit in 256 and in 1024 pixels; nothing is enlarged."""
+    return {kind: _save_webp(image, side, folder / f"{kind}.webp") for kind, side in _THUMBNAILS}
+
+
+def video_renditions(poster: Image.Image, clip: Sequence[Image.Image], clip_ms: int, folder: Path) -> dict[str, Path]:
+    """Write a video's thumbnails and poster, and a clip that loops: an animated WebP of at most 300 kB.
+
+    `clip` are frames as `clip_frame` makes them, each shown for `clip_ms` milliseconds.
+    """
+    made = image_renditions(poster, folder)
+    made["poster"] = _save_webp(poster, max(poster.size), folder / "poster.webp")
+    made["clip"] = folder / "clip.webp"
+    made["clip"].write_bytes(_animation(clip, clip_ms))
     return made
+
+
+def clip_frame(frame: Image.Image) -> Image.Image:
+    """A frame at the size that it has in the clip."""
+    return _fitted(frame, _CLIP_SIDE)
+
+
+_THUMBNAILS = (("thumb_256", 256), ("thumb_1024", 1024))
+
+
+def _save_webp(image: Image.Image, side: int, path: Path) -> Path:
+    _fitted(image, side).save(path, "WEBP", quality=_QUALITY, method=3)
+    return path
+
+
+def _fitted(image: Image.Image, side: int) -> Image.Image:
+    scale = min(1.0, side / max(image.size))
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image if scale == 1.0 else image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def _animation(frames: Sequence[Image.Image], frame_ms: int) -> bytes:
+    """The best animation within the limit: quality goes down first, then every second frame is left out."""
+    data = b""
+    for keep, quality in ((1, 65), (1, 35), (2, 35), (4, 25), (8, 10)):
+        out = io.BytesIO()
+        shown = frames[::keep]
+        shown[0].save(
+            out,
+            "WEBP",
+            save_all=True,
+            append_images=shown[1:],
+            duration=frame_ms * keep,
+            loop=0,
+            quality=quality,
+            method=1,
+        )
+        data = out.getvalue()
+        if len(data) <= CLIP_LIMIT_BYTES:
+            break
+    return data
+
+
+class Mp4Writer:
+    """An MP4 in the making: H.264, 4:2:0, index in front, and how it was made under the key `atelier`.
+
+    One encoder thread and no date: the same frames give the same bytes.
+    """
+
+    def __init__(self, path: Path, size: tuple[int, int], fps: int, made: str) -> None:
+        """Open a file. `size` is (width, height), both even."""
+        import av
+
+        self._container: OutputContainer = av.open(
+            str(path),
+            "w",
+            format="mp4",
+            options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
+        )
+        self._container.metadata.update({KEY: made, "encoder": "sketch"})
+        options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        stream: VideoStream = self._container.add_stream("libx264", rate=fps, options=options)
+        stream.width, stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, fps)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.gop_size = 2 * fps
+        self._stream = stream
+        self._next = 0
+        self._frame = av.VideoFrame.from_image
+
+    def add(self, image: Image.Image) -> None:
+        """Append one frame."""
+        frame = self._frame(image)
+        frame.pts, frame.time_base = self._next, self._stream.codec_context.time_base
+        self._next += 1
+        self._mux(self._stream.encode(frame))
+
+    def __enter__(self) -> Mp4Writer:
+        """Start writing."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish the file; after an error it is closed as it is, for whoever removes it."""
+        try:
+            if kind is None:
+                self._mux(self._stream.encode(None))
+        finally:
+            self._container.close()
+
+    def _mux(self, packets: Iterable[object]) -> None:
+        for packet in packets:
+            self._container.mux(packet)
