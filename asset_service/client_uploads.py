@@ -88,20 +88,20 @@ class ClientUploads:
         """
         _check_announced(announced)
         self._check_size(announced.size_bytes)
-        upload = await self._begin(owner, announced)
+        upload_id = new_id()
         try:
+            upload = await self._begin(upload_id, owner, announced)
             async with asyncio.timeout(self._upload_ttl.total_seconds()):
                 received = await self._receive(upload, pieces)
             _check_arrived(announced, received)
             return await self._unbroken.run(self._publish(received, announced))
         except BaseException as error:
-            await self._unbroken.run(self._removal.give_up(upload.upload_id))
+            await self._unbroken.run(self._removal.give_up(upload_id))
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("The file took too long to arrive.") from None
             raise
 
-    async def _begin(self, owner: Owner, announced: Announced) -> Upload:
-        upload_id = new_id()
+    async def _begin(self, upload_id: str, owner: Owner, announced: Announced) -> Upload:
         async with self._storage.write() as tx:
             upload = Upload(
                 upload_id=upload_id,

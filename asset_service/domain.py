@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -194,13 +195,17 @@ def held_job(holder: str) -> str | None:
     return name if kind == "job" else None
 
 
-def upload_key(owner: Owner, upload_id: str, *, job_id: str | None, fence: int, asset_index: int) -> str:
-    """Return the key of an upload: it names whose it is and what for, and belongs to this upload for ever.
+def _segment(text: str) -> str:
+    """Return a text as a segment of a key; one that is too long for that by its digest."""
+    try:
+        return key_segment(text)
+    except ValueError:
+        return "sha256-" + hashlib.sha256(text.encode()).hexdigest()
 
-    Raises:
-        ValueError: tenant, owner or job cannot be part of a key.
-    """
-    whose = f"{key_segment(owner.tenant_id)}/{key_segment(owner.owner_id)}"
+
+def upload_key(owner: Owner, upload_id: str, *, job_id: str | None, fence: int, asset_index: int) -> str:
+    """Return the key of an upload: it names whose it is and what for, and belongs to this upload for ever."""
+    whose = f"{_segment(owner.tenant_id)}/{_segment(owner.owner_id)}"
     if job_id is None:
         return f"{whose}/uploads/{upload_id}"
-    return f"{whose}/jobs/{key_segment(job_id)}/{fence}/{asset_index}/{upload_id}"
+    return f"{whose}/jobs/{job_id}/{fence}/{asset_index}/{upload_id}"

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
-from asset_service.domain import Asset, Upload
+from asset_service.domain import MAX_HOLD_TTL, Asset, Upload
 from asset_service.locks import NamedLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
@@ -58,6 +58,7 @@ class Expiry:
         await self._expire()
         async with self._storage.write() as tx:
             await tx.uploads.delete_overdue_later()
+            await tx.holds.forget_lapsed(MAX_HOLD_TTL)
             await tx.events.trim(self._retention_events)
         await self._let_go()
         await self._delete_all(self._deleting_assets, self._removal.delete_asset, lambda asset: asset.asset_id)

@@ -123,15 +123,19 @@ def _video(path: Path) -> Shape:
             if not container.streams.video:
                 raise unsupported("The file is an MP4 file without a picture")
             stream = container.streams.video[0]
+            stream.thread_count = 1
             _check_size(stream.width, stream.height)
             duration_ms = _duration_ms(stream.duration, stream.time_base, container.duration)
-            if next(container.decode(stream), None) is None:
+            frame = next(container.decode(stream), None)
+            if frame is None:
                 raise unsupported("The file is an MP4 file without a frame")
+            turned = frame.rotation % 180 != 0
+            width, height = (stream.height, stream.width) if turned else (stream.width, stream.height)
             container.seek(0)
             packets = sum(1 for packet in container.demux(stream) if packet.size)
             if packets < stream.frames:
                 raise unsupported("The file begins like MP4, but is damaged or not complete")
-            return Shape("video/mp4", stream.width, stream.height, duration_ms)
+            return Shape("video/mp4", width, height, duration_ms)
     except (av.FFmpegError, OSError, ValueError, EOFError, MemoryError):
         raise unsupported("The file begins like MP4, but is damaged or not complete") from None
 

@@ -9,6 +9,7 @@ import json
 import resource
 import select
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,9 +23,9 @@ READY = b"ready\n"
 
 def main() -> None:
     """Serve until nobody asks any more, or whoever asked is gone."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _limit(resource.RLIMIT_FSIZE, 0)
+    _limit(resource.RLIMIT_CORE, 0)
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     replies.write(READY)
     replies.flush()
@@ -34,6 +35,14 @@ def main() -> None:
             return
         replies.write(json.dumps(_answer(Path(json.loads(line)["path"]))).encode() + b"\n")
         replies.flush()
+
+
+def _limit(kind: int, most: int) -> None:
+    """Lower a limit of this process. A system that does not know it, or has a lower one, keeps its own."""
+    _, hard = resource.getrlimit(kind)
+    wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(kind, (wanted, wanted))
 
 
 def _answer(path: Path) -> dict[str, object]:

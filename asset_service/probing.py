@@ -18,6 +18,8 @@ log = get_logger(__name__)
 _CHILD = "asset_service.probe_child"
 _START_S = 20.0
 _TRIES = 2
+# Each of many threads would reserve address space of its own, which the child's limit counts.
+_FRUGAL = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Probe:
@@ -80,6 +82,7 @@ class Probe:
     async def _start(self) -> asyncio.subprocess.Process:
         # Nothing of ours goes into a process that reads what strangers sent.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATELIER_")}
+        environment |= _FRUGAL
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import BinaryIO
 
-from service_kit.errors import ErrorReason, FailedPrecondition
+from service_kit.errors import ErrorReason, FailedPrecondition, Unavailable
 
 _CHUNK_BYTES = 1 << 20
 
@@ -92,9 +93,14 @@ def _write(path: Path, offset: int, data: bytes) -> int:
             )
         # At the offset, not in append mode: a write whose call was given up must not add its bytes a second time.
         file.seek(offset)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[file.write(rest) :]
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise Unavailable("There is no room for more bytes at the moment.") from error
     return offset + len(data)
 
 

@@ -44,6 +44,11 @@ class Holds:
         """End all holds of a holder. Returns how many there were."""
         return (await self._connection.execute(delete(holds).where(holds.c.holder == holder))).rowcount
 
+    async def forget_lapsed(self, older_than: timedelta) -> int:
+        """Delete holds that nobody renewed for a while after their end. Returns how many."""
+        lapsed = holds.c.expires_at <= db_now(plus=-older_than)
+        return (await self._connection.execute(delete(holds).where(lapsed))).rowcount
+
     async def forget(self, asset_id: str) -> None:
         """Delete what is left of holds on an asset that goes for good."""
         await self._connection.execute(delete(holds).where(holds.c.asset_id == asset_id))

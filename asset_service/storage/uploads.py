@@ -45,13 +45,14 @@ class Uploads:
         return (await self._connection.execute(query)).scalar_one()
 
     async def of_asset(self, asset_id: str, owner: Owner) -> Sequence[Upload]:
-        """Return an owner's uploads that may become an asset."""
+        """Return an owner's uploads that may still become an asset."""
         return await self._select(
             select(uploads).where(
                 uploads.c.asset_id == asset_id,
                 uploads.c.tenant_id == owner.tenant_id,
                 uploads.c.owner_id == owner.owner_id,
                 uploads.c.job_id.is_not(None),
+                uploads.c.state != UploadState.DELETING.value,
             )
         )
 

@@ -17,6 +17,7 @@ from atelier.asset.v1 import asset_pb2, upload_service_pb2
 from atelier.type.v1 import generation_pb2
 from service_kit.clock import ManualClock
 from service_kit.errors import ErrorReason, InvalidArgument, ResourceExhausted, Unauthenticated
+from service_kit.identity import Owner
 from service_kit.ids import new_id
 from tests.asset_service.harness import ANN, BOB, Harness, eventually, refusal, running
 from tests.asset_service.pictures import encoded, mp4, png, png_header_of
@@ -197,6 +198,17 @@ async def _left_behind(harness: Harness) -> str:
         )
     await harness.service.spool.open(upload_id)
     return upload_id
+
+
+@pytest.mark.parametrize("owner_id", ["a/b/../c", "..", "名" * 100, "a b%2F", ".hidden.blob"])
+async def test_any_owner_has_a_place_for_his_bytes(harness: Harness, owner_id: str) -> None:
+    owner = Owner("default", owner_id)
+    asset = await harness.bring(png(), owner)
+    assert await harness.listed(owner) == [asset]
+    bucket, key, generation = harness.fetch(asset.url)
+    stored = await harness.service.store.stat(bucket, key)
+    assert stored is not None
+    assert stored.generation == generation
 
 
 async def test_uploading_needs_an_identity_and_the_asset_is_its_owners(harness: Harness) -> None:

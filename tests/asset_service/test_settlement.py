@@ -137,6 +137,13 @@ async def test_what_was_discarded_before_its_publication_is_never_seen(harness: 
     assert (await harness.discard(asset_id(job_id, 0))).state == asset_pb2.ASSET_STATE_REMOVED
 
 
+async def test_what_was_never_published_cannot_be_discarded_after_the_settlement(harness: Harness) -> None:
+    job_id = new_id()
+    await harness.deliver(harness.lease(job_id), png())
+    await harness.settle(job_id, {})
+    assert isinstance(await refusal(harness.discard(asset_id(job_id, 0))), NotFound)
+
+
 async def test_a_late_repeat_brings_nothing_back(harness: Harness) -> None:
     job_id = new_id()
     finished = await harness.deliver(harness.lease(job_id), png())

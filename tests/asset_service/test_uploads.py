@@ -23,6 +23,7 @@ from service_kit.errors import (
     PermissionDenied,
     ResourceExhausted,
     Unauthenticated,
+    Unavailable,
 )
 from service_kit.ids import new_id
 from tests.asset_service.harness import ANN, BOB, Harness, eventually, grant, refusal, running
@@ -307,6 +308,17 @@ async def test_a_finished_upload_takes_no_further_byte(harness: Harness) -> None
     finished = await harness.deliver(lease, data)
     assert isinstance(await refusal(harness.write(lease, finished.upload_id, data)), FailedPrecondition)
     assert (await harness.start(lease, data)).received_bytes == len(data)
+
+
+async def test_a_full_disk_is_told_as_such_and_nothing_is_taken_for_written(harness: Harness) -> None:
+    lease, data = harness.lease(new_id()), png()
+    upload_id = (await harness.start(lease, data)).upload_id
+    path = harness.service.spool.path(upload_id)
+    path.unlink()
+    path.symlink_to("/dev/full")
+    assert isinstance(await refusal(harness.write(lease, upload_id, data)), Unavailable)
+    path.unlink()
+    assert (await harness.start(lease, data)).received_bytes == 0
 
 
 async def test_an_empty_stream_is_refused(harness: Harness) -> None:
