@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
@@ -26,6 +27,15 @@ _LONGEST_PAUSE_S = 10.0
 _PIPE_BUFFER_BYTES = 1 << 20
 
 log = get_logger(__name__)
+
+
+# glibc keeps what a thread has freed. Pictures are large and come and go in threads: without this the engine's process
+# holds three times what it uses. Whoever sets these for the worker has the last word.
+_MEMORY_GOES_BACK = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+}
 
 
 class EngineUnavailable(Exception):
@@ -87,6 +97,7 @@ class _Running:
 class _Host:
     process: Process
     tasks: dict[str, _Running] = field(default_factory=dict)
+    kill_timer: asyncio.TimerHandle | None = None
 
 
 class EngineClient:
@@ -109,7 +120,8 @@ class EngineClient:
         self._engine = engine
         self._options = dict(options)
         given = os.environ if environ is None else environ
-        self._environ = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
+        passed_on = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
+        self._environ = _MEMORY_GOES_BACK | passed_on
         self.on_change: Callable[[], None] = _nothing
         self._host: _Host | None = None
         self._info: EngineInfo | None = None
@@ -141,7 +153,7 @@ class EngineClient:
         """End the process; running tasks fail."""
         self._stopping.set()
         if self._host is not None:
-            _close_stdin(self._host.process)
+            self._ask_to_end(self._host)
         if self._supervisor is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
@@ -164,6 +176,11 @@ class EngineClient:
         except asyncio.CancelledError:
             self._cancel(host, task_id, DEFAULT_CANCEL_GRACE_S)
             raise
+
+    def _ask_to_end(self, host: _Host) -> None:
+        """Close the pipe, at which the process ends by itself; kill it when an engine that blocks everything keeps it."""
+        _close_stdin(host.process)
+        host.kill_timer = asyncio.get_running_loop().call_later(_STOP_LIMIT_S, _kill, host.process)
 
     def cancel(self, sink: TaskSink, grace_s: float = DEFAULT_CANCEL_GRACE_S) -> None:
         """Have the task of a sink stop at its next step.
@@ -225,6 +242,9 @@ class EngineClient:
         )  # fmt: skip
         host = self._host = _Host(process)
         self._write(host, pb.HostRequest(configure=pb.Configure(options=self._options)))
+        if self._stopping.is_set():
+            # stop() came while the process was being started, and found none to end.
+            self._ask_to_end(host)
         was_made = False
         try:
             async with asyncio.timeout(_LOAD_LIMIT_S) as limit:
@@ -241,14 +261,11 @@ class EngineClient:
     async def _reap(self, host: _Host) -> None:
         self._host, self._info = None, None
         process = host.process
-        _close_stdin(process)
-        if not self._stopping.is_set():
-            _kill(process)
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_LIMIT_S)
-        except (TimeoutError, asyncio.CancelledError):
-            _kill(process)
-            await process.wait()
+        # It has closed its pipe or speaks garbage: there is nothing left to wait for.
+        _kill(process)
+        await process.wait()
+        if host.kill_timer is not None:
+            host.kill_timer.cancel()
         if not self._stopping.is_set():
             log.error("engine_ended", engine=self._engine, exit_code=process.returncode, tasks=len(host.tasks))
         for running in host.tasks.values():
@@ -345,5 +362,7 @@ def _close_stdin(process: Process) -> None:
 
 
 def _kill(process: Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        process.kill()
+    # Not process.kill(): it reaps a process that has just ended, and asyncio then never learns its exit code.
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)

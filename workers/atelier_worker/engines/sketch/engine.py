@@ -49,6 +49,8 @@ class SketchEngine:
 
     def _images(self, task: Task, context: Context) -> None:
         for index in task.indexes:
+            # Before the first stroke, so that whoever watches sees at once that it has begun.
+            context.progress(0, task.steps, asset_index=index, phase="sketching")
             picture = image.render(task, task.seed + index, self._watcher(task, context, index))
             folder = context.workdir / f"asset-{index}"
             folder.mkdir()

@@ -1,0 +1,1 @@
+"""What `make bench` measures. Figures are ratios and medians of one run, with the environment beside them; never a timed test."""

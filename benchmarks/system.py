@@ -1,0 +1,94 @@
+"""A whole system as a user starts it: `atelier up` in a folder of its own, on ports of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_READY_WITHIN_S = 30.0
+_PARTS = ("GATEWAY", "ROUTER", "ASSET", "LIBRARY")
+
+
+@dataclass(frozen=True)
+class System:
+    """A running system: where it is, its key, its first process, and the seconds from start to the first 200 of its health route."""
+
+    url: str
+    key: str
+    process_id: int
+    ready_after_s: float
+
+
+@contextmanager
+def system(folder: Path) -> Iterator[System]:
+    """Start `atelier up` in a folder and stop it at the end."""
+    ports = dict(zip(_PARTS, _free_ports(len(_PARTS)), strict=True))
+    environment = os.environ | {f"ATELIER_{part}_LISTEN": f"127.0.0.1:{port}" for part, port in ports.items()}
+    environment |= {"ATELIER_DATA_DIR": str(folder), "ATELIER_LOG_LEVEL": "warning"}
+    url = f"http://127.0.0.1:{ports['GATEWAY']}"
+    command = [str(Path(sys.executable).with_name("atelier")), "up"]
+    started = time.perf_counter()
+    with (folder.parent / f"{folder.name}.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603 - our own command
+    try:
+        _wait_healthy(url, process)
+        ready_after_s = time.perf_counter() - started
+        key = (folder / "keys" / "admin.key").read_text("utf-8").strip()
+        yield System(url, key, process.pid, ready_after_s)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(_READY_WITHIN_S)
+
+
+def process_tree(process_id: int) -> list[int]:
+    """Return a process and all that it has started, directly or not."""
+    found = [process_id]
+    for parent in found:
+        for task in Path(f"/proc/{parent}/task").iterdir():
+            found += [int(child) for child in (task / "children").read_text("ascii").split()]
+    return found
+
+
+def proportional_set_size_mb(process_id: int) -> float:
+    """Return the proportional set size of a process tree in MB (10^6 bytes), as the kernel counts it in smaps_rollup."""
+    total_kib = 0
+    for member in process_tree(process_id):
+        for line in Path(f"/proc/{member}/smaps_rollup").read_text("ascii").splitlines():
+            if line.startswith("Pss:"):
+                total_kib += int(line.split()[1])
+    return total_kib * 1024 / 1e6
+
+
+def _wait_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.perf_counter() + _READY_WITHIN_S
+    while time.perf_counter() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"atelier up ended with {process.returncode}; its log says why")
+        try:
+            with urllib.request.urlopen(f"{url}/v1/health", timeout=1) as reply:  # noqa: S310 - loopback
+                if reply.status == 200:
+                    return
+        except (urllib.error.URLError, TimeoutError, ConnectionError):
+            time.sleep(0.005)
+    raise RuntimeError(f"atelier up was not healthy within {_READY_WITHIN_S:g} s; its log says why")
+
+
+def _free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    try:
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+    finally:
+        for probe in probes:
+            probe.close()
