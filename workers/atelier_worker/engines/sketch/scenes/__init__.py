@@ -7,6 +7,7 @@ from .abstract import Abstract
 from .alley import Alley
 from .balloon import Balloon
 from .bicycle import Bicycle
+from .car import Car
 from .castle import Castle
 from .cat import Cat
 from .dunes import Dunes
@@ -22,6 +23,7 @@ from .ocean import Ocean
 from .paperboats import PaperBoats
 from .portrait import Portrait
 from .railway import Railway
+from .robot import Robot
 from .room import Room
 from .skyline import Skyline
 from .space import Space
@@ -32,7 +34,7 @@ from .terraces import Terraces
 
 _SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Abstract, Alley, Balloon, Bicycle, Castle, Cat, Dunes, Fish, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
+    for scene in (Abstract, Alley, Balloon, Bicycle, Car, Castle, Cat, Dunes, Fish, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Robot, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
 }
 
 

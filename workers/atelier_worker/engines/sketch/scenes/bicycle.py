@@ -22,6 +22,7 @@ class Bicycle(Scene):
     """A plastered wall in hard light, a window, a pot of flowers, and the bicycle with its shadow."""
 
     name = "bicycle"
+    closest = 0.06
 
     def compose(self, rng: np.random.Generator) -> None:
         self.ground = self.h * float(rng.uniform(0.76, 0.9))
