@@ -15,13 +15,16 @@ from library_service import wire
 from library_service.domain import HeldAsset
 from service_kit import channels
 from service_kit.clock import Clock
-from service_kit.errors import AtelierError, NotFound
+from service_kit.errors import AtelierError, FailedPrecondition, NotFound, Unavailable
 from service_kit.identity import Owner
 from service_kit.rpc_errors import translated
 from service_kit.secret import Secret
+from service_kit.telemetry import get_logger
 
 _CALL_LIMIT_S = 10.0
 _HEALTH_LIMIT_S = 2.0
+
+log = get_logger(__name__)
 
 
 class AssetControl:
@@ -37,7 +40,8 @@ class AssetControl:
             clock: decides when a token is too old.
         """
         self._router = channels.connect(identity_target)
-        self._channel = channels.connect(target, tokens=channels.key_tokens(self._router, key, clock))
+        tokens = channels.key_tokens(self._router, lambda: _read(key), clock)
+        self._channel = channels.connect(target, tokens=tokens)
         self._stub = asset_control_service_pb2_grpc.AssetControlServiceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
@@ -90,6 +94,15 @@ class AssetControl:
         request.ttl.CopyFrom(_duration(ttl))
         with translated():
             return await self._stub.TakeHold(request, timeout=_CALL_LIMIT_S)
+
+
+def _read(key: Callable[[], Secret]) -> Secret:
+    """Return our key. That there is none yet passes, and is no business of the client."""
+    try:
+        return key()
+    except FailedPrecondition as error:
+        log.error("key_missing", error=error.message)
+        raise Unavailable from error
 
 
 def _duration(value: timedelta) -> Duration:

@@ -51,9 +51,10 @@ class Removal:
             item = await tx.items.find(caller.owner, item_id)
             if item is None:
                 raise NotFound.of("item", item_id)
-            if item.deleted_at is not None:
+            blob_ids = None if item.deleted_at is not None else await tx.items.bury(caller.owner, item_id)
+            if blob_ids is None:
                 return
-            await tx.blobs.release(await tx.items.bury(caller.owner, item_id))
+            await tx.blobs.release(blob_ids)
             buried = await tx.items.find(caller.owner, item_id)
             await tx.tell(buried or item, DELETED)
             await tx.items.note(caller, "item_deleted", item_id)

@@ -88,13 +88,19 @@ class Items:
             ],
         )
 
-    async def bury(self, owner: Owner, item_id: str) -> list[str]:
-        """Turn an item into a tombstone of ids and times. Returns the blobs that it had, one id for each file."""
-        await self._tx.execute(
+    async def bury(self, owner: Owner, item_id: str) -> list[str] | None:
+        """Turn an item into a tombstone of ids and times.
+
+        Returns:
+            The blobs that it had, one id for each file; None when somebody else buried it at the same moment.
+        """
+        buried = await self._tx.execute(
             update(user_library)
             .where(_of(owner), user_library.c.item_id == item_id, _not_deleted())
             .values(deleted_at=db_now(), provenance=b"", version=user_library.c.version + 1)
         )
+        if buried.rowcount == 0:
+            return None
         return list(
             (
                 await self._tx.execute(
@@ -104,7 +110,11 @@ class Items:
         )
 
     async def mark(self, owner: Owner, asset_id: str, item_id: str) -> int:
-        """Remember as which item an asset is saved (empty: it is not). Returns the version of this mark."""
+        """Remember as which item an asset is saved (empty: it is not). Returns the version of this mark.
+
+        Raises:
+            Aborted: the first mark of the asset was written at the same moment.
+        """
         marks = saved_marks
         whose = and_(
             marks.c.tenant_id == owner.tenant_id, marks.c.owner_id == owner.owner_id, marks.c.asset_id == asset_id
@@ -115,11 +125,13 @@ class Items:
         version: int | None = changed.scalar_one_or_none()
         if version is not None:
             return version
-        await self._tx.execute(
-            insert(marks).values(
-                tenant_id=owner.tenant_id, owner_id=owner.owner_id, asset_id=asset_id, item_id=item_id, version=1
-            )
+        first = insert(marks).values(
+            tenant_id=owner.tenant_id, owner_id=owner.owner_id, asset_id=asset_id, item_id=item_id, version=1
         )
+        try:
+            await self._tx.execute(first)
+        except IntegrityError as error:
+            raise Aborted from error
         return 1
 
     async def note(self, caller: Caller, action: str, item_id: str) -> None:

@@ -294,6 +294,26 @@ async def test_without_the_workspace_items_are_served_and_saving_says_repeat(hou
         assert await ada.saved_as(asset_id) == ""
 
 
+async def test_without_its_key_the_library_says_repeat_and_forgets_nothing(house: House, asset_id: str) -> None:
+    key_file = house.folder / "keys" / "library.key"
+    key = key_file.read_text()
+    await house.restart_library()
+    key_file.unlink()
+    async with house.library.storage.write() as tx:
+        await tx.outbox.owe_mark(ADA, asset_id=asset_id, item_id="an item", version=1)
+    async with house.as_(ADA) as ada:
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ada.save(asset_id)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "library.key" not in (refused.value.details() or "")
+        await house.library.deliveries.deliver_due()
+
+        key_file.write_text(key)
+        house.clock.advance(timedelta(seconds=1))
+        await house.library.deliveries.deliver_due()
+        assert await ada.saved_as(asset_id) == "an item"
+
+
 def _sees_assets(house: House) -> bool:
     return house.library.health.dependencies["asset_service"].serving
 
