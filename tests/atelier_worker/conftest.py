@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ import pytest
 from atelier_worker.uploads import Patience
 from atelier_worker.worker import run_worker
 from service_kit.settings import Settings, for_tests
-from tests.atelier_worker.fake_router import KEY, FakeRouter, within
+from tests.atelier_worker.fake_router import KEY, LIMIT_S, FakeRouter, within
 from tests.atelier_worker.scripted_engine import ENGINE
 
 ROOT = Path(__file__).parents[2]
@@ -88,6 +89,21 @@ def gate(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+async def open_gate(path: Path) -> int:
+    """Wait until somebody reads from a named pipe, and return a descriptor that writes to it."""
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            try:
+                return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                # Opening it in a thread would block beyond the end of a test that has failed.
+                if error.errno != errno.ENXIO:
+                    raise
+            await asyncio.sleep(0.001)
+
+
 async def pass_gate(path: Path) -> None:
     """Wait until the engine is at the gate, and let it go on."""
-    await within(asyncio.to_thread(path.write_text, "go"))
+    writer = await open_gate(path)
+    os.write(writer, b"go")
+    os.close(writer)

@@ -16,7 +16,7 @@ from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2_grpc
 
-LIMIT_S = 20.0
+LIMIT_S = 10.0
 KEY = "atl_0123456789abcdef_secret"
 
 
@@ -207,7 +207,7 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
             if self.break_writes_after is not None and len(content) >= self.break_writes_after:
                 self.break_writes_after = None
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "the connection broke")
-        return upload_service_pb2.WriteUploadResponse(received_bytes=len(self.bytes[upload_id]))
+        return upload_service_pb2.WriteUploadResponse(received_bytes=len(self.bytes.get(upload_id, b"")))
 
     async def FinishUpload(self, request: upload_service_pb2.FinishUploadRequest, context: Any) -> Any:
         await self._enter("FinishUpload", context)

@@ -58,6 +58,15 @@ class ScriptedEngine:
         """`wait PATH`: block until somebody writes to the named pipe."""
         Path(argument).read_text()
 
+    def do_hold(self, argument: str, task: Task, context: Context) -> None:
+        """`hold PATH`: keep a named pipe open for reading as long as the process lives."""
+        self._held = Path(argument).open("rb")
+
+    def do_environment(self, argument: str, task: Task, context: Context) -> None:
+        """Log every variable of the process."""
+        for name, value in os.environ.items():
+            context.log(f"{name}={value}")
+
     def do_preview(self, argument: str, task: Task, context: Context) -> None:
         """`preview INDEX SIZE`."""
         index, size = map(int, argument.split())

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from tests.atelier_worker.conftest import StartWorker
-from tests.atelier_worker.fake_router import FakeRouter
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from atelier.worker.v1 import worker_service_pb2 as pb
+from tests.atelier_worker.conftest import StartWorker, pass_gate
+from tests.atelier_worker.fake_router import FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
+
+OTHER_JOB = "0197a000-0000-7000-8000-000000000002"
+Gate = Callable[[str], Path]
 
 
 async def test_one_stage_from_hello_to_its_outcome(router: FakeRouter, start_worker: StartWorker) -> None:
@@ -14,7 +25,7 @@ async def test_one_stage_from_hello_to_its_outcome(router: FakeRouter, start_wor
     assert session.hello.slots == 4
     assert (await session.expect("credits")).free == 4
 
-    await session.say(lease=lease("progress 0 1 2; deliver 0 10; deliver 1 2000000", quantity=2))
+    await session.say(lease=lease("progress 0 1 2; deliver 0 10; deliver 1 2000000; warn paler", quantity=2))
     outcome = await session.expect("outcome")
     await session.answer(outcome)
 
@@ -24,9 +35,218 @@ async def test_one_stage_from_hello_to_its_outcome(router: FakeRouter, start_wor
         (0, "receipt-0"),
         (1, "receipt-1"),
     ]
-    assert outcome.engine == "scripted"
+    assert (outcome.engine, list(outcome.warnings)) == ("scripted", ["paler"])
     assert router.assets.content(0) == b"\x00" * 10
     assert router.assets.content(1) == b"\x01" * 2_000_000
     assert router.assets.tokens == {"lease-token"}
     worker.drain()
     assert await worker.exit_code() == 0
+
+
+async def test_text_comes_in_pieces_that_join_to_the_outcome(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease("write a rów; write  of; write  boats 提灯", enhance=True))
+    outcome = await session.expect("outcome")
+    assert outcome.text == "a rów of boats 提灯"
+    text = ""
+    for report in session.reports():
+        assert report.text.offset == len(text)
+        text += report.text.text
+    assert text == outcome.text
+
+
+async def test_credits_are_absolute_and_follow_the_engine(
+    router: FakeRouter, start_worker: StartWorker, gate: Gate
+) -> None:
+    await start_worker(worker__slots=2)
+    session = await router.session()
+    assert (await session.expect("credits")).free == 2
+    first, second = gate("first"), gate("second")
+    await session.say(lease=lease(f"wait {first}; deliver 0 5"))
+    assert (await session.expect("credits")).free == 1
+    await session.say(lease=lease(f"wait {second}; deliver 0 5", job_id=OTHER_JOB))
+    assert (await session.expect("credits")).free == 0
+    await pass_gate(first)
+    assert (await session.expect("credits")).free == 1
+    await pass_gate(second)
+    assert (await session.expect("credits")).free == 2
+
+
+async def test_a_lease_without_a_free_slot_is_handed_back(
+    router: FakeRouter, start_worker: StartWorker, gate: Gate
+) -> None:
+    await start_worker(worker__slots=1)
+    session = await router.session()
+    await session.say(lease=lease(f"wait {gate('never')}"))
+    await session.expect("lease_ack")
+    await session.say(lease=lease("deliver 0 5", job_id=OTHER_JOB))
+    rejected = await session.expect("lease_reject")
+    assert (rejected.ref, rejected.reason) == (ref(OTHER_JOB), "no slot is free")
+    # The router counted the lease against the credits it knew; it has to be told anew.
+    assert (await session.expect("credits")).free == 0
+
+
+async def test_a_lease_sent_twice_is_run_once(router: FakeRouter, start_worker: StartWorker, gate: Gate) -> None:
+    await start_worker()
+    session = await router.session()
+    here = gate("here")
+    again = lease(f"progress 0 1 1; wait {here}; deliver 0 5")
+    await session.say(lease=again)
+    await session.expect("lease_ack")
+    await session.say(lease=again)
+    await session.expect("lease_ack")
+    await pass_gate(here)
+    outcome = await session.expect("outcome")
+    await session.say(lease=again)
+    await session.expect("lease_ack")
+    await session.answer(outcome)
+    assert router.assets.finished == [(0, [])]
+
+
+async def test_heartbeats_name_exactly_what_is_held(router: FakeRouter, start_worker: StartWorker, gate: Gate) -> None:
+    router.welcome.heartbeat_interval.FromTimedelta(timedelta(milliseconds=20))
+    await start_worker()
+    session = await router.session()
+    assert list((await session.expect("heartbeat")).leases) == []
+    here = gate("here")
+    await session.say(lease=lease(f"wait {here}; deliver 0 5"))
+    await session.expect("lease_ack")
+    assert list((await session.expect("heartbeat")).leases) == [ref()]
+    await pass_gate(here)
+    outcome = await session.expect("outcome")
+    # An outcome that nobody has answered is still a lease to renew.
+    assert list((await session.expect("heartbeat")).leases) == [ref()]
+    await session.answer(outcome)
+    while list((await session.expect("heartbeat")).leases):
+        pass
+
+
+@pytest.mark.parametrize("way", ["cancel", "heartbeat_ack"])
+async def test_cancel_stops_the_engine_within_a_step(
+    router: FakeRouter, start_worker: StartWorker, tmp_path: Path, way: str
+) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease(f"endless {tmp_path / 'end'}"))
+    await session.report("progress")
+    if way == "cancel":
+        await session.say(cancel=pb.Cancel(ref=ref()))
+    else:
+        await session.say(heartbeat_ack=pb.HeartbeatAck(cancelled=[ref()]))
+    outcome = await session.expect("outcome")
+    assert outcome.WhichOneof("result") == "cancelled"
+    assert (tmp_path / "end").read_text() == "Cancelled"
+
+
+async def test_an_engine_that_ignores_a_cancel_is_killed_after_the_grace(
+    router: FakeRouter, start_worker: StartWorker
+) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease("progress 0 1 2; hang"))
+    await session.report("progress")
+    cancel = pb.Cancel(ref=ref())
+    cancel.grace.FromTimedelta(timedelta(milliseconds=10))
+    await session.say(cancel=cancel)
+    outcome = await session.expect("outcome")
+    assert outcome.WhichOneof("result") == "cancelled"
+    await session.answer(outcome)
+    # The engine is started again and works.
+    while (await session.expect("credits")).free < 4:
+        pass
+    await session.say(lease=lease("deliver 0 5", fence=2))
+    assert (await session.expect("outcome")).outputs.outputs[0].receipt == "receipt-0"
+
+
+@pytest.mark.parametrize("way", ["lost", "heartbeat_ack"])
+async def test_a_lost_lease_is_dropped_without_a_word(
+    router: FakeRouter, start_worker: StartWorker, tmp_path: Path, way: str
+) -> None:
+    router.welcome.heartbeat_interval.FromTimedelta(timedelta(milliseconds=20))
+    router.assets.write_gate = asyncio.Event()
+    await start_worker(worker__name="one")
+    session = await router.session()
+    await session.say(lease=lease(f"deliver 0 5; endless {tmp_path / 'end'}", quantity=2))
+    await session.report("progress")
+    await within(router.assets.writing.wait())
+    if way == "lost":
+        await session.say(lost=pb.Lost(ref=ref()))
+    else:
+        await session.say(heartbeat_ack=pb.HeartbeatAck(lost=[ref()]))
+    while list((await session.expect("heartbeat")).leases):
+        pass
+    assert (tmp_path / "end").read_text() == "Cancelled"
+    assert "outcome" not in session.kinds()
+    assert router.assets.finished == []
+    assert list((tmp_path / "worker" / "one" / "tasks").iterdir()) == []
+
+
+async def test_a_newer_lease_of_the_same_stage_replaces_the_older(
+    router: FakeRouter, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease(f"endless {tmp_path / 'end'}", fence=1))
+    await session.report("progress")
+    await session.say(lease=lease("deliver 0 5", fence=3))
+    outcome = await session.expect("outcome")
+    assert outcome.ref.fence == 3
+    assert outcome.outputs.outputs[0].receipt == "receipt-0"
+
+
+async def test_one_failed_output_does_not_fail_the_others(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease("fail 0 It was refused.; deliver 1 5", quantity=3))
+    entries = (await session.expect("outcome")).outputs.outputs
+    assert [(entry.asset_index, entry.receipt, entry.failure.message) for entry in entries] == [
+        (0, "", "It was refused."),
+        (1, "receipt-1", ""),
+        (2, "", "The engine ended without this output."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("script", "enhance", "reason", "message", "retryable"),
+    [
+        ("error Too dark.", False, "ENGINE_FAILED", "Too dark.", False),
+        ("deliver 0 5; retry Busy.", False, "ENGINE_FAILED", "Busy.", True),
+        ("fail 0 Refused.", False, "ENGINE_FAILED", "Refused.", False),
+        ("log nothing", False, "ENGINE_FAILED", "The engine ended without any output.", False),
+        ("error No words.", True, "ENHANCEMENT_FAILED", "No words.", False),
+        ("log nothing", True, "ENHANCEMENT_FAILED", "The engine wrote no text.", False),
+        (
+            "raise /secret/path",
+            False,
+            "ENGINE_FAILED",
+            "The engine failed with RuntimeError; the worker's log says where.",
+            True,
+        ),
+    ],
+)
+async def test_a_stage_that_fails_says_why(
+    router: FakeRouter,
+    start_worker: StartWorker,
+    script: str,
+    enhance: bool,
+    reason: str,
+    message: str,
+    retryable: bool,
+) -> None:
+    from atelier.type.v1 import error_pb2
+
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease(script, enhance=enhance))
+    failure = (await session.expect("outcome")).failure
+    assert error_pb2.ErrorReason.Name(failure.failure.reason) == f"ERROR_REASON_{reason}"
+    assert (failure.failure.message, failure.retryable) == (message, retryable)
+
+
+async def test_a_permanent_error_keeps_what_was_delivered(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease("deliver 0 5; error Out of paint.", quantity=2))
+    entries = (await session.expect("outcome")).outputs.outputs
+    assert [(entry.receipt, entry.failure.message) for entry in entries] == [("receipt-0", ""), ("", "Out of paint.")]

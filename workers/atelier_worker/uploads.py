@@ -111,7 +111,9 @@ class Transfers:
             call = self._stub.ReadReference(request, metadata=self._metadata)
             try:
                 async with asyncio.timeout(_CALL_LIMIT_S):
-                    await _write_stream(call, path)
+                    await asyncio.to_thread(path.write_bytes, b"")
+                    async for piece in call:
+                        await asyncio.to_thread(_append, path, piece.data)
             except TimeoutError:
                 raise TransferFailed("The reference did not arrive in time.", retryable=True) from None
             finally:
@@ -183,26 +185,22 @@ def digest(path: Path) -> tuple[str, int]:
 
 
 async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.WriteUploadRequest]:
-    stream = await asyncio.to_thread(path.open, "rb")
-    try:
-        await asyncio.to_thread(stream.seek, offset)
-        while data := await asyncio.to_thread(stream.read, CHUNK_BYTES):
-            yield pb.WriteUploadRequest(upload_id=upload_id, offset=offset, data=data)
-            upload_id = ""
-            offset += len(data)
-    finally:
-        stream.close()
+    while data := await asyncio.to_thread(_read_piece, path, offset):
+        yield pb.WriteUploadRequest(upload_id=upload_id, offset=offset, data=data)
+        upload_id = ""
+        offset += len(data)
 
 
-async def _write_stream(
-    call: grpc.aio.UnaryStreamCall[pb.ReadReferenceRequest, pb.ReadReferenceResponse], path: Path
-) -> None:
-    stream = await asyncio.to_thread(path.open, "wb")
-    try:
-        async for piece in call:
-            await asyncio.to_thread(stream.write, piece.data)
-    finally:
-        stream.close()
+# A call may be cancelled while its thread works, so no file stays open between two pieces.
+def _read_piece(path: Path, offset: int) -> bytes:
+    with path.open("rb") as stream:
+        stream.seek(offset)
+        return stream.read(CHUNK_BYTES)
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as stream:
+        stream.write(data)
 
 
 def _as_failure(error: grpc.aio.AioRpcError) -> TransferFailed:

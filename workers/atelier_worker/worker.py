@@ -124,6 +124,8 @@ def _introduction(settings: Settings, spool: Spool, info: EngineInfo, slots: int
 
 
 def _key(settings: Settings) -> Secret:
+    if settings.worker.slots < 1:
+        raise SettingsError(f"worker.slots must be 1 or more, got {settings.worker.slots}.")
     if settings.worker.key:
         return settings.worker.key
     file = settings.keys_dir / "worker.key"
