@@ -58,6 +58,11 @@ class Behaviour:
     exchanges: int = 0
     token_ttl: timedelta = timedelta(minutes=5)
 
+    def reset(self) -> None:
+        """Forget everything but how keys are exchanged."""
+        self.unary = {"ExchangeKey": self.unary["ExchangeKey"]}
+        self.streams, self.uploads, self.seen = {}, {}, {}
+
     def last(self, rpc: str) -> Seen:
         return self.seen[rpc][-1]
 
