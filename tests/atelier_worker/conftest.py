@@ -89,6 +89,11 @@ def gate(tmp_path: Path) -> Callable[[str], Path]:
     return make
 
 
+def files(folder: Path, pattern: str) -> list[str]:
+    """Return the names of the files below a folder that match."""
+    return [file.name for file in folder.glob(pattern)]
+
+
 async def open_gate(path: Path) -> int:
     """Wait until somebody reads from a named pipe, and return a descriptor that writes to it."""
     async with asyncio.timeout(LIMIT_S):

@@ -177,6 +177,9 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
         self.break_writes_after: int | None = None
         self.write_gate: asyncio.Event | None = None
         self.writing = asyncio.Event()
+        self.read_gate: asyncio.Event | None = None
+        self.reading = asyncio.Event()
+        self.refuse_renditions = False
         self._starts: dict[str, upload_service_pb2.StartUploadRequest] = {}
 
     async def _enter(self, name: str, context: Any) -> None:
@@ -187,6 +190,8 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
 
     async def StartUpload(self, request: upload_service_pb2.StartUploadRequest, context: Any) -> Any:
         await self._enter("StartUpload", context)
+        if request.rendition and self.refuse_renditions:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "this is no rendition")
         upload_id = f"{request.asset_index}/{request.rendition}/{request.sha256[:8]}"
         self._starts[upload_id] = request
         received = len(self.bytes.setdefault(upload_id, bytearray()))
@@ -221,6 +226,9 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
 
     async def ReadReference(self, request: upload_service_pb2.ReadReferenceRequest, context: Any) -> Any:
         await self._enter("ReadReference", context)
+        self.reading.set()
+        if self.read_gate is not None:
+            await self.read_gate.wait()
         content = self.references.get(request.asset_id)
         if content is None:
             await context.abort(grpc.StatusCode.NOT_FOUND, "its bytes are gone")

@@ -60,7 +60,7 @@ class ScriptedEngine:
 
     def do_hold(self, argument: str, task: Task, context: Context) -> None:
         """`hold PATH`: keep a named pipe open for reading as long as the process lives."""
-        self._held = Path(argument).open("rb")
+        self._held = os.open(argument, os.O_RDONLY)
 
     def do_environment(self, argument: str, task: Task, context: Context) -> None:
         """Log every variable of the process."""

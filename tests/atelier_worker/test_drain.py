@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from atelier.type.v1 import error_pb2
-from tests.atelier_worker.conftest import StartWorker, open_gate, pass_gate
+from tests.atelier_worker.conftest import StartWorker, files, open_gate, pass_gate
 from tests.atelier_worker.fake_router import KEY, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 from tests.atelier_worker.scripted_engine import ENGINE
@@ -144,7 +144,7 @@ async def test_killed_between_any_two_steps(router: FakeRouter, tmp_path: Path, 
         outcome = await second.expect("outcome")
         assert outcome.outputs.outputs[0].receipt == "receipt-0"
         await second.answer(outcome)
-    assert list(tmp_path.glob("worker/*/tasks/*")) == []
+    assert files(tmp_path, "worker/*/tasks/*") == []
     again.terminate()
     assert await within(again.wait()) == 0
 

@@ -67,7 +67,7 @@ def task(script: str, quantity: int = 1) -> Task:
 
 
 async def ended(engine: EngineClient, folder: Path, script: str, notes: Notes | None = None) -> TaskEnd:
-    folder.mkdir(exist_ok=True)
+    await asyncio.to_thread(folder.mkdir)
     end: TaskEnd = await within(engine.run(task(script, quantity=2), folder, notes or Notes()))
     return end
 

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from atelier.worker.v1 import worker_service_pb2 as pb
-from tests.atelier_worker.conftest import StartWorker, pass_gate
+from tests.atelier_worker.conftest import StartWorker, files, pass_gate
 from tests.atelier_worker.fake_router import FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 
@@ -106,7 +106,7 @@ async def test_an_outcome_survives_the_worker(
     await second.answer(outcome, status)
     await second.say(reconnect=pb.Reconnect())
     assert list((await router.session()).hello.leases) == []
-    assert list(tmp_path.glob("worker/*/outcomes/*")) == []
+    assert files(tmp_path, "worker/*/outcomes/*") == []
 
 
 async def test_a_spooled_outcome_that_cannot_be_read_is_put_aside(

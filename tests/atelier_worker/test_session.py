@@ -250,3 +250,13 @@ async def test_a_permanent_error_keeps_what_was_delivered(router: FakeRouter, st
     await session.say(lease=lease("deliver 0 5; error Out of paint.", quantity=2))
     entries = (await session.expect("outcome")).outputs.outputs
     assert [(entry.receipt, entry.failure.message) for entry in entries] == [("receipt-0", ""), ("", "Out of paint.")]
+
+
+async def test_a_loss_of_what_is_not_held_is_answered_with_credits(
+    router: FakeRouter, start_worker: StartWorker
+) -> None:
+    await start_worker()
+    session = await router.session()
+    assert (await session.expect("credits")).free == 4
+    await session.say(lost=pb.Lost(ref=ref()))
+    assert (await session.expect("credits")).free == 4

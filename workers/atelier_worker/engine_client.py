@@ -178,7 +178,7 @@ class EngineClient:
             raise
 
     def _ask_to_end(self, host: _Host) -> None:
-        """Close the pipe, at which the process ends by itself; kill it when an engine that blocks everything keeps it."""
+        """Close the pipe, at which the process ends by itself, and kill it if its engine does not let it."""
         _close_stdin(host.process)
         host.kill_timer = asyncio.get_running_loop().call_later(_STOP_LIMIT_S, _kill, host.process)
 

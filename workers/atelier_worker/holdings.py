@@ -125,6 +125,8 @@ class Holdings:
         for entry in self._unanswered.values():
             if Ref.of(entry.outcome.ref) == ref:
                 entry.lost = True
+        # A router that believes a lease unanswered gives no other until it hears how much is wanted.
+        self.tell_credits(repeat=True)
 
     async def answered(self, ack: pb.OutcomeAck) -> None:
         """Forget an outcome: the router has recorded it, or it no longer counts."""

@@ -134,6 +134,8 @@ class Session:
         while True:
             await asyncio.sleep(interval_s)
             self._outbox.put(pb.WorkRequest(heartbeat=pb.Heartbeat(leases=self._holdings.refs())))
+            # Absolute, so that saying it again costs nothing and heals whatever went wrong.
+            self._holdings.tell_credits(repeat=True)
 
     async def _read(self, interval_s: float) -> None:
         patience_s = _SILENT_HEARTBEATS * interval_s + _SILENCE_SLACK_S
