@@ -7,7 +7,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -29,7 +29,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer: `ending` is `whole`, `broken` (cut off after the body) or `silent` (open, without another byte)."""
+    """One answer.
+
+    `ending` is `whole`, `broken` (cut off after the body), `silent` (open, without another byte) or `pings` (open, with
+    nothing but comments of a stream).
+    """
 
     status: int = 200
     body: bytes = b""
@@ -99,13 +103,24 @@ def scripted_api() -> Iterator[ScriptedApi]:
             if self.close_connection:
                 if reply.ending == "silent":
                     api.closing.wait(30)
-                self.connection.shutdown(socket.SHUT_RDWR)
+                while reply.ending == "pings" and not api.closing.wait(0.02) and self._ping():
+                    pass
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+        def _ping(self) -> bool:
+            """Send a comment; returns whether somebody still reads."""
+            try:
+                self.wfile.write(b": ping\n\n")
+            except OSError:
+                return False
+            return True
 
         def _send(self, reply: Reply) -> None:
             self.send_response_only(reply.status)
             for name, value in reply.headers.items():
                 self.send_header(name, value)
-            more = 0 if reply.ending == "whole" else 1  # One byte that never comes.
+            more = 0 if reply.ending == "whole" else 1 << 20  # Bytes that never come.
             if reply.status != 204:
                 self.send_header("content-length", str(len(reply.body) + more))
             self.end_headers()

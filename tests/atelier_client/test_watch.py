@@ -96,7 +96,7 @@ def test_what_is_no_event_is_a_bad_reply(api: ScriptedApi, client: Either) -> No
         client.watch("j1")
 
 
-@pytest.mark.parametrize("ending", ["silent", "whole"])
+@pytest.mark.parametrize("ending", ["silent", "pings", "whole"])
 def test_the_limit_of_time_holds_on_a_silent_and_on_a_restless_stream(
     api: ScriptedApi, client: Either, ending: str
 ) -> None:
