@@ -119,8 +119,9 @@ class Admission:
             if references:
                 await tx.ledger.send(OutboxKind.CONFIRM, job_id)
         crash.reach("router.admit.committed")
-        self._signals.job_changed(job)
+        # The dispatcher first: watchers can wait, the worker should not.
         self._signals.queue_changed()
+        self._signals.job_changed(job)
         if references:
             self._signals.outbox_changed()
         return job

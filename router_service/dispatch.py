@@ -83,7 +83,8 @@ class Dispatch:
         }
         slots = sum(free.values())
         candidates = await tx.queue.find_candidates(sorted(keys, key=repr), per_owner=slots)
-        running = await tx.queue.count_running() if candidates else {}
+        several = len({candidate.owner for candidate in candidates}) > 1
+        running = await tx.queue.count_running() if several else {}
         chosen = []
         for candidate in rank(candidates, running, last_served=self._served, limit=len(candidates)):
             session = _best_session(takers, free, candidate)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from router_service.domain import Job, StageKind
-from router_service.signals import Signals, job_topic, owner_topic
+from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from service_kit.identity import Owner
 
 _MOST_TEXT = 64_000
@@ -189,11 +189,11 @@ class Relay:
         live.latest.add(report, only_progress=False)
         for pending in self._watching_job.get(report.job_id, ()):
             pending.add(report, only_progress=False)
-        self._signals.watchers.notify(job_topic(report.job_id))
+        self._signals.watchers.notify(reports_topic(job_topic(report.job_id)))
         if isinstance(report, Progress) and live.owner in self._watching_owner:
             for pending in self._watching_owner[live.owner]:
                 pending.add(report, only_progress=True)
-            self._signals.watchers.notify(owner_topic(live.owner))
+            self._signals.watchers.notify(reports_topic(owner_topic(live.owner)))
 
 
 @contextmanager

@@ -17,6 +17,11 @@ def job_topic(job_id: str) -> tuple[str, ...]:
     return ("job", job_id)
 
 
+def reports_topic(topic: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the topic of what is reported, not stored, about a job or an owner's jobs."""
+    return ("reports", *topic)
+
+
 def owner_topic(owner: Owner) -> tuple[str, ...]:
     """Return the topic of the watchers of an owner's jobs."""
     return ("owner", owner.tenant_id, owner.owner_id)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from router_service.domain import FINAL, Job
-from router_service.relay import Relay, Report
-from router_service.signals import Signals, job_topic, owner_topic
+from router_service.relay import Pending, Relay, Report
+from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from router_service.storage import Storage
+from service_kit.events import encode_cursor
 from service_kit.identity import Owner
 
 # A watcher is woken at once; the poll only finds what another replica wrote.
@@ -53,6 +54,7 @@ class Watch:
         self._storage = storage
         self._signals = signals
         self._relay = relay
+        self._epoch = ""
 
     async def open_job(self, job_id: str, owner: Owner, after: str) -> Opening:
         """Find out where to begin with one job.
@@ -79,18 +81,11 @@ class Watch:
                 return
         if opening.ended:
             return
-        position = opening.position
-        with self._relay.watch_job(job_id) as pending, self._signals.watchers.subscribe(job_topic(job_id)) as waker:
-            while True:
-                changes, position = await self._changes(position, owner, job_id)
-                for change in changes:
-                    yield change
-                    if change.job.state in FINAL:
-                        return
-                for report in pending.take():
-                    yield report
-                if not changes:
-                    await waker.wait(_POLL)
+        with self._relay.watch_job(job_id) as pending:
+            async for told in self._follow(job_topic(job_id), owner, job_id, opening.position, pending):
+                yield told
+                if isinstance(told, Change) and told.job.state in FINAL:
+                    return
 
     async def open_owner(self, owner: Owner, after: str) -> Opening:
         """Find out where to begin with all jobs of an owner."""
@@ -106,19 +101,33 @@ class Watch:
         """Yield what happens to an owner's jobs, without end."""
         if opening.snapshot is not None:
             yield opening.snapshot
-        position = opening.position
-        with self._relay.watch_owner(owner) as pending, self._signals.watchers.subscribe(owner_topic(owner)) as waker:
+        with self._relay.watch_owner(owner) as pending:
+            async for told in self._follow(owner_topic(owner), owner, None, opening.position, pending):
+                yield told
+
+    async def _follow(
+        self, topic: tuple[str, ...], owner: Owner, job_id: str | None, position: int, pending: Pending
+    ) -> AsyncIterator[Change | Report]:
+        """Yield changes after a position and reports in between, without end.
+
+        A report alone is no reason to read the database: there may be many, and the first one is waited for.
+        """
+        look = True
+        with self._signals.watchers.subscribe(topic, reports_topic(topic)) as waker:
             while True:
-                changes, position = await self._changes(position, owner, None)
-                for change in changes:
+                changes = await self._changes(position, owner, job_id) if look else []
+                for reached, change in changes:
                     yield change
+                    position = reached
                 for report in pending.take():
                     yield report
-                if not changes:
-                    await waker.wait(_POLL)
+                if len(changes) < _PAGE:
+                    heard = await waker.wait(_POLL)
+                    look = not heard or topic in heard
 
-    async def _changes(self, position: int, owner: Owner, job_id: str | None) -> tuple[list[Change], int]:
+    async def _changes(self, position: int, owner: Owner, job_id: str | None) -> list[tuple[int, Change]]:
         async with self._storage.read() as tx:
+            if not self._epoch:
+                self._epoch = await tx.events.epoch()
             events = await tx.events.find_after(position, owner=owner, job_id=job_id, limit=_PAGE)
-            changes = [Change(event.job, await tx.events.cursor(event.position)) for event in events]
-        return changes, events[-1].position if events else position
+        return [(event.position, Change(event.job, encode_cursor(self._epoch, event.position))) for event in events]

@@ -195,7 +195,9 @@ class Database:
             yield connection
 
     async def now(self, tx: AsyncConnection) -> datetime:
-        """Return the moment of the database's clock."""
+        """Return the moment of the database's clock. On SQLite that is this process's own, so no query is needed."""
+        if self.is_sqlite:
+            return self.clock.now()
         return (await tx.execute(select(db_now()))).scalar_one()
 
     @asynccontextmanager

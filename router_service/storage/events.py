@@ -43,6 +43,10 @@ class Events:
         """Return the position of an owner's newest event; 0 when there is none."""
         return await event_log.last(self._connection, owner=owner)
 
+    async def epoch(self) -> str:
+        """Return the random id that was made with the database."""
+        return await event_log.epoch(self._connection)
+
     async def cursor(self, position: int) -> str:
         """Return the cursor that names a position."""
         return encode_cursor(await event_log.epoch(self._connection), position)

@@ -19,19 +19,27 @@ class Waker:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._heard: set[Hashable] = set()
 
-    async def wait(self, limit: timedelta) -> bool:
-        """Wait for a wake-up since the last wait. Returns False when the time is over: look anyway."""
+    async def wait(self, limit: timedelta) -> frozenset[Hashable]:
+        """Wait for a wake-up since the last wait.
+
+        Returns:
+            The topics that were notified; none when the time is over: look anyway.
+        """
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 await self._event.wait()
         except TimeoutError:
-            return False
+            return frozenset()
+        heard = frozenset(self._heard)
+        self._heard.clear()
         self._event.clear()
-        return True
+        return heard
 
-    def wake(self) -> None:
+    def wake(self, topic: Hashable) -> None:
         """Wake the watcher; waking it twice before it looks is waking it once."""
+        self._heard.add(topic)
         self._event.set()
 
 
@@ -70,7 +78,7 @@ class WakeUps:
         """Wake everybody who watches one of these topics. Call it after the commit."""
         for topic in topics:
             for waker in self._wakers.get(topic, ()):
-                waker.wake()
+                waker.wake(topic)
 
     def watched(self, topic: Hashable) -> bool:
         """Tell whether anybody watches a topic, so that what nobody sees need not be made."""
