@@ -15,6 +15,7 @@ from gateway.health import Health
 from gateway.http import ClientGone, Exchange, Handler, Limits, Receive, Reply, Send
 from gateway.http_rules import RouteTable
 from gateway.media import Media
+from gateway.openapi import serve_document
 from gateway.pages import PREFIX, Pages
 from gateway.rpc import serve_rpc
 from gateway.status import HttpProblem, error_reply, malformed, method_not_allowed, unknown_route
@@ -55,6 +56,7 @@ class Application:
         }
         self.fixed["/v1/health"] = self.fixed["/healthz"] = self.health.serve
         self.fixed[EVENTS] = partial(serve_events, self.context, watches)
+        self.fixed["/openapi.json"] = serve_document
         for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
             if self.pages.has(name):
                 self.fixed[path] = partial(self.pages.serve, path=name)

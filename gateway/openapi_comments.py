@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
@@ -12,6 +13,9 @@ from google.protobuf import descriptor_pb2
 _MESSAGE, _ENUM, _SERVICE = 4, 5, 6
 _FIELD_OF_MESSAGE, _MESSAGE_OF_MESSAGE, _ENUM_OF_MESSAGE, _ONEOF_OF_MESSAGE = 2, 3, 4, 8
 _VALUE_OF_ENUM, _METHOD_OF_SERVICE = 2, 2
+
+# A blank line, or the line on which the errors begin.
+_NEW_PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*Errors: )")
 
 
 @cache
@@ -42,7 +46,7 @@ def summary(text: str) -> str:
 
 
 def _unwrapped(text: str) -> str:
-    paragraphs = text.strip().split("\n\n")
+    paragraphs = _NEW_PARAGRAPH.split(text.strip())
     return "\n\n".join(" ".join(line.strip() for line in paragraph.splitlines()) for paragraph in paragraphs)
 
 

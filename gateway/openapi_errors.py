@@ -54,11 +54,12 @@ def error_schema(schemas: Schemas) -> Json:
             "description": "Seconds to wait before repeating; null where repeating does not help.",
         },
     }
+    error = {"type": "object", "required": list(properties), "properties": properties, "description": "The error."}
     return {
         "type": "object",
         "description": "What every error is answered with.",
         "required": ["error"],
-        "properties": {"error": {"type": "object", "required": list(properties), "properties": properties}},
+        "properties": {"error": error},
     }
 
 
@@ -90,5 +91,3 @@ def _response(status: int) -> Json:
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
     }
     return found | ({"headers": headers} if headers else {})
-
-

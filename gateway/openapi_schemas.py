@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12, as OpenAPI 3.1 takes them) of the contracts' messages, as the gateway reads and writes them."""
+"""JSON Schemas (2020-12, as in OpenAPI 3.1) of the contracts' messages, as the gateway reads and writes them."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Schemas:
         never = texts.get("", _NEVER_SENT).startswith(_NEVER_SENT)
         name = kind.name if never or not sent else f"{kind.name}Input"
         shown = {text: told for text, told in texts.items() if text or not (never or sent)}
-        listed = "\n".join(f"- `{json.dumps(text) if not text else text}`: {told}" for text, told in shown.items())
+        listed = "\n".join(f"- `{text or json.dumps(text)}`: {told}" for text, told in shown.items())
         self.components[name] = {
             "type": "string",
             "description": f"{comment(kind.full_name)}\n\n{listed}",

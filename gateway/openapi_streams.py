@@ -32,10 +32,9 @@ def merged_stream(schemas: Schemas, sources: Mapping[str, Descriptor]) -> Json:
         "properties": {"source": {"type": "string", "enum": list(sources)}},
     }
     events = [event for name, message in sources.items() for event in _events(schemas, message, f"{name}.")]
-    for name in sources:
-        down = "This source cannot be reached at the moment; the others go on."
-        back = "This source is back; its events go on after the last one."
-        events += [_event(f"{name}.unavailable", down, source), _event(f"{name}.resync", back, source)]
+    down = "A source cannot be reached at the moment; the others go on."
+    back = "The source is back; its events go on after the last one."
+    events += [_event("unavailable", down, source), _event("resync", back, source)]
     return _content([*events, _error()])
 
 

@@ -1,0 +1,91 @@
+"""One request for every operation, as the documents show it. Tests send each of them.
+
+Where a request names something that must exist, it has the sample id of its kind; a reader puts in an own one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+JOB_ID = "0197d2a4-6c1e-7b5a-9f30-2d8e41c7a605"
+ASSET_ID = "5a1f0c3e-8b7d-5e42-a6c9-13d7f0b2e894"
+ITEM_ID = "0197d2a5-0b44-7c19-8e21-7f6a90d3c512"
+KEY_ID = "k3v9x2m7q4w8t5za"
+KEY = "atl_k3v9x2m7q4w8t5za_your-secret"
+CODE = "the-code-from-the-address"
+
+PICTURE = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000002000000020802000000fdd49a73000000164944415478da633c11a0c1c0c0c0e4c315c0c0c000"
+    "00130401ea03eee2320000000049454e44ae426082"
+)
+"""A PNG of two by two pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A request: what fills the path, the query and the body (JSON; or the bytes of a file, shown by its name)."""
+
+    path: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str | int] = field(default_factory=dict)
+    body: Any = None
+    file: str = ""
+
+
+EXAMPLES: Mapping[str, Example] = {
+    "GenerateContent": Example(
+        body={
+            "prompt": "a lighthouse on a basalt cliff in a storm, long exposure, teal and slate",
+            "model": "sdxl",
+            "format": "image",
+            "quantity": 2,
+            "seed": 7,
+            "aspect_ratio": "3:2",
+        }
+    ),
+    "GetJob": Example(path={"job_id": JOB_ID}),
+    "ListJobs": Example(query={"state": "succeeded", "page_size": 20}),
+    "CancelJob": Example(path={"job_id": JOB_ID}, body={}),
+    "WatchJob": Example(path={"job_id": JOB_ID}),
+    "WatchJobs": Example(),
+    "ListModels": Example(),
+    "PutModel": Example(
+        path={"model.name": "house-style"},
+        body={
+            "aliases": ["house"],
+            "stage": "generate",
+            "worker_type": "sdxl",
+            "formats": ["image"],
+            "max_quantity": 4,
+            "base_size": 1024,
+            "default_steps": 12,
+        },
+    ),
+    "DeleteModel": Example(path={"name": "house-style"}),
+    "CreateUpload": Example(query={"filename": "first-frame.png"}, body=PICTURE, file="first-frame.png"),
+    "ListAssets": Example(query={"job_id": JOB_ID}),
+    "GetAsset": Example(path={"asset_id": ASSET_ID}),
+    "DiscardAsset": Example(path={"asset_id": ASSET_ID}),
+    "WatchAssets": Example(),
+    "SaveToLibrary": Example(body={"asset_ids": [ASSET_ID]}),
+    "ListItems": Example(query={"format": "image", "page_size": 20}),
+    "GetItem": Example(path={"item_id": ITEM_ID}),
+    "DeleteItem": Example(path={"item_id": ITEM_ID}),
+    "WatchItems": Example(),
+    "WatchEvents": Example(),
+    "CreateKey": Example(body={"owner_id": "ada", "kind": "user", "name": "Ada's notebook", "valid_days": 90}),
+    "ListKeys": Example(query={"owner_id": "ada"}),
+    "RevokeKey": Example(path={"key_id": KEY_ID}),
+    "ExchangeKey": Example(body={"secret": KEY}),
+    "CreateSignInCode": Example(body={}),
+    "ExchangeSignInCode": Example(body={"code": CODE}),
+    "GetIdentity": Example(),
+    "GetHealth": Example(),
+    "GetMedia": Example(
+        path={"bucket": "workspace-temp", "key": "as/signed"},
+        query={"g": "1", "expires": 1767225600, "kid": "1", "sig": "as-signed"},
+    ),
+    "GetOpenApi": Example(),
+}
+"""By the operation's id: the name of the RPC, or that of a hand-written route."""
