@@ -84,8 +84,14 @@ class Canvas:
         self.w, self.h = width / min(width, height), height / min(width, height)
         self.image = Image.new("RGB", (round(width * scale), round(height * scale)), background)
         unit = min(self.image.size)
-        scale, left, top = unit * zoom, -focus[0] * (zoom - 1) * self.image.width, -focus[1] * (zoom - 1) * self.image.height
-        self.matrix: Matrix = (-scale, 0, self.image.width - left, 0, scale, top) if mirrored else (scale, 0, left, 0, scale, top)
+        scale, left, top = (
+            unit * zoom,
+            -focus[0] * (zoom - 1) * self.image.width,
+            -focus[1] * (zoom - 1) * self.image.height,
+        )
+        self.matrix: Matrix = (
+            (-scale, 0, self.image.width - left, 0, scale, top) if mirrored else (scale, 0, left, 0, scale, top)
+        )
         self._draw = ImageDraw.Draw(self.image, "RGBA")
 
     def at(

@@ -113,8 +113,9 @@ def _wash(picture: Image.Image, noise: Floats, patches: Floats) -> Surface:
 
     def surface(band: Floats, top: int) -> Floats:
         rows = slice(top, top + len(band))
-        edge = (lines[rows].astype(np.float32) / 255 * 0.35)[:, :, None]
-        return _granulated(band, noise[rows], patches[rows], lift=0.2) * (1 - edge)
+        pale = (1 - lines[rows].astype(np.float32) / 255 * 0.35)[:, :, None]
+        washed: Floats = _granulated(band, noise[rows], patches[rows], lift=0.2) * pale
+        return washed
 
     return surface
 

@@ -6,12 +6,14 @@ import io
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
 
 from .canvas import Canvas
 from .finish import Finish
+from .noise import clouds
 from .reading import read
 from .references import Guides
 from .scenes import scene_for
@@ -60,23 +62,50 @@ def render(order: Order, seed: int, on_step: OnStep | None = None) -> Image.Imag
     guides = Guides.load(order.references, order.width, order.height)
     scene = scene_of(order, seed)
     finish = Finish(scene)
-    canvas = canvas_for(scene, order.width, order.height)
-    layers = scene.layers()
-    painted = 0
-    # The last step is the finish; the layers share the steps before it, in order and as evenly as they divide.
+    painting = _Painting(scene, order.width, order.height, watched=on_step is not None)
+    # The last step is the finish; the layers share the steps before it evenly.
     for step in range(1, order.steps):
-        until = round(len(layers) * step / max(1, order.steps - 1))
-        paint(canvas, layers[painted:until])
-        painted = until
+        painting.go_to(step / (order.steps - 1))
         if on_step is not None:
-            on_step(step, lambda: guides.apply(finish.apply(_shrunk(canvas.image))))
-    paint(canvas, layers[painted:])
-    picture = canvas.finished()
-    del canvas
-    picture = guides.apply(finish.apply(picture))
+            on_step(step, lambda: guides.apply(finish.apply(painting.small())))
+    painting.go_to(1.0)
+    picture = guides.apply(finish.apply(painting.canvas.finished()))
     if on_step is not None:
         on_step(order.steps, lambda: _shrunk(picture))
     return picture
+
+
+class _Painting:
+    """A canvas on which a scene is painted layer by layer, so that one can look at it in between.
+
+    A layer that is only partly due is painted whole, and shown partly: washed in, patch by patch.
+    """
+
+    def __init__(self, scene: Scene, width: int, height: int, *, watched: bool) -> None:
+        self.canvas = canvas_for(scene, width, height)
+        self._layers = scene.layers()
+        self._painted, self._part, self._watched = 0, 1.0, watched
+        self._before: Image.Image | None = None
+        self._order = clouds(scene.rand("brush"), 48, 48, cells=4)
+
+    def go_to(self, share: float) -> None:
+        """Paint until a share (0..1) of the layers is done."""
+        due = round(share * len(self._layers), 6)
+        while self._painted < due:
+            if self._watched:
+                self._before = _shrunk(self.canvas.image)
+            paint(self.canvas, self._layers[self._painted : self._painted + 1])
+            self._painted += 1
+        self._part = 1 - (self._painted - due)
+
+    def small(self) -> Image.Image:
+        """The picture so far, as small as a preview."""
+        now = _shrunk(self.canvas.image)
+        if self._part >= 1 or self._before is None:
+            return now
+        washed = np.clip((self._part * 1.25 - self._order) / 0.25, 0, 1) * 255
+        mask = Image.fromarray(washed.astype(np.uint8)).resize(now.size, Image.Resampling.BILINEAR)
+        return Image.composite(now, self._before, mask)
 
 
 def canvas_for(scene: Scene, width: int, height: int) -> Canvas:

@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .lexicon import FOREIGN, HOURS, MEDIA, SCENES, SUBJECTS, WEATHERS
 from .palette import HUES, Hue
@@ -107,7 +108,7 @@ def _default_hour(scene: str) -> str:
 
 def _subject_hue(words: list[str], scene: str) -> Hue | None:
     """The colour in "a red bicycle": it names the subject, so the rest of the picture stays as it is."""
-    for color, noun in zip(words, words[1:], strict=False):
+    for color, noun in pairwise(words):
         if color in HUES and noun in SUBJECTS.get(scene, ()):
             return HUES[color]
     return None

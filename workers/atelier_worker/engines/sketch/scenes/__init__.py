@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .base import Brief, Scene
 from .abstract import Abstract
 from .alley import Alley
 from .balloon import Balloon
+from .base import Brief, Scene
 from .bicycle import Bicycle
 from .car import Car
 from .castle import Castle
@@ -32,7 +32,7 @@ from .street import Street
 from .sunflower import Sunflower
 from .terraces import Terraces
 
-_SCENES: dict[str, type[Scene]] = {
+SCENES: dict[str, type[Scene]] = {
     scene.name: scene
     for scene in (Abstract, Alley, Balloon, Bicycle, Car, Castle, Cat, Dunes, Fish, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Robot, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
 }
@@ -40,4 +40,4 @@ _SCENES: dict[str, type[Scene]] = {
 
 def scene_for(brief: Brief, w: float, h: float) -> Scene:
     """The composed scene of a brief; `w` and `h` are its sides in units of the shorter one."""
-    return _SCENES.get(brief.reading.scene, Abstract)(brief, w, h)
+    return SCENES.get(brief.reading.scene, Abstract)(brief, w, h)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter
 from .base import Layer, Scene
-from .kit import hill, mist, ridge, sky, weather_over
+from .kit import falling, hill, mist, ridge, sky
 
 _STRIPES: tuple[tuple[RGB, RGB], ...] = (((214, 62, 52), (250, 214, 120)), ((44, 110, 160), (246, 240, 226)), ((236, 140, 52), (120, 56, 96)), ((70, 140, 110), (246, 226, 150)))
 
@@ -33,7 +33,7 @@ class Balloon(Scene):
             Layer("land", self._land, 0.2),
             Layer("far balloons", self._others, 0.4, "drift"),
             Layer("balloon", self._great, 0.7, "bob", (self.x, self.y)),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _land(self, c: Canvas) -> None:

@@ -46,8 +46,6 @@ class Scene:
 
     def __init__(self, brief: Brief, w: float, h: float) -> None:
         self.brief, self.reading, self.w, self.h = brief, brief.reading, w, h
-        self.tall = h > w * 1.2
-        self.wide = w > h * 1.2
         rng = self.rand("compose")
         self.mirrored = bool(rng.random() < 0.5)
         self.look: Look = look_for(self.hour(), brief.reading.weathers, brief.reading.hues, self.rand("look"))

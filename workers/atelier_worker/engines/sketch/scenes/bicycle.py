@@ -9,7 +9,7 @@ import numpy as np
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix
 from ..noise import clouds
 from .base import Layer, Scene
-from .kit import leafy, weather_over, window
+from .kit import falling, leafy, window
 
 _BACK: Point = (-0.36, -0.25)
 _FRONT: Point = (0.4, -0.25)
@@ -43,7 +43,7 @@ class Bicycle(Scene):
             Layer("shadow", self._shadow, 0.35),
             Layer("bicycle", self._bicycle, 0.6),
             Layer("plants", self._plants, 0.8, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _wall(self, c: Canvas) -> None:
@@ -121,10 +121,10 @@ class Bicycle(Scene):
             arc = [(x + 0.275 * math.cos(a), y + 0.275 * math.sin(a)) for a in np.linspace(-2.9, -0.5 if x < 0 else -1.2, 16).tolist()]
             v.stroke(arc, self.look.tone(self.paint), 0.022, end=1)
         paint = self.look.tone(self.paint, 0.06)
-        for a, b in self._tubes():
-            v.line([a, b], darker(paint, 0.35), 0.038)
-            v.line([(a[0] - 0.004, a[1] - 0.006), (b[0] - 0.004, b[1] - 0.006)], paint, 0.026)
-            v.line([(a[0] - 0.008, a[1] - 0.01), (b[0] - 0.008, b[1] - 0.01)], lighter(paint, 0.45), 0.005)
+        for p, q in self._tubes():
+            v.line([p, q], darker(paint, 0.35), 0.038)
+            v.line([(p[0] - 0.004, p[1] - 0.006), (q[0] - 0.004, q[1] - 0.006)], paint, 0.026)
+            v.line([(p[0] - 0.008, p[1] - 0.01), (q[0] - 0.008, q[1] - 0.01)], lighter(paint, 0.45), 0.005)
         v.line([_CRANK, _BACK], dark, 0.012)
         v.ring(*_CRANK, 0.07, 0.016, steel)
         v.line([(_CRANK[0] - 0.06, _CRANK[1] - 0.08), (_CRANK[0] + 0.06, _CRANK[1] + 0.08)], dark, 0.018)

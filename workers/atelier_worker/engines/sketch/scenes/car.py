@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter
 from .base import Layer, Scene
-from .kit import hill, ridge, sky, tree, weather_over
+from .kit import falling, hill, ridge, sky, tree
 
 
 class Car(Scene):
@@ -31,7 +31,7 @@ class Car(Scene):
             Layer("land", self._land, 0.2),
             Layer("road", self._ground, 0.5),
             Layer("car", self._car, 0.7, "bob", (self.x, self.road)),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _land(self, c: Canvas) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..canvas import Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import conifer, flock, hill, peak, ridge, sky, weather_over
+from .kit import conifer, falling, flock, hill, peak, ridge, sky
 
 
 class Castle(Scene):
@@ -34,7 +34,7 @@ class Castle(Scene):
         ]
         if self.dragon:
             layers.append(Layer("dragon", self._dragon, 0.7, "bob"))
-        return [*layers, Layer("weather", lambda c: weather_over(c, self), 1.0)]
+        return [*layers, *falling(self)]
 
     def _sky(self, c: Canvas) -> None:
         sky(c, self, self.base + 0.1, cloudy=0.5, sun=self.sun)
@@ -58,7 +58,7 @@ class Castle(Scene):
         v = c.at(self.x, self.base + 0.03, self.size)
         stone, roof = self.look.tone(self.stone), self.look.tone(self.roof)
         shade = darker(stone, 0.32)
-        for x, half, tall in self.towers[1:3] + [self.towers[4]]:
+        for x, half, tall in (*self.towers[1:3], self.towers[4]):
             self._tower(v, x, half, tall)
         v.rect(-0.5, -0.3, 0.52, 0, stone)
         v.gradient(-0.5, -0.3, 0.52, 0, [lighter(stone, 0.1), shade], alpha=0.4)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import sky, weather_over
+from .kit import falling, sky
 
 _SITTING: list[Point] = [(-0.3, 0.0), (-0.36, -0.26), (-0.28, -0.5), (-0.14, -0.66), (0.04, -0.68), (0.16, -0.5), (0.19, -0.26), (0.24, 0.0), (0.0, 0.03)]
 
@@ -22,7 +22,7 @@ class Cat(Scene):
         self.ridge = self.h * float(rng.uniform(0.6, 0.8))
         self.slope = float(rng.uniform(-0.14, 0.14))
         self.x = self.w * float(rng.uniform(0.3, 0.56))
-        self.size = min(float(rng.uniform(0.42, 0.66)), (self.ridge - 0.06) / 1.15) 
+        self.size = min(float(rng.uniform(0.42, 0.66)), (self.ridge - 0.06) / 1.15)
         self.disc = self.x + float(rng.uniform(-0.06, 0.16)), self.ridge - self.size * float(rng.uniform(0.55, 0.95))
         self.disc_size = float(rng.uniform(0.2, 0.3))
         self.coat: RGB = self.accent(((34, 32, 40), (214, 126, 54), (128, 128, 138), (240, 234, 222))[int(rng.integers(4))])
@@ -37,7 +37,7 @@ class Cat(Scene):
             Layer("chimney", self._chimney, 0.5),
             Layer("tail", self._tail, 0.6, "sway", (self.x, self.ridge)),
             Layer("cat", self._cat, 0.6),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _at(self, x: float) -> float:

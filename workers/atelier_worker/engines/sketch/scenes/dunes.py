@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix, smooth
 from .base import Layer, Scene
-from .kit import person, sky, weather_over
+from .kit import falling, person, sky
 
 
 class Dunes(Scene):
@@ -29,12 +30,12 @@ class Dunes(Scene):
 
     def layers(self) -> list[Layer]:
         layers = [Layer("sky", lambda c: sky(c, self, self.horizon, cloudy=0.35), 0.0, "drift")]
-        layers += [Layer(f"dune {i}", lambda c, i=i: self._dune(c, i), 0.2 + 0.18 * i) for i in range(4)]
+        layers += [Layer(f"dune {i}", partial(self._dune, i=i), 0.2 + 0.18 * i) for i in range(4)]
         if self.kite:
             layers += [Layer("flyer", self._flyer, 0.7), Layer("kite", self._kite, 0.5, "sway", (self.px, self.h * 0.9))]
         else:
             layers.append(Layer("caravan", self._caravan, 0.5))
-        return [*layers, Layer("weather", lambda c: weather_over(c, self), 1.0)]
+        return [*layers, *falling(self)]
 
     def _crest(self, i: int) -> float:
         return self.horizon + (self.h - self.horizon) * (0.0, 0.16, 0.4, 0.72)[i]
@@ -52,7 +53,7 @@ class Dunes(Scene):
             foot = x + self.w * float(rng.uniform(-0.2, 0.1))
             edge = smooth([(x, y - rise), (x - 0.05, y + rise * 0.3), (x + 0.06, y + rise * 1.4), (foot, self.h + 0.1)], closed=False, steps=10)
             v.poly([*edge, (self.w + 0.3, self.h + 0.1), (self.w + 0.3, y - rise - 0.1), (x, y - rise)], shade)
-            for k in range(9 * i):
+            for _ in range(9 * i):
                 ry = y + (self.h - y) * float(rng.random())
                 rx = float(rng.uniform(-0.1, x))
                 v.stroke([(rx, ry), (rx + 0.08, ry - 0.008), (rx + 0.18, ry + 0.004)], darker(lit, 0.22), 0.004, 0.4, end=0.2)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import grasses, leafy, mist, weather_over
+from .kit import falling, grasses, leafy, mist
 
 
 class Forest(Scene):
@@ -29,12 +30,12 @@ class Forest(Scene):
     def layers(self) -> list[Layer]:
         return [
             Layer("air", self._air, 0.0),
-            *[Layer(f"trunks {i}", lambda c, i=i: self._trunks(c, i), 0.2 + 0.2 * i) for i in range(4)],
+            *[Layer(f"trunks {i}", partial(self._trunks, i=i), 0.2 + 0.2 * i) for i in range(4)],
             Layer("beams", self._beams, 0.7, "flicker"),
             Layer("animal", self._animal, 0.75),
             Layer("crowns", self._crowns, 0.9, "sway"),
             Layer("ferns", self._ferns, 0.95, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _air(self, c: Canvas) -> None:

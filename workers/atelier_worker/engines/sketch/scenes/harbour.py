@@ -6,7 +6,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import flock, ridge, sky, weather_over, window
+from .kit import falling, flock, ridge, sky, window
 
 
 class Harbour(Scene):
@@ -33,7 +33,7 @@ class Harbour(Scene):
             Layer("lights", self._lights, 0.55, "flicker"),
             Layer("boat", self._great_boat, 0.7, "bob"),
             Layer("pier", self._pier, 0.9),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _sky(self, c: Canvas) -> None:

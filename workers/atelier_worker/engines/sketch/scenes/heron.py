@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import grasses, mist, sea, sky, weather_over
+from .kit import falling, grasses, mist, sea, sky
 
 
 class Heron(Scene):
@@ -39,7 +39,7 @@ class Heron(Scene):
             Layer("mist", lambda c: mist(c, self.rand("mist"), self.horizon, 0.12, lighter(self.look.haze, 0.4)), 0.4, "drift"),
             Layer("bird", self._marsh_bird, 0.6),
             Layer("reeds", self._reeds, 0.9, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _paper(self, c: Canvas) -> None:

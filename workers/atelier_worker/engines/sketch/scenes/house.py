@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import flock, grasses, hill, leafy, ridge, sky, tree, weather_over, window
+from .kit import falling, flock, grasses, hill, leafy, ridge, sky, tree, window
 
 
 class House(Scene):
@@ -41,7 +41,7 @@ class House(Scene):
             Layer("tree", self._tree, 0.7, "sway"),
             Layer("fence", self._fence, 0.8),
             Layer("flowers", self._flowers, 0.95, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _sky(self, c: Canvas) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix, smooth
 from ..noise import clouds
 from ..palette import Look
-from .base import Scene
+from .base import Layer, Scene
 
 
 def sky(
@@ -391,6 +391,13 @@ def lantern(c: Canvas, x: float, y: float, size: float, color: RGB = (224, 58, 4
 
 def curve(points: Sequence[Point], steps: int = 6) -> list[Point]:
     return smooth(points, closed=False, steps=steps)
+
+
+def falling(scene: Scene) -> list[Layer]:
+    """The layer of rain, snow or mist in front of everything, if the prompt has any."""
+    if not any(scene.weather(name) for name in ("rain", "storm", "snow", "mist")):
+        return []
+    return [Layer("weather", lambda c: weather_over(c, scene), 1.0)]
 
 
 def weather_over(c: Canvas, scene: Scene) -> None:

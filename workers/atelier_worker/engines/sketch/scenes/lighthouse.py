@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import flock, sea, sky, spray, weather_over
+from .kit import falling, flock, sea, sky, spray
 
 
 class Lighthouse(Scene):
@@ -36,7 +36,7 @@ class Lighthouse(Scene):
             Layer("tower", self._tower, 0.6),
             Layer("beam", self._beam, 0.6, "flicker"),
             Layer("surf", self._surf, 0.8, "bob"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _sky(self, c: Canvas) -> None:
@@ -119,7 +119,7 @@ class Lighthouse(Scene):
     def _surf(self, c: Canvas) -> None:
         rng = self.rand("surf")
         foam = lighter(self.look.tone((226, 236, 236)), 0.3)
-        for k in range(4):
+        for _ in range(4):
             x = self.edge + float(rng.uniform(-0.16, 0.04))
             spray(c, rng, x, self.h * float(rng.uniform(0.9, 0.98)), float(rng.uniform(0.12, 0.24)) * (0.5 + self.rough), foam, 110)
         waves = round(3 + 4 * self.rough)

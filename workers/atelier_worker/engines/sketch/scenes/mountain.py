@@ -6,7 +6,7 @@ import numpy as np
 
 from ..canvas import Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import conifer, flock, hill, mist, peak, ridge, sky, weather_over
+from .kit import conifer, falling, flock, hill, mist, peak, ridge, sky
 
 
 class Mountain(Scene):
@@ -29,7 +29,7 @@ class Mountain(Scene):
             Layer("ridges", self._ridges, 0.3),
             Layer("water", self._water, 0.5, "water"),
             Layer("shore", self._shore, 0.9),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _sky(self, c: Canvas) -> None:

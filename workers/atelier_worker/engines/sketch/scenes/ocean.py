@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import flock, sea, sky, spray, weather_over
+from .kit import falling, flock, sea, sky, spray
 
 
 class Ocean(Scene):
@@ -38,7 +38,7 @@ class Ocean(Scene):
             layers.append(Layer("beach", self._beach, 0.8))
         if self.wave:
             layers.append(Layer("wave", self._wave, 0.8, "sway"))
-        return [*layers, Layer("weather", lambda c: weather_over(c, self), 1.0)]
+        return [*layers, *falling(self)]
 
     def _sky(self, c: Canvas) -> None:
         sky(c, self, self.horizon, cloudy=0.5, sun=self.sun)
@@ -109,5 +109,5 @@ class Ocean(Scene):
             c.oval(x, y + 0.01, r, color=foam)
             c.oval(x + 0.03 * t, y + 0.045 + 0.03 * float(rng.random()), r * 0.55, color=foam)
             c.oval(x + 0.06 * float(rng.random()), y - 0.03 - 0.07 * float(rng.random()), r * 0.3, color=foam, alpha=0.9)
-        for k in range(30):
+        for _ in range(30):
             c.oval(float(rng.uniform(0, self.w)), self.h * float(rng.uniform(0.9, 1.0)), 0.03 * float(rng.uniform(0.4, 1.3)), 0.016, foam, 0.9)

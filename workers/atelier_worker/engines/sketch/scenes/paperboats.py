@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -34,7 +35,7 @@ class PaperBoats(Scene):
             Layer("water", self._water, 0.4, "water"),
         ]
         for k in (2, 1, 0):
-            layers.append(Layer(f"boat {k}", lambda c, k=k: self._boat(c, k), 0.5 + 0.15 * (2 - k), "bob", self._place(k)))
+            layers.append(Layer(f"boat {k}", partial(self._boat, k=k), 0.5 + 0.15 * (2 - k), "bob", self._place(k)))
         layers += [Layer("drops", self._drops, 0.8), Layer("petals", self._petals, 0.85, "drift")]
         if self.weather("rain") or self.weather("storm"):
             layers.append(Layer("rain", lambda c: rain(c, self.rand("rain"), (232, 240, 248), count=200, slant=0.12, alpha=0.45), 1.0))

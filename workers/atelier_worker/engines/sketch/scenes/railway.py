@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from ..canvas import RGB, Canvas, Point, darker, lighter, mix
+from ..canvas import RGB, Canvas, Point, darker, lighter
 from .base import Layer, Scene
-from .kit import flock, hill, leafy, peak, ridge, sky, tree, weather_over
+from .kit import falling, flock, hill, leafy, peak, ridge, sky, tree
 
 
 class Railway(Scene):
@@ -20,7 +20,6 @@ class Railway(Scene):
         self.deck = self.h * float(rng.uniform(0.48, 0.58))
         self.length = min(self.w * 0.86, 1.02) * float(rng.uniform(0.82, 1.0))
         self.x = self.w * 0.5 + float(rng.uniform(-0.07, 0.07))
-        self.tall = self.length * 0.3
         self.arch = float(rng.uniform(0.24, 0.32))
         self.offset = float(rng.uniform(0, self.arch))
         self.books = self.reading.has("library", "book", "books", "shelf", "shelves", "reading")
@@ -42,7 +41,7 @@ class Railway(Scene):
             Layer("windows", self._windows, 0.6, "flicker"),
             Layer("ivy", self._ivy, 0.65),
             Layer("trees", self._trees, 0.9, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
         if self.bordered:
             layers.append(Layer("border", self._border, 1.0))
@@ -175,6 +174,6 @@ class Railway(Scene):
     def _border(self, c: Canvas) -> None:
         cream, t = (250, 244, 226), 0.045
         for box in ((0, 0, self.w, t), (0, self.h - t, self.w, self.h), (0, 0, t, self.h), (self.w - t, 0, self.w, self.h)):
-            c.rect(*box, cream)
+            c.rect(box[0], box[1], box[2], box[3], cream)
         inner = 0.05
         c.line([(inner, inner), (self.w - inner, inner), (self.w - inner, self.h - inner), (inner, self.h - inner), (inner, inner)], (90, 76, 66), 0.003)

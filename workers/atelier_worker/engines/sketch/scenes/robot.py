@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import hill, ridge, sky, weather_over
+from .kit import falling, hill, ridge, sky
 
 
 class Robot(Scene):
@@ -19,7 +19,7 @@ class Robot(Scene):
     def compose(self, rng: np.random.Generator) -> None:
         self.horizon = self.h * float(rng.uniform(0.6, 0.8))
         self.x, self.base = self.w * float(rng.uniform(0.36, 0.64)), self.h * float(rng.uniform(0.9, 0.97))
-        self.size = float(rng.uniform(0.62, 0.8))
+        self.size = float(rng.uniform(0.52, 0.66))
         self.paint: RGB = self.accent(((88, 150, 160), (206, 110, 60), (170, 176, 186), (220, 180, 70))[int(rng.integers(4))])
         self.eye: RGB = ((120, 240, 255), (255, 210, 90), (255, 90, 80))[int(rng.integers(3))]
         self.wave = bool(rng.random() < 0.6)
@@ -33,7 +33,7 @@ class Robot(Scene):
             Layer("legs", self._legs, 0.6),
             Layer("body", self._body, 0.6),
             Layer("head", self._head, 0.6, "sway", (self.x, self.base - self.size)),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _plain(self, c: Canvas) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import flock, sky, weather_over
+from .kit import falling, flock, sky
 
 
 class Skyline(Scene):
@@ -26,9 +28,9 @@ class Skyline(Scene):
     def layers(self) -> list[Layer]:
         return [
             Layer("sky", self._sky, 0.0, "drift"),
-            *[Layer(f"towers {i}", lambda c, i=i: self._towers(c, i), 0.15 + 0.2 * i) for i in range(3)],
+            *[Layer(f"towers {i}", partial(self._towers, i=i), 0.15 + 0.2 * i) for i in range(3)],
             Layer("front", self._front, 0.8, "water"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _sky(self, c: Canvas) -> None:

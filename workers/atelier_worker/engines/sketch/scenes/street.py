@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import person, sky, weather_over
+from .kit import falling, person, sky
 
 _FACADES: tuple[RGB, ...] = ((232, 186, 84), (96, 152, 186), (220, 138, 112), (238, 226, 200), (126, 174, 146), (206, 100, 84))
 
@@ -37,7 +37,7 @@ class Street(Scene):
             Layer("people", self._people, 0.7),
             Layer("washing", self._washing, 0.8, "sway"),
             # The rain of "after rain" has fallen: it is on the stones, not in the air.
-            Layer("weather", lambda c: None if self.reading.has("after") else weather_over(c, self), 1.0),
+            *([] if self.reading.has("after") else falling(self)),
         ]
 
     def _at(self, x: float, y: float, depth: float) -> tuple[float, float]:

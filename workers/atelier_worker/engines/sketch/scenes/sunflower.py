@@ -8,7 +8,7 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import grasses, hill, ridge, sky, weather_over
+from .kit import falling, grasses, hill, ridge, sky
 
 _PETALS: dict[str, RGB] = {
     "rose": (206, 44, 74), "poppy": (226, 56, 40), "tulip": (232, 90, 110), "daisy": (250, 248, 240), "lily": (246, 200, 214),
@@ -40,7 +40,7 @@ class Sunflower(Scene):
             Layer("stem", self._stem, 0.6),
             Layer("head", self._head, 0.6, "turn", (self.x, self.y)),
             Layer("grass", self._grass, 0.9, "sway"),
-            Layer("weather", lambda c: weather_over(c, self), 1.0),
+            *falling(self),
         ]
 
     def _field(self, c: Canvas) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from ..canvas import Canvas, Point, darker, lighter, mix, smooth
 from .base import Layer, Scene
-from .kit import flock, hill, mist, person, ridge, sky, tree, weather_over
+from .kit import falling, flock, hill, mist, person, ridge, sky, tree
 
 
 class Terraces(Scene):
@@ -29,12 +30,12 @@ class Terraces(Scene):
         return [
             Layer("sky", lambda c: sky(c, self, self.horizon + 0.1, cloudy=0.4, sun=self.sun), 0.0, "drift"),
             Layer("hills", self._hills, 0.15),
-            *[Layer(f"step {i}", lambda c, i=i: self._step(c, i), 0.2 + 0.7 * i / self.steps) for i in range(near)],
+            *[Layer(f"step {i}", partial(self._step, i=i), 0.2 + 0.7 * i / self.steps) for i in range(near)],
             Layer("mist", lambda c: mist(c, self.rand("mist"), self.horizon + 0.12, 0.1, lighter(self.look.haze, 0.4), 0.6), 0.45, "drift"),
-            *[Layer(f"step {i}", lambda c, i=i: self._step(c, i), 0.2 + 0.7 * i / self.steps) for i in range(near, self.steps)],
+            *[Layer(f"step {i}", partial(self._step, i=i), 0.2 + 0.7 * i / self.steps) for i in range(near, self.steps)],
             Layer("farmers", self._farmers, 0.85),
             Layer("near mist", self._near_mist, 0.9, "drift"),
-            Layer("weather", lambda c: weather_over(c, self) if not self.weather("mist") else None, 1.0),
+            *([] if self.weather("mist") else falling(self)),
         ]
 
     def _hills(self, c: Canvas) -> None:
