@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, RENDITION_KINDS, Cancelled
+from atelier_worker.renditions import complete
 
 _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
 _DELIVERED = ".delivered"
@@ -82,8 +83,9 @@ class HostContext:
             raise ValueError(f"output {asset_index} is not a file with content: {path}")
         self._settle(asset_index)
         message = pb.OutputDelivered(task_id=self._task_id, asset_index=int(asset_index))
-        message.path = str(self._take(asset_index, "output", Path(path)))
-        for kind, file in renditions.items():
+        output = self._take(asset_index, "output", Path(path))
+        message.path = str(output)
+        for kind, file in complete(output, renditions, self._workdir).items():
             message.renditions[kind] = str(self._take(asset_index, kind, Path(file)))
         self._send(pb.HostResponse(delivered=message))
 
