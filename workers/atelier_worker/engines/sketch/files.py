@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,15 @@ from atelier_worker.engine import Task
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
 KEY = "atelier"
 CLIP_LIMIT_BYTES = 300_000
 _CLIP_SIDE = 320
 _QUALITY = 80
+_THUMBNAILS = {"thumb_256": 256, "thumb_1024": 1024}
 
 
 def made_with(task: Task, seed: int) -> str:
@@ -59,7 +62,7 @@ def save_png(image: Image.Image, path: Path, task: Task, seed: int) -> None:
 
 def image_renditions(image: Image.Image, folder: Path) -> dict[str, Path]:
     """Write a picture's thumbnails as WebP, which fit in 256 and in 1024 pixels; nothing is enlarged."""
-    return {kind: _save_webp(image, side, folder / f"{kind}.webp") for kind, side in _THUMBNAILS}
+    return {kind: _save_webp(image, side, folder / f"{kind}.webp") for kind, side in _THUMBNAILS.items()}
 
 
 def video_renditions(poster: Image.Image, clip: Sequence[Image.Image], clip_ms: int, folder: Path) -> dict[str, Path]:
@@ -79,9 +82,6 @@ def clip_frame(frame: Image.Image) -> Image.Image:
     return _fitted(frame, _CLIP_SIDE)
 
 
-_THUMBNAILS = (("thumb_256", 256), ("thumb_1024", 1024))
-
-
 def _save_webp(image: Image.Image, side: int, path: Path) -> Path:
     _fitted(image, side).save(path, "WEBP", quality=_QUALITY, method=3)
     return path
@@ -94,11 +94,16 @@ def _fitted(image: Image.Image, side: int) -> Image.Image:
 
 
 def _animation(frames: Sequence[Image.Image], frame_ms: int) -> bytes:
-    """The best animation within the limit: quality goes down first, then every second frame is left out."""
+    """The best animation within the limit: quality goes down first, then frames are left out, then it gets smaller."""
     data = b""
-    for keep, quality in ((1, 65), (1, 35), (2, 35), (4, 25), (8, 10)):
+    for keep, quality, side in (
+        (1, 65, _CLIP_SIDE),
+        (1, 35, _CLIP_SIDE),
+        (2, 35, _CLIP_SIDE),
+        (4, 25, _CLIP_SIDE // 2),
+    ):
         out = io.BytesIO()
-        shown = frames[::keep]
+        shown = [_fitted(frame, side) for frame in frames[::keep]]
         shown[0].save(
             out,
             "WEBP",
@@ -132,7 +137,7 @@ class Mp4Writer:
             options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
         )
         self._container.metadata.update({KEY: made, "encoder": "sketch"})
-        options = {"preset": "veryfast", "crf": "20", "threads": "1"}
+        options = {"preset": "veryfast", "crf": "20", "threads": "1", "rc-lookahead": "12"}
         stream: VideoStream = self._container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
@@ -141,11 +146,11 @@ class Mp4Writer:
         stream.codec_context.gop_size = 2 * fps
         self._stream = stream
         self._next = 0
-        self._frame = av.VideoFrame.from_image
+        self._frame_of: Callable[[Image.Image], VideoFrame] = av.VideoFrame.from_image
 
     def add(self, image: Image.Image) -> None:
         """Append one frame."""
-        frame = self._frame(image)
+        frame = self._frame_of(image)
         frame.pts, frame.time_base = self._next, self._stream.codec_context.time_base
         self._next += 1
         self._mux(self._stream.encode(frame))
@@ -164,6 +169,6 @@ class Mp4Writer:
         finally:
             self._container.close()
 
-    def _mux(self, packets: Iterable[object]) -> None:
+    def _mux(self, packets: Iterable[Packet[VideoStream]]) -> None:
         for packet in packets:
             self._container.mux(packet)

@@ -17,9 +17,11 @@ Matrix = NDArray[np.float64]
 
 # Plates are drawn this much larger than the frame, so that the camera's nearest view is still sharp.
 OVERSCAN = 1.125
-_NEAREST = 1.05
+_NEAREST = 1.07
 _MARGIN = 0.02
-_ZOOM_PER_SECOND = 0.02
+_ZOOM_PER_SECOND = 0.025
+# The hand that holds the camera is never quite still: this part of the width, around in this many seconds.
+_HAND, _HAND_SECONDS = 0.004, 2.1
 _FLOWS = ("drifting", "drift", "floating", "float", "sailing", "flowing", "swimming", "flying", "racing")
 
 
@@ -64,6 +66,9 @@ class Camera:
             case _:
                 down = 2 * _MARGIN * (part - 0.5) * near
                 zoom += 0.25 * _ZOOM_PER_SECOND * self.seconds * part * near
+        angle = math.tau * t / _HAND_SECONDS
+        across += _HAND * math.cos(angle)
+        down += _HAND * math.sin(0.83 * angle)
         width, height = self.size
         scale = zoom / OVERSCAN
         return (

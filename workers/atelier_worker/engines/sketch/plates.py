@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from .canvas import RGB, Canvas, Point
+from .image import canvas_for
 from .scenes.base import Layer, Scene
 
 # What falls is drawn for every frame anew; these layers would stand still.
@@ -36,7 +37,7 @@ class Plate:
 
 def take_apart(scene: Scene, size: tuple[int, int]) -> list[Plate]:
     """The plates of a scene from far to near, each `size` (width, height) in pixels."""
-    picture = Canvas(*size, background=scene.look.haze, mirrored=scene.mirrored)
+    picture = canvas_for(scene, *size)
     plates: list[Plate] = []
     for group in _groups([layer for layer in scene.layers() if layer.name not in FALLING]):
         for layer in group:
@@ -54,13 +55,6 @@ def falls(scene: Scene) -> bool:
         if layer.name in FALLING:
             layer.draw(dark)
     return dark.image.getbbox() is not None
-
-
-def place(point: Point, size: tuple[int, int], scene: Scene) -> Point:
-    """Where a point, in the scene's units, is on a plate of a size."""
-    unit = min(size)
-    x, y = point[0] * unit, point[1] * unit
-    return (size[0] - x if scene.mirrored else x), y
 
 
 def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
@@ -83,7 +77,8 @@ def _groups(layers: Sequence[Layer]) -> list[list[Layer]]:
 def _plate(group: Sequence[Layer], picture: Canvas, scene: Scene, *, ground: bool) -> Plate | None:
     first = group[0]
     size = picture.size
-    pivot = place(first.pivot, size, scene) if first.pivot != _DEFAULT_PIVOT else None
+    x, y = (place * size[0] / picture.image.width for place in picture.px(first.pivot))
+    pivot = (x, y) if first.pivot != _DEFAULT_PIVOT else None
     if ground:
         return Plate(first.name, first.motion, first.depth, picture.finished(), (0, 0, *size), pivot)
     image = _matte(group, scene, size)
@@ -108,7 +103,8 @@ def _matte(group: Sequence[Layer], scene: Scene, size: tuple[int, int]) -> Image
 
 
 def _drawn(group: Sequence[Layer], scene: Scene, size: tuple[int, int], ground: RGB) -> Image.Image:
-    canvas = Canvas(*size, background=ground, mirrored=scene.mirrored)
+    canvas = canvas_for(scene, *size)
+    canvas.image.paste(ground, (0, 0, *canvas.image.size))
     for layer in group:
         layer.draw(canvas)
     return canvas.finished()

@@ -12,7 +12,6 @@ from PIL import Image
 from atelier_worker.engine import Context, EngineError, Task
 
 from . import files, image
-from .canvas import Canvas
 from .engine import pause
 from .falling import Falling, day_sky, daylight, flash, lit
 from .finish import Finish
@@ -40,6 +39,8 @@ def run(task: Task, context: Context, step_delay: float) -> None:
 
 def _make(task: Task, context: Context, step_delay: float, index: int, folder: Path) -> None:
     seed, path = task.seed + index, folder / "video.mp4"
+    # Before the first plate, so that whoever watches sees at once that it has begun.
+    context.progress(0, task.steps, asset_index=index, phase="sketching")
     clip: list[Image.Image] = []
     poster: Image.Image | None = None
     step = 0
@@ -101,10 +102,11 @@ class Film:
     def _frame(self, t: float) -> Image.Image:
         frame = Image.new("RGB", self._size, self._scene.look.haze)
         part = t / self._seconds
-        for place_, plate in enumerate(self._plates):
-            if place_ == 0 and self._mover.time_lapse:
-                plate = _sky_of_day(plate, self._scene, part, self._mover.sun(t)) or plate
-            self._lay(frame, plate, t, ground=place_ == 0)
+        ground = self._plates[0]
+        if self._mover.time_lapse:
+            ground = _sky_of_day(ground, self._scene, part, self._mover.sun(t)) or ground
+        for plate in (ground, *self._plates[1:]):
+            self._lay(frame, plate, t, ground=plate is ground)
             if plate.motion == "water" and self._falling is not None:
                 top = float((self._camera.view(t, plate.depth) @ (0, plate.box[1], 1))[1])
                 self._falling.draw_rings(frame, t, max(0.0, top))
@@ -166,7 +168,7 @@ def _drawn_with(
     """A layer drawn with the sun elsewhere; the scene is afterwards as it was."""
     before = vars(scene)["sun"], scene.look
     # The sky is soft: half the size is enough for every frame's own.
-    canvas = Canvas(size[0] // 2, size[1] // 2, mirrored=scene.mirrored)
+    canvas = image.canvas_for(scene, size[0] // 2, size[1] // 2)
     try:
         vars(scene)["sun"] = sun
         scene.look = replace(scene.look, sky=day_sky(scene.look.sky, part))

@@ -1,0 +1,140 @@
+"""What the sketch engine's files promise: they say how they were made, and the same request gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from atelier_worker.engine import Reference
+from atelier_worker.engines.sketch import files
+from tests.atelier_worker.engines.listener import IMAGE, VIDEO
+
+
+def noise(width: int, height: int, seed: int = 1) -> Image.Image:
+    """What compresses worst."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        assert picture.format == "WEBP"
+        return picture.size
+
+
+def ramp(width: int, height: int, shift: int) -> Image.Image:
+    row = (np.arange(width) + 7 * shift) % 256
+    return Image.fromarray(np.repeat(np.tile(row, (height, 1))[:, :, None], 3, axis=2).astype(np.uint8))
+
+
+def test_a_png_says_how_it_was_made(tmp_path: Path) -> None:
+    style = Reference(kind="style", strength=0.5, path=tmp_path / "secret-name.png", content_type="image/png")
+    task = replace(IMAGE, prompt="雨 “Zoë” 🌧️", negative_prompt="blurry", references=(style,))
+    files.save_png(noise(16, 16), tmp_path / "a.png", task, 8)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert isinstance(picture, Image.Image)
+        made = json.loads(picture.info["atelier"])
+    assert made == {
+        "engine": "sketch",
+        "prompt": "雨 “Zoë” 🌧️",
+        "negative_prompt": "blurry",
+        "model": "sdxl",
+        "seed": 8,
+        "settings": {
+            "width": 256,
+            "height": 256,
+            "steps": 8,
+            "quality": "draft",
+            "references": [{"kind": "style", "strength": 0.5}],
+        },
+    }
+    assert b"secret-name" not in (tmp_path / "a.png").read_bytes()
+
+
+def test_a_png_has_its_words_in_an_international_text_chunk(tmp_path: Path) -> None:
+    files.save_png(noise(16, 16), tmp_path / "a.png", IMAGE, 7)
+    data = (tmp_path / "a.png").read_bytes()
+    assert b"iTXtatelier\0" in data
+    assert b"tIME" not in data
+
+
+def test_thumbnails_fit_and_are_never_enlarged(tmp_path: Path) -> None:
+    made = files.image_renditions(noise(1344, 768), tmp_path)
+    sizes = {kind: size_of(path) for kind, path in made.items()}
+    assert sizes == {"thumb_256": (256, 146), "thumb_1024": (1024, 585)}
+    small = files.image_renditions(noise(100, 60), tmp_path)
+    assert size_of(small["thumb_256"]) == (100, 60)
+
+
+def test_a_clip_loops_and_stays_within_its_limit_even_when_nothing_compresses(tmp_path: Path) -> None:
+    frames = [files.clip_frame(noise(640, 480, seed)) for seed in range(24)]
+    made = files.video_renditions(noise(640, 480), frames, 125, tmp_path)
+    assert set(made) == {"thumb_256", "thumb_1024", "poster", "clip"}
+    assert made["clip"].stat().st_size <= files.CLIP_LIMIT_BYTES
+    with Image.open(made["clip"]) as clip:
+        assert clip.format == "WEBP"
+        assert clip.info["loop"] == 0
+        assert getattr(clip, "n_frames", 1) >= 2
+    assert size_of(made["poster"]) == (640, 480)
+
+
+def test_a_clip_of_plain_frames_keeps_them_all(tmp_path: Path) -> None:
+    frames = [files.clip_frame(ramp(640, 360, shift)) for shift in range(24)]
+    clip = files.video_renditions(frames[0], frames, 125, tmp_path)["clip"]
+    with Image.open(clip) as opened:
+        assert getattr(opened, "n_frames", 1) == 24
+        assert opened.size == (320, 180)
+
+
+@pytest.fixture
+def mp4(tmp_path: Path) -> Path:
+    return written(tmp_path / "a.mp4")
+
+
+def written(path: Path) -> Path:
+    with files.Mp4Writer(path, (64, 48), 24, files.made_with(VIDEO, 42)) as writer:
+        for shift in range(12):
+            writer.add(ramp(64, 48, shift))
+    return path
+
+
+def test_an_mp4_is_h264_with_its_index_in_front(mp4: Path) -> None:
+    data = mp4.read_bytes()
+    assert 0 < data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(mp4)) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert (stream.width, stream.height, str(stream.average_rate)) == (64, 48, "24")
+        assert stream.frames == 12
+        assert sum(1 for _ in container.decode(stream)) == 12
+
+
+def test_an_mp4_says_how_it_was_made_and_not_when(mp4: Path) -> None:
+    with av.open(str(mp4)) as container:
+        made = json.loads(container.metadata["atelier"])
+        assert "creation_time" not in container.metadata
+    assert (made["engine"], made["seed"], made["prompt"]) == ("sketch", 42, VIDEO.prompt)
+    assert made["settings"] | {"frames": 72, "fps": 24, "width": 256, "height": 144} == made["settings"]
+
+
+def test_the_same_frames_give_the_same_bytes(mp4: Path, tmp_path: Path) -> None:
+    assert written(tmp_path / "b.mp4").read_bytes() == mp4.read_bytes()
+
+
+def test_a_broken_off_mp4_lets_the_error_through(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="stop"):
+        with files.Mp4Writer(tmp_path / "a.mp4", (64, 48), 24, "{}") as writer:
+            writer.add(ramp(64, 48, 0))
+            raise RuntimeError("stop")
+
+
+def test_metadata_is_one_line_of_sorted_json() -> None:
+    text = files.made_with(IMAGE, 7)
+    assert json.dumps(json.loads(text), ensure_ascii=False, sort_keys=True) == text
+    assert io.StringIO(text).readlines() == [text]
