@@ -92,13 +92,13 @@ class ScriptedEngine:
     def do_deliver(self, argument: str, task: Task, context: Context) -> None:
         """`deliver INDEX SIZE`: always through the same path, as an engine with one scratch file does."""
         index, size = map(int, argument.split())
-        path = context.workdir / "out.png"
+        path = context.workdir / "out.bin"
         path.write_bytes(bytes([index]) * size)
         context.deliver(index, path)
 
     def do_thumb(self, argument: str, task: Task, context: Context) -> None:
         """`thumb INDEX`: an output with a rendition."""
-        path, thumb = context.workdir / "out.png", context.workdir / "thumb.webp"
+        path, thumb = context.workdir / "out.bin", context.workdir / "thumb.webp"
         path.write_bytes(b"output")
         thumb.write_bytes(b"thumb")
         context.deliver(int(argument), path, renditions={"thumb_256": thumb})

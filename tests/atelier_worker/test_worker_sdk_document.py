@@ -23,7 +23,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     module, source = found.groups()
     (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    named = re.search(r"ATELIER_WORKER_ENGINE=(\S+)", DOCUMENT.read_text("utf-8"))
+    named = re.search(r"atelier worker --engine (\S+)", DOCUMENT.read_text("utf-8"))
     assert named is not None
     assert len(source.strip().splitlines()) < 40
     return named[1]

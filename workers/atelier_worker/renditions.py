@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SIDES = {"thumb_256": 256, "thumb_1024": 1024}
+_IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 _VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mov"})
 _QUALITY = 80
 
@@ -19,11 +20,12 @@ _QUALITY = 80
 def complete(output: Path, given: Mapping[str, Path], folder: Path) -> dict[str, Path]:
     """Return the given renditions and those that are missing: thumbnails, and a poster for a video.
 
-    An output that cannot be opened gets none: whether it is any good is for the asset service to say.
+    An output of another suffix, or one that cannot be opened, gets none: the asset service judges it.
     """
-    wanted = [*_SIDES, "poster"] if output.suffix.lower() in _VIDEO_SUFFIXES else [*_SIDES]
+    suffix = output.suffix.lower()
+    wanted = [*_SIDES, "poster"] if suffix in _VIDEO_SUFFIXES else [*_SIDES]
     missing = [kind for kind in wanted if kind not in given]
-    if not missing:
+    if not missing or suffix not in _IMAGE_SUFFIXES | _VIDEO_SUFFIXES:
         return dict(given)
     try:
         picture = _still(output) if "poster" in wanted else _picture(output)
