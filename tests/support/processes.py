@@ -1,4 +1,4 @@
-"""Real processes of the system, each of which a test can kill: router, asset service, worker; with a client that speaks gRPC to them."""
+"""Real processes of the system, each of which a test can kill, and a client that speaks gRPC to them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import grpc
 from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
 from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2 as pb
+from atelier.type.v1 import generation_pb2
 from service_kit.channels import connect, key_tokens, wait_ready
 from service_kit.keyring import Keyrings
 
@@ -61,11 +62,19 @@ class Processes:
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
     async def start(self, part: str, *, crash_point: str = "") -> asyncio.subprocess.Process:
-        """Start `router_service`, `asset_service` or `atelier_worker`; its output goes to a file of its name."""
+        """Start `router_service`, `asset_service` or `atelier_worker`; its output goes to a file of its name.
+
+        It ends when the tests' process does, however that dies.
+        """
         environment = self._environment | ({"ATELIER_CRASH_POINT": crash_point} if crash_point else {})
         with (self.folder / f"{part}.log").open("ab") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", part, env=environment, stdout=output, stderr=output, start_new_session=True
+                *(sys.executable, "-m", "atelier_cli.attached", part),
+                env=environment,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         self._running[part] = process
         return process
@@ -121,10 +130,10 @@ class Client:
         for channel in self._channels:
             await channel.close()
 
-    async def submit(self, quantity: int = 6, **fields: object) -> str:
+    async def submit(self, quantity: int = 6) -> str:
         """Submit a batch of pictures, again until the router answers. Returns the job's id."""
         request = pb.GenerateContentRequest(
-            prompt="a lighthouse", model="sdxl", format="FORMAT_IMAGE", quantity=quantity, seed=1, **fields
+            prompt="a lighthouse", model="sdxl", format=generation_pb2.FORMAT_IMAGE, quantity=quantity, seed=1
         )
         request.idempotency_key = "the-batch"
         async with asyncio.timeout(ENDS_WITHIN_S):

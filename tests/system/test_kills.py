@@ -1,4 +1,4 @@
-"""Whatever is killed with SIGKILL while a batch of six is made: in the end there are six assets and one state, and nothing staged is seen."""
+"""Whatever is killed with SIGKILL while a batch of six is made: six assets in the end, one state, nothing staged."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ WORKER_POINTS = [
 
 
 async def assert_six_assets(client: Client, job_id: str) -> None:
-    """Check the end of the job: one state, six assets, each once, and every change of the job seen once and in order."""
+    """Check the end of the job: one state, six assets, each once, and every change seen once and in order."""
     job, versions = await client.ended(job_id)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED, job
     assert job.delivered == SIX
