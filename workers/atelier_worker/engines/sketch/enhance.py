@@ -23,7 +23,7 @@ _LANGUAGE_WARNING = (
 )
 # Words that may come more than once: they carry grammar, not content.
 _GRAMMAR_WORDS = (
-    "a an the of in on with and from by to at under over across through into between behind against its near along "
+    "a an the of in on with and from by to at under over across through into between behind against its near along around "
     "while as where that toward below above out off up down for one than so each every only very few or"
 )
 GRAMMAR = frozenset(_GRAMMAR_WORDS.split())
