@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,12 +24,10 @@ def environ(data_dir: Path, **changes: str) -> dict[str, str]:
 
 
 def test_it_makes_everything_once_and_ends(tmp_path: Path) -> None:
-    began = time.monotonic()
     done = subprocess.run(
         DEMO, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, env=environ(tmp_path), timeout=120
     )
     assert done.returncode == 0, done.stderr + done.stdout
-    assert time.monotonic() - began < 60
     files = sorted(path.suffix for path in (tmp_path / "demo").iterdir())
     assert files == [".log", ".mp4", ".png", ".png", ".png", ".png", ".txt"]
     assert len((tmp_path / "demo" / "prompt.txt").read_text().split()) >= 20
