@@ -153,12 +153,11 @@ class Film:
 
 def _sky_of_day(plate: Plate, scene: Scene, part: float, sun: float) -> Plate | None:
     """The sky at a part of the day, the sun on its arc; None when the scene has no sun of its own."""
-    at = getattr(scene, "sun", None)
     sky = scene.layers()[0]
-    if not isinstance(at, tuple) or sky.motion != "drift":
+    if not isinstance(getattr(scene, "sun", None), tuple) or sky.motion != "drift":
         return None
-    height = max(at[1], 0.25)
-    arc = (scene.w * (0.5 + 0.46 * sun * (-1 if scene.mirrored else 1)), height * (0.35 + 1.1 * sun * sun))
+    side = -sun if scene.mirrored else sun
+    arc = (scene.w * (0.5 + 0.46 * side), scene.h * (0.16 + 0.38 * sun * sun))
     return replace(plate, image=_drawn_with(scene, sky, plate.image.size, arc, part))
 
 
