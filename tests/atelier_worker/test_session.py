@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+import atelier_worker.session
 from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker.outbox import Outbox
 from tests.atelier_worker.conftest import StartWorker, pass_gate
 from tests.atelier_worker.fake_router import FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
@@ -260,3 +263,37 @@ async def test_a_loss_of_what_is_not_held_is_answered_with_credits(
     assert (await session.expect("credits")).free == 4
     await session.say(lost=pb.Lost(ref=ref()))
     assert (await session.expect("credits")).free == 4
+
+
+async def test_a_flood_of_previews_becomes_two_a_second(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    began = time.monotonic()
+    await session.say(lease=lease("flood 50; deliver 0 5"))
+    await session.expect("outcome")
+    previews = [report for report in session.reports() if report.HasField("preview")]
+    assert 1 <= len(previews) <= 1 + 2 * (time.monotonic() - began)
+
+
+async def test_a_router_that_falls_silent_is_left(
+    router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(atelier_worker.session, "_SILENCE_SLACK_S", 0.0)
+    router.welcome.heartbeat_interval.FromTimedelta(timedelta(milliseconds=20))
+    await start_worker()
+    first = await router.session()
+    await router.session()
+    await within(first.closed.wait())
+
+
+async def test_an_outbox_that_nobody_empties_says_so() -> None:
+    outbox = Outbox(lambda: 0.0)
+    for _ in range(1000):
+        outbox.put(pb.WorkRequest(drain=pb.Drain()))
+    assert not outbox.stuck.is_set()
+    outbox.put(pb.WorkRequest(drain=pb.Drain()))
+    assert outbox.stuck.is_set()
+    outbox.reset()
+    outbox.set_credits(3)
+    assert not outbox.stuck.is_set()
+    assert (await outbox.next()).credits.free == 3

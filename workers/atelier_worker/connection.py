@@ -13,7 +13,7 @@ from atelier.identity.v1.identity_service_pb2_grpc import IdentityServiceStub
 from atelier.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
 from atelier_worker.dial import dial
 from atelier_worker.holdings import Holdings
-from atelier_worker.outbox import Outbox, TooMuchWaiting
+from atelier_worker.outbox import Outbox
 from atelier_worker.session import Introduction, Session, SessionLost
 from service_kit.ids import new_id
 from service_kit.rpc_errors import from_rpc_error
@@ -92,7 +92,7 @@ class Connection:
             await session.run()
         except grpc.aio.AioRpcError as error:
             self._judge(error)
-        except (SessionLost, TooMuchWaiting) as error:
+        except SessionLost as error:
             log.warning("session_lost", reason=str(error))
         finally:
             self._session = None

@@ -9,11 +9,7 @@ from collections.abc import Callable
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.reports import Reports
 
-_MOST_WAITING = 10_000
-
-
-class TooMuchWaiting(Exception):
-    """The router does not read: more control messages wait than any worker can owe."""
+_MOST_WAITING = 1000
 
 
 class Outbox:
@@ -26,21 +22,20 @@ class Outbox:
         self._control: deque[pb.WorkRequest] = deque()
         self._credits: int | None = None
         self._told_credits: int | None = None
+        self.stuck = asyncio.Event()
         self.reports = Reports(now, self._wake.set)
 
     def reset(self) -> None:
         """Forget what an earlier session did not take; whoever owes something puts it in again."""
         self._control.clear()
+        self.stuck.clear()
         self._told_credits = None
 
     def put(self, message: pb.WorkRequest) -> None:
-        """Add one control message.
-
-        Raises:
-            TooMuchWaiting: the stream is stuck.
-        """
+        """Add one control message. When more wait than any worker can owe, it is dropped and `stuck` is set."""
         if len(self._control) >= _MOST_WAITING:
-            raise TooMuchWaiting(f"{_MOST_WAITING} messages wait to be written")
+            self.stuck.set()
+            return
         self._control.append(message)
         self._wake.set()
 

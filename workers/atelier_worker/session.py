@@ -101,6 +101,7 @@ class Session:
             asyncio.create_task(self._read(interval_s), name="session reader"),
             asyncio.create_task(self._write_all(), name="session writer"),
             asyncio.create_task(self._beat(interval_s), name="session heartbeat"),
+            asyncio.create_task(self._notice_stuck(), name="session guard"),
             asyncio.create_task(self._leave.wait(), name="session end"),
         ]
         try:
@@ -136,6 +137,10 @@ class Session:
             self._outbox.put(pb.WorkRequest(heartbeat=pb.Heartbeat(leases=self._holdings.refs())))
             # Absolute, so that saying it again costs nothing and heals whatever went wrong.
             self._holdings.tell_credits(repeat=True)
+
+    async def _notice_stuck(self) -> None:
+        await self._outbox.stuck.wait()
+        raise SessionLost("the router does not read what it is told")
 
     async def _read(self, interval_s: float) -> None:
         patience_s = _SILENT_HEARTBEATS * interval_s + _SILENCE_SLACK_S
