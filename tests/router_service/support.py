@@ -41,6 +41,7 @@ class Router:
     jobs: router_service_pb2_grpc.RouterServiceAsyncStub
     assets: asset_service_pb2_grpc.AssetServiceAsyncStub
     uploads: upload_service_pb2_grpc.UploadServiceAsyncStub
+    uploads_of_admin: upload_service_pb2_grpc.UploadServiceAsyncStub
     identities: identity_service_pb2_grpc.IdentityServiceAsyncStub
     stack: AsyncExitStack
 
@@ -208,6 +209,9 @@ async def running_router(folder: Path, **flags: str) -> AsyncIterator[Router]:
         tokens = key_tokens(raw, service.rings.read_key_file("admin.key"), clock)
         mine = connect(service.server.target, tokens=tokens)
         theirs = connect(assets.server.target, tokens=tokens)
+        # Workers have only their lease tokens there.
+        bare = connect(assets.server.target)
+        stack.push_async_callback(bare.close)
         stack.push_async_callback(mine.close)
         stack.push_async_callback(theirs.close)
         yield Router(
@@ -216,7 +220,8 @@ async def running_router(folder: Path, **flags: str) -> AsyncIterator[Router]:
             target=service.server.target,
             jobs=router_service_pb2_grpc.RouterServiceStub(mine),
             assets=asset_service_pb2_grpc.AssetServiceStub(theirs),
-            uploads=upload_service_pb2_grpc.UploadServiceStub(theirs),
+            uploads=upload_service_pb2_grpc.UploadServiceStub(bare),
+            uploads_of_admin=upload_service_pb2_grpc.UploadServiceStub(theirs),
             identities=identity_service_pb2_grpc.IdentityServiceStub(mine),
             stack=stack,
         )
