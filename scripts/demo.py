@@ -56,7 +56,8 @@ def main() -> int:
             _perform(stage)
             if sys.stdin.isatty() and sys.stdout.isatty():
                 print("\nIt keeps running; stop it with Ctrl-C.", flush=True)
-                signal.pause()
+                with contextlib.suppress(KeyboardInterrupt):
+                    signal.pause()
         return 0
     except KeyboardInterrupt:
         print("\nStopped.")
