@@ -31,7 +31,8 @@ from service_kit.interceptors import (
 )
 from service_kit.telemetry import get_logger
 
-MAX_MESSAGE_BYTES = 4 << 20
+# A page of 200 assets with the longest prompts fits.
+MAX_MESSAGE_BYTES = 16 << 20
 
 Registration = tuple[Callable[[Any, Any], None], object]
 """The generated `add_…_to_server` and the servicer to add."""

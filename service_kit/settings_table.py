@@ -79,10 +79,6 @@ class RouterSettings:
     retry_backoff: timedelta = _is(
         timedelta(seconds=1), "How long a stage waits before its second attempt; doubled for each further one."
     )
-    job_deadline: timedelta = _is(
-        timedelta(minutes=15), "How long a job for images or text may take in all before it fails."
-    )
-    video_deadline: timedelta = _is(timedelta(minutes=30), "How long a job for video may take in all before it fails.")
     retention_jobs: timedelta = _is(timedelta(days=30), "How long finished jobs and their texts are kept.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
     idempotency_retention: timedelta = _is(timedelta(days=7), "How long idempotency keys are remembered.")
