@@ -44,7 +44,7 @@ def test_a_flag_beats_the_environment_beats_the_file_beats_the_default(toml: Pat
     assert sources["router.listen"] == "flag"
     assert sources["router.lease_ttl"] == "environment ATELIER_ROUTER_LEASE_TTL"
     assert sources["router.max_attempts"] == f"file {toml}"
-    assert sources["router.max_attempts"] == "default"
+    assert sources["router.max_leases"] == "default"
 
 
 def test_the_file_is_found_by_the_environment_or_in_the_folder(toml: Path, monkeypatch: pytest.MonkeyPatch) -> None:
