@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from .canvas import Floats
 from .noise import clouds, grain
@@ -13,6 +13,7 @@ from .palette import grade
 from .scenes.base import Scene
 
 _BAND_ROWS = 128
+_DEEPEST_SHADE = 0.2
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _PAPER = np.array([204, 188, 160], np.float32)
 _CHARCOAL = np.array([34, 31, 32], np.float32)
@@ -31,7 +32,10 @@ class Finish:
         self._medium = scene.reading.medium
         named = scene.reading.hues
         # A colour in a short prompt is meant for the picture, in a long one for a thing among many.
-        self._hue_strength = 0.0 if not named else 0.66 if len(scene.reading.words) <= 14 else 0.3
+        self._hue_strength = 0.0 if not named else 0.66 if len(scene.reading.words) <= 14 else 0.2
+        if all(hue.saturation < 0.3 for hue in named):
+            # Cream, grey or white is the colour of a thing more often than of a picture.
+            self._hue_strength *= 0.4
         if scene.reading.has("colourful", "colorful", "rainbow", "multicoloured"):
             self._hue_strength *= 0.35
         if scene.reading.subject_hue is not None:
@@ -41,6 +45,7 @@ class Finish:
     def apply(self, picture: Image.Image) -> Image.Image:
         """The finished picture, of the same size; the given one may be used up."""
         picture = grade(picture, self._scene.reading.hues, self._hue_strength)
+        picture = ImageChops.multiply(picture, self._shade(picture.size))
         surface = self._surface(picture)
         out = np.array(picture)
         for top in range(0, out.shape[0], _BAND_ROWS):
@@ -48,6 +53,12 @@ class Finish:
             out[top : top + _BAND_ROWS] = np.clip(band, 0, 255).astype(np.uint8)
         picture = Image.fromarray(out)
         return _pixelated(picture) if self._medium == "pixel" else picture
+
+    def _shade(self, size: tuple[int, int]) -> Image.Image:
+        """Where this seed's light falls off: broad soft shadows, as under passing clouds."""
+        field = clouds(self._scene.rand("shade"), 24, 24, cells=1.6, octaves=2)
+        shade = Image.fromarray((255 * (1 - _DEEPEST_SHADE * field)).astype(np.uint8))
+        return shade.resize(size, Image.Resampling.BICUBIC).convert("RGB")
 
     def _surface(self, picture: Image.Image) -> Surface:
         width, height = picture.size
@@ -113,7 +124,7 @@ def _wash(picture: Image.Image, noise: Floats, patches: Floats) -> Surface:
 
     def surface(band: Floats, top: int) -> Floats:
         rows = slice(top, top + len(band))
-        pale = (1 - lines[rows].astype(np.float32) / 255 * 0.35)[:, :, None]
+        pale = np.asarray(1 - lines[rows] / np.float32(730), np.float32)[:, :, None]
         washed: Floats = _granulated(band, noise[rows], patches[rows], lift=0.2) * pale
         return washed
 
@@ -122,10 +133,10 @@ def _wash(picture: Image.Image, noise: Floats, patches: Floats) -> Surface:
 
 def _granulated(band: Floats, noise: Floats, patches: Floats, lift: float) -> Floats:
     """Thin paint on white paper: lighter, uneven, with pigment in the paper's valleys."""
-    thin = 255 - (255 - band) * (1 - lift)
+    grey = (band @ _LUMA)[:, :, None]
+    thin = 255 - (255 - (grey + (band - grey) * 1.3)) * (1 - lift)
     pigment = (1 + (patches - 0.5) * 0.22 + noise * 0.03)[:, :, None]
-    washed: Floats = 252 - (252 - thin) * pigment
-    return washed
+    return np.asarray(252 - (252 - thin) * pigment, np.float32)
 
 
 def _film(picture: Image.Image, noise: Floats, *, grey: bool) -> Surface:

@@ -34,7 +34,36 @@ from .terraces import Terraces
 
 SCENES: dict[str, type[Scene]] = {
     scene.name: scene
-    for scene in (Abstract, Alley, Balloon, Bicycle, Car, Castle, Cat, Dunes, Fish, Forest, Harbour, Heron, House, Lighthouse, Market, Mountain, Ocean, PaperBoats, Portrait, Railway, Robot, Room, Skyline, Space, StillLife, Street, Sunflower, Terraces)
+    for scene in (
+        Abstract,
+        Alley,
+        Balloon,
+        Bicycle,
+        Car,
+        Castle,
+        Cat,
+        Dunes,
+        Fish,
+        Forest,
+        Harbour,
+        Heron,
+        House,
+        Lighthouse,
+        Market,
+        Mountain,
+        Ocean,
+        PaperBoats,
+        Portrait,
+        Railway,
+        Robot,
+        Room,
+        Skyline,
+        Space,
+        StillLife,
+        Street,
+        Sunflower,
+        Terraces,
+    )
 }
 
 

@@ -61,11 +61,19 @@ class Abstract(Scene):
             if self.kind == 0:
                 v.oval(0.06 * k, 0.03 * k, s, color=color)
             elif self.kind == 1:
-                v.poly([(s * math.cos(a + 0.2 * k), s * math.sin(a + 0.2 * k)) for a in np.linspace(0, math.tau, 4)[:3].tolist()], color)
+                v.poly(
+                    [
+                        (s * math.cos(a + 0.2 * k), s * math.sin(a + 0.2 * k))
+                        for a in np.linspace(0, math.tau, 4)[:3].tolist()
+                    ],
+                    color,
+                )
             else:
                 arc = np.linspace(0, math.pi, 30).tolist()
                 v.poly([*((s * math.cos(a), s * math.sin(a)) for a in arc)], color)
-                v.poly([*((s * 0.8 * math.cos(a), -s * 0.8 * math.sin(a)) for a in arc)], mix(color, self.colors[0], 0.35))
+                v.poly(
+                    [*((s * 0.8 * math.cos(a), -s * 0.8 * math.sin(a)) for a in arc)], mix(color, self.colors[0], 0.35)
+                )
 
     def _shapes(self, c: Canvas) -> None:
         rng = self.rand("shapes")
@@ -83,6 +91,10 @@ class Abstract(Scene):
     def _lines(self, c: Canvas) -> None:
         rng = self.rand("lines")
         for k in range(5):
-            points = [(float(rng.uniform(-0.1, 1.1)) * self.w, float(rng.uniform(-0.1, 1.1)) * self.h) for _ in range(4)]
-            c.stroke(points, self.look.tone(self.colors[(k + 2) % 5]), 0.012 * float(rng.uniform(0.4, 1.6)), 0.95, swell=True)
+            points = [
+                (float(rng.uniform(-0.1, 1.1)) * self.w, float(rng.uniform(-0.1, 1.1)) * self.h) for _ in range(4)
+            ]
+            c.stroke(
+                points, self.look.tone(self.colors[(k + 2) % 5]), 0.012 * float(rng.uniform(0.4, 1.6)), 0.95, swell=True
+            )
         c.ring(self.x, self.y, self.size * 1.25, 0.006, self.look.tone(self.colors[3]))

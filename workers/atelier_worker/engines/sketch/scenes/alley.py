@@ -23,7 +23,9 @@ class Alley(Scene):
         self.ground = self.vy + float(rng.uniform(0.06, 0.1))
         self.floor = self.h * float(rng.uniform(0.7, 0.82))
         self.big = float(rng.uniform(0.055, 0.085))
-        self.figures = [(float(rng.uniform(-0.12, 0.12)), float(rng.uniform(0.45, 0.8))) for _ in range(int(rng.integers(1, 4)))]
+        self.figures = [
+            (float(rng.uniform(-0.12, 0.12)), float(rng.uniform(0.45, 0.8))) for _ in range(int(rng.integers(1, 4)))
+        ]
         self.red = self.accent((226, 52, 38))
         self.bar: RGB = ((44, 28, 30), (30, 32, 44), (48, 36, 28))[int(rng.integers(3))]
 
@@ -39,7 +41,11 @@ class Alley(Scene):
             Layer("near lantern", self._near, 0.9, "sway"),
         ]
         if self.weather("rain") or self.weather("storm"):
-            layers.append(Layer("rain", lambda c: rain(c, self.rand("rain"), (186, 206, 236), count=240, slant=0.12, alpha=0.4), 1.0))
+            layers.append(
+                Layer(
+                    "rain", lambda c: rain(c, self.rand("rain"), (186, 206, 236), count=240, slant=0.12, alpha=0.4), 1.0
+                )
+            )
         return layers
 
     def _at(self, x: float, y: float, depth: float) -> tuple[float, float]:
@@ -69,9 +75,22 @@ class Alley(Scene):
             near, far = depths[i], depths[i + 1]
             rng = self.rand("shop", side, i)
 
-            def quad(u0: float, u1: float, y0: float, y1: float, color: RGB, alpha: float = 1.0, near: float = near, far: float = far) -> None:
+            def quad(
+                u0: float,
+                u1: float,
+                y0: float,
+                y1: float,
+                color: RGB,
+                alpha: float = 1.0,
+                near: float = near,
+                far: float = far,
+            ) -> None:
                 d0, d1 = near + (far - near) * u0, near + (far - near) * u1
-                c.poly([self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)], color, alpha)
+                c.poly(
+                    [self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)],
+                    color,
+                    alpha,
+                )
 
             wood = mix(self.bar, (90, 60, 46), 0.25 * i / 3 + 0.2 * float(rng.random()))
             quad(0, 1, -0.8, bottom, wood)
@@ -86,19 +105,34 @@ class Alley(Scene):
             quad(0.12, 0.86, self.h * 0.42, bottom, warm)
             quad(0.12, 0.86, self.h * 0.74, bottom, darker(wood, 0.2))
             for k in range(4):
-                quad(0.2 + 0.17 * k, 0.28 + 0.17 * k, self.h * 0.62, self.h * 0.74, darker(((120, 60, 40), (60, 80, 70))[k % 2], 0.2))
+                quad(
+                    0.2 + 0.17 * k,
+                    0.28 + 0.17 * k,
+                    self.h * 0.62,
+                    self.h * 0.74,
+                    darker(((120, 60, 40), (60, 80, 70))[k % 2], 0.2),
+                )
             cloth = ((44, 58, 112), (150, 36, 40), (38, 76, 66))[int(rng.integers(3))]
             for k in range(4):
                 quad(0.12 + 0.185 * k, 0.29 + 0.185 * k, self.h * 0.36, self.h * 0.52, cloth)
                 quad(0.17 + 0.185 * k, 0.24 + 0.185 * k, self.h * 0.4, self.h * 0.46, (240, 230, 210), 0.85)
             # The eaves stand out over the alley.
             inner = edge - side * 0.16
-            roof = [self._at(edge, self.h * 0.22, near), self._at(inner, self.h * 0.34, near), self._at(inner, self.h * 0.34, far), self._at(edge, self.h * 0.22, far)]
+            roof = [
+                self._at(edge, self.h * 0.22, near),
+                self._at(inner, self.h * 0.34, near),
+                self._at(inner, self.h * 0.34, far),
+                self._at(edge, self.h * 0.22, far),
+            ]
             c.poly(roof, (36, 34, 46))
             c.line([roof[1], roof[2]], (92, 84, 96), 0.012 * (1 - near))
             for k in range(8):
                 d = near + (far - near) * k / 8
-                c.line([self._at(edge, self.h * 0.22, d), self._at(inner, self.h * 0.34, d)], (62, 58, 72), 0.006 * (1 - near))
+                c.line(
+                    [self._at(edge, self.h * 0.22, d), self._at(inner, self.h * 0.34, d)],
+                    (62, 58, 72),
+                    0.006 * (1 - near),
+                )
             sign = _SIGNS[int(rng.integers(5))]
             self._sign(c, edge - side * 0.2, near + (far - near) * 0.5, sign, rng)
 
@@ -116,7 +150,11 @@ class Alley(Scene):
             y = sy + tall * (0.06 + 0.235 * k)
             for _ in range(4):
                 a = (sx + wide * float(rng.uniform(-0.6, 0.6)), y + tall * 0.18 * float(rng.random()))
-                b = (sx + wide * float(rng.uniform(-0.6, 0.6)), y + tall * 0.18 * float(rng.random())) if rng.random() < 0.4 else ((a[0] + wide * 0.8, a[1]) if rng.random() < 0.5 else (a[0], a[1] + tall * 0.14))
+                b = (
+                    (sx + wide * float(rng.uniform(-0.6, 0.6)), y + tall * 0.18 * float(rng.random()))
+                    if rng.random() < 0.4
+                    else ((a[0] + wide * 0.8, a[1]) if rng.random() < 0.5 else (a[0], a[1] + tall * 0.14))
+                )
                 c.line([a, b], lighter(color, 0.6), 0.011 * s)
         c.glow(sx, sy + tall / 2, tall * 0.95, color, 0.5)
 
@@ -125,7 +163,13 @@ class Alley(Scene):
             edge = (self.w + 0.03 if side > 0 else -0.03) - side * 0.2
             for depth in (0.78, 0.66, 0.52, 0.36, 0.16):
                 x, y = self._at(edge, self.h * 0.46, depth)
-                lantern(c, x, y, self.big * (1 - depth) * 0.95, self.red if (side > 0) == (int(depth * 100) % 4 == 0) else (244, 232, 206))
+                lantern(
+                    c,
+                    x,
+                    y,
+                    self.big * (1 - depth) * 0.95,
+                    self.red if (side > 0) == (int(depth * 100) % 4 == 0) else (244, 232, 206),
+                )
         wire = [(self.vx - 0.34 + 0.68 * k / 20, self.vy - 0.26 + 0.06 * math.sin(math.pi * k / 20)) for k in range(21)]
         c.line(wire, (14, 12, 18), 0.003)
         for k in range(2, 20, 4):
@@ -146,12 +190,25 @@ class Alley(Scene):
             c.line([(a, y), (b, y)], (14, 14, 26), 0.004 * (1.3 - depth), 0.55)
             for _ in range(6):
                 x = a + (b - a) * float(rng.random())
-                c.line([(x, y), (x + (x - self.vx) * 0.1, y + 0.06 * (1.1 - depth))], (14, 14, 26), 0.004 * (1.2 - depth), 0.5)
+                c.line(
+                    [(x, y), (x + (x - self.vx) * 0.1, y + 0.06 * (1.1 - depth))],
+                    (14, 14, 26),
+                    0.004 * (1.2 - depth),
+                    0.5,
+                )
         for _ in range(26):
             y = base + (self.h - base) * float(rng.random()) ** 0.8
             t = (y - base) / (self.h - base)
             x = self.vx + float(rng.normal()) * 0.3 * (0.2 + t)
-            c.ring(x, y, (0.012 + 0.04 * t) * float(rng.uniform(0.5, 1.2)), 0.003, (214, 200, 220), 0.45, ry=(0.004 + 0.012 * t))
+            c.ring(
+                x,
+                y,
+                (0.012 + 0.04 * t) * float(rng.uniform(0.5, 1.2)),
+                0.003,
+                (214, 200, 220),
+                0.45,
+                ry=(0.004 + 0.012 * t),
+            )
 
     def _people(self, c: Canvas) -> None:
         rng = self.rand("people")
@@ -159,9 +216,17 @@ class Alley(Scene):
             x, base = self._at(self.w * 0.5 + offset * 2.6, self.h * 1.02, depth)
             tall = 0.72 * (1 - depth)
             c.oval(x, base, tall * 0.2, tall * 0.03, (8, 8, 16), 0.6)
-            c.gradient(x - tall * 0.12, base, x + tall * 0.12, base + tall * 0.7, [(18, 16, 28), (30, 26, 44)], alpha=0.55, fade=True)
+            c.gradient(
+                x - tall * 0.12,
+                base,
+                x + tall * 0.12,
+                base + tall * 0.7,
+                [(18, 16, 28), (30, 26, 44)],
+                alpha=0.55,
+                fade=True,
+            )
             umbrella = ((206, 52, 48), (236, 226, 206), (60, 120, 130))[(k + int(rng.integers(3))) % 3]
-            person(c, x, base, tall, ((40, 38, 60), (70, 44, 52), (36, 56, 60))[k % 3], umbrella=umbrella)
+            person(c, x, base, tall, ((40, 38, 60), (70, 44, 52), (36, 56, 60))[k % 3], umbrella=umbrella, away=True)
 
     def _near(self, c: Canvas) -> None:
         x = self.w * (0.86 if self.vx < self.w / 2 else 0.14)
@@ -169,4 +234,8 @@ class Alley(Scene):
         for k in range(3):
             y = self.h * 0.2 + self.big * (-0.62 + 0.6 * k)
             for dx, dy, ex, ey in ((-0.18, 0, 0.18, 0), (0, -0.14, 0, 0.22), (-0.16, 0.14, 0.16, 0.12)):
-                c.line([(x + dx * self.big, y + dy * self.big), (x + ex * self.big, y + ey * self.big)], (44, 18, 18), self.big * 0.09)
+                c.line(
+                    [(x + dx * self.big, y + dy * self.big), (x + ex * self.big, y + ey * self.big)],
+                    (44, 18, 18),
+                    self.big * 0.09,
+                )

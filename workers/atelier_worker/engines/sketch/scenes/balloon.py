@@ -10,7 +10,12 @@ from ..canvas import RGB, Canvas, darker, lighter
 from .base import Layer, Scene
 from .kit import falling, hill, mist, ridge, sky
 
-_STRIPES: tuple[tuple[RGB, RGB], ...] = (((214, 62, 52), (250, 214, 120)), ((44, 110, 160), (246, 240, 226)), ((236, 140, 52), (120, 56, 96)), ((70, 140, 110), (246, 226, 150)))
+_STRIPES: tuple[tuple[RGB, RGB], ...] = (
+    ((214, 62, 52), (250, 214, 120)),
+    ((44, 110, 160), (246, 240, 226)),
+    ((236, 140, 52), (120, 56, 96)),
+    ((70, 140, 110), (246, 226, 150)),
+)
 
 
 class Balloon(Scene):
@@ -24,7 +29,10 @@ class Balloon(Scene):
         self.size = float(rng.uniform(0.19, 0.28))
         self.airship = self.reading.has("airship", "zeppelin", "dirigible", "plane", "airplane")
         self.stripes = int(rng.integers(4))
-        self.others = [(float(rng.uniform(0.05, 0.95)), float(rng.uniform(0.15, 0.7)), float(rng.uniform(0.03, 0.08))) for _ in range(6)]
+        self.others = [
+            (float(rng.uniform(0.05, 0.95)), float(rng.uniform(0.15, 0.7)), float(rng.uniform(0.03, 0.08)))
+            for _ in range(6)
+        ]
         self.sun = self.w * float(rng.uniform(0.1, 0.9)), self.horizon * float(rng.uniform(0.5, 0.9))
 
     def layers(self) -> list[Layer]:
@@ -58,14 +66,25 @@ class Balloon(Scene):
 
     def _balloon(self, c: Canvas, x: float, y: float, r: float, paint: RGB, other: RGB, *, far: float) -> None:
         a, b = self.look.far(paint, far), self.look.far(other, far)
-        outline = [(x + r * math.cos(t), y + r * math.sin(t)) for t in np.linspace(math.pi * 0.86, math.pi * 2.14, 40).tolist()]
+        outline = [
+            (x + r * math.cos(t), y + r * math.sin(t)) for t in np.linspace(math.pi * 0.86, math.pi * 2.14, 40).tolist()
+        ]
         outline += [(x + r * 0.22, y + r * 1.28), (x - r * 0.22, y + r * 1.28)]
         with c.clipped(outline) as v:
             v.rect(x - r, y - r, x + r, y + r * 1.4, b)
             for k in range(-4, 5, 2):
-                gore = [(x + r * 1.04 * math.sin((k + s) * math.pi / 9) * math.sin(t) ** 0.8, y - r * math.cos(t) * 1.02) for s in (-0.5,) for t in np.linspace(0, 1.9, 14).tolist()]
-                back = [(x + r * 1.04 * math.sin((k + 0.5) * math.pi / 9) * math.sin(t) ** 0.8, y - r * math.cos(t) * 1.02) for t in np.linspace(1.9, 0, 14).tolist()]
-                v.poly([*gore, (x + r * 0.06 * (k - 0.5), y + r * 1.3), (x + r * 0.06 * (k + 0.5), y + r * 1.3), *back], a)
+                gore = [
+                    (x + r * 1.04 * math.sin((k + s) * math.pi / 9) * math.sin(t) ** 0.8, y - r * math.cos(t) * 1.02)
+                    for s in (-0.5,)
+                    for t in np.linspace(0, 1.9, 14).tolist()
+                ]
+                back = [
+                    (x + r * 1.04 * math.sin((k + 0.5) * math.pi / 9) * math.sin(t) ** 0.8, y - r * math.cos(t) * 1.02)
+                    for t in np.linspace(1.9, 0, 14).tolist()
+                ]
+                v.poly(
+                    [*gore, (x + r * 0.06 * (k - 0.5), y + r * 1.3), (x + r * 0.06 * (k + 0.5), y + r * 1.3), *back], a
+                )
             v.gradient(x - r, y - r, x + r, y + r * 1.3, [lighter(b, 0.4), a, darker(a, 0.6)], across=True, alpha=0.35)
         for side in (-1, 1):
             c.line([(x + side * r * 0.2, y + r * 1.28), (x + side * r * 0.12, y + r * 1.62)], (60, 46, 40), r * 0.025)
@@ -80,7 +99,10 @@ class Balloon(Scene):
         for y0, y1 in ((-0.12, -0.46), (0.12, 0.46)):
             v.poly([(-0.6, y0), (-1.0, y1), (-0.98, y0 * 0.3), (-0.8, 0)], darker(a, 0.3))
         v.blob(hull, a)
-        v.blob([(-0.88, 0.02), (-0.5, 0.1), (0.2, 0.14), (0.9, 0.03), (0.6, 0.25), (0, 0.35), (-0.6, 0.25)], darker(a, 0.35))
+        v.blob(
+            [(-0.88, 0.02), (-0.5, 0.1), (0.2, 0.14), (0.9, 0.03), (0.6, 0.25), (0, 0.35), (-0.6, 0.25)],
+            darker(a, 0.35),
+        )
         v.stroke([(-0.7, -0.12), (0, -0.22), (0.74, -0.12)], self.look.tone(other), 0.1, swell=True)
         v.blob([(-0.2, 0.36), (0.3, 0.36), (0.24, 0.5), (-0.16, 0.5)], self.look.tone((110, 76, 52)))
         for k in range(4):

@@ -9,7 +9,8 @@ import numpy as np
 from ..canvas import RGB, Canvas, Point, darker, lighter, mix
 from ..noise import clouds
 from .base import Layer, Scene
-from .kit import falling, leafy, window
+from .kit import falling, window
+from .plants import leafy
 
 _BACK: Point = (-0.36, -0.25)
 _FRONT: Point = (0.4, -0.25)
@@ -48,10 +49,16 @@ class Bicycle(Scene):
 
     def _wall(self, c: Canvas) -> None:
         rng = self.rand("wall")
-        white = (246, 240, 228) if self.reading.has("whitewashed", "white") or rng.random() < 0.4 else ((228, 196, 140), (210, 160, 136), (150, 180, 180))[int(rng.integers(3))]
+        white = (
+            (246, 240, 228)
+            if self.reading.has("whitewashed", "white") or rng.random() < 0.4
+            else ((228, 196, 140), (210, 160, 136), (150, 180, 180))[int(rng.integers(3))]
+        )
         plaster = self.look.tone(white)
         c.gradient(0, 0, self.w, self.ground, [lighter(plaster, 0.25), plaster, darker(plaster, 0.08)])
-        c.field(np.clip(clouds(rng, 80, 80, cells=4) - 0.55, 0, 1) * 0.6, darker(plaster, 0.25), (0, 0, self.w, self.ground))
+        c.field(
+            np.clip(clouds(rng, 80, 80, cells=4) - 0.55, 0, 1) * 0.6, darker(plaster, 0.25), (0, 0, self.w, self.ground)
+        )
         for _ in range(5):
             x, y = float(rng.uniform(0, self.w)), float(rng.uniform(0, self.ground))
             crack = [(x + 0.012 * k * float(rng.normal()), y + 0.02 * k) for k in range(6)]
@@ -62,13 +69,24 @@ class Bicycle(Scene):
             c.rect(0, self.ground - self.dado - 0.012, self.w, self.ground - self.dado, darker(tone, 0.3), 0.8)
         # A roof's shadow falls across the wall; its slope is the hour.
         drop = 0.1 + 0.3 * self.shade
-        c.poly([(0, 0), (self.w, 0), (self.w, drop * 0.3), (0, drop)], darker(mix(plaster, (80, 90, 150), 0.4), 0.25), 0.45)
+        c.poly(
+            [(0, 0), (self.w, 0), (self.w, drop * 0.3), (0, drop)], darker(mix(plaster, (80, 90, 150), 0.4), 0.25), 0.45
+        )
 
     def _opening(self, c: Canvas) -> None:
         if self.opening == "window":
             y = self.ground * 0.14
             green = self.look.tone((46, 116, 120))
-            window(c, self.ox, y, self.ox + 0.24, y + 0.32, glass=self.look.tone((64, 90, 110)), frame=lighter(green, 0.5), lit=(255, 214, 130) if self.look.dark else None)
+            window(
+                c,
+                self.ox,
+                y,
+                self.ox + 0.24,
+                y + 0.32,
+                glass=self.look.tone((64, 90, 110)),
+                frame=lighter(green, 0.5),
+                lit=(255, 214, 130) if self.look.dark else None,
+            )
             for x in (self.ox - 0.15, self.ox + 0.27):
                 c.rect(x, y - 0.02, x + 0.12, y + 0.34, green)
                 for k in range(9):
@@ -118,7 +136,10 @@ class Bicycle(Scene):
                 a = math.tau * k / 16 + 0.1
                 v.line([(x, y), (x + 0.225 * math.cos(a), y + 0.225 * math.sin(a))], steel, 0.003, 0.9)
             v.oval(x, y, 0.022, color=steel)
-            arc = [(x + 0.275 * math.cos(a), y + 0.275 * math.sin(a)) for a in np.linspace(-2.9, -0.5 if x < 0 else -1.2, 16).tolist()]
+            arc = [
+                (x + 0.275 * math.cos(a), y + 0.275 * math.sin(a))
+                for a in np.linspace(-2.9, -0.5 if x < 0 else -1.2, 16).tolist()
+            ]
             v.stroke(arc, self.look.tone(self.paint), 0.022, end=1)
         paint = self.look.tone(self.paint, 0.06)
         for p, q in self._tubes():
@@ -131,7 +152,10 @@ class Bicycle(Scene):
         v.rect(_CRANK[0] + 0.02, _CRANK[1] + 0.075, _CRANK[0] + 0.11, _CRANK[1] + 0.1, dark)
         v.rect(_CRANK[0] - 0.11, _CRANK[1] - 0.1, _CRANK[0] - 0.02, _CRANK[1] - 0.075, dark)
         v.line([_SEAT, (-0.155, -0.7)], steel, 0.02)
-        v.blob([(-0.27, -0.73), (-0.2, -0.745), (-0.04, -0.72), (-0.05, -0.7), (-0.16, -0.69), (-0.26, -0.67)], (92, 56, 36))
+        v.blob(
+            [(-0.27, -0.73), (-0.2, -0.745), (-0.04, -0.72), (-0.05, -0.7), (-0.16, -0.69), (-0.26, -0.67)],
+            (92, 56, 36),
+        )
         v.line([_HEAD, (0.255, -0.72)], steel, 0.022)
         v.stroke([(0.255, -0.72), (0.33, -0.76), (0.38, -0.72), (0.34, -0.66), (0.24, -0.65)], dark, 0.026, end=1)
         v.oval(0.34, -0.62, 0.035, color=steel)
@@ -141,7 +165,9 @@ class Bicycle(Scene):
             for k in range(6):
                 v.line([(0.34 + 0.045 * k, -0.72), (0.375 + 0.035 * k, -0.52)], darker(wicker, 0.4), 0.006)
                 v.line([(0.335, -0.71 + 0.034 * k), (0.575, -0.71 + 0.034 * k)], darker(wicker, 0.3), 0.005)
-            leafy(v, self.rand("flowers"), 0.455, -0.76, 0.12, 0.05, self.look.tone((236, 190, 70)), count=26, size=0.03)
+            leafy(
+                v, self.rand("flowers"), 0.455, -0.76, 0.12, 0.05, self.look.tone((236, 190, 70)), count=26, size=0.03
+            )
 
     def _plants(self, c: Canvas) -> None:
         rng = self.rand("plants")
@@ -149,6 +175,19 @@ class Bicycle(Scene):
         clay = self.look.tone((178, 92, 60))
         leafy(c, rng, side, self.ground - 0.2, 0.12, 0.15, self.look.tone((70, 124, 64)), count=90, size=0.03)
         for _ in range(12):
-            c.oval(side + float(rng.normal()) * 0.06, self.ground - 0.2 + float(rng.normal()) * 0.07, 0.014, color=self.look.tone((226, 92, 120)))
-        c.poly([(side - 0.08, self.ground - 0.1), (side + 0.08, self.ground - 0.1), (side + 0.055, self.ground + 0.05), (side - 0.055, self.ground + 0.05)], clay)
+            c.oval(
+                side + float(rng.normal()) * 0.06,
+                self.ground - 0.2 + float(rng.normal()) * 0.07,
+                0.014,
+                color=self.look.tone((226, 92, 120)),
+            )
+        c.poly(
+            [
+                (side - 0.08, self.ground - 0.1),
+                (side + 0.08, self.ground - 0.1),
+                (side + 0.055, self.ground + 0.05),
+                (side - 0.055, self.ground + 0.05),
+            ],
+            clay,
+        )
         c.rect(side - 0.09, self.ground - 0.115, side + 0.09, self.ground - 0.075, lighter(clay, 0.15))

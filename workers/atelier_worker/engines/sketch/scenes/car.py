@@ -8,7 +8,8 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter
 from .base import Layer, Scene
-from .kit import falling, hill, ridge, sky, tree
+from .kit import falling, hill, ridge, sky
+from .plants import tree
 
 
 class Car(Scene):
@@ -21,7 +22,11 @@ class Car(Scene):
         self.x = self.w * float(rng.uniform(0.42, 0.58))
         self.length = min(self.w * 0.8, 0.86) * float(rng.uniform(0.78, 1.0))
         self.tall = self.reading.has("van", "bus", "truck")
-        self.paint: RGB = self.accent((250, 200, 40) if self.reading.has("taxi") else ((206, 66, 56), (70, 140, 160), (236, 176, 70), (110, 150, 96))[int(rng.integers(4))])
+        self.paint: RGB = self.accent(
+            (250, 200, 40)
+            if self.reading.has("taxi")
+            else ((206, 66, 56), (70, 140, 160), (236, 176, 70), (110, 150, 96))[int(rng.integers(4))]
+        )
         self.luggage = bool(rng.random() < 0.6)
         self.sun = self.w * float(rng.uniform(0.1, 0.9)), self.road * float(rng.uniform(0.2, 0.5))
 
@@ -42,7 +47,15 @@ class Car(Scene):
             hill(c, skyline, self.h, color, darker(color, 0.2))
         for k in range(3):
             x = self.w * (k + float(rng.uniform(0.1, 0.9))) / 3
-            tree(c, rng, x, self.road + 0.01, float(rng.uniform(0.28, 0.46)), self.look.tone((84, 126, 70)), self.look.tone((80, 62, 50)))
+            tree(
+                c,
+                rng,
+                x,
+                self.road + 0.01,
+                float(rng.uniform(0.28, 0.46)),
+                self.look.tone((84, 126, 70)),
+                self.look.tone((80, 62, 50)),
+            )
 
     def _ground(self, c: Canvas) -> None:
         tar = self.look.tone((84, 84, 92))
@@ -50,7 +63,15 @@ class Car(Scene):
         c.rect(0, self.road - 0.012, self.w, self.road + 0.01, self.look.tone((190, 176, 140)))
         y = (self.road + self.h) / 2 + 0.05
         for k in range(7):
-            c.poly([(self.w * k / 6.0, y), (self.w * k / 6.0 + 0.1, y), (self.w * k / 6.0 + 0.09, y + 0.016), (self.w * k / 6.0 - 0.012, y + 0.016)], (246, 240, 214))
+            c.poly(
+                [
+                    (self.w * k / 6.0, y),
+                    (self.w * k / 6.0 + 0.1, y),
+                    (self.w * k / 6.0 + 0.09, y + 0.016),
+                    (self.w * k / 6.0 - 0.012, y + 0.016),
+                ],
+                (246, 240, 214),
+            )
 
     def _wheel(self, v: Canvas, x: float, r: float) -> None:
         v.oval(x, -r, r, color=(30, 30, 34))
@@ -67,14 +88,38 @@ class Car(Scene):
         shade, glass = darker(paint, 0.3), self.look.tone((150, 190, 206)) if not self.look.dark else (255, 222, 150)
         v.oval(0, 0.0, 0.54, 0.03, (14, 14, 18), 0.55)
         if self.tall:
-            v.blob([(-0.5, -0.08), (-0.51, -0.3), (-0.49, -0.52), (-0.3, -0.55), (0.3, -0.55), (0.42, -0.5), (0.49, -0.28), (0.51, -0.08)], paint)
+            v.blob(
+                [
+                    (-0.5, -0.08),
+                    (-0.51, -0.3),
+                    (-0.49, -0.52),
+                    (-0.3, -0.55),
+                    (0.3, -0.55),
+                    (0.42, -0.5),
+                    (0.49, -0.28),
+                    (0.51, -0.08),
+                ],
+                paint,
+            )
             v.rect(-0.49, -0.27, 0.48, -0.245, (250, 246, 236))
             panes = [(-0.44, -0.3), (-0.26, -0.12), (-0.08, 0.06), (0.1, 0.24)]
             for x0, x1 in panes:
                 v.rect(x0, -0.48, x1, -0.32, glass)
             v.poly([(0.28, -0.48), (0.39, -0.48), (0.45, -0.32), (0.28, -0.32)], glass)
         else:
-            v.blob([(-0.52, -0.09), (-0.53, -0.2), (-0.44, -0.29), (-0.3, -0.3), (0.3, -0.29), (0.47, -0.24), (0.53, -0.15), (0.52, -0.09)], paint)
+            v.blob(
+                [
+                    (-0.52, -0.09),
+                    (-0.53, -0.2),
+                    (-0.44, -0.29),
+                    (-0.3, -0.3),
+                    (0.3, -0.29),
+                    (0.47, -0.24),
+                    (0.53, -0.15),
+                    (0.52, -0.09),
+                ],
+                paint,
+            )
             v.blob([(-0.37, -0.28), (-0.28, -0.44), (-0.12, -0.5), (0.06, -0.5), (0.2, -0.42), (0.3, -0.28)], shade)
             v.blob([(-0.31, -0.29), (-0.24, -0.42), (-0.12, -0.465), (-0.03, -0.465), (-0.03, -0.29)], glass)
             v.blob([(0.01, -0.29), (0.01, -0.465), (0.06, -0.462), (0.16, -0.41), (0.25, -0.29)], glass)

@@ -32,7 +32,10 @@ class Dunes(Scene):
         layers = [Layer("sky", lambda c: sky(c, self, self.horizon, cloudy=0.35), 0.0, "drift")]
         layers += [Layer(f"dune {i}", partial(self._dune, i=i), 0.2 + 0.18 * i) for i in range(4)]
         if self.kite:
-            layers += [Layer("flyer", self._flyer, 0.7), Layer("kite", self._kite, 0.5, "sway", (self.px, self.h * 0.9))]
+            layers += [
+                Layer("flyer", self._flyer, 0.7),
+                Layer("kite", self._kite, 0.5, "sway", (self.px, self.h * 0.9)),
+            ]
         else:
             layers.append(Layer("caravan", self._caravan, 0.5))
         return [*layers, *falling(self)]
@@ -45,18 +48,37 @@ class Dunes(Scene):
         rng = self.rand("dune", i)
         y, rise = self._crest(i), 0.07 + 0.06 * i
         x = self.w * self.caps[i]
-        lit, shade = self.look.far(self.sand, 0.42 - 0.13 * i), self.look.far(darker(mix(self.sand, (150, 70, 60), 0.3), 0.3), 0.36 - 0.11 * i)
-        skyline = smooth([(-0.2, y + 0.06), (x - self.w * 0.35, y + rise * 0.1), (x, y - rise), (x + self.w * 0.3, y - rise * 0.1), (self.w + 0.2, y + 0.05)], closed=False, steps=14)
+        lit, shade = (
+            self.look.far(self.sand, 0.42 - 0.13 * i),
+            self.look.far(darker(mix(self.sand, (150, 70, 60), 0.3), 0.3), 0.36 - 0.11 * i),
+        )
+        skyline = smooth(
+            [
+                (-0.2, y + 0.06),
+                (x - self.w * 0.35, y + rise * 0.1),
+                (x, y - rise),
+                (x + self.w * 0.3, y - rise * 0.1),
+                (self.w + 0.2, y + 0.05),
+            ],
+            closed=False,
+            steps=14,
+        )
         outline = [*skyline, (self.w + 0.2, self.h + 0.1), (-0.2, self.h + 0.1)]
         with c.clipped(outline) as v:
             v.gradient(-0.2, y - rise, self.w + 0.2, self.h, [lighter(lit, 0.25), lit, darker(lit, 0.2)])
             foot = x + self.w * float(rng.uniform(-0.2, 0.1))
-            edge = smooth([(x, y - rise), (x - 0.05, y + rise * 0.3), (x + 0.06, y + rise * 1.4), (foot, self.h + 0.1)], closed=False, steps=10)
+            edge = smooth(
+                [(x, y - rise), (x - 0.05, y + rise * 0.3), (x + 0.06, y + rise * 1.4), (foot, self.h + 0.1)],
+                closed=False,
+                steps=10,
+            )
             v.poly([*edge, (self.w + 0.3, self.h + 0.1), (self.w + 0.3, y - rise - 0.1), (x, y - rise)], shade)
             for _ in range(9 * i):
                 ry = y + (self.h - y) * float(rng.random())
                 rx = float(rng.uniform(-0.1, x))
-                v.stroke([(rx, ry), (rx + 0.08, ry - 0.008), (rx + 0.18, ry + 0.004)], darker(lit, 0.22), 0.004, 0.4, end=0.2)
+                v.stroke(
+                    [(rx, ry), (rx + 0.08, ry - 0.008), (rx + 0.18, ry + 0.004)], darker(lit, 0.22), 0.004, 0.4, end=0.2
+                )
 
     def _flyer(self, c: Canvas) -> None:
         person(c, self.px, self.h * 0.93, 0.2, self.look.tone((40, 64, 104)))
@@ -66,7 +88,10 @@ class Dunes(Scene):
         sag = ((hand[0] + self.kx) / 2 + 0.06, (hand[1] + self.ky) / 2 + 0.07)
         c.stroke([hand, sag, (self.kx, self.ky)], darker(self.look.haze, 0.55), 0.003, 0.9, end=0.8)
         v = c.at(self.kx, self.ky, self.size, turn=self.turn)
-        paint, other = self.look.tone(self.paint, 0.05), self.look.tone(lighter(self.paint, 0.1) if self.reading.subject_hue else (250, 204, 70), 0.05)
+        paint, other = (
+            self.look.tone(self.paint, 0.05),
+            self.look.tone(lighter(self.paint, 0.1) if self.reading.subject_hue else (250, 204, 70), 0.05),
+        )
         top, right, bottom, left = (0.0, -0.75), (0.5, -0.15), (0.0, 0.85), (-0.5, -0.15)
         mid = (0.0, -0.15)
         v.poly([top, right, mid], other)
@@ -90,7 +115,19 @@ class Dunes(Scene):
             v = c.at(self.w * (0.2 + 0.14 * k), y + 0.012 * math.sin(k * 2), 0.15 * float(rng.uniform(0.85, 1.1)))
             for x in (-0.3, -0.2, 0.2, 0.3):
                 v.stroke([(x, -0.4), (x + 0.03, 0.1)], dark, 0.06, end=0.6, curve=False)
-            v.blob([(-0.38, -0.45), (-0.3, -0.62), (-0.12, -0.7), (0.0, -0.95), (0.14, -0.7), (0.34, -0.6), (0.36, -0.4), (0, -0.34)], dark)
+            v.blob(
+                [
+                    (-0.38, -0.45),
+                    (-0.3, -0.62),
+                    (-0.12, -0.7),
+                    (0.0, -0.95),
+                    (0.14, -0.7),
+                    (0.34, -0.6),
+                    (0.36, -0.4),
+                    (0, -0.34),
+                ],
+                dark,
+            )
             v.stroke([(0.3, -0.5), (0.52, -0.5), (0.55, -0.85)], dark, 0.12, end=0.6)
             v.blob([(0.5, -0.9), (0.58, -0.98), (0.74, -0.88), (0.6, -0.82)], dark)
             v.rect(-0.14, -0.86, 0.14, -0.55, self.look.tone(self.look.accent))

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import falling, grasses, leafy, mist
+from .kit import falling, mist
+from .plants import grasses, leafy
 
 
 class Forest(Scene):
@@ -65,15 +66,51 @@ class Forest(Scene):
             wide = (0.016 + 0.02 * i) * float(rng.uniform(0.7, 1.3))
             lean = float(rng.normal()) * 0.03
             y = base + 0.03 * float(rng.random()) * (i + 1)
-            c.poly([(x - wide * 1.6, y + 0.01), (x - wide * 0.7, y - 0.08), (x + lean - wide * 0.45, -0.05), (x + lean + wide * 0.45, -0.05), (x + wide * 0.7, y - 0.08), (x + wide * 1.6, y + 0.01)], bark)
-            c.poly([(x + wide * 0.15, y), (x + lean + wide * 0.1, -0.05), (x + lean + wide * 0.45, -0.05), (x + wide * 0.7, y - 0.08), (x + wide * 1.5, y)], darker(bark, 0.35), 0.8)
+            c.poly(
+                [
+                    (x - wide * 1.6, y + 0.01),
+                    (x - wide * 0.7, y - 0.08),
+                    (x + lean - wide * 0.45, -0.05),
+                    (x + lean + wide * 0.45, -0.05),
+                    (x + wide * 0.7, y - 0.08),
+                    (x + wide * 1.6, y + 0.01),
+                ],
+                bark,
+            )
+            c.poly(
+                [
+                    (x + wide * 0.15, y),
+                    (x + lean + wide * 0.1, -0.05),
+                    (x + lean + wide * 0.45, -0.05),
+                    (x + wide * 0.7, y - 0.08),
+                    (x + wide * 1.5, y),
+                ],
+                darker(bark, 0.35),
+                0.8,
+            )
             if self.birch:
                 for _ in range(9):
                     by = float(rng.uniform(0, y))
-                    c.line([(x + lean * (1 - by / y) - wide * 0.5, by), (x + lean * (1 - by / y) + wide * 0.2, by + 0.004)], look.far((50, 46, 46), away), 0.006)
+                    c.line(
+                        [
+                            (x + lean * (1 - by / y) - wide * 0.5, by),
+                            (x + lean * (1 - by / y) + wide * 0.2, by + 0.004),
+                        ],
+                        look.far((50, 46, 46), away),
+                        0.006,
+                    )
             for _ in range(2):
                 by, side = float(rng.uniform(0.1, 0.55)) * y, 1 if rng.random() < 0.5 else -1
-                c.stroke([(x + lean * 0.5, by), (x + side * (0.06 + wide), by - 0.05), (x + side * (0.12 + wide), by - 0.12)], darker(bark, 0.2), wide * 0.5, end=0.1)
+                c.stroke(
+                    [
+                        (x + lean * 0.5, by),
+                        (x + side * (0.06 + wide), by - 0.05),
+                        (x + side * (0.12 + wide), by - 0.12),
+                    ],
+                    darker(bark, 0.2),
+                    wide * 0.5,
+                    end=0.1,
+                )
         if i < 3:
             mist(c, rng, base, 0.09, lighter(look.haze, 0.3), 0.45 if not self.weather("mist") else 0.85)
 
@@ -82,7 +119,16 @@ class Forest(Scene):
             return
         for k in range(5):
             x = self.x + (k - 2) * 0.13
-            c.poly([(x, -0.05), (x + 0.05, -0.05), (x + 0.12 + self.beam * 0.7, self.ground + 0.1), (x - 0.03 + self.beam * 0.7, self.ground + 0.1)], lighter(self.look.light, 0.3), 0.12)
+            c.poly(
+                [
+                    (x, -0.05),
+                    (x + 0.05, -0.05),
+                    (x + 0.12 + self.beam * 0.7, self.ground + 0.1),
+                    (x - 0.03 + self.beam * 0.7, self.ground + 0.1),
+                ],
+                lighter(self.look.light, 0.3),
+                0.12,
+            )
 
     def _animal(self, c: Canvas) -> None:
         if not self.deer:
@@ -91,7 +137,9 @@ class Forest(Scene):
         v = c.at(self.x, self.ground + 0.06, 0.3)
         for x in (-0.26, -0.18, 0.2, 0.28):
             v.stroke([(x, -0.4), (x + 0.01, 0.0)], coat, 0.06, end=0.5, curve=False)
-        v.blob([(-0.34, -0.56), (-0.1, -0.6), (0.24, -0.62), (0.36, -0.5), (0.28, -0.34), (0, -0.34), (-0.3, -0.36)], coat)
+        v.blob(
+            [(-0.34, -0.56), (-0.1, -0.6), (0.24, -0.62), (0.36, -0.5), (0.28, -0.34), (0, -0.34), (-0.3, -0.36)], coat
+        )
         v.stroke([(0.28, -0.5), (0.38, -0.72), (0.42, -0.88)], coat, 0.17, end=0.6)
         v.blob([(0.36, -0.94), (0.46, -0.98), (0.62, -0.86), (0.6, -0.82), (0.42, -0.82)], coat)
         for side in (-0.04, 0.05):
@@ -105,7 +153,17 @@ class Forest(Scene):
         for k in range(9):
             x = self.w * k / 8 + float(rng.uniform(-0.05, 0.05))
             away = min(1.0, abs(x - self.x) / 0.3)
-            leafy(c, rng, x, 0.02 + 0.03 * away, 0.12, 0.06 + 0.06 * away, dark if k % 2 else self.look.tone(self.leaf), count=70, size=0.026)
+            leafy(
+                c,
+                rng,
+                x,
+                0.02 + 0.03 * away,
+                0.12,
+                0.06 + 0.06 * away,
+                dark if k % 2 else self.look.tone(self.leaf),
+                count=70,
+                size=0.026,
+            )
 
     def _ferns(self, c: Canvas) -> None:
         rng = self.rand("ferns")
@@ -115,4 +173,12 @@ class Forest(Scene):
                 grasses(c, rng, self.h * 1.03, 0.2, darker(green, 0.2), 60, x0=x0, x1=x1)
         for _ in range(26):
             x, y = float(rng.uniform(0, self.w)), self.h * float(rng.uniform(0.9, 1.0))
-            c.oval(x, y, 0.009, 0.006, self.look.tone(((226, 150, 50), (190, 70, 40))[int(rng.integers(2))] if self.autumn else (226, 226, 170)))
+            c.oval(
+                x,
+                y,
+                0.009,
+                0.006,
+                self.look.tone(
+                    ((226, 150, 50), (190, 70, 40))[int(rng.integers(2))] if self.autumn else (226, 226, 170)
+                ),
+            )

@@ -71,11 +71,23 @@ class Lighthouse(Scene):
             lit = mix(rock, self.look.haze, 0.2 + 0.12 * float(rng.random()))
             c.gradient(left, top, left + wide + 0.002, self.h, [lit, darker(rock, 0.25), darker(rock, 0.6)])
             c.rect(left, top, left + wide * 0.3, self.h, darker(rock, 0.6), 0.55)
-            c.poly([(left, top), (left + wide, top), (left + wide * 0.8, top - 0.009), (left + wide * 0.2, top - 0.009)], lighter(rock, 0.35))
+            c.poly(
+                [(left, top), (left + wide, top), (left + wide * 0.8, top - 0.009), (left + wide * 0.2, top - 0.009)],
+                lighter(rock, 0.35),
+            )
             for _ in range(3):
                 y = top + float(rng.random()) * (self.h - top)
                 c.line([(left, y), (left + wide, y + 0.006)], darker(rock, 0.7), 0.003, 0.6)
-        c.blob([(-0.1, self.top + 0.05), (-0.1, self.top - 0.03), (self.x, self.top - 0.022), (self.edge - 0.13, self.top - 0.004), (self.edge - 0.15, self.top + 0.03)], self.look.tone((86, 108, 70)))
+        c.blob(
+            [
+                (-0.1, self.top + 0.05),
+                (-0.1, self.top - 0.03),
+                (self.x, self.top - 0.022),
+                (self.edge - 0.13, self.top - 0.004),
+                (self.edge - 0.15, self.top + 0.03),
+            ],
+            self.look.tone((86, 108, 70)),
+        )
 
     def _tower(self, c: Canvas) -> None:
         v = c.at(self.x, self.top, self.size)
@@ -87,7 +99,9 @@ class Lighthouse(Scene):
             if self.banded:
                 for k in range(3):
                     y = -0.1 - 0.25 * k
-                    b.gradient(-0.14, y - 0.13, 0.14, y, [darker(paint, 0.35), paint, paint, darker(paint, 0.5)], across=True)
+                    b.gradient(
+                        -0.14, y - 0.13, 0.14, y, [darker(paint, 0.35), paint, paint, darker(paint, 0.5)], across=True
+                    )
         for k in range(3):
             v.rect(0.0, -0.62 + 0.2 * k, 0.035, -0.56 + 0.2 * k, (40, 40, 48))
         v.rect(-0.03, -0.09, 0.03, 0.04, (62, 44, 38))
@@ -111,7 +125,9 @@ class Lighthouse(Scene):
         strength = 0.42 if self.look.dark or self.weather("storm") else 0.2
         for turn, reach in ((self.beam_turn, self.w * 1.2), (math.pi + self.beam_turn, self.w)):
             for spread, share in ((0.13, 0.35), (0.08, 0.4), (0.035, 0.6)):
-                ends = [(self.x + reach * math.cos(turn + s), y + reach * math.sin(turn + s)) for s in (-spread, spread)]
+                ends = [
+                    (self.x + reach * math.cos(turn + s), y + reach * math.sin(turn + s)) for s in (-spread, spread)
+                ]
                 c.poly([(self.x, y), *ends], (255, 240, 190), strength * share)
         c.glow(self.x, y, 0.3, (255, 232, 160), 0.9)
         c.oval(self.x, y, 0.022, color=(255, 252, 232))
@@ -121,7 +137,15 @@ class Lighthouse(Scene):
         foam = lighter(self.look.tone((226, 236, 236)), 0.3)
         for _ in range(4):
             x = self.edge + float(rng.uniform(-0.16, 0.04))
-            spray(c, rng, x, self.h * float(rng.uniform(0.9, 0.98)), float(rng.uniform(0.12, 0.24)) * (0.5 + self.rough), foam, 110)
+            spray(
+                c,
+                rng,
+                x,
+                self.h * float(rng.uniform(0.9, 0.98)),
+                float(rng.uniform(0.12, 0.24)) * (0.5 + self.rough),
+                foam,
+                110,
+            )
         waves = round(3 + 4 * self.rough)
         for k in range(waves):
             t = (k + 1) / waves
@@ -129,8 +153,26 @@ class Lighthouse(Scene):
             x = float(rng.uniform(self.edge - 0.1, self.w))
             tall, wide = (0.03 + 0.07 * t) * (0.4 + self.rough), 0.14 + 0.2 * t
             body = self.look.tone((30, 92, 104))
-            crest = [(x - wide, y + 0.02), (x - wide * 0.4, y - tall * 0.5), (x, y - tall), (x + wide * 0.3, y - tall * 0.6), (x + wide, y + 0.02)]
+            crest = [
+                (x - wide, y + 0.02),
+                (x - wide * 0.4, y - tall * 0.5),
+                (x, y - tall),
+                (x + wide * 0.3, y - tall * 0.6),
+                (x + wide, y + 0.02),
+            ]
             c.blob([*crest, (x, y + 0.05)], body, 0.9)
-            c.stroke([(x - wide * 0.5, y - tall * 0.45), (x - wide * 0.1, y - tall), (x + wide * 0.35, y - tall * 0.5)], foam, 0.024 * (0.5 + t), 0.9, swell=True)
+            c.stroke(
+                [(x - wide * 0.5, y - tall * 0.45), (x - wide * 0.1, y - tall), (x + wide * 0.35, y - tall * 0.5)],
+                foam,
+                0.024 * (0.5 + t),
+                0.9,
+                swell=True,
+            )
             for _ in range(16):
-                c.oval(x + float(rng.normal()) * wide * 0.3, y - tall * float(rng.uniform(0.2, 1.2)), 0.003 + 0.007 * float(rng.random()), color=foam, alpha=0.7)
+                c.oval(
+                    x + float(rng.normal()) * wide * 0.3,
+                    y - tall * float(rng.uniform(0.2, 1.2)),
+                    0.003 + 0.007 * float(rng.random()),
+                    color=foam,
+                    alpha=0.7,
+                )

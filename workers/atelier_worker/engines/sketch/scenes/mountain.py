@@ -6,7 +6,8 @@ import numpy as np
 
 from ..canvas import Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import conifer, falling, flock, hill, mist, peak, ridge, sky
+from .kit import falling, flock, hill, mist, peak, ridge, sky
+from .plants import conifer
 
 
 class Mountain(Scene):

@@ -21,14 +21,21 @@ class Ocean(Scene):
         self.sun = self.w * float(rng.uniform(0.15, 0.85)), self.horizon * float(rng.uniform(0.4, 0.85))
         self.whale = self.reading.has("whale", "dolphin")
         self.beach = self.reading.has("beach", "shore", "island", "palm")
-        self.wave = self.reading.has("wave", "surf", "tide") or (not self.whale and not self.beach and bool(rng.random() < 0.45))
+        self.wave = self.reading.has("wave", "surf", "tide") or (
+            not self.whale and not self.beach and bool(rng.random() < 0.45)
+        )
         self.boat = self.w * float(rng.uniform(0.25, 0.75)), float(rng.uniform(0.24, 0.4))
         self.crest = self.w * float(rng.uniform(0.5, 0.72)), self.h * float(rng.uniform(0.26, 0.4))
 
     def layers(self) -> list[Layer]:
         layers = [
             Layer("sky", self._sky, 0.0, "drift"),
-            Layer("sea", lambda c: sea(c, self, self.horizon, self.h, deep=(22, 96, 130), rough=0.6, glint=self.sun), 0.3, "water"),
+            Layer(
+                "sea",
+                lambda c: sea(c, self, self.horizon, self.h, deep=(22, 96, 130), rough=0.6, glint=self.sun),
+                0.3,
+                "water",
+            ),
         ]
         if self.whale:
             layers.append(Layer("whale", self._whale, 0.6, "bob"))
@@ -63,8 +70,24 @@ class Ocean(Scene):
         skin = self.look.tone((52, 70, 88))
         v.blob([(-0.12, 0.06), (-0.08, -0.2), (-0.05, -0.42), (0.05, -0.42), (0.08, -0.2), (0.12, 0.06)], skin)
         for side in (-1, 1):
-            v.blob([(0, -0.38), (side * 0.16, -0.5), (side * 0.42, -0.62), (side * 0.52, -0.56), (side * 0.34, -0.44), (side * 0.14, -0.34)], mix(skin, darker(skin, 0.3), side * 0.5 + 0.5))
-            v.stroke([(side * 0.05, -0.42), (side * 0.3, -0.55), (side * 0.5, -0.57)], lighter(skin, 0.3), 0.02, 0.8, swell=True)
+            v.blob(
+                [
+                    (0, -0.38),
+                    (side * 0.16, -0.5),
+                    (side * 0.42, -0.62),
+                    (side * 0.52, -0.56),
+                    (side * 0.34, -0.44),
+                    (side * 0.14, -0.34),
+                ],
+                mix(skin, darker(skin, 0.3), side * 0.5 + 0.5),
+            )
+            v.stroke(
+                [(side * 0.05, -0.42), (side * 0.3, -0.55), (side * 0.5, -0.57)],
+                lighter(skin, 0.3),
+                0.02,
+                0.8,
+                swell=True,
+            )
         rng = self.rand("drips")
         for _ in range(26):
             dx = float(rng.uniform(-0.45, 0.45))
@@ -84,7 +107,12 @@ class Ocean(Scene):
         for k in range(8):
             a = math.tau * k / 8 + 0.3
             tip = (top[0] + 0.24 * math.cos(a), top[1] + 0.12 * math.sin(a) + 0.1)
-            c.stroke([top, ((top[0] + tip[0]) / 2, top[1] - 0.05 + 0.05 * math.sin(a)), tip], self.look.tone((52, 120, 66) if k % 2 else (84, 150, 74)), 0.06, swell=True)
+            c.stroke(
+                [top, ((top[0] + tip[0]) / 2, top[1] - 0.05 + 0.05 * math.sin(a)), tip],
+                self.look.tone((52, 120, 66) if k % 2 else (84, 150, 74)),
+                0.06,
+                swell=True,
+            )
 
     def _wave(self, c: Canvas) -> None:
         """A great wave that curls over, in bands, with fingers of foam."""
@@ -94,11 +122,23 @@ class Ocean(Scene):
         low = self.h + 0.1
         back = [(-0.2, self.h * 0.95), (cx - 0.5, self.h * 0.72), (cx - 0.3, cy + 0.16), (cx - 0.1, cy)]
         curl = [(cx + 0.1, cy - 0.03), (cx + 0.26, cy + 0.04), (cx + 0.33, cy + 0.18), (cx + 0.24, cy + 0.15)]
-        inner = [(cx + 0.14, cy + 0.13), (cx + 0.05, cy + 0.24), (cx + 0.04, cy + 0.4), (cx + 0.2, self.h * 0.92), (self.w + 0.2, self.h * 0.94)]
+        inner = [
+            (cx + 0.14, cy + 0.13),
+            (cx + 0.05, cy + 0.24),
+            (cx + 0.04, cy + 0.4),
+            (cx + 0.2, self.h * 0.92),
+            (self.w + 0.2, self.h * 0.94),
+        ]
         c.blob([*back, *curl, *inner, (self.w + 0.2, low + 0.2), (-0.2, low + 0.2)], deep)
         for k in range(6):
             t = k / 5
-            band = [(-0.1 + 0.06 * k, self.h), (cx - 0.4 + 0.09 * k, self.h * 0.8), (cx - 0.2 + 0.05 * k, cy + 0.22), (cx - 0.04 + 0.035 * k, cy + 0.05 + 0.012 * k), (cx + 0.16, cy + 0.05 + 0.008 * k)]
+            band = [
+                (-0.1 + 0.06 * k, self.h),
+                (cx - 0.4 + 0.09 * k, self.h * 0.8),
+                (cx - 0.2 + 0.05 * k, cy + 0.22),
+                (cx - 0.04 + 0.035 * k, cy + 0.05 + 0.012 * k),
+                (cx + 0.16, cy + 0.05 + 0.008 * k),
+            ]
             c.stroke(band, mix(foam, deep, 0.35 + 0.1 * (k % 2)), 0.018 * (1.2 - 0.5 * t), 0.9, swell=True)
         rim = [*back[1:], *curl[:3]]
         c.stroke(rim[::-1], foam, 0.055, 1.0, end=0.05)
@@ -108,6 +148,15 @@ class Ocean(Scene):
             r = 0.018 + 0.014 * float(rng.random())
             c.oval(x, y + 0.01, r, color=foam)
             c.oval(x + 0.03 * t, y + 0.045 + 0.03 * float(rng.random()), r * 0.55, color=foam)
-            c.oval(x + 0.06 * float(rng.random()), y - 0.03 - 0.07 * float(rng.random()), r * 0.3, color=foam, alpha=0.9)
+            c.oval(
+                x + 0.06 * float(rng.random()), y - 0.03 - 0.07 * float(rng.random()), r * 0.3, color=foam, alpha=0.9
+            )
         for _ in range(30):
-            c.oval(float(rng.uniform(0, self.w)), self.h * float(rng.uniform(0.9, 1.0)), 0.03 * float(rng.uniform(0.4, 1.3)), 0.016, foam, 0.9)
+            c.oval(
+                float(rng.uniform(0, self.w)),
+                self.h * float(rng.uniform(0.9, 1.0)),
+                0.03 * float(rng.uniform(0.4, 1.3)),
+                0.016,
+                foam,
+                0.9,
+            )

@@ -8,7 +8,8 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, Point, darker, lighter
 from .base import Layer, Scene
-from .kit import falling, flock, hill, leafy, peak, ridge, sky, tree
+from .kit import falling, flock, hill, peak, ridge, sky
+from .plants import leafy, tree
 
 
 class Railway(Scene):
@@ -17,10 +18,10 @@ class Railway(Scene):
     name = "railway"
 
     def compose(self, rng: np.random.Generator) -> None:
-        self.deck = self.h * float(rng.uniform(0.48, 0.58))
-        self.length = min(self.w * 0.86, 1.02) * float(rng.uniform(0.82, 1.0))
-        self.x = self.w * 0.5 + float(rng.uniform(-0.07, 0.07))
-        self.arch = float(rng.uniform(0.24, 0.32))
+        self.deck = self.h * float(rng.uniform(0.44, 0.64))
+        self.length = min(self.w * 0.86, 1.02) * float(rng.uniform(0.7, 1.0))
+        self.x = self.w * 0.5 + float(rng.uniform(-0.14, 0.14))
+        self.arch = float(rng.uniform(0.22, 0.36))
         self.offset = float(rng.uniform(0, self.arch))
         self.books = self.reading.has("library", "book", "books", "shelf", "shelves", "reading")
         self.autumn = self.reading.has("autumn", "ivy", "fall") or bool(rng.random() < 0.4)
@@ -52,23 +53,52 @@ class Railway(Scene):
         for k in range(4):
             x = self.w * (0.1 + 0.27 * k) + float(rng.uniform(-0.08, 0.08))
             rock = self.look.far((120, 124, 156), 0.5)
-            peak(c, rng, x, self.deck - float(rng.uniform(0.24, 0.42)), self.deck + 0.05, float(rng.uniform(0.26, 0.4)), rock, darker(rock, 0.15), self.look.far((250, 250, 255), 0.2))
+            peak(
+                c,
+                rng,
+                x,
+                self.deck - float(rng.uniform(0.24, 0.42)),
+                self.deck + 0.05,
+                float(rng.uniform(0.26, 0.4)),
+                rock,
+                darker(rock, 0.15),
+                self.look.far((250, 250, 255), 0.2),
+            )
 
     def _starlings(self, c: Canvas) -> None:
         rng = self.rand("starlings")
         for k in range(5):
-            flock(c, rng, self.birds[0] + 0.09 * k * math.cos(k), self.birds[1] + 0.03 * math.sin(k * 1.6), 0.06, 16, darker(self.look.haze, 0.7), 0.01)
+            flock(
+                c,
+                rng,
+                self.birds[0] + 0.09 * k * math.cos(k),
+                self.birds[1] + 0.03 * math.sin(k * 1.6),
+                0.06,
+                16,
+                darker(self.look.haze, 0.7),
+                0.01,
+            )
 
     def _valley(self, c: Canvas) -> None:
         rng = self.rand("valley")
         for k, distance in enumerate((0.45, 0.22)):
             skyline = ridge(rng, -0.1, self.w + 0.1, self.deck + 0.04 + 0.12 * k, 0.16, rough=0.45)
             base = (176, 128, 70) if self.autumn else (92, 130, 84)
-            hill(c, skyline, self.h + 0.1, self.look.far(base, distance), self.look.far(darker(base, 0.3), distance * 0.6))
+            hill(
+                c,
+                skyline,
+                self.h + 0.1,
+                self.look.far(base, distance),
+                self.look.far(darker(base, 0.3), distance * 0.6),
+            )
             for _ in range(34):
                 x, y = skyline[int(rng.integers(len(skyline)))]
                 r = float(rng.uniform(0.014, 0.03)) * (1 + k)
-                leaf = ((214, 120, 44), (190, 70, 42), (226, 170, 62), (130, 130, 60))[int(rng.integers(4))] if self.autumn else (76, 120, 72)
+                leaf = (
+                    ((214, 120, 44), (190, 70, 42), (226, 170, 62), (130, 130, 60))[int(rng.integers(4))]
+                    if self.autumn
+                    else (76, 120, 72)
+                )
                 y += float(rng.uniform(0, 0.2))
                 c.oval(x, y, r, r * 0.9, self.look.far(darker(leaf, 0.25), distance))
                 c.oval(x - r * 0.2, y - r * 0.25, r * 0.75, r * 0.65, self.look.far(leaf, distance))
@@ -84,19 +114,35 @@ class Railway(Scene):
             # One pier and half an arch on each side of it, as a single outline.
             half = (self.arch - pier) / 2
             outline: list[Point] = [(x - half - pier / 2, y), (x + half + pier / 2, y)]
-            outline += [(x + half + pier / 2 - half * math.sin(a), spring + half - half * math.cos(a)) for a in np.linspace(0, math.pi / 2, 12).tolist()]
+            outline += [
+                (x + half + pier / 2 - half * math.sin(a), spring + half - half * math.cos(a))
+                for a in np.linspace(0, math.pi / 2, 12).tolist()
+            ]
             outline += [(x + pier / 2 + 0.012, self.h + 0.1), (x - pier / 2 - 0.012, self.h + 0.1)]
-            outline += [(x - half - pier / 2 + half * math.sin(a), spring + half - half * math.cos(a)) for a in np.linspace(math.pi / 2, 0, 12).tolist()]
+            outline += [
+                (x - half - pier / 2 + half * math.sin(a), spring + half - half * math.cos(a))
+                for a in np.linspace(math.pi / 2, 0, 12).tolist()
+            ]
             c.poly(outline, stone)
             c.rect(x + pier * 0.14, spring + half, x + pier / 2 + 0.012, self.h + 0.1, darker(stone, 0.3), 0.7)
             for row in range(12):
                 py = spring + half + 0.03 * row
                 c.line([(x - pier / 2, py), (x + pier / 2, py)], darker(stone, 0.35), 0.003, 0.7)
-            rim = [(x + half + pier / 2 - half * math.sin(a), spring + half - half * math.cos(a)) for a in np.linspace(-math.pi / 2, math.pi / 2, 25).tolist()]
+            rim = [
+                (x + half + pier / 2 - half * math.sin(a), spring + half - half * math.cos(a))
+                for a in np.linspace(-math.pi / 2, math.pi / 2, 25).tolist()
+            ]
             c.line(rim, darker(stone, 0.4), 0.012)
             for a in np.linspace(-1.5, 1.5, 15).tolist():
                 cx, cy = x + half + pier / 2, spring + half
-                c.line([(cx - half * math.sin(a), cy - half * math.cos(a)), (cx - (half + 0.03) * math.sin(a), cy - (half + 0.03) * math.cos(a))], darker(stone, 0.4), 0.004)
+                c.line(
+                    [
+                        (cx - half * math.sin(a), cy - half * math.cos(a)),
+                        (cx - (half + 0.03) * math.sin(a), cy - (half + 0.03) * math.cos(a)),
+                    ],
+                    darker(stone, 0.4),
+                    0.004,
+                )
         c.rect(0, y - 0.02, self.w, y + 0.012, lighter(stone, 0.2))
         c.rect(0, y + 0.012, self.w, y + 0.03, darker(stone, 0.3))
         c.rect(0, self.deck, self.w, self.deck + 0.012, (70, 58, 54))
@@ -115,24 +161,42 @@ class Railway(Scene):
             v.oval(x, -0.04, 0.032, color=(110, 100, 92))
             for k in range(4):
                 a = k * math.pi / 4
-                v.line([(x - 0.032 * math.cos(a), -0.04 - 0.032 * math.sin(a)), (x + 0.032 * math.cos(a), -0.04 + 0.032 * math.sin(a))], (42, 40, 44), 0.007)
+                v.line(
+                    [
+                        (x - 0.032 * math.cos(a), -0.04 - 0.032 * math.sin(a)),
+                        (x + 0.032 * math.cos(a), -0.04 + 0.032 * math.sin(a)),
+                    ],
+                    (42, 40, 44),
+                    0.007,
+                )
         v.rect(-0.47, -0.1, 0.47, -0.07, (50, 44, 44))
         v.rect(-0.48, -0.32, 0.48, -0.1, paint)
         v.rect(-0.48, -0.155, 0.48, -0.148, (214, 172, 84))
         v.rect(-0.48, -0.32, 0.48, -0.31, (214, 172, 84))
         for k in range(12):
             v.rect(-0.47 + 0.08 * k, -0.145, -0.464 + 0.08 * k, -0.105, darker(paint, 0.35))
-        v.blob([(-0.5, -0.315), (-0.49, -0.35), (-0.4, -0.375), (0, -0.385), (0.4, -0.375), (0.49, -0.35), (0.5, -0.315)], darker(paint, 0.55))
+        v.blob(
+            [(-0.5, -0.315), (-0.49, -0.35), (-0.4, -0.375), (0, -0.385), (0.4, -0.375), (0.49, -0.35), (0.5, -0.315)],
+            darker(paint, 0.55),
+        )
         for x in (-0.3, 0.1):
             v.rect(x, -0.42, x + 0.05, -0.37, darker(paint, 0.4))
         v.stroke([(0.34, -0.37), (0.34, -0.44)], (60, 54, 54), 0.03, end=1, curve=False)
         for k in range(4):
-            v.oval(0.35 + 0.03 * k, -0.48 - 0.035 * k, 0.018 + 0.009 * k, color=lighter(self.look.haze, 0.3), alpha=0.45 - 0.08 * k)
+            v.oval(
+                0.35 + 0.03 * k,
+                -0.48 - 0.035 * k,
+                0.018 + 0.009 * k,
+                color=lighter(self.look.haze, 0.3),
+                alpha=0.45 - 0.08 * k,
+            )
         v.rect(0.385, -0.3, 0.465, -0.1, darker(paint, 0.3))
         for k in range(2):
             v.rect(0.38, -0.07 + 0.03 * k, 0.48 + 0.02 * k, -0.055 + 0.03 * k, (110, 84, 62))
         # The cat asleep on the step.
-        v.blob([(0.4, -0.085), (0.42, -0.11), (0.46, -0.115), (0.49, -0.09), (0.47, -0.07), (0.42, -0.07)], (222, 134, 60))
+        v.blob(
+            [(0.4, -0.085), (0.42, -0.11), (0.46, -0.115), (0.49, -0.09), (0.47, -0.07), (0.42, -0.07)], (222, 134, 60)
+        )
         v.oval(0.408, -0.088, 0.016, color=(222, 134, 60))
         v.poly([(0.396, -0.095), (0.4, -0.115), (0.409, -0.1)], (222, 134, 60))
 
@@ -147,33 +211,80 @@ class Railway(Scene):
                     bx = x + 0.004
                     while bx < x + 0.1:
                         wide, tall = float(rng.uniform(0.006, 0.013)), float(rng.uniform(0.026, 0.046))
-                        v.rect(bx, shelf - tall, bx + wide, shelf, ((136, 50, 44), (60, 84, 96), (96, 66, 92), (156, 104, 44), (70, 92, 60))[int(rng.integers(5))])
+                        v.rect(
+                            bx,
+                            shelf - tall,
+                            bx + wide,
+                            shelf,
+                            ((136, 50, 44), (60, 84, 96), (96, 66, 92), (156, 104, 44), (70, 92, 60))[
+                                int(rng.integers(5))
+                            ],
+                        )
                         bx += wide + 0.001
                     v.rect(x, shelf, x + 0.11, shelf + 0.005, (110, 70, 44))
             for side in (0, 1):
                 cx = x if side == 0 else x + 0.11
                 d = 1 if side == 0 else -1
-                v.poly([(cx, -0.291), (cx + 0.045 * d, -0.291), (cx + 0.03 * d, -0.24), (cx + 0.012 * d, -0.17), (cx, -0.17)], (252, 246, 230), 0.75)
+                v.poly(
+                    [
+                        (cx, -0.291),
+                        (cx + 0.045 * d, -0.291),
+                        (cx + 0.03 * d, -0.24),
+                        (cx + 0.012 * d, -0.17),
+                        (cx, -0.17),
+                    ],
+                    (252, 246, 230),
+                    0.75,
+                )
             v.glow(x + 0.055, -0.23, 0.13, (255, 200, 110), 0.35)
 
     def _ivy(self, c: Canvas) -> None:
         v, rng = self._frame(c), self.rand("ivy")
         for _ in range(7):
             x = float(rng.uniform(-0.47, 0.3))
-            leaf = ((190, 66, 44), (214, 128, 50), (150, 120, 50))[int(rng.integers(3))] if self.autumn else (66, 110, 60)
+            leaf = (
+                ((190, 66, 44), (214, 128, 50), (150, 120, 50))[int(rng.integers(3))] if self.autumn else (66, 110, 60)
+            )
             for step in range(round(float(rng.uniform(7, 20)))):
                 y = 0.02 - 0.014 * step
-                leafy(v, rng, x + 0.012 * math.sin(step * 0.9), y, 0.016, 0.012, self.look.tone(leaf), count=4, size=0.016)
+                leafy(
+                    v, rng, x + 0.012 * math.sin(step * 0.9), y, 0.016, 0.012, self.look.tone(leaf), count=4, size=0.016
+                )
 
     def _trees(self, c: Canvas) -> None:
         rng = self.rand("trees")
         for x in (-0.02, self.w + 0.01):
-            leaf = ((206, 96, 40), (222, 154, 52), (182, 60, 40))[int(rng.integers(3))] if self.autumn else (62, 104, 60)
-            tree(c, rng, x, self.h * 1.06, float(rng.uniform(0.38, 0.52)), self.look.tone(leaf), self.look.tone((66, 48, 40)))
+            leaf = (
+                ((206, 96, 40), (222, 154, 52), (182, 60, 40))[int(rng.integers(3))] if self.autumn else (62, 104, 60)
+            )
+            tree(
+                c,
+                rng,
+                x,
+                self.h * 1.06,
+                float(rng.uniform(0.38, 0.52)),
+                self.look.tone(leaf),
+                self.look.tone((66, 48, 40)),
+            )
 
     def _border(self, c: Canvas) -> None:
         cream, t = (250, 244, 226), 0.045
-        for box in ((0, 0, self.w, t), (0, self.h - t, self.w, self.h), (0, 0, t, self.h), (self.w - t, 0, self.w, self.h)):
+        for box in (
+            (0, 0, self.w, t),
+            (0, self.h - t, self.w, self.h),
+            (0, 0, t, self.h),
+            (self.w - t, 0, self.w, self.h),
+        ):
             c.rect(box[0], box[1], box[2], box[3], cream)
         inner = 0.05
-        c.line([(inner, inner), (self.w - inner, inner), (self.w - inner, self.h - inner), (inner, self.h - inner), (inner, inner)], (90, 76, 66), 0.003)
+        c.line(
+            [
+                (inner, inner),
+                (self.w - inner, inner),
+                (self.w - inner, self.h - inner),
+                (inner, self.h - inner),
+                (inner, inner),
+            ],
+            (90, 76, 66),
+            0.003,
+        )

@@ -20,7 +20,9 @@ class Robot(Scene):
         self.horizon = self.h * float(rng.uniform(0.6, 0.8))
         self.x, self.base = self.w * float(rng.uniform(0.36, 0.64)), self.h * float(rng.uniform(0.9, 0.97))
         self.size = float(rng.uniform(0.52, 0.66))
-        self.paint: RGB = self.accent(((88, 150, 160), (206, 110, 60), (170, 176, 186), (220, 180, 70))[int(rng.integers(4))])
+        self.paint: RGB = self.accent(
+            ((88, 150, 160), (206, 110, 60), (170, 176, 186), (220, 180, 70))[int(rng.integers(4))]
+        )
         self.eye: RGB = ((120, 240, 255), (255, 210, 90), (255, 90, 80))[int(rng.integers(3))]
         self.wave = bool(rng.random() < 0.6)
         self.square = bool(rng.random() < 0.5)
@@ -50,7 +52,9 @@ class Robot(Scene):
     def _part(self, v: Canvas, x0: float, y0: float, x1: float, y1: float, tone: RGB) -> None:
         v.gradient(x0, y0, x1, y1, [lighter(tone, 0.3), tone, darker(tone, 0.45)], across=True)
         for x, y in ((x0, y0), (x1, y0), (x0, y1), (x1, y1)):
-            v.oval(x + (0.025 if x == x0 else -0.025), y + (0.025 if y == y0 else -0.025), 0.01, color=darker(tone, 0.5))
+            v.oval(
+                x + (0.025 if x == x0 else -0.025), y + (0.025 if y == y0 else -0.025), 0.01, color=darker(tone, 0.5)
+            )
 
     def _legs(self, c: Canvas) -> None:
         v, tone = self._view(c), self.look.tone((120, 124, 132))
@@ -58,7 +62,10 @@ class Robot(Scene):
         for x in (-0.14, 0.14):
             for k in range(6):
                 v.rect(x - 0.045, -0.32 + 0.045 * k, x + 0.045, -0.285 + 0.045 * k, mix(tone, darker(tone, 0.4), k % 2))
-            v.blob([(x - 0.11, 0.01), (x - 0.09, -0.07), (x + 0.02, -0.09), (x + 0.13, -0.03), (x + 0.13, 0.01)], self.look.tone(darker(self.paint, 0.25)))
+            v.blob(
+                [(x - 0.11, 0.01), (x - 0.09, -0.07), (x + 0.02, -0.09), (x + 0.13, -0.03), (x + 0.13, 0.01)],
+                self.look.tone(darker(self.paint, 0.25)),
+            )
 
     def _body(self, c: Canvas) -> None:
         v, tone = self._view(c), self.look.tone(self.paint)
@@ -87,8 +94,14 @@ class Robot(Scene):
         if self.square:
             self._part(v, -0.21, -1.14, 0.21, -0.81, tone)
         else:
-            v.blob([(-0.22, -0.81), (-0.23, -1.0), (-0.13, -1.13), (0, -1.16), (0.13, -1.13), (0.23, -1.0), (0.22, -0.81)], tone)
-            v.blob([(0.08, -0.81), (0.12, -1.0), (0.07, -1.13), (0.15, -1.11), (0.23, -1.0), (0.22, -0.81)], darker(tone, 0.3))
+            v.blob(
+                [(-0.22, -0.81), (-0.23, -1.0), (-0.13, -1.13), (0, -1.16), (0.13, -1.13), (0.23, -1.0), (0.22, -0.81)],
+                tone,
+            )
+            v.blob(
+                [(0.08, -0.81), (0.12, -1.0), (0.07, -1.13), (0.15, -1.11), (0.23, -1.0), (0.22, -0.81)],
+                darker(tone, 0.3),
+            )
         for x in (-0.1, 0.1):
             v.oval(x, -1.0, 0.072, color=(34, 34, 42))
             v.oval(x, -1.0, 0.054, color=self.eye)

@@ -35,7 +35,9 @@ class Room(Scene):
         self.wall: RGB = ((62, 116, 122), (150, 92, 72), (96, 108, 148), (128, 132, 92))[int(rng.integers(4))]
         self.night = self.hour() in ("night", "dusk") or self.reading.has("lamp", "rain")
         self.bed_color: RGB = ((186, 62, 54), (220, 168, 76), (66, 92, 140), (92, 128, 92))[int(rng.integers(4))]
-        self.backdrop: RGB = ((30, 40, 62), (44, 38, 58), (24, 50, 58), (206, 190, 166), (176, 192, 190))[int(rng.integers(5))]
+        self.backdrop: RGB = ((30, 40, 62), (44, 38, 58), (24, 50, 58), (206, 190, 166), (176, 192, 190))[
+            int(rng.integers(5))
+        ]
 
     def layers(self) -> list[Layer]:
         layers = [
@@ -47,7 +49,9 @@ class Room(Scene):
             Layer("lamp", self._lamp, 0.6, "flicker"),
         ]
         if self.weather("rain") or self.weather("storm"):
-            layers.append(Layer("rain", lambda c: rain(c, self.rand("outside"), (190, 206, 226), count=90, alpha=0.22), 1.0))
+            layers.append(
+                Layer("rain", lambda c: rain(c, self.rand("outside"), (190, 206, 226), count=90, alpha=0.22), 1.0)
+            )
         return layers
 
     def _view(self, c: Canvas) -> Canvas:
@@ -86,7 +90,9 @@ class Room(Scene):
         planks = 9
         for k in range(planks):
             wood = mix((176, 122, 78), (142, 94, 60), 0.5 + 0.5 * math.sin(k * 2.4))
-            self._quad(v, [(k / planks, 0, 0), ((k + 1) / planks, 0, 0), ((k + 1) / planks, 1, 0), (k / planks, 1, 0)], wood)
+            self._quad(
+                v, [(k / planks, 0, 0), ((k + 1) / planks, 0, 0), ((k + 1) / planks, 1, 0), (k / planks, 1, 0)], wood
+            )
             v.line([iso(k / planks, 0), iso(k / planks, 1)], darker(wood, 0.5), 0.005)
         for k in range(1, 7):
             v.line([iso(k / 7, 0, 0), iso(k / 7, 0, z * 0.36)], darker(left, 0.2), 0.005)
@@ -101,7 +107,10 @@ class Room(Scene):
         """The window's outline on the left wall (y = 0)."""
         mid = (0.6, self.high * 0.62)
         if self.round_window:
-            return [iso(mid[0] + 0.18 * math.cos(a), 0, mid[1] + 0.2 * math.sin(a)) for a in np.linspace(0, math.tau, 40, endpoint=False).tolist()]
+            return [
+                iso(mid[0] + 0.18 * math.cos(a), 0, mid[1] + 0.2 * math.sin(a))
+                for a in np.linspace(0, math.tau, 40, endpoint=False).tolist()
+            ]
         return [iso(mid[0] + dx, 0, mid[1] + dz) for dx, dz in ((-0.18, -0.2), (0.18, -0.2), (0.18, 0.2), (-0.18, 0.2))]
 
     def _window(self, c: Canvas) -> None:
@@ -114,7 +123,13 @@ class Room(Scene):
             b.rect(-1, y, 1, 1, (24, 66, 90))
             b.glow(x + 0.04, y - 0.06, 0.24, (150, 176, 210), 0.5)
             for k in range(5):
-                b.stroke([(x - 0.2, y + 0.03 * k), (x, y + 0.015 + 0.03 * k), (x + 0.2, y + 0.03 * k + 0.02)], (120, 160, 180), 0.008, 0.7, swell=True)
+                b.stroke(
+                    [(x - 0.2, y + 0.03 * k), (x, y + 0.015 + 0.03 * k), (x + 0.2, y + 0.03 * k + 0.02)],
+                    (120, 160, 180),
+                    0.008,
+                    0.7,
+                    swell=True,
+                )
             if self.weather("rain") or self.weather("storm"):
                 for _ in range(46):
                     px, pz = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0.3, 0.95)) * self.high
@@ -132,11 +147,24 @@ class Room(Scene):
             y = 0.42
             while y < 0.9:
                 wide, tall = float(rng.uniform(0.025, 0.05)), float(rng.uniform(0.09, 0.15))
-                book = ((172, 62, 50), (206, 160, 74), (74, 110, 122), (92, 74, 104), (220, 210, 188))[int(rng.integers(5))]
-                self._quad(v, [(0.07, y, level * z), (0.07, y + wide, level * z), (0.07, y + wide, level * z + tall), (0.07, y, level * z + tall)], book)
+                book = ((172, 62, 50), (206, 160, 74), (74, 110, 122), (92, 74, 104), (220, 210, 188))[
+                    int(rng.integers(5))
+                ]
+                self._quad(
+                    v,
+                    [
+                        (0.07, y, level * z),
+                        (0.07, y + wide, level * z),
+                        (0.07, y + wide, level * z + tall),
+                        (0.07, y, level * z + tall),
+                    ],
+                    book,
+                )
                 y += wide + 0.004
             self._box(v, 0, 0.4, level * z - 0.025, 0.09, 0.52, 0.025, (120, 78, 48))
-        belt = [(0.22 + 0.09 * math.cos(a), 0.72 * z + 0.1 * math.sin(a)) for a in np.linspace(0, math.tau, 33).tolist()]
+        belt = [
+            (0.22 + 0.09 * math.cos(a), 0.72 * z + 0.1 * math.sin(a)) for a in np.linspace(0, math.tau, 33).tolist()
+        ]
         for k in range(32):
             a, b = belt[k], belt[k + 1]
             v.line([iso(0.01, *a), iso(0.01, *b)], (214, 66, 52) if (k // 4) % 2 else (246, 240, 228), 0.045)
@@ -147,12 +175,16 @@ class Room(Scene):
         # Along the right wall the bed, along the left wall the desk, in the corner the stove; far things first.
         self._box(v, 0.06, 0.06, 0, 0.17, 0.17, 0.24, (58, 58, 66))
         self._box(v, 0.12, 0.12, 0.24, 0.05, 0.05, self.high - 0.2, (70, 70, 78))
-        self._quad(v, [(0.231, 0.1, 0.06), (0.231, 0.19, 0.06), (0.231, 0.19, 0.15), (0.231, 0.1, 0.15)], (255, 150, 50))
+        self._quad(
+            v, [(0.231, 0.1, 0.06), (0.231, 0.19, 0.06), (0.231, 0.19, 0.15), (0.231, 0.1, 0.15)], (255, 150, 50)
+        )
         for x in (0.46, 0.86):
             for y in (0.05, 0.25):
                 self._box(v, x, y, 0, 0.035, 0.035, 0.26, darker(wood, 0.3))
         self._box(v, 0.43, 0.03, 0.26, 0.5, 0.28, 0.03, wood)
-        self._quad(v, [(0.52, 0.12, 0.291), (0.68, 0.12, 0.291), (0.68, 0.25, 0.291), (0.52, 0.25, 0.291)], (242, 232, 206))
+        self._quad(
+            v, [(0.52, 0.12, 0.291), (0.68, 0.12, 0.291), (0.68, 0.25, 0.291), (0.52, 0.25, 0.291)], (242, 232, 206)
+        )
         v.stroke([iso(0.55, 0.16, 0.295), iso(0.6, 0.19, 0.295), iso(0.66, 0.2, 0.295)], (120, 90, 70), 0.006)
         self._box(v, 0.56, 0.4, 0, 0.17, 0.16, 0.15, lighter(wood, 0.12))
         self._box(v, 0.03, 0.38, 0, 0.36, 0.6, 0.13, darker(wood, 0.1))
@@ -162,7 +194,10 @@ class Room(Scene):
         self._box(v, 0.68, 0.72, 0, 0.22, 0.18, 0.14, (134, 88, 52))
         self._box(v, 0.67, 0.71, 0.14, 0.24, 0.2, 0.03, (170, 116, 66))
         x, y = iso(0.5, 0.82)
-        v.blob([(x - 0.07, y - 0.01), (x - 0.03, y - 0.06), (x + 0.05, y - 0.06), (x + 0.08, y - 0.01), (x, y + 0.02)], (58, 50, 52))
+        v.blob(
+            [(x - 0.07, y - 0.01), (x - 0.03, y - 0.06), (x + 0.05, y - 0.06), (x + 0.08, y - 0.01), (x, y + 0.02)],
+            (58, 50, 52),
+        )
         v.oval(x + 0.06, y - 0.05, 0.032, color=(58, 50, 52))
         v.poly([(x + 0.035, y - 0.07), (x + 0.045, y - 0.11), (x + 0.065, y - 0.08)], (58, 50, 52))
         v.poly([(x + 0.065, y - 0.08), (x + 0.085, y - 0.11), (x + 0.09, y - 0.065)], (58, 50, 52))
@@ -172,9 +207,15 @@ class Room(Scene):
         x, y = iso(0.8, 0.15, 0.29)
         v.line([(x, y), (x, y - 0.14)], (190, 150, 70), 0.018)
         v.oval(x, y, 0.04, 0.02, (190, 150, 70))
-        v.poly([(x - 0.09, y - 0.12), (x + 0.09, y - 0.12), (x + 0.05, y - 0.23), (x - 0.05, y - 0.23)], (255, 206, 110))
+        v.poly(
+            [(x - 0.09, y - 0.12), (x + 0.09, y - 0.12), (x + 0.05, y - 0.23), (x - 0.05, y - 0.23)], (255, 206, 110)
+        )
         if self.night:
-            v.poly([iso(0, 0, self.high), iso(1, 0, self.high), iso(1, 0), iso(1, 1), iso(0, 1), iso(0, 1, self.high)], (20, 26, 60), 0.26)
+            v.poly(
+                [iso(0, 0, self.high), iso(1, 0, self.high), iso(1, 0), iso(1, 1), iso(0, 1), iso(0, 1, self.high)],
+                (20, 26, 60),
+                0.26,
+            )
         v.glow(x, y - 0.15, 0.85, (255, 176, 84), 0.72 if self.night else 0.4)
         v.glow(x, y - 0.17, 0.24, (255, 236, 180), 0.9)
         stove = iso(0.24, 0.15, 0.1)

@@ -45,7 +45,11 @@ class Skyline(Scene):
         while x < self.w + 0.05:
             wide = float(rng.uniform(0.06, 0.12)) * (0.8 + 0.25 * i)
             near = 1 - min(1.0, abs(x + wide / 2 - self.peak) / (0.55 * self.w))
-            tall = (0.1 + 0.42 * near * self.grow * float(rng.uniform(0.5, 1.1)) + 0.08 * float(rng.random())) * (1.1, 0.95, 0.6)[i]
+            tall = (0.1 + 0.42 * near * self.grow * float(rng.uniform(0.5, 1.1)) + 0.08 * float(rng.random())) * (
+                1.1,
+                0.95,
+                0.6,
+            )[i]
             paint = ((92, 104, 126), (120, 112, 118), (78, 92, 104), (138, 122, 112))[int(rng.integers(4))]
             wall = look.far(paint, away)
             self._tower(c, rng, x, wide, self.line - tall, wall, i)
@@ -69,7 +73,13 @@ class Skyline(Scene):
             for k in range(columns):
                 lit = self.lit and rng.random() < 0.45
                 wx, wy = x + wide * (k + 0.25) / columns, top + 0.012 + 0.024 * row
-                glass: RGB = ((255, 208, 120), (255, 232, 180), (150, 220, 255) if self.neon else (255, 190, 100))[int(rng.integers(3))] if lit else mix(darker(wall, 0.35), self.look.sky[1], 0.25)
+                glass: RGB = (
+                    ((255, 208, 120), (255, 232, 180), (150, 220, 255) if self.neon else (255, 190, 100))[
+                        int(rng.integers(3))
+                    ]
+                    if lit
+                    else mix(darker(wall, 0.35), self.look.sky[1], 0.25)
+                )
                 if wy < self.line - 0.01:
                     c.rect(wx, wy, wx + wide * 0.5 / columns, wy + 0.012, glass, 1.0 if lit else 0.75)
         if self.neon and i and rng.random() < 0.5:
@@ -80,12 +90,26 @@ class Skyline(Scene):
 
     def _front(self, c: Canvas) -> None:
         if self.water:
-            c.reflect(self.line + 0.008, tint=self.look.tone((44, 74, 104)), amount=0.58, ripple=0.014, rng=self.rand("ripples"))
+            c.reflect(
+                self.line + 0.008,
+                tint=self.look.tone((44, 74, 104)),
+                amount=0.58,
+                ripple=0.014,
+                rng=self.rand("ripples"),
+            )
             return
         # A park with a road that leads to the towers.
         dark = self.look.tone((60, 92, 62))
         c.gradient(0, self.line, self.w, self.h, [dark, darker(dark, 0.5)])
-        c.poly([(self.peak - 0.02, self.line), (self.peak + 0.02, self.line), (self.w * 0.78, self.h), (self.w * 0.22, self.h)], self.look.tone((96, 96, 104)))
+        c.poly(
+            [
+                (self.peak - 0.02, self.line),
+                (self.peak + 0.02, self.line),
+                (self.w * 0.78, self.h),
+                (self.w * 0.22, self.h),
+            ],
+            self.look.tone((96, 96, 104)),
+        )
         for k in range(7):
             t = (k / 7) ** 1.6
             y = self.line + (self.h - self.line) * t

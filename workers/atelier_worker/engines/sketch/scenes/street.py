@@ -10,7 +10,14 @@ from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
 from .kit import falling, person, sky
 
-_FACADES: tuple[RGB, ...] = ((232, 186, 84), (96, 152, 186), (220, 138, 112), (238, 226, 200), (126, 174, 146), (206, 100, 84))
+_FACADES: tuple[RGB, ...] = (
+    (232, 186, 84),
+    (96, 152, 186),
+    (220, 138, 112),
+    (238, 226, 200),
+    (126, 174, 146),
+    (206, 100, 84),
+)
 
 
 class Street(Scene):
@@ -70,7 +77,11 @@ class Street(Scene):
         def quad(u0: float, u1: float, v0: float, v1: float, color: RGB, alpha: float = 1.0) -> None:
             d0, d1 = near + (far - near) * u0, near + (far - near) * u1
             y0, y1 = top + (base - top) * v0, top + (base - top) * v1
-            c.poly([self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)], color, alpha)
+            c.poly(
+                [self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)],
+                color,
+                alpha,
+            )
 
         quad(0, 1, 0, 1, wall)
         tile = self.look.far(((54, 104, 168), (62, 138, 120), (182, 138, 58))[i % 3], away)
@@ -78,7 +89,14 @@ class Street(Scene):
         for row in range(20):
             for k in range(cells):
                 if (row + k) % 2 == 0:
-                    quad(k / cells, (k + 1) / cells, 0.55 + row * 0.0225, 0.55 + (row + 1) * 0.0225, lighter(tile, 0.55) if row % 4 == 0 else tile, 0.55)
+                    quad(
+                        k / cells,
+                        (k + 1) / cells,
+                        0.55 + row * 0.0225,
+                        0.55 + (row + 1) * 0.0225,
+                        lighter(tile, 0.55) if row % 4 == 0 else tile,
+                        0.55,
+                    )
         quad(0, 1, 0.0, 0.03, self.look.far((182, 92, 66), away))
         quad(0, 1, 0.53, 0.55, lighter(wall, 0.45))
         for floor in range(3):
@@ -93,20 +111,45 @@ class Street(Scene):
                 for bar in range(8):
                     quad(u - 0.05 + 0.048 * bar, u - 0.04 + 0.048 * bar, v + 0.07, v + 0.11, (40, 40, 46), 0.9)
         quad(0.32, 0.66, 0.68, 0.99, self.look.far((70, 46, 40), away))
-        quad(0.36, 0.62, 0.71, 0.99, self.look.far(((40, 88, 84), (120, 44, 40), (46, 66, 110))[(i + (side > 0)) % 3], away))
+        quad(
+            0.36,
+            0.62,
+            0.71,
+            0.99,
+            self.look.far(((40, 88, 84), (120, 44, 40), (46, 66, 110))[(i + (side > 0)) % 3], away),
+        )
 
     def _ground(self, c: Canvas) -> None:
         rng, look = self.rand("ground"), self.look
         stone = look.tone((118, 114, 116))
         left, right = self._at(-0.02, self.h * 1.04, 0), self._at(self.w + 0.02, self.h * 1.04, 0)
-        road = [(left[0], self.h * 1.04), self._at(-0.02, self.h * 1.04, 0.86), self._at(self.w + 0.02, self.h * 1.04, 0.86), (right[0], self.h * 1.04)]
+        road = [
+            (left[0], self.h * 1.04),
+            self._at(-0.02, self.h * 1.04, 0.86),
+            self._at(self.w + 0.02, self.h * 1.04, 0.86),
+            (right[0], self.h * 1.04),
+        ]
         if self.wet:
             with c.clipped(road) as v:
-                v.gradient(0, self.vy, self.w, self.h, [mix(look.sky[-1], stone, 0.3), mix(look.sky[1], stone, 0.45), darker(stone, 0.35)])
+                v.gradient(
+                    0,
+                    self.vy,
+                    self.w,
+                    self.h,
+                    [mix(look.sky[-1], stone, 0.3), mix(look.sky[1], stone, 0.45), darker(stone, 0.35)],
+                )
                 for side in (-1, 1):
                     for i in range(5):
                         x = self.vx + side * (self.w * 0.5) * (0.35 + 0.14 * i)
-                        v.gradient(x - 0.03, self.vy, x + 0.05, self.h, [look.tone(_FACADES[self.order[(2 * i + (side > 0)) % 6]]), stone], alpha=0.4, fade=True)
+                        v.gradient(
+                            x - 0.03,
+                            self.vy,
+                            x + 0.05,
+                            self.h,
+                            [look.tone(_FACADES[self.order[(2 * i + (side > 0)) % 6]]), stone],
+                            alpha=0.4,
+                            fade=True,
+                        )
                 v.glow(self.vx, self.vy + 0.1, 0.5, look.light, 0.6)
         else:
             c.poly(road, stone)
@@ -118,14 +161,23 @@ class Street(Scene):
             c.line([(a, y), (b, y)], darker(stone, 0.4), 0.003 * (1.3 - depth), 0.45)
             for _ in range(8):
                 x = a + (b - a) * float(rng.random())
-                c.stroke([(x, y), (x + 0.05 * (1.1 - depth), y)], lighter(stone, 0.5), 0.005 * (1.2 - depth), 0.5 if self.wet else 0.25, swell=True)
+                c.stroke(
+                    [(x, y), (x + 0.05 * (1.1 - depth), y)],
+                    lighter(stone, 0.5),
+                    0.005 * (1.2 - depth),
+                    0.5 if self.wet else 0.25,
+                    swell=True,
+                )
         middle = self.w * 0.5
         for offset in (-self.wide * 0.62, self.wide * 0.62):
             for x, color, width in ((offset, (28, 28, 34), 0.034), (offset + 0.004, lighter(look.light, 0.1), 0.014)):
                 near, far = self._at(middle + x, self.h * 1.04, 0), self._at(middle + x, self.h * 1.04, 0.86)
                 c.stroke([near, far], color, width, end=0.12, curve=False)
         for side in (0, 1):
-            near, far = self._at(-0.02 if side == 0 else self.w + 0.02, self.h * 1.04, 0), self._at(self.w * (0.16 if side == 0 else 0.84), self.h * 1.04, 0)
+            near, far = (
+                self._at(-0.02 if side == 0 else self.w + 0.02, self.h * 1.04, 0),
+                self._at(self.w * (0.16 if side == 0 else 0.84), self.h * 1.04, 0),
+            )
             c.poly([near, far, (self.vx, self.vy), (self.vx, self.vy)], lighter(stone, 0.22), 0.55)
 
     def _tram(self, c: Canvas) -> None:
@@ -137,7 +189,10 @@ class Street(Scene):
         yellow = self.look.tone((250, 200, 40), 0.05)
         v.oval(0, 0.02, 0.5, 0.06, (16, 16, 20), 0.6)
         v.rect(-0.42, -0.2, 0.42, 0.0, darker(yellow, 0.65))
-        v.blob([(-0.44, -0.1), (-0.45, -0.62), (-0.42, -1.12), (0, -1.16), (0.42, -1.12), (0.45, -0.62), (0.44, -0.1)], yellow)
+        v.blob(
+            [(-0.44, -0.1), (-0.45, -0.62), (-0.42, -1.12), (0, -1.16), (0.42, -1.12), (0.45, -0.62), (0.44, -0.1)],
+            yellow,
+        )
         v.poly([(-0.44, -1.08), (0.44, -1.08), (0.36, -1.2), (-0.36, -1.2)], (236, 230, 214))
         for x0, x1 in ((-0.38, -0.16), (-0.12, 0.12), (0.16, 0.38)):
             v.rect(x0, -0.98, x1, -0.58, (255, 226, 150) if self.look.dark or self.wet else (90, 116, 132))
@@ -155,12 +210,26 @@ class Street(Scene):
         for k in range(2):
             depth = float(rng.uniform(0.3, 0.55))
             x, base = self._at(self.w * (0.16 if k else 0.86), self.h * 1.04, depth)
-            person(c, x, base, 0.42 * (1 - depth), self.look.tone(((70, 52, 60), (150, 60, 52))[k]), umbrella=self.look.tone((176, 44, 50)) if self.wet and k else None)
+            person(
+                c,
+                x,
+                base,
+                0.42 * (1 - depth),
+                self.look.tone(((70, 52, 60), (150, 60, 52))[k]),
+                umbrella=self.look.tone((176, 44, 50)) if self.wet and k else None,
+            )
 
     def _washing(self, c: Canvas) -> None:
         rng = self.rand("washing")
         wire = (38, 38, 44)
-        c.stroke([self._at(self.w * 0.5, -self.h * 0.1, 0), (self.vx, self.vy - 0.05)], wire, 0.006, 0.9, end=0.2, curve=False)
+        c.stroke(
+            [self._at(self.w * 0.5, -self.h * 0.1, 0), (self.vx, self.vy - 0.05)],
+            wire,
+            0.006,
+            0.9,
+            end=0.2,
+            curve=False,
+        )
         for depth in (0.5, 0.22):
             y = self._at(0, self.h * 0.02, depth)[1]
             a, b = self._at(0, 0, depth)[0], self._at(self.w, 0, depth)[0]
@@ -170,5 +239,15 @@ class Street(Scene):
             for k in range(2, 11, 2):
                 cx, cy = line[k]
                 wide, long = 0.07 * (1 - depth), (0.08 + 0.06 * float(rng.random())) * (1 - depth)
-                color = self.look.tone(((246, 244, 238), (206, 74, 66), (86, 132, 178), (240, 200, 104))[int(rng.integers(4))])
-                c.poly([(cx - wide / 2, cy), (cx + wide / 2, cy), (cx + wide * 0.45, cy + long), (cx - wide * 0.4, cy + long * 0.95)], color)
+                color = self.look.tone(
+                    ((246, 244, 238), (206, 74, 66), (86, 132, 178), (240, 200, 104))[int(rng.integers(4))]
+                )
+                c.poly(
+                    [
+                        (cx - wide / 2, cy),
+                        (cx + wide / 2, cy),
+                        (cx + wide * 0.45, cy + long),
+                        (cx - wide * 0.4, cy + long * 0.95),
+                    ],
+                    color,
+                )

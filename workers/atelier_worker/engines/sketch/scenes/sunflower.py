@@ -8,7 +8,8 @@ import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
 from .base import Layer, Scene
-from .kit import falling, grasses, hill, ridge, sky
+from .kit import falling, hill, ridge, sky
+from .plants import grasses
 
 _PETALS: dict[str, RGB] = {
     "rose": (206, 44, 74), "poppy": (226, 56, 40), "tulip": (232, 90, 110), "daisy": (250, 248, 240), "lily": (246, 200, 214),
@@ -47,7 +48,13 @@ class Sunflower(Scene):
         rng = self.rand("field")
         far = ridge(rng, -0.1, self.w + 0.1, self.horizon + 0.01, 0.08, rough=0.4)
         hill(c, far, self.horizon + 0.1, self.look.far((92, 122, 120), 0.5), self.look.far((120, 150, 110), 0.4))
-        c.gradient(0, self.horizon, self.w, self.h, [self.look.far((150, 160, 74), 0.25), self.look.tone((82, 118, 52)), self.look.tone((44, 78, 42))])
+        c.gradient(
+            0,
+            self.horizon,
+            self.w,
+            self.h,
+            [self.look.far((150, 160, 74), 0.25), self.look.tone((82, 118, 52)), self.look.tone((44, 78, 42))],
+        )
         for k in range(260):
             t = (k / 260) ** 1.6
             y = self.horizon + 0.01 + (self.h - self.horizon) * 0.5 * t
@@ -74,7 +81,17 @@ class Sunflower(Scene):
         for side, t in ((-1, 0.62), (1, 0.74)):
             x, y = self.x + self.lean * t, self.y + (self.h - self.y) * t
             tip = x + side * self.size * 1.05
-            c.blob([(x, y), (x + side * 0.08, y - 0.1), (tip - side * 0.08, y - 0.12), (tip, y - 0.03), (tip - side * 0.1, y + 0.03), (x + side * 0.08, y + 0.04)], green if side < 0 else darker(green, 0.2))
+            c.blob(
+                [
+                    (x, y),
+                    (x + side * 0.08, y - 0.1),
+                    (tip - side * 0.08, y - 0.12),
+                    (tip, y - 0.03),
+                    (tip - side * 0.1, y + 0.03),
+                    (x + side * 0.08, y + 0.04),
+                ],
+                green if side < 0 else darker(green, 0.2),
+            )
             c.stroke([(x, y), (x + side * 0.15, y - 0.04), (tip, y - 0.03)], lighter(green, 0.35), 0.01, end=0.2)
             for k in range(1, 5):
                 vx = x + (tip - x) * k / 5
@@ -93,12 +110,35 @@ class Sunflower(Scene):
             for k in range(count):
                 a = math.tau * (k + 0.5 * ring_) / count + float(rng.normal()) * 0.05
                 long = reach * float(rng.uniform(0.9, 1.06))
-                color = darker(mix(petal, (230, 120, 20) if self.sunflower else darker(petal, 0.2), 0.3 * float(rng.random())), shade)
+                color = darker(
+                    mix(petal, (230, 120, 20) if self.sunflower else darker(petal, 0.2), 0.3 * float(rng.random())),
+                    shade,
+                )
                 p = v.at(0, 0, 1, turn=a)
                 if self.sunflower:
-                    p.blob([(0.3, 0), (0.5, -wide * 0.6), (0.78, -wide * 0.5), (long, 0), (0.78, wide * 0.5), (0.5, wide * 0.6)], color)
+                    p.blob(
+                        [
+                            (0.3, 0),
+                            (0.5, -wide * 0.6),
+                            (0.78, -wide * 0.5),
+                            (long, 0),
+                            (0.78, wide * 0.5),
+                            (0.5, wide * 0.6),
+                        ],
+                        color,
+                    )
                 else:
-                    p.blob([(0.1, 0), (0.4, -wide * 0.55), (0.8, -wide * 0.6), (long * 0.96, 0), (0.8, wide * 0.6), (0.4, wide * 0.55)], color)
+                    p.blob(
+                        [
+                            (0.1, 0),
+                            (0.4, -wide * 0.55),
+                            (0.8, -wide * 0.6),
+                            (long * 0.96, 0),
+                            (0.8, wide * 0.6),
+                            (0.4, wide * 0.55),
+                        ],
+                        color,
+                    )
                 if fine:
                     p.stroke([(0.42, 0), (long * 0.85, 0)], darker(color, 0.3), 0.018, 0.7, end=0.2)
                     p.stroke([(0.5, -wide * 0.25), (long * 0.8, -wide * 0.2)], lighter(color, 0.4), 0.014, 0.6, end=0.2)

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..canvas import Canvas, Point, darker, lighter, mix, smooth
 from .base import Layer, Scene
-from .kit import falling, flock, hill, mist, person, ridge, sky, tree
+from .kit import falling, flock, hill, mist, person, ridge, sky
+from .plants import tree
 
 
 class Terraces(Scene):
@@ -31,8 +32,16 @@ class Terraces(Scene):
             Layer("sky", lambda c: sky(c, self, self.horizon + 0.1, cloudy=0.4, sun=self.sun), 0.0, "drift"),
             Layer("hills", self._hills, 0.15),
             *[Layer(f"step {i}", partial(self._step, i=i), 0.2 + 0.7 * i / self.steps) for i in range(near)],
-            Layer("mist", lambda c: mist(c, self.rand("mist"), self.horizon + 0.12, 0.1, lighter(self.look.haze, 0.4), 0.6), 0.45, "drift"),
-            *[Layer(f"step {i}", partial(self._step, i=i), 0.2 + 0.7 * i / self.steps) for i in range(near, self.steps)],
+            Layer(
+                "mist",
+                lambda c: mist(c, self.rand("mist"), self.horizon + 0.12, 0.1, lighter(self.look.haze, 0.4), 0.6),
+                0.45,
+                "drift",
+            ),
+            *[
+                Layer(f"step {i}", partial(self._step, i=i), 0.2 + 0.7 * i / self.steps)
+                for i in range(near, self.steps)
+            ],
             Layer("farmers", self._farmers, 0.85),
             Layer("near mist", self._near_mist, 0.9, "drift"),
             *([] if self.weather("mist") else falling(self)),
@@ -54,7 +63,9 @@ class Terraces(Scene):
         points = []
         for k in range(13):
             u = k / 12
-            wave = math.sin(self.phase + u * 4.6 * self.w + i * 0.2) + 0.4 * math.sin(self.phase * 2 + u * 9 * self.w + i * 0.33)
+            wave = math.sin(self.phase + u * 4.6 * self.w + i * 0.2) + 0.4 * math.sin(
+                self.phase * 2 + u * 9 * self.w + i * 0.33
+            )
             points.append(((u * 1.3 - 0.15) * self.w, y + sway * wave * 0.6 + self.slope * (u - 0.5) * (1.1 - t)))
         return smooth(points, closed=False, steps=5)
 
@@ -70,27 +81,61 @@ class Terraces(Scene):
             x, y = rim[k]
             for _ in range(3):
                 dx = float(rng.uniform(0, 0.025))
-                c.stroke([(x + dx, y), (x + dx - 0.004, y + 0.05 * (0.3 + t))], mix(darker(bank, 0.5), lighter(bank, 0.1), float(rng.random())), 0.006 + 0.006 * t, 0.8, curve=False)
+                c.stroke(
+                    [(x + dx, y), (x + dx - 0.004, y + 0.05 * (0.3 + t))],
+                    mix(darker(bank, 0.5), lighter(bank, 0.1), float(rng.random())),
+                    0.006 + 0.006 * t,
+                    0.8,
+                    curve=False,
+                )
         thick = (self.h - self.horizon) / self.steps * (0.3 + 0.3 * t)
         low = [(x, y + thick) for x, y in rim]
         water = [*low, *reversed(after)]
         top, deep = min(y for _, y in low), max(y for _, y in after)
         with c.clipped(water) as v:
-            v.gradient(-0.2, top, self.w + 0.2, deep, [mix(look.sky[-1], (255, 255, 255), 0.2), look.far(look.sky[-1], 0.1), mix(look.sky[0], look.sky[1], 0.5)])
+            v.gradient(
+                -0.2,
+                top,
+                self.w + 0.2,
+                deep,
+                [
+                    mix(look.sky[-1], (255, 255, 255), 0.2),
+                    look.far(look.sky[-1], 0.1),
+                    mix(look.sky[0], look.sky[1], 0.5),
+                ],
+            )
             v.glow(self.sun[0], (top + deep) / 2, 0.3, look.light, 0.45)
             if (i + int(self.phase * 10)) % 3 == 0:
                 for _ in range(round(150 + 160 * t)):
                     x, u = float(rng.uniform(-0.1, self.w + 0.1)), float(rng.random())
                     y = top + (deep - top) * u
-                    v.line([(x, y), (x + 0.004, y - 0.01 - 0.016 * t)], look.far((112, 160, 66), away), 0.003 + 0.003 * t, 0.9)
+                    v.line(
+                        [(x, y), (x + 0.004, y - 0.01 - 0.016 * t)],
+                        look.far((112, 160, 66), away),
+                        0.003 + 0.003 * t,
+                        0.9,
+                    )
         c.stroke(after, lighter(bank, 0.22), 0.008 + 0.012 * t, end=1, curve=False)
         for _ in range(60):
             k = int(rng.integers(0, len(after) - 1))
             x, y = after[k]
-            c.stroke([(x, y), (x + float(rng.normal()) * 0.008, y - (0.01 + 0.02 * t) * float(rng.uniform(0.5, 1.2)))], lighter(bank, 0.1 * float(rng.random())), 0.004 + 0.004 * t, curve=False)
+            c.stroke(
+                [(x, y), (x + float(rng.normal()) * 0.008, y - (0.01 + 0.02 * t) * float(rng.uniform(0.5, 1.2)))],
+                lighter(bank, 0.1 * float(rng.random())),
+                0.004 + 0.004 * t,
+                curve=False,
+            )
         if i in (2, 4) and rng.random() < 0.8:
             k = int(rng.integers(8, len(after) - 8))
-            tree(c, rng, after[k][0], after[k][1], 0.1 + 0.14 * t, look.far((62, 100, 60), away), look.far((70, 54, 44), away))
+            tree(
+                c,
+                rng,
+                after[k][0],
+                after[k][1],
+                0.1 + 0.14 * t,
+                look.far((62, 100, 60), away),
+                look.far((70, 54, 44), away),
+            )
 
     def _farmers(self, c: Canvas) -> None:
         rng = self.rand("farmers")
@@ -104,4 +149,11 @@ class Terraces(Scene):
         if self.weather("mist"):
             rng = self.rand("near mist")
             for k in range(3):
-                mist(c, rng, self.horizon + (self.h - self.horizon) * (0.25 + 0.22 * k), 0.07 + 0.02 * k, lighter(self.look.haze, 0.45), 0.6)
+                mist(
+                    c,
+                    rng,
+                    self.horizon + (self.h - self.horizon) * (0.25 + 0.22 * k),
+                    0.07 + 0.02 * k,
+                    lighter(self.look.haze, 0.45),
+                    0.6,
+                )
