@@ -49,5 +49,7 @@ class Pools:
             return f"No connected worker of type {worker_type} takes the model {job.settings.model}."
         if job.current.attempt:
             return f"Attempt {job.current.attempt} did not succeed; the next one follows after a pause."
+        if any(worker.slots > worker.leases for worker in self.of(worker_type, job.settings.model)):
+            return f"A worker of type {worker_type} is free; it starts in a moment."
         waiting = max(self._waiting.get(worker_type, 1), 1)
         return f"All workers of type {worker_type} are busy; {waiting} waiting."

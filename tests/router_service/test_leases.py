@@ -265,3 +265,17 @@ async def test_a_missing_worker_is_visible_and_says_what_to_start(router: Router
     assert (models["sdxl"].connected_workers, models["sdxl"].free_slots, models["sdxl"].hint) == (1, 4, "")
     assert models["wan"].connected_workers == 0
     await one.disconnect()
+
+
+async def test_a_job_that_waits_for_a_busy_worker_says_so(router: Router) -> None:
+    one = await router.worker(slots=1, free=1)
+    await router.submit()
+    await one.take()
+    waiting = await router.submit()
+    await router.service.reaper.refresh_pools()
+    stage = (await router.job(waiting.job_id)).stages[0]
+    assert stage.waits_for == "All workers of type sdxl are busy; 1 waiting."
+    other = await router.worker("two", slots=4, free=0)
+    stage = (await router.job(waiting.job_id)).stages[0]
+    assert stage.waits_for == "A worker of type sdxl is free; it starts in a moment."
+    await other.disconnect()
