@@ -51,7 +51,13 @@ def need(program: str) -> str:
 def run(command: Sequence[str], folder: Path, environ: dict[str, str]) -> str:
     """Run a program in a folder and return what it printed; it must end well."""
     done = subprocess.run(
-        command, cwd=folder, env=clean_environ(environ), capture_output=True, text=True, timeout=RUN_SECONDS
+        command,
+        cwd=folder,
+        env=clean_environ(environ),
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=RUN_SECONDS,
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
