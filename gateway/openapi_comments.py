@@ -14,8 +14,8 @@ _MESSAGE, _ENUM, _SERVICE = 4, 5, 6
 _FIELD_OF_MESSAGE, _MESSAGE_OF_MESSAGE, _ENUM_OF_MESSAGE, _ONEOF_OF_MESSAGE = 2, 3, 4, 8
 _VALUE_OF_ENUM, _METHOD_OF_SERVICE = 2, 2
 
-# A blank line, or the line on which the errors begin.
-_NEW_PARAGRAPH = re.compile(r"\n\s*\n|\n(?=\s*Errors: )")
+# A blank line, or where the errors begin.
+_NEW_PARAGRAPH = re.compile(r"\n\s*\n|\s(?=Errors: )")
 
 
 @cache

@@ -1,0 +1,90 @@
+/** The page: signs in, follows everything of this owner in one stream, and puts each event where it belongs. */
+
+import { call, follow, forgetKey, keepKey, signedIn, signIn, takeCode } from "./api.js";
+import { $, announce } from "./dom.js";
+import { fill, listen, loadModels } from "./form.js";
+import "./gallery.js";
+import { hasEnded } from "./job.js";
+
+const workspace = $("#workspace"), library = $("#library"), jobs = $("#jobs");
+const RETRY = 2000;
+let stop = new AbortController();
+
+function card(job) {
+  return jobs.querySelector(`atelier-job[data-id="${CSS.escape(job.job_id)}"]`);
+}
+
+function show(job) {
+  const known = card(job);
+  if (known) return known.update(job);
+  const made = document.createElement("atelier-job");
+  made.dataset.id = job.job_id;
+  jobs.prepend(made);
+  made.begin(job);
+}
+
+const PLACES = {
+  "jobs.snapshot": (data) => data.jobs.toReversed().forEach(show),
+  "jobs.state": (job) => (hasEnded(job) ? card(job)?.update(job) : show(job)),
+  "jobs.progress": (progress) => card(progress)?.progress(progress),
+  "assets.snapshot": () => workspace.reload(),
+  "assets.published": (asset) => workspace.put(asset),
+  "assets.changed": (asset) => workspace.put(asset),
+  "assets.removed": (asset) => workspace.drop(asset),
+  "items.snapshot": () => library.reload(),
+  "items.saved": () => library.reload(),
+  "items.deleted": () => library.reload(),
+};
+
+async function followEverything() {
+  const line = $("#connection");
+  const told = (there) => { line.textContent = there ? "" : "The connection is gone; trying again…"; };
+  for await (const { name, data } of follow("/v1/events", stop.signal, told)) {
+    if (name === "unavailable") line.textContent = `No news of ${data.source} at the moment.`;
+    else if (name === "resync") line.textContent = "";
+    else PLACES[name]?.(data[name.split(".")[1]]);
+  }
+}
+
+async function open() {
+  document.body.dataset.signedIn = "yes";
+  stop = new AbortController();
+  try {
+    const who = await call("GET", "/v1/identity");
+    $("#who").textContent = who.owner_id;
+    await loadModels();
+    $("#request").elements.prompt.focus();
+    await followEverything();
+  } catch (problem) {
+    if (problem.status === 401) return close(problem.message);
+    announce(problem.message, true);
+    if (problem.passes) setTimeout(open, RETRY);
+  }
+}
+
+function close(why = "") {
+  stop.abort();
+  forgetKey();
+  delete document.body.dataset.signedIn;
+  $("#why").textContent = why;
+  $("#key").focus();
+}
+
+$("#sign-in").addEventListener("submit", (event) => {
+  event.preventDefault();
+  keepKey($("#key").value.trim());
+  event.target.reset();
+  open();
+});
+$("#sign-out").addEventListener("click", () => { forgetKey(); location.reload(); });
+$("#kinds").addEventListener("change", (event) => library.reload(event.target.value));
+document.addEventListener("make-again", (event) => fill(event.detail));
+jobs.addEventListener("use-prompt", (event) => fill({ prompt: event.detail }));
+listen(show);
+
+const code = takeCode();
+if (code) {
+  forgetKey();
+  await signIn(code).catch(() => close("This address has been used or is too old. Start again for a new one, or give a key."));
+}
+if (signedIn()) open();

@@ -1,0 +1,108 @@
+/** The form: what to make. The server checks it; what it refuses is told at the field. */
+
+import { call, submit } from "./api.js";
+import { $, announce, el } from "./dom.js";
+
+const form = $("#request");
+let models = [];
+
+/** Return the request as the API takes it. */
+function requestOf(data) {
+  const body = { prompt: data.get("prompt"), model: data.get("model") };
+  if (data.get("negative_prompt")) body.negative_prompt = data.get("negative_prompt");
+  if (data.get("format") === "text") return { ...body, enhancement_only: true };
+  for (const name of ["format", "quality", "aspect_ratio"]) if (data.get(name)) body[name] = data.get(name);
+  for (const name of ["quantity", "seed"]) if (data.get(name)) body[name] = Number(data.get(name));
+  if (data.get("enhance_prompt")) body.enhance_prompt = true;
+  return body;
+}
+
+function clearProblems() {
+  for (const line of form.querySelectorAll(".problem")) line.remove();
+  for (const control of form.querySelectorAll("[aria-invalid]")) {
+    control.removeAttribute("aria-invalid");
+    control.removeAttribute("aria-describedby");
+  }
+}
+
+function showProblems(problem) {
+  const strays = problem.fields.filter(({ field, message }) => {
+    const found = form.elements[field.split(/[.[]/)[0]];
+    const control = found instanceof RadioNodeList ? found[0] : found;
+    if (!control) return true;
+    const id = `problem-${control.name}`;
+    (control.closest("fieldset") ?? control.closest("label")).append(el("p", { className: "problem", id }, `${field} ${message}`));
+    control.setAttribute("aria-invalid", "true");
+    control.setAttribute("aria-describedby", id);
+    return false;
+  });
+  const general = strays.length || !problem.fields.length;
+  $("#problems").append(...(general ? [el("p", { className: "problem", textContent: problem.message })] : []));
+  $("[aria-invalid]", form)?.focus();
+}
+
+function showFormat() {
+  const kind = form.elements.format.value;
+  for (const part of form.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").includes(kind);
+  const fitting = models.filter((model) => kind === "text" || model.formats.includes(kind));
+  if (fitting.length && !fitting.some((model) => model.name === form.elements.model.value)) {
+    form.elements.model.value = fitting[0].name;
+  }
+  showHint();
+}
+
+function showHint() {
+  const [name, kind] = [form.elements.model.value, form.elements.format.value];
+  const row = models.find((model) => model.name === name || model.aliases.includes(name));
+  $("#hint").textContent = (kind !== "text" && row?.hint) || "";
+}
+
+/** Read which models there are, and whether somebody is there to run them. */
+export async function loadModels() {
+  const found = (await call("GET", "/v1/models")).models.filter((model) => model.stage === "generate");
+  models = found.filter((model) => !model.name.endsWith("*"));
+  $("#models").replaceChildren(...models.map((model) => el("option", { value: model.name })));
+  showFormat();
+}
+
+/** Fill the form as something was made. */
+export function fill({ prompt, negative_prompt: negative = "", settings, seed }) {
+  const { elements } = form;
+  elements.prompt.value = prompt;
+  elements.negative_prompt.value = negative;
+  if (settings) {
+    elements.format.value = settings.format;
+    elements.model.value = settings.model;
+    elements.quality.value = settings.quality;
+    elements.aspect_ratio.value = settings.aspect_ratio;
+    elements.quantity.value = 1;
+    elements.seed.value = seed;
+    showFormat();
+  }
+  elements.prompt.focus();
+}
+
+/** Let `accepted` know of each job that the form made. */
+export function listen(accepted) {
+  form.addEventListener("change", showFormat);
+  form.elements.model.addEventListener("input", showHint);
+  form.elements.prompt.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    clearProblems();
+    const button = $("button[type=submit]", form);
+    button.disabled = true;
+    try {
+      const { job_id: id } = await submit(requestOf(new FormData(form)));
+      announce("Accepted.");
+      accepted((await call("GET", `/v1/jobs/${id}`)).job);
+    } catch (problem) {
+      showProblems({ fields: [], ...problem, message: problem.message });
+      announce(problem.message, true);
+    } finally {
+      button.disabled = false;
+    }
+  });
+}

@@ -1,0 +1,103 @@
+/** `<atelier-gallery>`: the workspace or the library as thumbnails, newest first, kept up to date by events. */
+
+import { call } from "./api.js";
+import { announce, el } from "./dom.js";
+import { picture, save, view } from "./viewer.js";
+
+const PAGE = 60;
+const KINDS = {
+  assets: { path: "/v1/assets", id: "asset_id" },
+  items: { path: "/v1/items", id: "item_id" },
+};
+const EMPTY = {
+  assets: "Nothing here yet. What you make appears here and stays for some days.",
+  nothing_saved: "Nothing saved yet. Save a picture of the workspace, and it is kept for good.",
+  nothing_matches: "Nothing saved matches.",
+};
+/** What belongs together stays together: the newest job first, and its outputs by their index. */
+const order = (one, other) =>
+  (other.provenance?.submitted_at ?? other.created_at).localeCompare(one.provenance?.submitted_at ?? one.created_at)
+  || one.asset_index - other.asset_index;
+
+class AtelierGallery extends HTMLElement {
+  #things = new Map();
+  #next = "";
+  #empty = "";
+  #round = 0;
+
+  connectedCallback() {
+    this.kind = KINDS[this.dataset.kind];
+    this.grid = el("div", { className: "grid" });
+    this.note = el("p", { className: "empty", hidden: true });
+    this.more = el("button", { type: "button", className: "quiet", hidden: true, click: () => this.#load(this.#next) }, "Show more");
+    this.replaceChildren(this.grid, this.note, this.more);
+  }
+
+  /** List everything anew; only of one format, if one is given. */
+  async reload(format = this.format ?? "") {
+    this.format = format;
+    await this.#load("");
+  }
+
+  /** Take over what an event tells about one thing. */
+  put(thing) {
+    this.#things.set(thing[this.kind.id], thing);
+    this.#show();
+  }
+
+  /** Take away what an event tells is gone. */
+  drop(thing) {
+    if (this.#things.delete(thing[this.kind.id])) this.#show();
+  }
+
+  async #load(token) {
+    const round = ++this.#round;
+    const query = new URLSearchParams({ page_size: PAGE });
+    if (token) query.set("page_token", token);
+    if (this.format) query.set("format", this.format);
+    try {
+      const page = await call("GET", `${this.kind.path}?${query}`);
+      if (round !== this.#round) return;
+      if (!token) this.#things.clear();
+      for (const thing of page[this.dataset.kind]) this.#things.set(thing[this.kind.id], thing);
+      this.#next = page.next_page_token;
+      this.#empty = page.empty_state || this.dataset.kind;
+      this.#show();
+    } catch (problem) {
+      announce(problem.message, true);
+    }
+  }
+
+  #show() {
+    const things = [...this.#things.values()];
+    if (this.dataset.kind === "assets") things.sort(order);
+    const shown = new Map([...this.grid.children].map((tile) => [tile.dataset.name, tile]));
+    const wanted = things.map((thing) => {
+      const name = `${thing[this.kind.id]} ${thing.version}`;
+      return shown.get(name) ?? this.#tile(thing, name);
+    });
+    this.grid.replaceChildren(...wanted);
+    this.note.textContent = EMPTY[this.#empty] ?? EMPTY.nothing_saved;
+    this.note.hidden = wanted.length > 0;
+    this.more.hidden = !this.#next;
+  }
+
+  #tile(thing, name) {
+    const open = el("button", { type: "button", className: "open", click: () => view(thing) }, picture(thing, "thumb_256"));
+    if (thing.format === "video") open.append(el("span", { className: "badge", textContent: "video" }));
+    const label = el("span", { dir: "auto", textContent: thing.provenance?.prompt || thing.filename || "" });
+    const tile = el("figure", { className: "tile" }, open, el("figcaption", {}, label));
+    tile.dataset.name = name;
+    if (this.dataset.kind === "items") return tile;
+    const button = el("button", { type: "button", className: "quiet", disabled: Boolean(thing.saved_item_id) });
+    button.textContent = thing.saved_item_id ? "Saved" : "Save";
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      button.disabled = await save(thing);
+    });
+    tile.lastChild.append(button);
+    return tile;
+  }
+}
+
+customElements.define("atelier-gallery", AtelierGallery);
