@@ -1,1 +1,4 @@
-"""What `make bench` measures. Figures are ratios and medians of one run, with the environment beside them; never a timed test."""
+"""What `make bench` measures.
+
+Figures are ratios and medians of one run, with the environment beside them; never a timed test.
+"""

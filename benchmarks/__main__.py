@@ -1,4 +1,4 @@
-"""`make bench`: takes every figure in one run, prints the table, writes it with the environment to benchmarks/results."""
+"""`make bench`: takes every figure in one run, prints the table, writes both with the environment beside them."""
 
 from __future__ import annotations
 

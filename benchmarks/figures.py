@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-_PACKAGES = ("atelier-media", "grpcio", "protobuf", "SQLAlchemy", "aiosqlite", "starlette", "uvicorn", "numpy", "pillow")
+_PACKAGES = (
+    "atelier-media",
+    "grpcio",
+    "protobuf",
+    "SQLAlchemy",
+    "aiosqlite",
+    "starlette",
+    "uvicorn",
+    "numpy",
+    "pillow",
+)
 
 
 @dataclass(frozen=True)
@@ -44,9 +54,8 @@ def table(figures: Sequence[Figure]) -> str:
     for figure in figures:
         spread = f"{min(figure.samples):.3g} .. {max(figure.samples):.3g}" if figure.samples else ""
         verdict = "reached" if figure.is_reached else "MISSED"
-        rows.append(
-            f"| {figure.name} | {figure.median:.3g} {figure.unit} | {spread} | {figure.limit:g} {figure.unit} | {verdict} |"
-        )
+        median, limit = (f"{value:.3g} {figure.unit}" for value in (figure.median, figure.limit))
+        rows.append(f"| {figure.name} | {median} | {spread} | {limit} | {verdict} |")
     return "\n".join(rows)
 
 

@@ -6,7 +6,6 @@ import statistics
 from pathlib import Path
 
 from atelier_client import Atelier
-
 from benchmarks.figures import Figure
 from benchmarks.system import proportional_set_size_mb, system
 

@@ -36,7 +36,7 @@ def measure(folder: Path) -> list[Figure]:
 
 
 def _one(client: httpx.Client, seen: Queue[tuple[str, float]]) -> float:
-    """Return the seconds from the submission of one job to its first progress, then cancel it and wait until it is over."""
+    """Return the seconds from the submission of one job to its first progress, then cancel it and see it end."""
     body = {"prompt": "a lighthouse on a cliff", "model": "sdxl", "format": "image", "quality": "draft"}
     started = time.perf_counter()
     job_id = client.post("/v1/generate-content", json=body).raise_for_status().json()["job_id"]

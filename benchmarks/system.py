@@ -21,7 +21,7 @@ _PARTS = ("GATEWAY", "ROUTER", "ASSET", "LIBRARY")
 
 @dataclass(frozen=True)
 class System:
-    """A running system: where it is, its key, its first process, and the seconds from start to the first 200 of its health route."""
+    """A running system: where it is, its key, its first process, and the seconds until its health route said 200."""
 
     url: str
     key: str
@@ -39,7 +39,7 @@ def system(folder: Path) -> Iterator[System]:
     command = [str(Path(sys.executable).with_name("atelier")), "up"]
     started = time.perf_counter()
     with (folder.parent / f"{folder.name}.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)  # noqa: S603 - our own command
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         _wait_healthy(url, process)
         ready_after_s = time.perf_counter() - started
@@ -60,7 +60,7 @@ def process_tree(process_id: int) -> list[int]:
 
 
 def proportional_set_size_mb(process_id: int) -> float:
-    """Return the proportional set size of a process tree in MB (10^6 bytes), as the kernel counts it in smaps_rollup."""
+    """Return the proportional set size of a process tree in MB (10^6 bytes), as the kernel counts it."""
     total_kib = 0
     for member in process_tree(process_id):
         for line in Path(f"/proc/{member}/smaps_rollup").read_text("ascii").splitlines():

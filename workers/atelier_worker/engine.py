@@ -1,8 +1,8 @@
 """The protocol that anyone implements to put a model behind Atelier.
 
-An engine is a class that is constructed with its options (`Engine(options: Mapping[str, str])`) and found by name through
-the entry-point group `atelier.engines`. The worker runs it in a child process and hands it one `Task` at a time per
-slot, with a `Context` through which everything that it makes goes out. Nothing here knows gRPC or protobuf, so that an
+An engine is a class that is constructed with its options (`Engine(options: Mapping[str, str])`) and found by name
+through the entry-point group `atelier.engines`. The worker runs it in a child process and hands it one `Task` at a time
+per slot, with a `Context` through which everything that it makes goes out. Nothing here knows gRPC or protobuf, so that an
 engine needs only this module.
 """
 
@@ -67,7 +67,7 @@ class Cancelled(Exception):
 
 
 class EngineError(Exception):
-    """The stage failed, in a sentence that the client may read. `retryable` says whether another attempt may succeed."""
+    """The stage failed, in a sentence that the client may read; `retryable` tells whether another attempt may help."""
 
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
