@@ -145,7 +145,6 @@ class Dispatch:
 
     async def acknowledge(self, session: Session, ref: LeaseRef) -> None:
         """Note that a worker has started a stage: from now on the attempt counts."""
-        session.unacknowledged.discard(ref)
         async with self._storage.write() as tx:
             lease = await tx.queue.get_lease(ref.job_id)
             if lease is None or lease.acknowledged or not await tx.queue.acknowledge(ref, session.epoch):

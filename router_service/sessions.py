@@ -91,6 +91,12 @@ class Session:
         """Tell whether reports under this lease may be relayed."""
         return self.held.get(ref.job_id) == ref
 
+    def accepted(self, ref: LeaseRef) -> None:
+        """Note that the worker has taken a lease: one slot less, until it says anew how many are free."""
+        if ref in self.unacknowledged:
+            self.unacknowledged.discard(ref)
+            self.credits = max(self.credits - 1, 0)
+
     def send(self, message: Message) -> None:
         """Put a message on its way. A worker that does not read is cut off."""
         if self.closed:

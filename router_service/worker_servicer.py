@@ -165,6 +165,9 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             elif kind == "hello":
                 raise InvalidArgument("hello comes once, at the beginning of a session.")
             elif kind is not None:
+                if kind == "lease_ack":
+                    # At once: the credits that come next already count the slot as taken.
+                    session.accepted(worker_wire.ref_from_proto(request.lease_ack.ref))
                 await unapplied.put(request)
         # The worker has closed its side: what it said before still counts.
         await unapplied.join()

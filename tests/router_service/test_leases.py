@@ -279,3 +279,15 @@ async def test_a_job_that_waits_for_a_busy_worker_says_so(router: Router) -> Non
     stage = (await router.job(waiting.job_id)).stages[0]
     assert stage.waits_for == "A worker of type sdxl is free; it starts in a moment."
     await other.disconnect()
+
+
+async def test_no_more_is_leased_than_the_worker_said_it_takes(router: Router) -> None:
+    one = await router.worker(free=2)
+    for _ in range(4):
+        await router.submit()
+    leases = [await one.take(), await one.take()]
+    # The next thing that the router says is the answer, not a third lease.
+    await one.heartbeat(*leases)
+    await one.say(credits=worker.Credits(free=1))
+    leases.append(await one.take())
+    await one.heartbeat(*leases)
