@@ -2,8 +2,8 @@
 
 An engine is a class that is constructed with its options (`Engine(options: Mapping[str, str])`) and found by name
 through the entry-point group `atelier.engines`. The worker runs it in a child process and hands it one `Task` at a time
-per slot, with a `Context` through which everything that it makes goes out. Nothing here knows gRPC or protobuf, so that an
-engine needs only this module.
+per slot, with a `Context` through which everything that it makes goes out. Nothing here knows gRPC or protobuf, so
+that an engine needs only this module.
 """
 
 from __future__ import annotations
