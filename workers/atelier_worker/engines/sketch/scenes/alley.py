@@ -178,7 +178,7 @@ class Alley(Scene):
     def _ground(self, c: Canvas) -> None:
         """Wet stones: the alley above, upside down and broken up."""
         base = self.vy + 0.1
-        c.reflect(base, tint=(22, 22, 40), amount=0.62, ripple=0.02, depth=1.0, rng=self.rand("ripples"))
+        c.reflect(base, tint=(22, 22, 40), amount=0.62, ripple=0.013, depth=1.0, rng=self.rand("ripples"))
         left, right = self._at(-0.03, self.h * 1.12, 0), self._at(self.w + 0.03, self.h * 1.12, 0)
         rng = self.rand("stones")
         for r in range(1, 14):

@@ -16,6 +16,7 @@ class Heron(Scene):
     """Long legs, a neck like an S, wide fingered wings; several poses of one take-off on a sheet."""
 
     name = "heron"
+    closest = 0.08
 
     def compose(self, rng: np.random.Generator) -> None:
         self.sheet = self.reading.medium in ("charcoal", "pencil", "ink") or self.reading.has(

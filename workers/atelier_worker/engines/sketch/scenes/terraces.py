@@ -139,7 +139,7 @@ class Terraces(Scene):
 
     def _farmers(self, c: Canvas) -> None:
         rng = self.rand("farmers")
-        edge = self._edge(self.steps - 2)
+        edge = self._edge(self.steps - 4)
         for _ in range(2):
             x, y = edge[int(rng.integers(8, len(edge) - 8))]
             person(c, x, y + 0.01, 0.13, self.look.tone((92, 62, 74)))
