@@ -132,7 +132,7 @@ def _video(path: Path) -> Shape:
             turned = frame.rotation % 180 != 0
             width, height = (stream.height, stream.width) if turned else (stream.width, stream.height)
             container.seek(0)
-            packets = sum(1 for packet in container.demux(stream) if packet.size)
+            packets = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
             if packets < stream.frames:
                 raise unsupported("The file begins like MP4, but is damaged or not complete")
             return Shape("video/mp4", width, height, duration_ms)

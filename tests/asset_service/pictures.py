@@ -25,11 +25,12 @@ def encoded(name: str, width: int = 32, height: int = 24, seed: int = 0, **optio
     return target.getvalue()
 
 
-def mp4(folder: Path, width: int = 64, height: int = 48, frames: int = 12, rate: int = 8) -> bytes:
-    """Return a video of noise."""
+def mp4(folder: Path, width: int = 64, height: int = 48, frames: int = 12, rate: int = 8, index: str = "last") -> bytes:
+    """Return a video of noise; its index of frames comes `first` or `last`."""
     path = folder / "made.mp4"
     random = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
+    options = {"movflags": "+faststart"} if index == "first" else {}
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("h264", rate=rate)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):

@@ -113,8 +113,9 @@ async def test_hostile_files_are_refused_by_name(harness: Harness, data: bytes, 
     assert await nothing_is_left(harness)
 
 
-async def test_a_truncated_video_is_refused(harness: Harness, tmp_path: Path) -> None:
-    whole = mp4(tmp_path, 128, 128, frames=40)
+@pytest.mark.parametrize("index", ["first", "last"])
+async def test_a_truncated_video_is_refused(harness: Harness, tmp_path: Path, index: str) -> None:
+    whole = mp4(tmp_path, 128, 128, frames=40, index=index)
     for length in (40, len(whole) // 2, len(whole) - 200):
         error = await refusal(harness.bring(whole[:length]))
         assert error.reason is ErrorReason.UNSUPPORTED_MEDIA

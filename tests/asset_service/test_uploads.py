@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -301,6 +303,10 @@ async def test_a_settled_job_takes_no_further_upload(harness: Harness) -> None:
         error = await refusal(call)
         assert isinstance(error, FailedPrecondition)
         assert error.reason is ErrorReason.ALREADY_SETTLED
+    await harness.service.expiry.look()
+    # A row that nobody would ever settle must not be left behind by a refusal.
+    with closing(sqlite3.connect(harness.data_dir / "asset" / "asset.sqlite3")) as database:
+        assert database.execute("SELECT count(*) FROM uploads").fetchone() == (0,)
 
 
 async def test_a_finished_upload_takes_no_further_byte(harness: Harness) -> None:
