@@ -78,18 +78,25 @@ async def spawn(router: FakeRouter, data_dir: Path, **environ: str) -> asyncio.s
         "ATELIER_LOG_LEVEL": "warning",
     }
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "atelier_worker", env={**os.environ, **given, **environ}, stderr=asyncio.subprocess.PIPE
+        sys.executable,
+        "-m",
+        "atelier_worker",
+        env={**os.environ, **given, **environ},
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
     )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_drains_the_process(router: FakeRouter, tmp_path: Path, number: int, gate: Gate) -> None:
+async def test_a_signal_to_the_group_drains_the_process(
+    router: FakeRouter, tmp_path: Path, number: int, gate: Gate
+) -> None:
     process = await spawn(router, tmp_path)
     session = await router.session()
     here = gate("here")
     await session.say(lease=lease(f"wait {here}; deliver 0 5"))
     await session.expect("lease_ack")
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     await session.expect("drain")
     await pass_gate(here)
     await session.answer(await session.expect("outcome"))

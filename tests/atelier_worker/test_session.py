@@ -196,6 +196,9 @@ async def test_a_newer_lease_of_the_same_stage_replaces_the_older(
     outcome = await session.expect("outcome")
     assert outcome.ref.fence == 3
     assert outcome.outputs.outputs[0].receipt == "receipt-0"
+    while (await session.expect("credits")).free < 4:
+        pass
+    assert (tmp_path / "end").read_text() == "Cancelled"
 
 
 async def test_one_failed_output_does_not_fail_the_others(router: FakeRouter, start_worker: StartWorker) -> None:

@@ -64,8 +64,13 @@ async def test_the_engine_is_free_while_outputs_are_uploaded(router: FakeRouter,
     assert (await session.expect("credits")).free == 0
     assert (await session.expect("credits")).free == 1
     assert "outcome" not in session.kinds()
+    await within(router.assets.writing.wait())
+    router.assets.writing.clear()
     # A second one may start; a third waits, so that unfinished uploads do not pile up.
     await session.say(lease=lease("deliver 0 6", job_id="second"))
+    assert (await session.expect("credits")).free == 0
+    await within(router.assets.writing.wait())
+    await session.say(lost=pb.Lost(ref=pb.LeaseRef(job_id="unknown")))
     assert (await session.expect("credits")).free == 0
     router.assets.write_gate.set()
     await session.expect("outcome")
@@ -135,7 +140,7 @@ async def test_references_lie_on_the_disk_of_the_engine(router: FakeRouter, star
     assert router.assets.content(0) == b"init:0.25:a picture"
 
 
-@pytest.mark.parametrize("found", [None, b"another picture", b"a pictur"])
+@pytest.mark.parametrize("found", [None, b"a pictura", b"a pictur"])
 async def test_a_reference_that_cannot_be_read_fails_the_stage(
     router: FakeRouter, start_worker: StartWorker, found: bytes | None
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     assert found is not None
     module, source = found.groups()
     (tmp_path / f"{module}.py").write_text(source)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT / "workers")]))
     named = re.search(r"atelier worker --engine (\S+)", DOCUMENT.read_text("utf-8"))
     assert named is not None
     assert len(source.strip().splitlines()) < 40

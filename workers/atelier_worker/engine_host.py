@@ -136,8 +136,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", required=True, help="entry point of the group atelier.engines, or module:Class")
     engine_name = str(parser.parse_args(arguments).engine)
     source, sink = _claim_pipes()
-    # Ctrl-C reaches the whole process group; the worker decides what becomes of the running tasks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Both reach the whole group, from a terminal or a service manager; the worker decides what becomes of the tasks.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     return Host(source, sink).serve(engine_name)
 
 

@@ -120,8 +120,8 @@ class Transfers:
                 call.cancel()
 
         await self._persist(read)
-        sha256, size_bytes = await asyncio.to_thread(digest, path)
-        if (media.sha256 and sha256 != media.sha256) or (media.size_bytes and size_bytes != media.size_bytes):
+        sha256, _ = await asyncio.to_thread(digest, path)
+        if sha256 != media.sha256:
             raise TransferFailed(f"The bytes of the reference {asset_id} are not those it had.", retryable=False)
 
     async def _upload_file(self, asset_index: int, rendition: media_pb2.RenditionKind.ValueType, path: Path) -> str:
