@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import signal
-import sys
 from dataclasses import dataclass
 
 from gateway.app import Application
@@ -22,11 +18,11 @@ from gateway.web_server import WebServer
 from service_kit import channels
 from service_kit.blobs import open_store
 from service_kit.clock import SystemClock
-from service_kit.errors import AtelierError
 from service_kit.keyring import Keyrings
+from service_kit.process import run
 from service_kit.server import Running, is_loopback
-from service_kit.settings import Settings, SettingsError, load
-from service_kit.telemetry import configure_logging, get_logger
+from service_kit.settings import Settings, SettingsError
+from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 
@@ -141,28 +137,5 @@ def _connect(settings: Settings) -> Backends:
     return Backends(router, asset, library)
 
 
-async def _serve(settings: Settings) -> None:
-    asked = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, asked.set)
-    running = await start(settings)
-    try:
-        await asked.wait()
-    finally:
-        await running.stop()
-
-
-def main() -> None:
-    """Serve until SIGINT or SIGTERM. Exit code 2 with one sentence when it cannot start."""
-    try:
-        settings = load(environ=os.environ)
-        configure_logging(settings.core.log_level, settings.core.log_format)
-        asyncio.run(_serve(settings))
-    except (SettingsError, AtelierError, ValueError) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(start)

@@ -51,7 +51,7 @@ EXAMPLES: Mapping[str, Example] = {
     "WatchJobs": Example(),
     "ListModels": Example(),
     "PutModel": Example(
-        path={"model.name": "house-style"},
+        path={"name": "house-style"},
         body={
             "aliases": ["house"],
             "stage": "generate",

@@ -48,7 +48,7 @@ def document() -> Json:
     by_rpc = {route.grpc_path: route for route in found}
     paths: dict[str, Json] = {}
     for route in sorted(found, key=lambda route: (route.template, route.http_method)):
-        paths.setdefault(route.template, {})[route.http_method.lower()] = _operation(schemas, route)
+        paths.setdefault(template(route), {})[route.http_method.lower()] = _operation(schemas, route)
     paths |= fixed_operations(schemas, {name: by_rpc[path].method.output_type for name, path in SOURCES.items()})
     for path, operations in paths.items():
         for method, operation in operations.items():
@@ -81,6 +81,17 @@ async def serve_document(exchange: Exchange) -> Reply:
 def _content() -> tuple[bytes, str]:
     content = dump(document())
     return content, f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+
+
+def template(route: RpcRoute) -> str:
+    """Return the path as the document has it: `{model.name}` is `{name}`, as one shape of path has one name in it."""
+    return "/" + "/".join(
+        f"{{{_last(segment.field)}}}" if segment.field else segment.text for segment in route.segments
+    )
+
+
+def _last(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _tags(found: list[RpcRoute]) -> list[Json]:
@@ -135,8 +146,8 @@ def _parameters(schemas: Schemas, route: RpcRoute) -> list[Json]:
     found: list[Json] = []
     for path in route.path_fields:
         schema = schemas.of_field(_field(route.method.input_type, path), sent=True)
-        told = {"description": schema.pop("description", ""), "schema": schema, "example": example.path[path]}
-        found.append({"name": path, "in": "path", "required": True, **told})
+        told = {"description": schema.pop("description", ""), "schema": schema, "example": example.path[_last(path)]}
+        found.append({"name": _last(path), "in": "path", "required": True, **told})
     for name, field in query_fields(route).items():
         schema = schemas.of_field(field, sent=True)
         parameter = {"name": name, "in": "query", "description": schema.pop("description", ""), "schema": schema}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 from atelier.type.v1 import error_pb2
 from gateway.examples import EXAMPLES
 from gateway.http_rules import routes
-from gateway.openapi import document
+from gateway.openapi import document, template
 from gateway.openapi_comments import comment, summary
 from gateway.status import HTTP_STATUS
 from service_kit.errors import ErrorReason
@@ -38,7 +39,7 @@ def test_it_is_valid() -> None:
 
 def test_every_rpc_with_a_route_is_in_it_and_every_operation_has_an_example() -> None:
     for route in routes():
-        operation = document()["paths"][route.template][route.http_method.lower()]
+        operation = document()["paths"][template(route)][route.http_method.lower()]
         assert operation["operationId"] == route.method.name
     assert set(EXAMPLES) == set(OPERATIONS)
     assert {"/v1/events", "/v1/health", "/media/{bucket}/{key}"} <= document()["paths"].keys()
@@ -106,6 +107,12 @@ def test_enums_are_lower_case_and_described() -> None:
     assert schemas["Format"]["enum"] == ["", "image", "video"]
     assert schemas["JobState"]["enum"][0] == "queued"
     assert "- `succeeded`: Ended, with at least one output" in schemas["JobState"]["description"]
+
+
+def test_paths_of_one_shape_have_one_name() -> None:
+    shapes = [re.sub(r"\{.+?\}", "{}", path) for path in document()["paths"]]
+    assert len(shapes) == len(set(shapes))
+    assert {"put", "delete"} == document()["paths"]["/v1/models/{name}"].keys()
 
 
 def test_what_the_path_fills_is_not_in_the_body() -> None:

@@ -67,7 +67,7 @@ async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str
         found[examples.CODE] = (await http.post("/v1/sign-in-codes", json={})).raise_for_status().json()["code"]
     if name == "DeleteModel":
         put = EXAMPLES["PutModel"]
-        (await http.put(f"/v1/models/{put.path['model.name']}", json=put.body)).raise_for_status()
+        (await http.put(f"/v1/models/{put.path['name']}", json=put.body)).raise_for_status()
     return found
 
 
