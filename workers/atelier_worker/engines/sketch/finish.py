@@ -45,7 +45,9 @@ class Finish:
     def apply(self, picture: Image.Image) -> Image.Image:
         """The finished picture, of the same size; the given one may be used up."""
         picture = grade(picture, self._scene.reading.hues, self._hue_strength)
-        picture = ImageChops.multiply(picture, self._shade(picture.size))
+        # Lifted by half of what the shade takes on average: more would burn out the lights.
+        lifted = picture.point([min(255, round(i / (1 - _DEEPEST_SHADE / 4))) for i in range(256)] * 3)
+        picture = ImageChops.multiply(lifted, self._shade(picture.size))
         surface = self._surface(picture)
         out = np.array(picture)
         for top in range(0, out.shape[0], _BAND_ROWS):
