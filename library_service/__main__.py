@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from contextlib import AsyncExitStack
 
 from library_service.catalogue import Catalogue
@@ -15,19 +12,17 @@ from library_service.saving import Saving
 from library_service.servicer import LibraryServicer, registration
 from library_service.storage import MIGRATIONS, Storage
 from library_service.upkeep import Upkeep
-from service_kit import crash
 from service_kit.blobs import BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
-from service_kit.errors import AtelierError
 from service_kit.events import WakeUps
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
 from service_kit.migrate import ensure_schema
+from service_kit.process import run
 from service_kit.server import GrpcServer, Running
-from service_kit.settings import Settings, SettingsError, load
+from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
-from service_kit.telemetry import configure_logging
 
 
 class Service:
@@ -111,23 +106,5 @@ async def start(settings: Settings) -> Running:
         return Running("library", service.server.target, stack.pop_all().aclose)
 
 
-async def _serve(settings: Settings) -> None:
-    async with AsyncExitStack() as stack:
-        service = await open_service(settings, stack)
-        await service.server.serve_until_signal()
-
-
-def main() -> None:
-    """Serve until SIGINT or SIGTERM; with settings that cannot be used say so and exit with 2."""
-    try:
-        settings = load(environ=os.environ)
-        configure_logging(settings.core.log_level, settings.core.log_format)
-        crash.arm(settings.core.crash_point)
-        asyncio.run(_serve(settings))
-    except (SettingsError, ValueError, AtelierError) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(start)

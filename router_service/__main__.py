@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import sys
 from contextlib import AsyncExitStack
 
 import grpc
@@ -33,19 +29,17 @@ from router_service.storage import MIGRATIONS, Storage
 from router_service.vitals import Vitals
 from router_service.watch import Watch
 from router_service.worker_servicer import SessionRules, WorkerServicer
-from service_kit import crash
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
-from service_kit.errors import AtelierError
 from service_kit.health import HealthBoard, follow
 from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
 from service_kit.keyring import Keyrings
 from service_kit.migrate import ensure_schema
+from service_kit.process import run
 from service_kit.server import GrpcServer, Registration, Running
-from service_kit.settings import Settings, SettingsError, load
+from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
-from service_kit.telemetry import configure_logging
 
 _OWN_IDENTITY = Owner("default", "router")
 
@@ -192,24 +186,5 @@ async def start(settings: Settings) -> Running:
         return Running("router", service.server.target, stack.pop_all().aclose)
 
 
-async def _serve(settings: Settings) -> None:
-    async with AsyncExitStack() as stack:
-        service = await open_service(settings, stack)
-        await service.server.serve_until_signal()
-
-
-def main() -> None:
-    """Serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
-    try:
-        settings = load(environ=os.environ)
-        configure_logging(settings.core.log_level, settings.core.log_format)
-        crash.arm(settings.core.crash_point)
-        with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(_serve(settings))
-    except (SettingsError, AtelierError) as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    main()
+    run(start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -170,19 +169,6 @@ class GrpcServer:
         self._limits.drain()
         await server.stop(self._grace.total_seconds())
         log.info("stopped", service=self._name)
-
-    async def serve_until_signal(self) -> None:
-        """Serve until the process is asked to end (SIGINT or SIGTERM), then stop."""
-        asked = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, asked.set)
-        try:
-            await asked.wait()
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-            await self.stop()
 
     def _check_address(self) -> None:
         if is_loopback(self._listen):

@@ -1,0 +1,50 @@
+"""One part as a process of its own: settings, the log, signals, and a sentence when it cannot start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+from service_kit import crash
+from service_kit.errors import AtelierError
+from service_kit.server import Running
+from service_kit.settings import Settings, SettingsError, load
+from service_kit.telemetry import configure_logging
+
+EXIT_CANNOT_START = 2
+
+
+def run(start: Callable[[Settings], Awaitable[Running]]) -> None:
+    """Start a part and let it serve until SIGINT or SIGTERM. Exits with 2 and one sentence when it cannot start."""
+    try:
+        settings = load(environ=os.environ)
+        configure_logging(settings.core.log_level, settings.core.log_format)
+        crash.arm(settings.core.crash_point)
+    except ValueError as error:
+        _give_up(error)
+    try:
+        asyncio.run(_serve(start, settings))
+    except (SettingsError, AtelierError) as error:
+        _give_up(error)
+
+
+async def _serve(start: Callable[[Settings], Awaitable[Running]], settings: Settings) -> None:
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    # Before the start: who is asked to end while he starts ends in order as well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, asked.set)
+    running = await start(settings)
+    try:
+        await asked.wait()
+    finally:
+        await running.stop()
+
+
+def _give_up(error: Exception) -> NoReturn:
+    sys.stderr.write(f"{error}\n")
+    sys.exit(EXIT_CANNOT_START)
