@@ -15,24 +15,25 @@ from asset_service.removal import Removal
 from asset_service.servicer import AssetControlServicer, AssetServicer
 from asset_service.settlement import Settling
 from asset_service.spool import Spool
-from asset_service.storage import Storage
+from asset_service.storage import MIGRATIONS, Storage
 from asset_service.tasks import Unbroken
 from asset_service.upload_servicer import UploadServicer
 from asset_service.uploads import Uploads
-from asset_service.vitals import Vitals
 from asset_service.watch import Watchers
 from asset_service.wire import Encoder
 from asset_service.workspace import Workspace
-from service_kit.blobs import BlobStore, open_store
+from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.events import WakeUps
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
+from service_kit.migrate import ensure_schema
 from service_kit.process import run
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
+from service_kit.vitals import Vitals
 
 
 class Service:
@@ -46,7 +47,7 @@ class Service:
         self.probe = Probe()
         self.unbroken = Unbroken()
         self.health = HealthBoard()
-        self.vitals = Vitals(self.health, self.storage, store)
+        self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
         self._locks = NamedLocks()
         self._watchers = Watchers(self.storage, WakeUps())
         self.removal = Removal(self.storage, store, self.spool, self._locks)
@@ -73,6 +74,9 @@ class Service:
             insecure=settings.core.insecure,
             clock=clock,
         )
+
+    async def _ask_store(self) -> None:
+        await self.store.stat(WORKSPACE_BUCKET, "health")
 
     def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
         expiry = self._settings.asset.asset_expiry
@@ -124,7 +128,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     db = await Database.open_service(settings, "asset", clock=clock)
     stack.push_async_callback(db.close)
     service = Service(settings, db, open_store(settings), clock)
-    await service.storage.prepare()
+    await ensure_schema(db, MIGRATIONS)
     await service.spool.prepare()
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.unbroken.close)

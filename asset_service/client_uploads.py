@@ -78,8 +78,11 @@ class ClientUploads:
         self._upload_ttl = upload_ttl
         self._asset_expiry = asset_expiry
 
-    async def create(self, owner: Owner, announced: Announced, pieces: AsyncIterator[bytes]) -> Asset:
+    async def create(self, owner: Owner, announced: Announced, pieces: AsyncIterator[tuple[bytes, int]]) -> Asset:
         """Take a file in. Returns the new asset; when anything is raised, nothing is left.
+
+        A piece is its bytes and the size of the whole file, or 0 where the client does not say it. It must say it
+        once: a client that breaks off can look like one that has come to its end.
 
         Raises:
             InvalidArgument: `unsupported_media`, `digest_mismatch` or `incomplete_upload`.
@@ -92,8 +95,8 @@ class ClientUploads:
         try:
             upload = await self._begin(upload_id, owner, announced)
             async with asyncio.timeout(self._upload_ttl.total_seconds()):
-                received = await self._receive(upload, pieces)
-            _check_arrived(announced, received)
+                received, told_bytes = await self._receive(upload, pieces)
+            _check_arrived(announced, received, told_bytes)
             return await self._unbroken.run(self._publish(received, announced))
         except BaseException as error:
             await self._unbroken.run(self._removal.give_up(upload_id))
@@ -123,10 +126,11 @@ class ClientUploads:
         await self._spool.open(upload_id)
         return upload
 
-    async def _receive(self, upload: Upload, pieces: AsyncIterator[bytes]) -> Upload:
-        """Return the upload with the size and the digest of what arrived."""
-        digest, size_bytes = hashlib.sha256(), 0
-        async for data in pieces:
+    async def _receive(self, upload: Upload, pieces: AsyncIterator[tuple[bytes, int]]) -> tuple[Upload, int]:
+        """Return the upload with the size and the digest of what arrived, and the size that the client told."""
+        digest, size_bytes, told_bytes = hashlib.sha256(), 0, 0
+        async for data, told in pieces:
+            told_bytes = told or told_bytes
             if len(data) > MAX_PIECE_BYTES:
                 raise InvalidArgument.field(
                     "data", f"must be at most {MAX_PIECE_BYTES} bytes, got {len(data)}", ErrorReason.OUT_OF_RANGE
@@ -134,7 +138,7 @@ class ClientUploads:
             self._check_size(size_bytes + len(data))
             digest.update(data)
             size_bytes = await self._spool.write(upload.upload_id, size_bytes, data)
-        return replace(upload, size_bytes=size_bytes, sha256=digest.hexdigest())
+        return replace(upload, size_bytes=size_bytes, sha256=digest.hexdigest()), told_bytes
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_upload_bytes:
@@ -190,14 +194,12 @@ def _check_announced(announced: Announced) -> None:
         raise InvalidArgument.field("filename", "must not contain control characters")
 
 
-def _check_arrived(announced: Announced, received: Upload) -> None:
+def _check_arrived(announced: Announced, received: Upload, told_bytes: int) -> None:
     if not received.size_bytes:
         raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
-    if announced.size_bytes and received.size_bytes != announced.size_bytes:
-        raise InvalidArgument(
-            f"{received.size_bytes} bytes arrived, and {announced.size_bytes} were announced.",
-            ErrorReason.INCOMPLETE_UPLOAD,
-        )
+    if received.size_bytes != told_bytes:
+        told = f"{told_bytes} were announced" if told_bytes else "no size was: say size_bytes, at the latest at the end"
+        raise InvalidArgument(f"{received.size_bytes} bytes arrived, and {told}.", ErrorReason.INCOMPLETE_UPLOAD)
     if announced.sha256 and received.sha256 != announced.sha256:
         raise InvalidArgument(
             f"The bytes that arrived have the SHA-256 {received.sha256}, and {announced.sha256} was announced.",

@@ -51,10 +51,10 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
                 raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
             announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
 
-            async def pieces() -> AsyncGenerator[bytes]:
-                yield first.data
+            async def pieces() -> AsyncGenerator[tuple[bytes, int]]:
+                yield first.data, first.size_bytes
                 async for message in messages:
-                    yield message.data
+                    yield message.data, message.size_bytes
 
             async with aclosing(pieces()) as data:
                 asset = await self._client_uploads.create(current_caller().owner, announced, data)

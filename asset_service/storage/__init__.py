@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.storage.assets import Assets
@@ -17,7 +15,7 @@ from asset_service.storage.tables import audit
 from asset_service.storage.uploads import Uploads
 from service_kit.database import Database, db_now
 from service_kit.identity import Owner
-from service_kit.migrate import ensure_schema
+from service_kit.storage import TransactionalStorage
 
 MIGRATIONS = "asset_service.storage.migrations"
 
@@ -52,33 +50,8 @@ class Transaction:
         )
 
 
-class Storage:
+class Storage(TransactionalStorage[Transaction]):
     """The asset service's database."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def prepare(self) -> None:
-        """Bring the schema up to date. Raises FailedPrecondition when it is newer than this release."""
-        await ensure_schema(self._db, MIGRATIONS)
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that may write: it commits at the end, and rolls back when anything is raised."""
-        async with self._db.write() as connection:
-            yield Transaction(self._db, connection)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that sees one state of the database."""
-        async with self._db.read() as connection:
-            yield Transaction(self._db, connection)
-
-    async def ping(self) -> None:
-        """Raise when the database cannot be asked."""
-        async with self._db.read() as connection:
-            await connection.execute(text("SELECT 1"))
-
-    async def close(self) -> None:
-        """Close the database and release its folder."""
-        await self._db.close()
+        super().__init__(db, Transaction)

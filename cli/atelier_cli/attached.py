@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 
-GRACE_SECONDS = 5.0
+# Longer than a worker drains.
+GRACE_SECONDS = 15.0
 
 
 def _end_with_parent() -> None:

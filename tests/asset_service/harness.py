@@ -206,7 +206,7 @@ class Callers:
         """Upload a file as a client."""
 
         async def requests() -> AsyncIterator[upload_service_pb2.CreateUploadRequest]:
-            yield upload_service_pb2.CreateUploadRequest(**announced)
+            yield upload_service_pb2.CreateUploadRequest(**({"size_bytes": len(data)} | announced))
             for place in range(0, len(data), piece):
                 yield upload_service_pb2.CreateUploadRequest(data=data[place : place + piece])
 

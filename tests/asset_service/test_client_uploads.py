@@ -148,6 +148,18 @@ async def test_too_large_a_file_is_refused_while_it_still_arrives(
         assert await nothing_is_left(harness)
 
 
+async def test_a_stream_that_ends_without_ever_saying_its_size_may_have_been_cut(harness: Harness) -> None:
+    async def messages(*sizes: int) -> AsyncIterator[upload_service_pb2.CreateUploadRequest]:
+        yield upload_service_pb2.CreateUploadRequest(data=png(), size_bytes=sizes[0])
+        yield upload_service_pb2.CreateUploadRequest(size_bytes=sizes[1])
+
+    error = await refusal(harness.uploads.CreateUpload(messages(0, 0), metadata=harness.as_user(ANN)))
+    assert error.reason is ErrorReason.INCOMPLETE_UPLOAD
+    assert await nothing_is_left(harness)
+    reply = await harness.uploads.CreateUpload(messages(0, len(png())), metadata=harness.as_user(ANN))
+    assert reply.asset.media.size_bytes == len(png())
+
+
 async def test_a_broken_stream_leaves_nothing(harness: Harness) -> None:
     began, broken = asyncio.Event(), asyncio.Event()
 
