@@ -35,7 +35,7 @@ def _operation(name: str, summary: str, description: str) -> Json:
 
 
 def _events(schemas: Schemas, sources: Mapping[str, Descriptor]) -> Json:
-    cursor: Json = {"type": "string", "maxLength": 4096}
+    cursor: Json = {"type": "string"}
     after = {
         "name": "after",
         "in": "query",

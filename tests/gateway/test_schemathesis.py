@@ -1,0 +1,170 @@
+"""schemathesis against the real system: what the document allows is taken, what is refused is refused as documented.
+
+Nothing here is left to chance: hypothesis is derandomized (tests/conftest.py), and there is no worker, so that no job
+moves while it is looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import hypothesis
+import pytest
+import requests
+import schemathesis
+from schemathesis.checks import load_all_checks
+from schemathesis.generation import GenerationMode
+
+from gateway import examples
+from gateway.examples import EXAMPLES
+from gateway.openapi import document
+from tests.support.system import UpProcess, up_process
+
+EXAMPLES_EACH = 12
+WANTED = 0.9
+STREAM = "text/event-stream"
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+)
+
+
+class Session(requests.Session):
+    """Leaves a stream of events after its first bytes; it would never end."""
+
+    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
+        response = super().send(request, **{**options, "stream": True})
+        if response.headers.get("content-type", "").startswith(STREAM):
+            response._content = next(response.iter_content(64), b"")
+            response.close()
+        return response
+
+
+class Things:
+    """Makes what an operation needs to exist: a job, an asset, an item, a key, a code, a signed address."""
+
+    def __init__(self, up: UpProcess) -> None:
+        self.up = up
+        self.count = itertools.count()
+        self.http = requests.Session()
+        self.http.headers["x-api-key"] = up.key
+
+    def _post(self, path: str, **body: Any) -> Any:
+        answer = self.http.post(self.up.url + path, timeout=20, **body)
+        answer.raise_for_status()
+        return answer.json()
+
+    def asset(self) -> Any:
+        return self._post("/v1/uploads", data=examples.PICTURE)["asset"]
+
+    def job_id(self) -> str:
+        return str(self._post("/v1/generate-content", json=EXAMPLES["GenerateContent"].body)["job_id"])
+
+    def asset_id(self) -> str:
+        return str(self.asset()["asset_id"])
+
+    def item_id(self) -> str:
+        saved = self._post("/v1/save-to-library", json={"asset_ids": [self.asset_id()]})
+        return str(saved["results"][0]["item"]["item_id"])
+
+    def key(self) -> Any:
+        return self._post("/v1/keys", json=EXAMPLES["CreateKey"].body)
+
+    def model(self) -> str:
+        name = f"row-{next(self.count)}"
+        body = {"stage": "generate", "worker_type": "sdxl", "formats": ["image"]}
+        self.http.put(f"{self.up.url}/v1/models/{name}", json=body, timeout=20).raise_for_status()
+        return name
+
+    def media(self) -> tuple[dict[str, str], dict[str, str]]:
+        url = urlsplit(self.asset()["url"])
+        _, _, bucket, key = url.path.split("/", 3)
+        return {"bucket": bucket, "key": key}, dict(parse_qsl(url.query))
+
+    def make_real(self, case: Any) -> None:
+        """Let a case name things that are there."""
+        name = case.operation.definition.raw["operationId"]
+        makers: dict[str, Callable[[], str]] = {
+            "job_id": self.job_id,
+            "asset_id": self.asset_id,
+            "item_id": self.item_id,
+            "key_id": lambda: str(self.key()["key"]["key_id"]),
+        }
+        for field in case.path_parameters or {}:
+            if field in makers:
+                case.path_parameters[field] = makers[field]()
+        if name == "DeleteModel":
+            case.path_parameters["name"] = self.model()
+        elif name == "GetMedia":
+            case.path_parameters, case.query = self.media()
+        elif name == "ExchangeKey":
+            case.body = {"secret": self.key()["secret"]}
+        elif name == "ExchangeSignInCode":
+            case.body = {"code": self._post("/v1/sign-in-codes", json={})["code"]}
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    with up_process(tmp_path_factory.mktemp("fuzzed"), "--no-worker") as process:
+        yield process
+
+
+def test_every_operation_answers_as_the_document_says(up: UpProcess) -> None:
+    schema: Any = schemathesis.openapi.from_dict(document())
+    things = Things(up)
+    statuses: dict[str, Counter[int]] = defaultdict(Counter)
+    load_all_checks()
+    checks = schemathesis.checks.CHECKS.get_by_names(CHECKS)
+    rejects = schemathesis.checks.CHECKS.get_one("negative_data_rejection")
+    session = Session()
+
+    def ask(case: Any) -> None:
+        response = case.call(base_url=up.url, session=session, headers={"x-api-key": up.key}, timeout=20)
+        statuses[case.operation.label][response.status_code] += 1
+        # Of a cursor in the query and one in the header the header wins, and the other is not looked at.
+        resumes = "Last-Event-ID" in case.headers
+        case.validate_response(response, checks=checks if resumes else [*checks, rejects])
+
+    operations = [result.ok() for result in schema.get_all_operations()]
+    assert len(operations) == len(EXAMPLES)
+    for operation in operations:
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            explore(operation, mode, things, ask)
+    reached = [name for name, found in statuses.items() if any(200 <= status < 300 for status in found)]
+    assert len(reached) >= WANTED * len(operations), set(statuses) - set(reached)
+    assert not [name for name, found in statuses.items() if any(status >= 500 for status in found)]
+
+
+def forget_identity(case: Any) -> None:
+    """Take away the keys and cookies that were made up, so that more than the door is tested."""
+    case.cookies.clear()
+    for name in [name for name in case.headers if name.lower() in ("authorization", "x-api-key", "cookie")]:
+        del case.headers[name]
+
+
+def explore(operation: Any, mode: GenerationMode, things: Things, ask: Callable[[Any], None]) -> None:
+    """Send cases of an operation; every other one names things that are there."""
+    turn = itertools.count()
+
+    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
+    @hypothesis.settings(max_examples=EXAMPLES_EACH, suppress_health_check=list(hypothesis.HealthCheck))
+    def check(case: Any) -> None:
+        each = next(turn)
+        if mode is GenerationMode.POSITIVE and each % 2 == 0:
+            things.make_real(case)
+        if each % 4:
+            forget_identity(case)
+        ask(case)
+
+    try:
+        check()
+    except hypothesis.errors.Unsatisfiable:
+        # An operation without parameters and body has nothing that could be wrong.
+        assert mode is GenerationMode.NEGATIVE and not operation.definition.raw.get("parameters")
