@@ -12,7 +12,7 @@ from library_service.saving import Saving
 from library_service.servicer import LibraryServicer, registration
 from library_service.storage import MIGRATIONS, Storage
 from library_service.upkeep import Upkeep
-from service_kit.blobs import BlobStore, open_store
+from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.events import WakeUps
@@ -23,6 +23,7 @@ from service_kit.process import run
 from service_kit.server import GrpcServer, Running
 from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
+from service_kit.vitals import Vitals
 
 
 class Service:
@@ -33,6 +34,7 @@ class Service:
         self.storage = Storage(db)
         self.store = store
         self.health = HealthBoard()
+        self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
         wake_ups = WakeUps()
         self.deliveries = Deliveries(self.storage, assets)
         self.removal = Removal(self.storage, store, self.deliveries, wake_ups)
@@ -40,11 +42,8 @@ class Service:
         self.catalogue = Catalogue(self.storage, wake_ups)
         self.upkeep = Upkeep(
             storage=self.storage,
-            store=store,
-            assets=assets,
             deliveries=self.deliveries,
             removal=self.removal,
-            health=self.health,
             retention_events=mine.retention_events,
         )
         servicer = LibraryServicer(
@@ -64,6 +63,9 @@ class Service:
             insecure=settings.core.insecure,
             clock=clock,
         )
+
+    async def _ask_store(self) -> None:
+        await self.store.stat(LIBRARY_BUCKET, "health")
 
 
 async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
@@ -86,10 +88,12 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     stack.push_async_callback(assets.close)
     service = Service(settings, db, open_store(settings), assets, clock)
     await service.removal.clean_up_after_crash()
-    await service.upkeep.look_once()
+    await service.vitals.look()
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
     service.upkeep.start(tasks)
+    tasks.start("library.vitals", service.vitals.run)
+    tasks.start("library.asset_service_health", lambda: assets.follow_health(service.health))
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     return service

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from atelier.asset.v1 import asset_control_service_pb2 as pb
 from atelier.asset.v1 import asset_control_service_pb2_grpc
@@ -15,14 +13,14 @@ from library_service import wire
 from library_service.domain import HeldAsset
 from service_kit import channels
 from service_kit.clock import Clock
-from service_kit.errors import AtelierError, FailedPrecondition, NotFound, Unavailable
+from service_kit.errors import FailedPrecondition, NotFound, Unavailable
+from service_kit.health import HealthBoard, follow
 from service_kit.identity import Owner
 from service_kit.rpc_errors import translated
 from service_kit.secret import Secret
 from service_kit.telemetry import get_logger
 
 _CALL_LIMIT_S = 10.0
-_HEALTH_LIMIT_S = 2.0
 
 log = get_logger(__name__)
 
@@ -43,7 +41,6 @@ class AssetControl:
         tokens = channels.key_tokens(self._router, lambda: _read(key), clock)
         self._channel = channels.connect(target, tokens=tokens)
         self._stub = asset_control_service_pb2_grpc.AssetControlServiceStub(self._channel)
-        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -79,15 +76,9 @@ class AssetControl:
         with translated():
             await self._stub.MarkSaved(request, timeout=_CALL_LIMIT_S)
 
-    async def health(self) -> str:
-        """Return what is wrong with the asset service; empty when it serves."""
-        try:
-            with translated():
-                response = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_LIMIT_S)
-        except AtelierError as error:
-            return error.message
-        serving = response.status == health_pb2.HealthCheckResponse.SERVING
-        return "" if serving else "it answers that it does not serve"
+    async def follow_health(self, board: HealthBoard) -> None:
+        """Keep what a board says about the asset service true, for ever. Items can be read without it."""
+        await follow(self._channel, board, "asset_service")
 
     async def _take_hold(self, holder: str, owner: Owner, asset_id: str, ttl: timedelta) -> pb.TakeHoldResponse:
         request = pb.TakeHoldRequest(holder=holder, owner=wire.owner_to_proto(owner), asset_ids=[asset_id])

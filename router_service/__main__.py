@@ -26,7 +26,6 @@ from router_service.sessions import Sessions
 from router_service.settlement import Settlement
 from router_service.signals import Signals
 from router_service.storage import MIGRATIONS, Storage
-from router_service.vitals import Vitals
 from router_service.watch import Watch
 from router_service.worker_servicer import SessionRules, WorkerServicer
 from service_kit.channels import connect
@@ -40,6 +39,7 @@ from service_kit.process import run
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
+from service_kit.vitals import Vitals
 
 _OWN_IDENTITY = Owner("default", "router")
 
@@ -60,7 +60,7 @@ class Service:
         self.identities = Identities(db, rings.identity_signer(clock), clock)
         self.registry = ModelRegistry(self.storage, clock)
         self.assets = AssetClient(channel)
-        self.vitals = Vitals(self.health, self.storage)
+        self.vitals = Vitals(self.health, {"database": self.storage.ping})
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.dispatch = Dispatch(
@@ -166,7 +166,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service = Service(settings, db, clock, channel)
     await service.identities.bootstrap(service.rings)
     await service.reaper.refresh_pools()
-    await service.vitals.check()
+    await service.vitals.look()
     await service.server.start()
     service.pools.connect = service.server.target
     stack.push_async_callback(service.tasks.stop)

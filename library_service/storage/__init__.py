@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -17,6 +15,7 @@ from service_kit.database import Database
 from service_kit.events import encode_cursor
 from service_kit.events.log import StoredEvent
 from service_kit.identity import Owner
+from service_kit.storage import TransactionalStorage
 
 MIGRATIONS = "library_service.storage.migrations"
 SAVED = "saved"
@@ -69,28 +68,16 @@ class Transaction:
         return await event_log.trim(self._connection, older_than=older_than)
 
 
-class Storage:
-    """Gives transactions."""
+class Storage(TransactionalStorage[Transaction]):
+    """The library's database."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db, Transaction)
 
     @property
     def is_ours_alone(self) -> bool:
         """Whether no other process can have this database: on SQLite the folder is locked."""
         return self._db.is_sqlite
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that may write; it commits at the end."""
-        async with self._db.write() as connection:
-            yield Transaction(self._db, connection)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that only reads."""
-        async with self._db.read() as connection:
-            yield Transaction(self._db, connection)
 
 
 __all__ = ["DELETED", "MIGRATIONS", "SAVED", "Storage", "Transaction", "encode_cursor"]

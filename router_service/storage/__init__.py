@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.storage.events import Events
@@ -15,7 +12,7 @@ from router_service.storage.ledger import Ledger
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
 from service_kit.database import Database
-from service_kit.errors import AtelierError
+from service_kit.storage import TransactionalStorage
 
 MIGRATIONS = "router_service.storage.migrations"
 
@@ -37,29 +34,8 @@ class Transaction:
         return await self._db.now(self._connection)
 
 
-class Storage:
-    """Gives transactions."""
+class Storage(TransactionalStorage[Transaction]):
+    """The router's database."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that may write; it commits at the end."""
-        async with self._db.write() as connection:
-            yield Transaction(self._db, connection)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that only reads."""
-        async with self._db.read() as connection:
-            yield Transaction(self._db, connection)
-
-    async def answers(self) -> bool:
-        """Tell whether the database answers a query."""
-        try:
-            async with self.read() as tx:
-                await tx.now()
-        except (SQLAlchemyError, AtelierError):
-            return False
-        return True
+        super().__init__(db, Transaction)

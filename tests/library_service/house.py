@@ -89,6 +89,13 @@ class House:
         """Stop the library service."""
         await self._library_stack.aclose()
 
+    async def library_sees_assets(self, serving: bool) -> None:
+        """Wait until the library's health says so of the asset service."""
+        board = self.library.health
+        async with asyncio.timeout(10):
+            while (seen := board.dependencies.get("asset_service")) is None or seen.serving is not serving:
+                await board.changed()
+
     async def restart_library(self) -> None:
         """Start the library service anew on what it left."""
         await self.stop_library()

@@ -280,15 +280,13 @@ async def test_without_the_workspace_items_are_served_and_saving_says_repeat(hou
         assert mixed[1].failure.reason == error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE
 
         await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=saved.item.item_id))
-        await house.library.upkeep.look_once()
+        await house.library_sees_assets(False)
         assert house.library.health.serving
-        assert not _sees_assets(house)
 
         await house.start_asset()
         await channels.wait_ready(house.library.saving._assets._channel, timedelta(seconds=10))
         house.clock.advance(timedelta(minutes=1))
-        await house.library.upkeep.look_once()
-        assert _sees_assets(house)
+        await house.library_sees_assets(True)
         await house.library.deliveries.deliver_due()
     async with house.as_(ADA) as ada:
         assert await ada.saved_as(asset_id) == ""
@@ -312,10 +310,6 @@ async def test_without_its_key_the_library_says_repeat_and_forgets_nothing(house
         house.clock.advance(timedelta(seconds=1))
         await house.library.deliveries.deliver_due()
         assert await ada.saved_as(asset_id) == "an item"
-
-
-def _sees_assets(house: House) -> bool:
-    return house.library.health.dependencies["asset_service"].serving
 
 
 async def test_a_refused_delivery_blocks_no_other(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,7 @@ async def test_what_the_last_run_left_is_swept_at_the_start(house: House, monkey
 
 
 async def test_health_tells_what_depends_on_what(house: House) -> None:
+    await house.library_sees_assets(True)
     async with channels.connect(house.library.server.target) as channel:
         health: health_pb2_grpc.HealthStub = health_pb2_grpc.HealthStub(channel)
         listed = (await health.List(health_pb2.HealthListRequest())).statuses  # type: ignore[attr-defined]
@@ -60,7 +61,7 @@ async def test_health_tells_what_depends_on_what(house: House) -> None:
             "",
             "atelier.library.v1.LibraryService",
             "dependency/database",
-            "dependency/blobs",
+            "dependency/blob_store",
             "dependency/asset_service",
         ),
         health_pb2.HealthCheckResponse.SERVING,
@@ -72,9 +73,9 @@ async def test_without_its_blobs_it_does_not_serve(house: House, monkeypatch: py
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(house.library.store, "stat", stat)
-    await house.library.upkeep.look_once()
+    await house.library.vitals.look()
     assert not house.library.health.serving
 
     monkeypatch.undo()
-    await house.library.upkeep.look_once()
+    await house.library.vitals.look()
     assert house.library.health.serving

@@ -1,0 +1,39 @@
+"""What the storage packages of services have in common: transactions that carry their queries."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from service_kit.database import Database
+
+T = TypeVar("T")
+
+
+class TransactionalStorage(Generic[T]):
+    """Gives transactions, each as the service's own view on its tables."""
+
+    def __init__(self, db: Database, view: Callable[[Database, AsyncConnection], T]) -> None:
+        """Give what `view` makes of a connection."""
+        self._db = db
+        self._view = view
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[T]:
+        """Give a transaction that may write: it commits at the end, and rolls back when anything is raised."""
+        async with self._db.write() as connection:
+            yield self._view(self._db, connection)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[T]:
+        """Give a transaction that sees one state of the database and cannot write."""
+        async with self._db.read() as connection:
+            yield self._view(self._db, connection)
+
+    async def ping(self) -> None:
+        """Raise when the database cannot be asked."""
+        async with self._db.read() as connection:
+            await self._db.now(connection)
