@@ -94,7 +94,7 @@ async def test_what_is_announced_wrongly_is_named(
 
 async def test_the_services_refusal_of_a_file_is_passed_on(world: World) -> None:
     async def refuse(requests: AsyncIterator[Any], context: Any) -> Any:
-        # It hears the client out, as the asset service does: one that is still sending would not see why it was refused.
+        # It hears the client out, as the asset service does: one that still sends would not see why it was refused.
         got = [len(message.data) async for message in requests]
         if sum(got) > 1 << 20:
             raise ResourceExhausted("The file is larger than 1 MiB.", ErrorReason.BODY_TOO_LARGE)
