@@ -1,0 +1,69 @@
+"""What holds for every page and every file: links lead somewhere, settings exist, old names are gone."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service_kit.settings import SETTINGS
+from service_kit.settings_table import SECTIONS
+from tests.docs.blocks import ROOT, blocks, pages
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+SETTING = re.compile(rf"`((?:{'|'.join(SECTIONS)})\.[a-z_]+)(?:=[^`]*)?`")
+VARIABLE = re.compile(r"\bATELIER_[A-Z_]+\b")
+# Put together here, so that this file does not name them itself.
+OLD_NAMES = ["-".join(("queue", "job")), "-".join(("enhance", "prompt")), "_".join(("workspace", "items"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def prose(page: Path) -> str:
+    """Return a page without its blocks."""
+    text = page.read_text("utf-8")
+    for block in blocks(page):
+        text = text.replace(block.text, "")
+    return text
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in LINK.findall(prose(page)):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {link}"
+        assert target.is_relative_to(ROOT), f"{page.name} links out of the repository: {link}"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name} links to {link}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_settings_that_are_named_exist(page: Path) -> None:
+    text = page.read_text("utf-8")
+    known = {setting.name for setting in SETTINGS}
+    # Files and modules are named alike: `router.sqlite3`, `gateway.key`.
+    files = {"router.key", "gateway.key", "library.key", "worker.key", "asset.proto"}
+    assert set(SETTING.findall(text)) - files <= known
+    variables = {setting.env for setting in SETTINGS} | {f"{row.env}_FILE" for row in SETTINGS if row.secret}
+    assert set(VARIABLE.findall(text)) <= variables | {"ATELIER_CONFIG"}
+
+
+def test_the_names_of_before_are_nowhere() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip("this is no git checkout")
+    old = re.compile(rb"(?<![\w-])(?:" + "|".join(OLD_NAMES).encode() + rb")(?![\w-])")
+    for name in listed.stdout.decode().split("\0"):
+        assert not old.search(name.encode()), name
+        path = ROOT / name
+        if path.is_file():
+            assert not old.search(path.read_bytes()), name
