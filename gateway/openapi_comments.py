@@ -15,7 +15,7 @@ _FIELD_OF_MESSAGE, _MESSAGE_OF_MESSAGE, _ENUM_OF_MESSAGE, _ONEOF_OF_MESSAGE = 2,
 _VALUE_OF_ENUM, _METHOD_OF_SERVICE = 2, 2
 
 # A blank line, or where the errors begin.
-_NEW_PARAGRAPH = re.compile(r"\n\s*\n|\s(?=Errors: )")
+_NEW_PARAGRAPH = re.compile(r"\s+(?=Errors: )|\n\s*\n")
 
 
 @cache
