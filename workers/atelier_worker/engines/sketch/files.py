@@ -137,7 +137,8 @@ class Mp4Writer:
             options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
         )
         self._container.metadata.update({KEY: made, "encoder": "sketch"})
-        options = {"preset": "veryfast", "crf": "20", "threads": "1", "rc-lookahead": "12"}
+        # x264's macroblock tree reads past the end of a very small picture: its bytes then differ from run to run.
+        options = {"preset": "veryfast", "crf": "20", "threads": "1", "rc-lookahead": "12", "x264-params": "mbtree=0"}
         stream: VideoStream = self._container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
