@@ -102,10 +102,12 @@ class Admission:
             Aborted: the idempotency key was used with another request.
         """
         plan = make_plan(request, table)
-        async with self._storage.read() as tx:
-            known = await self._find_known(tx, request, owner, is_retry=is_retry)
-        if known is not None:
-            return known
+        if request.references:
+            # A repeat must not take a hold; without references the look in the transaction below is enough.
+            async with self._storage.read() as tx:
+                known = await self._find_known(tx, request, owner, is_retry=is_retry)
+            if known is not None:
+                return known
         job_id = new_id()
         references = await self._hold(job_id, request.references, owner)
         async with self._storage.write() as tx:

@@ -233,7 +233,13 @@ class Database:
         if not self.is_sqlite:
             return create_async_engine(self.url, pool_pre_ping=True, **options)
         engine = create_async_engine(
-            self.url, pool_size=pool_size, max_overflow=0, pool_timeout=self._writer_wait.total_seconds(), **options
+            self.url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=self._writer_wait.total_seconds(),
+            # Every transaction of ours ends by itself: the pool's own rollback would be one more trip to the thread.
+            pool_reset_on_return=None,
+            **options,
         )
 
         @event.listens_for(engine.sync_engine, "connect")
