@@ -264,7 +264,7 @@ async def test_a_long_copy_renews_its_hold(house: House, asset_id: str, monkeypa
     assert result.item is not None
 
 
-async def test_without_the_workspace_items_are_served_and_saving_says_repeat(house: House, asset_id: str) -> None:
+async def test_without_the_asset_service_items_are_served_and_saving_says_repeat(house: House, asset_id: str) -> None:
     [other] = await house.make_job(ADA, [(picture("blue"),)])
     async with house.as_(ADA) as ada:
         [saved] = await ada.save(asset_id)
