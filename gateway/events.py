@@ -24,7 +24,7 @@ from gateway.render import dump, to_bytes
 from gateway.requests import message_class, query_pairs
 from gateway.sse import frame, send_events
 from gateway.status import error_body
-from gateway.streams import LAST_EVENT_ID, Access, Watch, cursor_of, event_name, is_expired
+from gateway.streams import LAST_EVENT_ID, MAX_CURSOR, Access, Watch, cursor_of, event_name, is_expired
 from gateway.transcode import unknown_hint
 from service_kit.errors import (
     AtelierError,
@@ -50,7 +50,7 @@ OPENED = "opened"
 """What a source says when it is followed for the first time; clients do not see it."""
 
 _VERSION = 1
-_MAX_CURSOR = 4096
+_MAX_ID = 4096
 _QUEUE_SIZE = 64
 _PASSING = (Unavailable, DeadlineExceeded, Internal, ResourceExhausted)
 _OPEN_LIMIT = timedelta(seconds=10)
@@ -66,7 +66,7 @@ def encode_cursors(cursors: Mapping[str, str]) -> str:
 
 def decode_cursors(text: str) -> dict[str, str]:
     """Return the cursor of each source; empty for a text that is not ours, so that everything begins with snapshots."""
-    if len(text) > _MAX_CURSOR:
+    if len(text) > _MAX_ID:
         return {}
     try:
         found = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
@@ -74,7 +74,12 @@ def decode_cursors(text: str) -> dict[str, str]:
         return {}
     if not isinstance(found, dict) or found.get("v") != _VERSION or not isinstance(found.get("c"), dict):
         return {}
-    return {name: cursor for name, cursor in found["c"].items() if name in SOURCES and isinstance(cursor, str)}
+    return {name: cursor for name, cursor in found["c"].items() if name in SOURCES and _is_cursor(cursor)}
+
+
+def _is_cursor(value: object) -> bool:
+    """Tell whether a value can be sent as a cursor; each of ours is a short ASCII text."""
+    return isinstance(value, str) and value.isascii() and len(value) <= MAX_CURSOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +163,10 @@ async def serve_events(context: Context, routes: Mapping[str, RpcRoute], exchang
     await access()
     cursors = decode_cursors(_after(exchange))
     queue: asyncio.Queue[News] = asyncio.Queue(_QUEUE_SIZE)
-    tasks = [
-        asyncio.create_task(
-            Source(name, context.backends, route, access, cursors.get(name, ""), queue).run(), name=f"events-{name}"
-        )
-        for name, route in routes.items()
+    sources = [
+        Source(name, context.backends, route, access, cursors.get(name, ""), queue) for name, route in routes.items()
     ]
+    tasks = [asyncio.create_task(source.run(), name=f"events-{source.name}") for source in sources]
     try:
         # The first word of any source tells whether the caller is welcome, while that can still be said by a status.
         first = await queue.get()

@@ -19,7 +19,7 @@ from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unau
 
 _CURSOR = "cursor"
 _AFTER = "after"
-_MAX_CURSOR = 512
+MAX_CURSOR = 512
 LAST_EVENT_ID = "last-event-id"
 
 Access = Callable[[], Awaitable[Metadata]]
@@ -31,7 +31,7 @@ def resume_after(request: Message, headers: Mapping[str, str]) -> None:
     cursor = headers.get(LAST_EVENT_ID)
     if cursor and _AFTER in request.DESCRIPTOR.fields_by_name:
         # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
-        setattr(request, _AFTER, cursor if len(cursor) <= _MAX_CURSOR else "")
+        setattr(request, _AFTER, cursor if len(cursor) <= MAX_CURSOR else "")
 
 
 def cursor_of(message: Message) -> str:

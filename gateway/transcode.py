@@ -136,7 +136,8 @@ def _fill(message: Message, value: Any, path: str, problems: list[Problem], dept
     for name, given in value.items():
         if len(problems) >= _MAX_PROBLEMS:
             return
-        field = fields.get(name)
+        # protobuf cannot even be asked for a name with half of a surrogate pair in it; ours are ASCII.
+        field = fields.get(name) if name.isascii() else None
         if field is None:
             problems.append(_problem(_join(path, name), ErrorReason.UNKNOWN_FIELD, unknown_hint(name, fields)))
             continue

@@ -50,4 +50,7 @@ def _position(page_token: str) -> tuple[datetime, str]:
     keys = decode_page_token(_KIND, page_token)
     if len(keys) != 2 or not isinstance(keys[0], int) or not isinstance(keys[1], str):
         raise InvalidArgument.field("page_token", "is not one of ours: send next_page_token as it came")
-    return _EPOCH + timedelta(microseconds=keys[0]), keys[1]
+    try:
+        return _EPOCH + timedelta(microseconds=keys[0]), keys[1]
+    except OverflowError:
+        raise InvalidArgument.field("page_token", "is not one of ours: send next_page_token as it came") from None

@@ -65,4 +65,7 @@ def parse_rfc3339(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"a time needs a zone, such as the Z in 2026-01-31T12:00:00Z; got {text!r}")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"a time must lie in the years 1..9999 of UTC; got {text!r}") from None

@@ -37,6 +37,7 @@ _AUDIENCE = "atelier"
 _ALGORITHM = "EdDSA"
 _REFRESH_BEFORE = timedelta(seconds=60)
 _RELOAD_EVERY_S = 5.0
+_MAX_OWNER_PART = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +265,18 @@ def parse_on_behalf_of(text: str) -> Owner:
     tenant_id, slash, owner_id = text.partition("/")
     if not (tenant_id and slash and owner_id) or "/" in owner_id:
         raise PermissionDenied(f"{ON_BEHALF_OF} must be <tenant_id>/<owner_id>, each percent-encoded.")
-    return Owner(unquote(tenant_id), unquote(owner_id))
+    try:
+        # Strict: with replacement characters two different owners would become one.
+        owner = Owner(unquote(tenant_id, errors="strict"), unquote(owner_id, errors="strict"))
+    except UnicodeDecodeError:
+        raise PermissionDenied(f"{ON_BEHALF_OF} must be percent-encoded UTF-8.") from None
+    for part in (owner.tenant_id, owner.owner_id):
+        if not part.isprintable() or part != part.strip() or "@" in part or len(part) > _MAX_OWNER_PART:
+            raise PermissionDenied(
+                f"{ON_BEHALF_OF} must name a tenant and an owner of at most {_MAX_OWNER_PART} printable characters "
+                "each, without spaces around them and without @: e-mail addresses are no ids."
+            )
+    return owner
 
 
 class TokenSource:

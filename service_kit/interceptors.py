@@ -17,7 +17,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
@@ -28,6 +28,7 @@ from service_kit.errors import (
     DeadlineExceeded,
     ErrorReason,
     Internal,
+    InvalidArgument,
     PermissionDenied,
     Unauthenticated,
     Unavailable,
@@ -279,10 +280,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return self._wrapped[method]
 
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        serializers = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        # gRPC decodes before it asks who calls, and answers bytes that are no message with the words of its own fault:
+        # so requests come as bytes and are decoded within the layers.
+        serializers = {"request_deserializer": None, "response_serializer": handler.response_serializer}
+        decode = _decoder(handler.request_deserializer)
         streams_in, streams_out = bool(handler.request_streaming), bool(handler.response_streaming)
         behaviour: Any = (
             (handler.stream_stream if streams_in else handler.unary_stream)
@@ -295,10 +296,13 @@ class Interceptor(grpc.aio.ServerInterceptor):
             async with AsyncExitStack() as stack:
                 for layer in self._layers:
                     await stack.enter_async_context(layer(call))
-                if not streams_in:
+                if streams_in:
+                    request = _Decoded(request, decode)
+                    if not streams_out:
+                        request = _checked(request, self._idle_limit)
+                else:
+                    request = decode(request)
                     check_limits(request)
-                elif not streams_out:
-                    request = _checked(request, self._idle_limit)
                 if streams_out:
                     return await _write_all(behaviour(request, context), context)
                 return await behaviour(request, context)
@@ -309,6 +313,33 @@ class Interceptor(grpc.aio.ServerInterceptor):
             make = grpc.stream_unary_rpc_method_handler if streams_in else grpc.unary_unary_rpc_method_handler
         wrapped: grpc.RpcMethodHandler[Any, Any] = make(serve, **serializers)
         return wrapped
+
+
+def _decoder(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    def decode(content: bytes) -> Any:
+        try:
+            return content if parse is None else parse(content)
+        except DecodeError:
+            raise InvalidArgument(
+                "The request is not a message of this call: check that both sides use the same contracts.",
+                ErrorReason.MALFORMED_REQUEST,
+            ) from None
+
+    return decode
+
+
+class _Decoded:
+    """The messages of a request stream. No generator: a reader that gives up waiting may go on to read."""
+
+    def __init__(self, messages: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
+        self._messages = aiter(messages)
+        self._decode = decode
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        return self._decode(await anext(self._messages))
 
 
 async def _checked(messages: AsyncIterator[Message], idle_limit: timedelta) -> AsyncIterator[Message]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 
 from service_kit.errors import InvalidArgument
 
 _VERSION = 1
 _MAX_TEXT = 2000
 
-PageKey = str | int | float | bool | None
+PageKey = str | int | float | None
 
 
 def encode_page_token(kind: str, keys: list[PageKey]) -> str:
@@ -41,4 +42,17 @@ def decode_page_token(kind: str, text: str, *, field: str = "page_token") -> lis
 
 
 def _is_key(value: object) -> bool:
-    return value is None or isinstance(value, (str, int, float, bool))
+    """Tell whether a value can stand in a query: text that is UTF-8, a number that a database column holds."""
+    match value:
+        case None:
+            return True
+        case bool():
+            return False
+        case str():
+            return value.isascii() or value.encode(errors="replace").decode() == value
+        case int():
+            return abs(value) < 1 << 63
+        case float():
+            return math.isfinite(value)
+        case _:
+            return False

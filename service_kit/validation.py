@@ -103,6 +103,9 @@ def _value_problems(
     elif limits.HasField("max_length") and len(value) > limits.max_length:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         yield _outside(path, f"must be at most {limits.max_length} {unit} long, got {len(value)}")
+    elif isinstance(value, str) and "\0" in value:
+        # Not every database, file format or program that a text passes through can hold it.
+        yield ErrorReason.INVALID_VALUE, FieldProblem(path, "must not contain the character U+0000")
     elif limits.one_of and value and value not in limits.one_of:
         known = ", ".join(limits.one_of)
         yield ErrorReason.INVALID_VALUE, FieldProblem(path, f"must be one of {known}, got {str(value)[:64]!r}")

@@ -176,3 +176,24 @@ async def test_a_client_that_goes_cancels_every_source(world: World) -> None:
         assert ended.empty()
     async with asyncio.timeout(5):
         assert {await ended.get() for _ in range(3)} == {"jobs", "assets", "items"}
+
+
+@pytest.mark.parametrize("cursor", ["\ud800", "é", "x" * 513])
+async def test_a_made_up_cursor_is_as_none_at_all(world: World, cursor: str) -> None:
+    """Such a text fits into no request: the source begins with its snapshot, and no other one is left running."""
+    seen: list[str] = []
+
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        seen.append(request.after)
+        await context.send_initial_metadata(OPEN)
+        yield _saved("first")
+
+    world.behaviour.streams["WatchItems"] = watch
+    after = encode_cursors({"items": cursor})
+    async with (
+        world.http.stream("GET", f"/v1/events?after={after}", headers=ANN) as response,
+        aclosing(events(response)) as lines,
+    ):
+        assert response.status_code == 200
+        await _take(lines, "items.saved")
+    assert seen[0] == ""

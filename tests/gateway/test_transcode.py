@@ -69,6 +69,7 @@ def read(text: str | bytes, message: Message | None = None) -> Any:
         ('{"format": "unspecified"}', INVALID, "format"),
         ('{"reference_images": {}}', MALFORMED, "reference_images"),
         ('{"reference_images": [7]}', MALFORMED, "reference_images[0]"),
+        ('{"\\ud800": 1}', UNKNOWN, "?"),
         ("[]", MALFORMED, "body"),
         ('"x"', MALFORMED, "body"),
         ("null", MALFORMED, "body"),

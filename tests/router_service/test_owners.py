@@ -13,6 +13,7 @@ from atelier.router.v1 import router_service_pb2 as pb
 from router_service.fairness import rank
 from router_service.storage.queue import Candidate
 from service_kit.identity import Owner
+from service_kit.paging import encode_page_token
 from tests.router_service.support import WAIT_S, Router
 
 ANN, BOB = Owner("default", "ann"), Owner("default", "bob")
@@ -48,9 +49,11 @@ async def test_pages_hold_every_job_once_newest_first(router: Router) -> None:
         if not token:
             break
     assert seen == made[::-1]
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await router.jobs.ListJobs(pb.ListJobsRequest(page_token="made-up"))
-    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    no_moment = encode_page_token("router.jobs", [(1 << 63) - 1, made[0]])
+    for text in ("made-up", no_moment):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await router.jobs.ListJobs(pb.ListJobsRequest(page_token=text))
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_stream_of_all_jobs_holds_the_owners_own_and_resumes(router: Router) -> None:

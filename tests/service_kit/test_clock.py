@@ -24,6 +24,11 @@ def test_a_moment_without_a_zone_is_refused() -> None:
         parse_rfc3339("2026-01-31T12:00:00")
 
 
+def test_a_moment_before_the_first_year_is_refused() -> None:
+    with pytest.raises(ValueError, match="in the years"):
+        parse_rfc3339("0001-01-01T00:00:00+23:59")
+
+
 def test_a_manual_clock_stands_still_until_it_is_advanced() -> None:
     clock = ManualClock()
     start = clock.now()

@@ -145,6 +145,10 @@ def test_a_page_token_comes_back_for_its_own_list_only() -> None:
     assert decode_page_token("library.items", token) == [1700000000000000, "ä", None]
     nested = base64.urlsafe_b64encode(b'[1,"asset.assets",{}]').decode()
     old = base64.urlsafe_b64encode(b'[0,"asset.assets"]').decode()
-    for text in (token, "", "nonsense", "é", nested, old, "a" * 5000):
+    unfit = [
+        base64.urlsafe_b64encode(b'[1,"asset.assets",%s]' % key).decode().rstrip("=")
+        for key in (b'"\\ud800"', b"9223372036854775808", b"-9223372036854775808", b"NaN", b"1e999", b"true")
+    ]
+    for text in (token, "", "nonsense", "é", nested, old, "a" * 5000, *unfit):
         with pytest.raises(InvalidArgument, match="page_token is not a page token"):
             decode_page_token("asset.assets", text)

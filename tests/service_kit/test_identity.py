@@ -228,7 +228,14 @@ def test_any_owner_travels_in_metadata(owner: Owner) -> None:
     assert parse_on_behalf_of(text) == owner
 
 
-@pytest.mark.parametrize("text", ["", "a", "/b", "a/", "a/b/c"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "a", "/b", "a/", "a/b/c"),
+        # Two owners that differ in bytes that are no UTF-8 must not become one; ids go into logs, paths and rows.
+        *("a/%ff", "%fe/b", "a/%00", "a/b%0a", "a/%20", "a/b%20", "a/ann%40example.org", "a/" + "b" * 129),
+    ],
+)
 def test_an_owner_of_another_shape_is_refused(text: str) -> None:
     with pytest.raises(PermissionDenied):
         parse_on_behalf_of(text)

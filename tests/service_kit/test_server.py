@@ -22,6 +22,7 @@ from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.clock import ManualClock, SystemClock
 from service_kit.errors import (
     AtelierError,
+    ErrorReason,
     FailedPrecondition,
     Internal,
     InvalidArgument,
@@ -256,6 +257,27 @@ async def test_a_call_that_takes_too_long_is_ended(house: House) -> None:
         error = await failing(house.get_asset(channel, "stuck"))
     assert error.reason == "deadline_exceeded"
     assert "0.3 s" in error.message
+
+
+async def test_bytes_that_are_no_message_are_refused_after_the_identity(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"\xff\xff"
+
+    asset, upload = "/atelier.asset.v1.AssetService", "/atelier.asset.v1.UploadService"
+    for token, reason in (("x.y.z", ErrorReason.INVALID_IDENTITY), (None, ErrorReason.MALFORMED_REQUEST)):
+        async with house.channel() if token is None else grpc.aio.insecure_channel(house.server.target) as channel:
+            metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+            untyped: Any = channel
+            calls: tuple[Any, ...] = (
+                untyped.unary_unary(f"{asset}/GetAsset")(b"\xff\xff", metadata=metadata),
+                untyped.unary_stream(f"{asset}/WatchAssets")(b"\xff\xff", metadata=metadata).read(),
+                untyped.stream_unary(f"{upload}/CreateUpload")(stream(), metadata=metadata),
+            )
+            for call in calls:
+                assert (await failing(call)).reason is reason
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 async def test_an_upload_is_checked_message_by_message_and_may_not_pause(house: House) -> None:

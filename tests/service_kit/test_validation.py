@@ -60,3 +60,14 @@ def test_a_default_that_is_absent_is_not_checked_but_a_zero_that_is_sent_is() ->
 def test_what_is_no_number_between_is_refused(strength: float) -> None:
     image = generation_pb2.ReferenceImage(asset_id="a", kind=generation_pb2.REFERENCE_KIND_STYLE, strength=strength)
     assert "strength" in str(refused(image))
+
+
+def test_a_text_with_a_null_character_is_refused() -> None:
+    error = refused(router_pb2.GenerateContentRequest(prompt="a\0b", model="sdxl"))
+    assert str(error) == "prompt must not contain the character U+0000"
+
+
+def test_a_required_number_may_be_zero_but_not_absent() -> None:
+    check_limits(upload_pb2.StartUploadRequest(asset_index=0, size_bytes=1, sha256="0" * 64))
+    error = refused(upload_pb2.StartUploadRequest(size_bytes=1, sha256="0" * 64))
+    assert ([problem.field for problem in error.fields], error.reason) == (["asset_index"], ErrorReason.MISSING_FIELD)
