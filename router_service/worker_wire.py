@@ -20,6 +20,9 @@ from router_service.sessions import (
     OutcomeReply,
 )
 from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
 
 _STATUSES: dict[str, pb.OutcomeStatus.ValueType] = {
     RECORDED: pb.OUTCOME_STATUS_RECORDED,
@@ -73,7 +76,7 @@ def outcome_from_proto(message: pb.Outcome) -> Outcome:
     return Outcome(
         ref=ref_from_proto(message.ref),
         completion_id=message.completion_id,
-        outputs=tuple(_output(result) for result in message.outputs.outputs) if kind == "outputs" else None,
+        outputs=_outputs(message) if kind == "outputs" else None,
         text=message.text if kind == "text" else None,
         failure=wire.failure_from_proto(message.failure.failure) if kind == "failure" else None,
         retryable=message.failure.retryable,
@@ -82,6 +85,13 @@ def outcome_from_proto(message: pb.Outcome) -> Outcome:
         engine=message.engine[:64],
         payload=message.SerializeToString(),
     )
+
+
+def _outputs(message: pb.Outcome) -> tuple[OutputReport, ...]:
+    results = [result for result in message.outputs.outputs if result.HasField("asset_index")]
+    if len(results) < len(message.outputs.outputs):
+        log.warning("outputs_without_index", job_id=message.ref.job_id)
+    return tuple(map(_output, results))
 
 
 def _output(result: pb.OutputResult) -> OutputReport:

@@ -96,10 +96,11 @@ def _list_problems(
 def _value_problems(
     path: str, field: FieldDescriptor, value: Any, limits: limits_pb2.FieldLimits
 ) -> Iterable[_Problem]:
-    if limits.required and not value:
-        yield _missing(path)
-    elif field.cpp_type in _NUMBERS:
+    if field.cpp_type in _NUMBERS:
+        # A required number is one that was sent: 0 is a value.
         yield from _number_problems(path, value, limits)
+    elif limits.required and not value:
+        yield _missing(path)
     elif limits.HasField("max_length") and len(value) > limits.max_length:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         yield _outside(path, f"must be at most {limits.max_length} {unit} long, got {len(value)}")

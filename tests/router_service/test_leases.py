@@ -10,6 +10,7 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
+from router_service.domain import ConnectedWorker
 from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router, ScriptedWorker
@@ -160,6 +161,36 @@ async def test_a_forged_receipt_and_the_receipt_of_another_output_count_as_no_ou
     job = await router.ended(accepted.job_id)
     assert [output.state == job_pb2.OUTPUT_STATE_DELIVERED for output in job.outputs] == [True, False, False]
     assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[0]]
+
+
+async def test_an_output_that_does_not_say_its_index_is_not_taken_for_the_first(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(quantity=2)
+    lease = await one.take()
+    receipts = [await one.upload(lease, index) for index in range(2)]
+    silent = worker.OutputResult(receipt=receipts[0])
+    manifest = worker.OutputManifest(outputs=[silent, worker.OutputResult(asset_index=1, receipt=receipts[1])])
+    assert await one.finish(lease, outputs=manifest) == "recorded"
+    job = await router.ended(accepted.job_id)
+    assert [output.state for output in job.outputs] == [job_pb2.OUTPUT_STATE_FAILED, job_pb2.OUTPUT_STATE_DELIVERED]
+    assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[1]]
+
+
+async def test_a_heartbeat_keeps_its_worker_and_changes_nothing_of_it(router: Router) -> None:
+    async def connected() -> list[ConnectedWorker]:
+        async with router.service.storage.read() as tx:
+            return await tx.registry.list_workers(seen_within=TTL)
+
+    one = await router.worker("one", worker_types=["sdxl"], models=["sdxl"], slots=3)
+    await router.worker("other")
+    before = {worker.holder: worker for worker in await connected()}
+    router.clock.advance(TTL - timedelta(seconds=1))
+    await one.heartbeat()
+    router.clock.advance(timedelta(seconds=2))
+    (after,) = await connected()
+    assert len(before) == 2
+    assert after == before[after.holder]
+    assert (after.worker_types, after.models, after.slots) == (("sdxl",), ("sdxl",), 3)
 
 
 async def test_another_worker_cannot_report_under_a_lease_that_is_not_its_own(router: Router) -> None:
