@@ -7,7 +7,7 @@ RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test demo up bench wheel breaking snapshot clean
+.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench wheel breaking snapshot clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,20 @@ format: install ## rewrite the code as ruff wants it
 
 test: install ## run every test that needs nothing but Python
 	$(BIN)/pytest
+
+# The page's tests need a browser, and what drives it; neither is for those who only run make test.
+PLAYWRIGHT := build/playwright
+$(PLAYWRIGHT): | install
+	@rm -rf $@.part && $(BIN)/pip install --quiet --target $@.part playwright==1.65.2 && mv $@.part $@
+
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; } || { echo "there is no Chromium: install the package chromium" >&2; exit 1; }
+
+test-console: browser | $(PLAYWRIGHT) ## test the page in Chromium
+	PYTHONPATH=$(PLAYWRIGHT) $(BIN)/pytest tests/console
+
+screenshot: browser | $(PLAYWRIGHT) ## take the picture of the page that the documents show
+	PYTHONPATH=$(PLAYWRIGHT):. $(BIN)/python scripts/screenshot.py docs/images/page.webp
 
 demo: runtime ## start everything, make pictures, a video and a prompt, save one
 	@$(BIN)/python scripts/demo.py

@@ -17,6 +17,8 @@ function card(job) {
 function show(job) {
   const known = card(job);
   if (known) return known.update(job);
+  // What earlier jobs made is in the workspace.
+  for (const stored of jobs.querySelectorAll(".stored")) stored.remove();
   const made = document.createElement("atelier-job");
   made.dataset.id = job.job_id;
   jobs.prepend(made);

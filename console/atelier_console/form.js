@@ -17,6 +17,8 @@ function requestOf(data) {
   return body;
 }
 
+const rowOf = (name) => models.find((model) => model.name === name || model.aliases.includes(name));
+
 function clearProblems() {
   for (const line of form.querySelectorAll(".problem")) line.remove();
   for (const control of form.querySelectorAll("[aria-invalid]")) {
@@ -44,17 +46,16 @@ function showProblems(problem) {
 function showFormat() {
   const kind = form.elements.format.value;
   for (const part of form.querySelectorAll("[data-for]")) part.hidden = !part.dataset.for.split(" ").includes(kind);
-  const fitting = models.filter((model) => kind === "text" || model.formats.includes(kind));
-  if (fitting.length && !fitting.some((model) => model.name === form.elements.model.value)) {
-    form.elements.model.value = fitting[0].name;
-  }
+  const fits = (model) => kind === "text" || model.formats.includes(kind);
+  // A name that is not in the list is the user's own business: a pattern may catch it.
+  const chosen = rowOf(form.elements.model.value);
+  if (chosen && !fits(chosen)) form.elements.model.value = models.find(fits)?.name ?? chosen.name;
   showHint();
 }
 
 function showHint() {
-  const [name, kind] = [form.elements.model.value, form.elements.format.value];
-  const row = models.find((model) => model.name === name || model.aliases.includes(name));
-  $("#hint").textContent = (kind !== "text" && row?.hint) || "";
+  const hint = rowOf(form.elements.model.value)?.hint ?? "";
+  $("#hint").textContent = form.elements.format.value === "text" ? "" : hint;
 }
 
 /** Read which models there are, and whether somebody is there to run them. */

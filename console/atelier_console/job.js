@@ -120,6 +120,7 @@ class AtelierJob extends HTMLElement {
       this.append(el("button", { type: "button", click: use }, "Use as prompt"));
     }
     if (!job.delivered) return;
+    this.classList.add("stored");
     try {
       const { assets } = await call("GET", `/v1/assets?job_id=${job.job_id}`);
       for (const asset of assets) this.#frame(asset.asset_index).done(asset);

@@ -1,0 +1,203 @@
+"""The page in a real browser on a real system. `make test-console` runs this."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Page, Route, expect
+
+from gateway.openapi import document
+from tests.console.browser import chromium, sign_in_address, signed_in
+from tests.support.system import UpProcess, up_process
+
+SECONDS = 1000
+PATIENCE = 30 * SECONDS
+# Once a code or a field is refused, the browser itself reports the answer's status.
+REPORTED = "Failed to load resource"
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
+    with up_process(tmp_path_factory.mktemp("console"), "--set", "sketch.step_delay=60ms") as process:
+        process.wait_for_workers()
+        yield process
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, up: UpProcess) -> Iterator[Page]:
+    """A signed-in page; any complaint of the browser, such as one of the content policy, fails the test."""
+    complaints: list[str] = []
+    with signed_in(browser, up) as page:
+        page.set_default_timeout(PATIENCE)
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        yield page
+    assert [text for text in complaints if REPORTED not in text] == []
+
+
+def ask(page: Page, prompt: str, **values: str) -> None:
+    page.fill("#prompt", prompt)
+    for name, value in values.items():
+        page.fill(f"#request [name={name}]", value)
+    page.press("#prompt", "Control+Enter")
+
+
+def test_the_code_is_taken_out_of_the_address_and_works_once(browser: Browser, up: UpProcess) -> None:
+    address = sign_in_address(up)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(address)
+    page.wait_for_selector("body[data-signed-in]")
+    assert page.url == f"{up.url}/"
+    assert page.evaluate("[localStorage.length, document.cookie, location.hash]") == [0, "", ""]
+    key = page.evaluate("sessionStorage.getItem('atelier.key')")
+    assert key.startswith("atl_") and key != up.key
+    page.reload()
+    page.wait_for_selector("body[data-signed-in]")
+    other = context.new_page()
+    other.goto(address)
+    expect(other.locator("#why")).to_contain_text("has been used")
+    assert "code" not in other.url
+    other.fill("#key", up.key)
+    other.press("#key", "Enter")
+    other.wait_for_selector("body[data-signed-in]")
+    context.close()
+
+
+def test_a_picture_grows_and_is_saved(page: Page) -> None:
+    page.check("[name=enhance_prompt]")
+    ask(page, "a heron in the reeds", quantity="2", seed="5")
+    job = page.locator("atelier-job").first
+    expect(job.locator(".written")).to_contain_text("a heron in the reeds", timeout=PATIENCE)
+    growing = job.locator(".canvas img").first
+    expect(growing).to_have_attribute("src", re.compile("^data:image/"), timeout=PATIENCE)
+    assert 0 < job.locator("progress").first.evaluate("bar => bar.value") < 1
+    expect(job.locator(".state")).to_have_text("Done, 2 of 2 delivered", timeout=PATIENCE)
+    assert job.locator(".canvas .open img").count() == 2
+    tiles = page.locator("#workspace .tile")
+    expect(tiles.first).to_contain_text("a heron in the reeds")
+    tiles.first.get_by_role("button", name="Save", exact=True).click()
+    expect(page.locator("#library .tile")).to_have_count(1)
+    expect(tiles.first.get_by_role("button", name="Saved")).to_be_disabled()
+    for image in page.locator("#workspace img").all():
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("complete", True)
+        assert image.evaluate("image => image.naturalWidth") > 0
+
+
+def test_large_view_make_again_and_discard(page: Page) -> None:
+    ask(page, "a red bicycle", quantity="1", seed="9")
+    tile = page.locator("#workspace .tile", has_text="a red bicycle")
+    tile.locator(".open").click(timeout=PATIENCE)
+    viewer = page.locator("#viewer")
+    expect(viewer.locator("dl")).to_contain_text("sdxl")
+    page.keyboard.press("Escape")
+    expect(viewer).to_be_hidden()
+    expect(tile.locator(".open")).to_be_focused()
+    tile.locator(".open").click()
+    viewer.get_by_role("button", name="Make again").click()
+    expect(page.locator("[name=seed]")).to_have_value("9")
+    expect(page.locator("#prompt")).to_be_focused()
+    tile.locator(".open").click()
+    viewer.get_by_role("button", name="Discard").click()
+    viewer.get_by_role("button", name="Discard it?").click()
+    expect(tile).to_have_count(0)
+
+
+def test_what_is_wrong_is_told_at_the_field(page: Page) -> None:
+    ask(page, "", quantity="99")
+    expect(page.locator("#problem-prompt")).to_contain_text("is required")
+    expect(page.locator("#problem-quantity")).to_contain_text("must be 1..8, got 99")
+    expect(page.locator("#prompt")).to_be_focused()
+    assert page.get_attribute("[name=quantity]", "aria-describedby") == "problem-quantity"
+    ask(page, "a kite", quantity="1", model="video")
+    expect(page.locator("#problem-model")).to_be_visible()
+    expect(page.locator("#problem-quantity")).to_have_count(0)
+
+
+def test_text_of_users_is_never_markup(page: Page) -> None:
+    prompt = "<img src=x onerror=document.title='owned'> & <b>bold</b>"
+    ask(page, prompt, quantity="1", model="some-house-model")
+    job = page.locator("atelier-job").first
+    expect(job.locator("h3")).to_have_text(prompt)
+    # The model that a pattern caught is told as a warning.
+    expect(job.locator(".notes li")).to_contain_text("some-house-model")
+    expect(page.locator("#workspace figcaption").first).to_contain_text(prompt, timeout=PATIENCE)
+    assert page.title() == "Atelier"
+
+
+def test_a_job_is_cancelled(page: Page) -> None:
+    page.check("[name=format][value=video]")
+    ask(page, "paper boats in spring rain", quantity="4")
+    job = page.locator("atelier-job").first
+    job.get_by_role("button", name="Cancel").click()
+    expect(job.locator(".state")).to_have_text("Cancelled", timeout=PATIENCE)
+    job.get_by_role("button", name="Dismiss").click()
+    expect(page.locator("atelier-job")).to_have_count(0)
+
+
+def test_a_richer_prompt_is_written_and_used(page: Page) -> None:
+    page.check("[name=format][value=text]")
+    ask(page, "cat on a roof")
+    job = page.locator("atelier-job").first
+    job.get_by_role("button", name="Use as prompt").click(timeout=PATIENCE)
+    text = page.input_value("#prompt")
+    assert text == job.locator(".written").text_content()
+    assert "cat" in text and len(text) > 60
+
+
+def test_a_stream_that_breaks_is_resumed_where_it_was(page: Page) -> None:
+    asked: list[str | None] = []
+
+    def breaking(route: Route) -> None:
+        asked.append(route.request.headers.get("last-event-id"))
+        if len(asked) > 1:
+            route.continue_()
+            return
+        # One event, and then the connection ends in the middle of the next.
+        with_cursor = 'event: log\nid: where-it-was\ndata: {"cursor":"","log":{"job_id":"","line":""}}\n\nevent: st'
+        route.fulfill(status=200, content_type="text/event-stream", body=with_cursor)
+
+    page.route("**/v1/jobs/*/events", breaking)
+    ask(page, "a kite over dunes", quantity="1")
+    job = page.locator("atelier-job").first
+    expect(job.locator(".state")).to_have_text("Done, 1 of 1 delivered", timeout=PATIENCE)
+    assert asked[:2] == [None, "where-it-was"]
+
+
+def test_why_a_job_waits_is_told(page: Page) -> None:
+    def waiting(route: Route) -> None:
+        answer = route.fetch()
+        job = json.loads(answer.text())
+        job["job"]["stages"][0]["waits_for"] = "no worker of type sdxl is connected"
+        job["job"] |= {"state": "queued", "version": 1000}
+        route.fulfill(response=answer, body=json.dumps(job))
+
+    page.route(re.compile(r"/v1/jobs/[^/]+$"), waiting)
+    ask(page, "a quiet harbour", quantity="1")
+    expect(page.locator("atelier-job .waits").first).to_have_text("no worker of type sdxl is connected")
+
+
+def test_the_page_of_the_api_shows_every_operation(browser: Browser, up: UpProcess) -> None:
+    page = browser.new_page()
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.goto(f"{up.url}/docs#CreateUpload")
+    for methods in document()["paths"].values():
+        for operation in methods.values():
+            expect(page.locator(f"section#{operation['operationId']}")).to_be_attached()
+    expect(page.locator("section#CreateUpload h3")).to_be_in_viewport()
+    page.fill("#find", "watch")
+    assert all("watch" in text.lower() for text in page.locator("#contents li:visible").all_inner_texts())
+    assert problems == []
+    page.close()
