@@ -10,9 +10,9 @@ from asset_service.domain import Asset, AssetSource, AssetState, EventKind
 from asset_service.removal import Removal
 from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
-from service_kit.errors import InvalidArgument, NotFound
+from service_kit.errors import NotFound
 from service_kit.identity import Owner
-from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.paging import decode_page_token, encode_page_token, not_of_this_list
 
 _TOKEN = "asset.assets"  # noqa: S105 - the name of a list, not a secret
 
@@ -121,6 +121,4 @@ def _place(page_token: str) -> tuple[str, int]:
         case [str(group), int(index)]:
             return group, index
         case _:
-            raise InvalidArgument.field(
-                "page_token", "is not a page token of this list; leave it empty for the first page"
-            )
+            raise not_of_this_list()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from library_service.domain import EmptyState, Item, ItemDeleted, ItemEvent, ItemSaved, ItemsSnapshot, Page
 from library_service.storage import SAVED, Storage, Transaction
-from service_kit.clock import parse_rfc3339, rfc3339
-from service_kit.errors import InvalidArgument, NotFound
+from service_kit.errors import NotFound
 from service_kit.events import WakeUps, encode_cursor
 from service_kit.identity import Owner
-from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.paging import decode_place, encode_place
 
 DEFAULT_PAGE_SIZE = 50
 SNAPSHOT_SIZE = 200
@@ -36,12 +35,14 @@ class Catalogue:
             InvalidArgument: the page token is not one of ours.
         """
         limit = page_size or DEFAULT_PAGE_SIZE
-        before = _decode_place(page_token) if page_token else None
+        before = decode_place(_PAGES, page_token) if page_token else None
         async with self._storage.read() as tx:
             found = await tx.items.newest(owner, format=format, before=before, limit=limit + 1)
             empty_state = None if found else await _why_empty(tx, owner, format)
         items = tuple(found[:limit])
-        return Page(items, _encode_place(items[-1]) if len(found) > limit else "", empty_state)
+        is_last = len(found) <= limit
+        token = "" if is_last else encode_place(_PAGES, items[-1].created_at, items[-1].item_id)
+        return Page(items, token, empty_state)
 
     async def get_item(self, owner: Owner, item_id: str) -> Item:
         """Return one item.
@@ -99,17 +100,3 @@ async def _why_empty(tx: Transaction, owner: Owner, format: str | None) -> Empty
     if not await tx.items.has_any(owner):
         return EmptyState.NOTHING_SAVED
     return None if await tx.items.has_any(owner, format=format) else EmptyState.NOTHING_MATCHES
-
-
-def _encode_place(item: Item) -> str:
-    return encode_page_token(_PAGES, [rfc3339(item.created_at), item.item_id])
-
-
-def _decode_place(text: str) -> tuple[datetime, str]:
-    match decode_page_token(_PAGES, text, field="page_token"):
-        case [str(created_at), str(item_id)]:
-            try:
-                return parse_rfc3339(created_at), item_id
-            except ValueError:
-                pass
-    raise InvalidArgument.field("page_token", "is not a page token of this list; leave it empty for the first page")

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from router_service.storage.keys import Keys, SignInCode, StoredKey
 from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
 from service_kit.blobs import key_segment
-from service_kit.clock import Clock, parse_rfc3339, rfc3339
+from service_kit.clock import Clock
 from service_kit.database import Database
 from service_kit.errors import (
     ErrorReason,
@@ -23,7 +23,7 @@ from service_kit.errors import (
 )
 from service_kit.identity import SCOPES, TOKEN_TTL, Caller, IdentitySigner, IssuedToken, KeyKind, Owner
 from service_kit.keyring import Keyrings
-from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.paging import decode_place, encode_place
 from service_kit.secret import Secret
 from service_kit.telemetry import get_logger
 
@@ -112,11 +112,11 @@ class Identities:
             InvalidArgument: the page token is not one of ours.
         """
         limit = page_size or DEFAULT_PAGE_SIZE
-        before = _decode_place(page_token) if page_token else None
+        before = decode_place(_PAGES, page_token) if page_token else None
         async with self._db.read() as tx:
             found = await Keys(tx).newest(owner_id=owner_id, before=before, limit=limit + 1)
         page = found[:limit]
-        return page, _encode_place(page[-1]) if len(found) > limit else ""
+        return page, encode_place(_PAGES, page[-1].created_at, page[-1].key_id) if len(found) > limit else ""
 
     async def revoke_key(self, caller: Caller, key_id: str) -> StoredKey:
         """Revoke a key and its sessions; a revoked key is returned as it is.
@@ -304,18 +304,3 @@ def _hash(code: str) -> str:
 
 def _refused(what: str) -> Unauthenticated:
     return Unauthenticated(f"The {what} is wrong, or works no more.", ErrorReason.INVALID_IDENTITY)
-
-
-def _encode_place(key: StoredKey) -> str:
-    return encode_page_token(_PAGES, [rfc3339(key.created_at), key.key_id])
-
-
-def _decode_place(text: str) -> tuple[datetime, str]:
-    place = decode_page_token(_PAGES, text, field="page_token")
-    match place:
-        case [str(created_at), str(key_id)]:
-            try:
-                return parse_rfc3339(created_at), key_id
-            except ValueError:
-                pass
-    raise InvalidArgument.field("page_token", "is not one that this service gave out")

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from router_service.domain import Job, JobState
 from router_service.storage import Storage
-from service_kit.errors import InvalidArgument
 from service_kit.identity import Owner
-from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.paging import decode_place, encode_place
 
-_KIND = "router.jobs"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGES = "router.jobs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +33,10 @@ class JobViews:
 
     async def list(self, owner: Owner, *, state: JobState | None, page_size: int, page_token: str) -> JobPage:
         """Return a page of an owner's jobs. Raises InvalidArgument for a token that is not one of ours."""
-        before = _position(page_token) if page_token else None
+        before = decode_place(_PAGES, page_token) if page_token else None
         async with self._storage.read() as tx:
             jobs = await tx.jobs.find_page(owner, state=state, before=before, limit=page_size + 1)
         if len(jobs) <= page_size:
             return JobPage(tuple(jobs), "")
         last = jobs[page_size - 1]
-        micros = (last.created_at - _EPOCH) // timedelta(microseconds=1)
-        return JobPage(tuple(jobs[:page_size]), encode_page_token(_KIND, [micros, last.job_id]))
-
-
-def _position(page_token: str) -> tuple[datetime, str]:
-    keys = decode_page_token(_KIND, page_token)
-    if len(keys) != 2 or not isinstance(keys[0], int) or not isinstance(keys[1], str):
-        raise InvalidArgument.field("page_token", "is not one of ours: send next_page_token as it came")
-    try:
-        return _EPOCH + timedelta(microseconds=keys[0]), keys[1]
-    except OverflowError:
-        raise InvalidArgument.field("page_token", "is not one of ours: send next_page_token as it came") from None
+        return JobPage(tuple(jobs[:page_size]), encode_place(_PAGES, last.created_at, last.job_id))

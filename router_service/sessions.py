@@ -148,10 +148,6 @@ class Sessions:
         """Return a session of this replica, or None."""
         return self._sessions.get(epoch)
 
-    def is_connected(self, holder: str) -> bool:
-        """Tell whether a worker has a session here."""
-        return any(session.worker.holder == holder for session in self._sessions.values())
-
     def forget_lease(self, ref: LeaseRef) -> None:
         """Note that a lease is over, whoever held it."""
         for session in self._sessions.values():

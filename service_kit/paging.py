@@ -6,7 +6,9 @@ import base64
 import binascii
 import json
 import math
+from datetime import datetime
 
+from service_kit.clock import parse_rfc3339, rfc3339
 from service_kit.errors import InvalidArgument
 
 _VERSION = 1
@@ -35,10 +37,34 @@ def decode_page_token(kind: str, text: str, *, field: str = "page_token") -> lis
         if version != _VERSION or found_kind != kind or not all(_is_key(key) for key in keys):
             raise ValueError("of another kind")
     except (binascii.Error, ValueError, TypeError, RecursionError):
-        raise InvalidArgument.field(
-            field, "is not a page token of this list; leave it empty for the first page"
-        ) from None
+        raise not_of_this_list(field) from None
     return list(keys)
+
+
+def encode_place(kind: str, created_at: datetime, row_id: str) -> str:
+    """Return the token of a list in order of time that goes on after this row."""
+    return encode_page_token(kind, [rfc3339(created_at), row_id])
+
+
+def decode_place(kind: str, text: str, *, field: str = "page_token") -> tuple[datetime, str]:
+    """Return what `encode_place` was given for the same kind of list.
+
+    Raises:
+        InvalidArgument: it is not such a token; names the field.
+    """
+    match decode_page_token(kind, text, field=field):
+        case [str(moment), str(row_id)]:
+            try:
+                return parse_rfc3339(moment), row_id
+            except ValueError:
+                raise not_of_this_list(field) from None
+        case _:
+            raise not_of_this_list(field)
+
+
+def not_of_this_list(field: str = "page_token") -> InvalidArgument:
+    """Return the error that says that a token was not made for this list."""
+    return InvalidArgument.field(field, "is not a page token of this list; leave it empty for the first page")
 
 
 def _is_key(value: object) -> bool:

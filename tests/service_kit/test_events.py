@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from service_kit.errors import InvalidArgument, ResourceExhausted
 from service_kit.events import Cursor, WakeUps, decode_cursor, encode_cursor
 from service_kit.events.log import EventLog, create_event_tables
 from service_kit.identity import Owner
-from service_kit.paging import decode_page_token, encode_page_token
+from service_kit.paging import decode_page_token, decode_place, encode_page_token, encode_place
 
 ANN, BOB = Owner("default", "ann"), Owner("default", "bob")
 SECOND = timedelta(seconds=1)
@@ -152,3 +152,15 @@ def test_a_page_token_comes_back_for_its_own_list_only() -> None:
     for text in (token, "", "nonsense", "é", nested, old, "a" * 5000, *unfit):
         with pytest.raises(InvalidArgument, match="page_token is not a page token"):
             decode_page_token("asset.assets", text)
+
+
+def test_a_place_in_time_comes_back_and_nothing_else_is_one() -> None:
+    moment = datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)
+    assert decode_place("router.jobs", encode_place("router.jobs", moment, "a")) == (moment, "a")
+    tokens = [
+        encode_page_token("router.jobs", [moment_text, "a"])
+        for moment_text in ("soon", "2026-01-01T00:00:00", "0001-01-01T00:00:00+01:00", 1)
+    ]
+    for token in (*tokens, encode_page_token("router.jobs", ["x"]), encode_place("library.items", moment, "a")):
+        with pytest.raises(InvalidArgument, match="page_token is not a page token"):
+            decode_place("router.jobs", token)
