@@ -38,6 +38,7 @@ from service_kit.migrate import ensure_schema
 from service_kit.process import run
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
+from service_kit.settings_table import RouterSettings
 from service_kit.tasks import BackgroundTasks
 from service_kit.vitals import Vitals
 
@@ -81,7 +82,22 @@ class Service:
         )
         self.settlement = Settlement(self.storage, self.assets, self.signals)
         self.leasing = LeasingLoop(self.storage, self.dispatch, self.signals)
-        self.reaper = Reaper(
+        self.reaper = self._reaper(mine, clock)
+        self.workers = self._worker_servicer(settings)
+        self.server = GrpcServer(
+            "router",
+            listen=mine.listen,
+            servicers=self._servicers(),
+            verifier=rings.identity_verifier(clock),
+            health=self.health,
+            reflection=settings.core.reflection,
+            insecure=settings.core.insecure,
+            clock=clock,
+        )
+        self.server.on_drain(self.workers.reconnect_all)
+
+    def _reaper(self, mine: RouterSettings, clock: Clock) -> Reaper:
+        return Reaper(
             self.storage,
             self.dispatch,
             self.pools,
@@ -95,7 +111,10 @@ class Service:
             ),
             self.identities.purge_expired,
         )
-        self.workers = WorkerServicer(
+
+    def _worker_servicer(self, settings: Settings) -> WorkerServicer:
+        mine = settings.router
+        return WorkerServicer(
             storage=self.storage,
             sessions=self.sessions,
             dispatch=self.dispatch,
@@ -111,18 +130,6 @@ class Service:
                 max_output_bytes=settings.asset.max_output_bytes,
             ),
         )
-
-        self.server = GrpcServer(
-            "router",
-            listen=mine.listen,
-            servicers=self._servicers(),
-            verifier=rings.identity_verifier(clock),
-            health=self.health,
-            reflection=settings.core.reflection,
-            insecure=settings.core.insecure,
-            clock=clock,
-        )
-        self.server.on_drain(self.workers.reconnect_all)
 
     def _servicers(self) -> list[Registration]:
         router = RouterServicer(

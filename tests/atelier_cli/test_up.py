@@ -72,6 +72,7 @@ def test_a_signal_stops_everything(own_up: UpProcess, number: signal.Signals) ->
 
 def test_nothing_outlives_a_host_that_is_killed(own_up: UpProcess) -> None:
     children = family(own_up.process.pid)
+    assert children
     own_up.process.kill()
     own_up.process.wait()
     until(none_alive(children), "the end of the worker")
