@@ -101,6 +101,7 @@ class Reference:
     generation: str = ""
     content_type: str = ""
     size_bytes: int = 0
+    sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,6 +127,7 @@ def reference_from_held(reference: Reference, held: asset_control_service_pb2.He
         generation=held.blob.generation,
         content_type=held.asset.media.content_type,
         size_bytes=held.asset.media.size_bytes,
+        sha256=held.asset.media.sha256,
     )
 
 

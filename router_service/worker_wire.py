@@ -149,7 +149,9 @@ def _references(grant: Grant) -> list[pb.LeasedReference]:
     return [
         pb.LeasedReference(
             reference=message,
-            media=media_pb2.Media(content_type=reference.content_type, size_bytes=reference.size_bytes),
+            media=media_pb2.Media(
+                content_type=reference.content_type, size_bytes=reference.size_bytes, sha256=reference.sha256
+            ),
         )
         for message, reference in zip(messages, grant.job.references, strict=True)
     ]

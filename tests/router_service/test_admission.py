@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from hashlib import sha256
 from typing import Any
 
 import grpc
@@ -134,6 +135,7 @@ async def test_references_are_held_until_the_job_is_settled(router: Router) -> N
     leased = lease.spec.references[0]
     assert (leased.reference.asset_id, leased.reference.strength) == (asset_id, 0)
     assert leased.media.content_type == "image/png"
+    assert (leased.media.size_bytes, leased.media.sha256) == (len(png(3)), sha256(png(3)).hexdigest())
     # Discarded meanwhile: gone for its owner, still there for the job.
     await router.assets.DiscardAsset(asset_service_pb2.DiscardAssetRequest(asset_id=asset_id))
     metadata = (("atelier-lease-token", lease.token),)
