@@ -100,8 +100,8 @@ async function show() {
   const groups = api.tags.map((tag) => ({ ...tag, found: operations.filter(([, , operation]) => operation.tags.includes(tag.name)) }));
   const schemas = Object.entries(api.components.schemas);
   $("#contents").replaceChildren(
-    ...groups.flatMap((group) => [el("h3", {}, group.name), el("ul", {}, ...group.found.map(([, , each]) => entry(each.operationId, each.operationId)))]),
-    el("h3", {}, "Schemas"), el("ul", {}, ...schemas.map(([name]) => entry(name, name))));
+    ...groups.flatMap((group) => [el("h2", {}, group.name), el("ul", {}, ...group.found.map(([, , each]) => entry(each.operationId, each.operationId)))]),
+    el("h2", {}, "Schemas"), el("ul", {}, ...schemas.map(([name]) => entry(name, name))));
   $("#operations").replaceChildren(
     el("h2", {}, `${api.info.title} ${api.info.version}`), ...prose(api.info.description),
     ...groups.flatMap((group) => [el("h2", {}, group.name), ...prose(group.description), ...group.found.map(operationPart)]),

@@ -30,7 +30,7 @@ class AtelierJob extends HTMLElement {
     this.outputs = el("div", { className: "outputs" });
     this.cancel = el("button", { type: "button", className: "quiet", click: () => this.#cancel() }, "Cancel");
     this.away = el("button", { type: "button", className: "quiet", hidden: true, click: () => this.remove() }, "Dismiss");
-    const heading = el("h3", { textContent: job.prompt, title: job.prompt, dir: "auto" });
+    const heading = el("h2", { textContent: job.prompt, title: job.prompt, dir: "auto" });
     this.append(el("header", {}, heading, this.state, this.cancel, this.away));
     this.append(this.waits, this.written, this.outputs, this.notes);
     this.update(job);

@@ -128,7 +128,7 @@ def test_text_of_users_is_never_markup(page: Page) -> None:
     prompt = "<img src=x onerror=document.title='owned'> & <b>bold</b>"
     ask(page, prompt, quantity="1", model="some-house-model")
     job = page.locator("atelier-job").first
-    expect(job.locator("h3")).to_have_text(prompt)
+    expect(job.locator("h2")).to_have_text(prompt)
     # The model that a pattern caught is told as a warning.
     expect(job.locator(".notes li")).to_contain_text("some-house-model")
     expect(page.locator("#workspace figcaption").first).to_contain_text(prompt, timeout=PATIENCE)
