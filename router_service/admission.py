@@ -32,7 +32,6 @@ from service_kit.ids import new_id
 HOLD_TTL = timedelta(seconds=60)
 RETRY_WINDOW = timedelta(minutes=10)
 LARGEST_SEED = 2**53 - 1
-_DEFAULT_STRENGTH = 0.5
 _DEFAULT_SECONDS = 3.0
 _RANDOM_SEEDS = 2**32
 

@@ -36,8 +36,10 @@ from router_service.relay import LogLine, Preview, Progress, Report, TextDelta
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.ids import asset_id
+from service_kit.validation import default_of
 
-_DEFAULT_STRENGTH = 0.5
+# The contract is the one place where it stands.
+_DEFAULT_STRENGTH = float(default_of(generation_pb2.ReferenceImage.DESCRIPTOR.fields_by_name["strength"]))
 JOB_STATES: Mapping[JobState, Any] = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
 STAGE_KINDS: Mapping[StageKind, Any] = {kind: job_pb2.StageKind.Value(f"STAGE_KIND_{kind.name}") for kind in StageKind}
 _STAGE_STATES = {state: job_pb2.StageState.Value(f"STAGE_STATE_{state.name}") for state in StageState}

@@ -48,6 +48,14 @@ def limits_of(field: FieldDescriptor) -> limits_pb2.FieldLimits | None:
     return limits
 
 
+def default_of(field: FieldDescriptor) -> str:
+    """Return what the absence of a field means, as text. Raises ValueError when the contract does not say."""
+    limits = limits_of(field)
+    if limits is None or not limits.default_value:
+        raise ValueError(f"{field.full_name} has no default")
+    return limits.default_value
+
+
 @lru_cache(maxsize=512)
 def _fields(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, limits_pb2.FieldLimits | None], ...]:
     """Return the fields that need a look: those with limits, and messages that may hold such fields."""

@@ -16,6 +16,7 @@ from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
 from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
+from service_kit.validation import default_of
 from tests.router_service.support import WAIT_S, Router
 from tests.support.tiny_engine import png
 
@@ -182,6 +183,38 @@ async def test_a_reference_that_is_gone_before_the_confirmation_fails_the_job_an
     await router.service.settlement.send_due()
     job = await router.job(accepted.job_id)
     assert (job.state, "reference" in job.failure.message) == (job_pb2.JOB_STATE_FAILED, True)
+
+
+async def test_what_is_absent_is_what_the_contract_says(router: Router) -> None:
+    def said(field: str) -> str:
+        return default_of(pb.GenerateContentRequest.DESCRIPTOR.fields_by_name[field])
+
+    asset_id = await upload(router)
+    one = await router.worker()
+    image = await router.submit(reference_images=[{"asset_id": asset_id, "kind": "REFERENCE_KIND_STYLE"}])
+    settings = image.generation_settings
+    assert settings.quantity == int(said("quantity"))
+    assert generation_pb2.Quality.Name(settings.quality).removeprefix("QUALITY_").lower() == said("quality")
+    leased = (await one.take()).spec.references[0].reference
+    strength = generation_pb2.ReferenceImage.DESCRIPTOR.fields_by_name["strength"]
+    assert leased.HasField("strength")
+    assert leased.strength == float(default_of(strength))
+    video = (await router.submit(model="wan-2.1", format="FORMAT_VIDEO")).generation_settings
+    assert video.frames == float(said("duration_seconds")) * video.frame_rate
+    assert f"{settings.aspect_ratio} for an image, {video.aspect_ratio} for a video" == said("aspect_ratio")
+
+
+async def test_each_model_has_a_deadline_of_its_own_and_an_enhancement_adds_to_it(router: Router) -> None:
+    async def allowed(**fields: Any) -> timedelta:
+        job_id = (await router.submit(**fields)).job_id
+        async with router.service.storage.read() as tx:
+            job = await tx.jobs.get(job_id)
+        assert job is not None
+        return job.deadline_at - job.created_at
+
+    assert await allowed() == timedelta(minutes=15)
+    assert await allowed(model="wan-2.1", format="FORMAT_VIDEO") == timedelta(minutes=30)
+    assert await allowed(enhance_prompt=True) == timedelta(minutes=17)
 
 
 async def test_effective_values_are_in_the_reply(router: Router) -> None:

@@ -18,7 +18,6 @@ REFERENCE_KINDS = {
     generation_pb2.REFERENCE_KIND_MASK: "mask",
     generation_pb2.REFERENCE_KIND_FIRST_FRAME: "first_frame",
 }
-_DEFAULT_STRENGTH = 0.5
 
 
 def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
@@ -44,11 +43,6 @@ def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
         indexes=() if enhances else tuple(range(settings.quantity)),
         options={name: value for name, value in options.items() if value},
     )
-
-
-def strength_of(reference: generation_pb2.ReferenceImage) -> float:
-    """Return how strongly a reference counts; the router sends the effective value, so absence is an old router."""
-    return reference.strength if reference.HasField("strength") else _DEFAULT_STRENGTH
 
 
 def failure(reason: error_pb2.ErrorReason.ValueType, message: str) -> job_pb2.Failure:

@@ -174,7 +174,7 @@ class StageRun:
             path = folder / f"{number}{_EXTENSIONS.get(leased.media.content_type, '')}"
             await self._transfers.read_reference(leased.reference.asset_id, leased.media, path)
             kind = lease_wire.REFERENCE_KINDS.get(leased.reference.kind, "style")
-            found.append(Reference(kind, lease_wire.strength_of(leased.reference), path, leased.media.content_type))
+            found.append(Reference(kind, leased.reference.strength, path, leased.media.content_type))
         return tuple(found)
 
     async def _upload(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
