@@ -246,14 +246,19 @@ class Database:
         def set_up(connection: Any, _record: Any) -> None:
             # The driver must not begin transactions by itself: a BEGIN that reads first and then writes fails at once.
             connection.isolation_level = None
-            cursor = connection.cursor()
-            cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.execute(f"PRAGMA query_only={'ON' if query_only else 'OFF'}")
-            cursor.close()
-            connection.create_function("atelier_now", 0, self._now_in_microseconds)
+            try:
+                cursor = connection.cursor()
+                cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+                cursor.execute("PRAGMA journal_mode=WAL")
+                cursor.execute("PRAGMA synchronous=FULL")
+                cursor.execute("PRAGMA foreign_keys=ON")
+                cursor.execute(f"PRAGMA query_only={'ON' if query_only else 'OFF'}")
+                cursor.close()
+                connection.create_function("atelier_now", 0, self._now_in_microseconds)
+            except Exception:
+                # The pool forgets a connection that it could not set up, and with it the thread of its driver.
+                connection.close()
+                raise
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin_explicitly(connection: Any) -> None:

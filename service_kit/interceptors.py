@@ -47,6 +47,7 @@ from service_kit.identity import (
 )
 from service_kit.ids import new_id
 from service_kit.rpc_errors import DETAILS_KEY, dependency_error, grpc_code, to_status
+from service_kit.storage_errors import disk_full, is_full
 from service_kit.telemetry import get_logger
 from service_kit.validation import check_limits
 
@@ -144,9 +145,13 @@ async def translate_errors(call: ServerCall) -> AsyncIterator[None]:
     except grpc.RpcError as error:
         known = dependency_error(error)
         log.warning("dependency_failed", method=call.method, request_id=call.request_id, error=repr(error))
-    except Exception:
-        known = Internal()
-        log.exception("rpc_fault", method=call.method, request_id=call.request_id)
+    except Exception as error:
+        if is_full(error):
+            known = disk_full()
+            log.error("disk_full", method=call.method, request_id=call.request_id, error=repr(error))
+        else:
+            known = Internal()
+            log.exception("rpc_fault", method=call.method, request_id=call.request_id)
     code = grpc_code(known)
     call.code = code.name
     await call.context.abort(

@@ -18,6 +18,7 @@ from sqlalchemy import Connection, MetaData, inspect, text
 
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition
+from service_kit.storage_errors import opening_database
 
 _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _REVISION = re.compile(r"(\d{4})_\w+\.py")
@@ -27,9 +28,10 @@ async def ensure_schema(db: Database, package: str) -> None:
     """Bring a service's schema up to date at its start.
 
     Raises:
-        FailedPrecondition: the schema is newer than this release; nothing was changed.
+        FailedPrecondition: the schema is newer than this release, or the file cannot be used; nothing was changed.
     """
-    await upgrade(db, package)
+    with opening_database(db.url.render_as_string()):
+        await upgrade(db, package)
 
 
 async def upgrade(db: Database, package: str) -> str | None:

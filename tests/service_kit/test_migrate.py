@@ -119,3 +119,21 @@ sys.exit("alembic was imported" if "alembic" in sys.modules else 0)
 """
     paths = f"{tmp_path}:{Path(__file__).parents[2]}"
     subprocess.run([sys.executable, "-c", script], check=True, env={"PYTHONPATH": paths})  # noqa: ASYNC221
+
+
+@pytest.mark.parametrize("content", [b"hello " * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
+async def test_a_file_that_is_damaged_is_refused_in_a_sentence(
+    db: Database, package: str, tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "x.sqlite3").write_bytes(content)
+    with pytest.raises(FailedPrecondition, match="restore the data folder from a backup"):
+        await ensure_schema(db, package)
+
+
+async def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(package: str, tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path}/nowhere/x.sqlite3")
+    try:
+        with pytest.raises(FailedPrecondition, match="cannot be opened or written"):
+            await ensure_schema(database, package)
+    finally:
+        await database.close()

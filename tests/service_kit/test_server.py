@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import sqlite3
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy.exc import OperationalError
 
 from atelier.asset.v1 import asset_pb2 as asset_type_pb2
 from atelier.asset.v1 import asset_service_pb2 as asset_pb2
@@ -238,6 +241,20 @@ async def test_a_fault_tells_the_client_nothing_but_its_request_id(
     assert "hunter2" not in str(caught.value)
     assert dict(caught.value.trailing_metadata() or ())["x-request-id"]
     assert "hunter2" in caplog.text
+
+
+async def test_a_full_disk_is_unavailable_for_a_while(house: House, caplog: pytest.LogCaptureFixture) -> None:
+    code = sqlite3.OperationalError("database or disk is full")
+    code.sqlite_errorcode = sqlite3.SQLITE_FULL
+    for failure in (OSError(errno.ENOSPC, "No space left", "/srv/secret"), OperationalError("INSERT", {}, code)):
+        house.assets.failure = failure
+        async with house.channel() as channel:
+            error = await failing(house.get_asset(channel))
+        assert isinstance(error, Unavailable)
+        assert "disk of this service is full" in error.message
+        assert error.retry_after == timedelta(seconds=30)
+        assert "secret" not in error.message
+    assert caplog.text.count("disk_full") == 2
 
 
 async def _all(call: Any) -> list[Any]:
