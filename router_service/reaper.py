@@ -11,7 +11,6 @@ from router_service.dispatch import Dispatch
 from router_service.pools import Pools
 from router_service.storage import Storage
 from service_kit.clock import Clock
-from service_kit.errors import AtelierError
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -56,13 +55,16 @@ class Reaper:
         """Do a round about four times in a lease's life, at least each second, until cancelled."""
         pause = min(self._rules.lease_ttl.total_seconds() / 4, 1.0)
         while True:
-            try:
-                await self.round()
-            except AtelierError as error:
-                # After an outage workers get the time of one lease to be heard of again.
-                self._believes_from = self._clock.monotonic() + self._rules.lease_ttl.total_seconds()
-                log.warning("reaper_delayed", reason=error.reason.value, detail=error.message)
+            await self.try_round()
             await asyncio.sleep(pause)
+
+    async def try_round(self) -> None:
+        """Do a round. If it fails, nobody is believed lost for the life of a lease: heartbeats may have failed, too."""
+        try:
+            await self.round()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the database may have been away
+            self._believes_from = self._clock.monotonic() + self._rules.lease_ttl.total_seconds()
+            log.warning("reaper_delayed", error=repr(error))
 
     async def round(self) -> None:
         """Do everything that is due, once."""

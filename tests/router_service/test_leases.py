@@ -111,6 +111,28 @@ async def test_a_lost_lease_is_kept_when_its_worker_comes_back_before_another_ta
     assert await again.deliver(lease) == "recorded"
 
 
+async def test_after_an_outage_of_the_database_workers_have_the_time_of_a_lease_to_be_heard(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(**_: object) -> int:
+        raise OSError("disk I/O error")
+
+    one = await router.worker()
+    accepted = await router.submit()
+    await one.heartbeat(await one.take())
+    monkeypatch.setattr(router.service.dispatch, "fail_overdue", fail)
+    monkeypatch.setattr(router.service.dispatch, "take_back_expired", fail)
+    router.clock.advance(TTL + timedelta(seconds=1))
+    await router.service.reaper.try_round()
+    monkeypatch.undo()
+    await router.service.reaper.try_round()
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_RUNNING
+    await one.say(credits=worker.Credits(free=0))
+    await one.heartbeat()
+    await lose_leases(router)
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+
+
 async def test_an_unacknowledged_lease_reverts_and_burns_no_attempt(router: Router) -> None:
     silent = await router.worker("silent")
     accepted = await router.submit()
