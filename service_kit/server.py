@@ -163,9 +163,12 @@ class GrpcServer:
         self._health.drain()
         try:
             async with asyncio.timeout(self._grace.total_seconds()):
-                await asyncio.gather(*(hook() for hook in self._hooks))
+                outcomes = await asyncio.gather(*(hook() for hook in self._hooks), return_exceptions=True)
         except TimeoutError:
             log.warning("drain_incomplete", service=self._name)
+        else:
+            for fault in filter(None, outcomes):
+                log.error("drain_fault", service=self._name, error=repr(fault))
         self._limits.drain()
         await server.stop(self._grace.total_seconds())
         log.info("stopped", service=self._name)

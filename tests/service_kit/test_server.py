@@ -377,12 +377,16 @@ async def test_health_tells_what_depends_on_what(house: House) -> None:
         watch.cancel()
 
 
-async def test_a_server_that_stops_says_so_and_lets_streams_go(house: House) -> None:
+async def test_a_server_that_stops_says_so_and_lets_streams_go(house: House, caplog: pytest.LogCaptureFixture) -> None:
     told: list[bool] = []
+
+    async def broken() -> None:
+        raise RuntimeError("a fault of ours")
 
     async def hook() -> None:
         told.append(house.health.serving)
 
+    house.server.on_drain(broken)
     house.server.on_drain(hook)
     async with house.channel() as channel:
         call = house.watch(channel)
@@ -393,6 +397,7 @@ async def test_a_server_that_stops_says_so_and_lets_streams_go(house: House) -> 
     assert isinstance(error, Unavailable)
     assert error.retry_after == timedelta(seconds=1)
     assert told == [False]
+    assert "drain_fault" in caplog.text
 
 
 async def test_a_port_that_is_taken_is_a_sentence(house: House) -> None:
