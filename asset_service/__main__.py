@@ -135,8 +135,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await service.vitals.look()
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
-    tasks.start("asset-expiry", service.expiry.run)
-    tasks.start("asset-vitals", service.vitals.run)
+    tasks.start("asset.expiry", service.expiry.run)
+    tasks.start("asset.vitals", service.vitals.run)
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     return service

@@ -178,11 +178,11 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service.pools.connect = service.server.target
     stack.push_async_callback(service.tasks.stop)
     stack.push_async_callback(service.server.stop)
-    service.tasks.start("leasing", service.leasing.run)
-    service.tasks.start("settlement", service.settlement.run)
-    service.tasks.start("reaper", service.reaper.run)
-    service.tasks.start("vitals", service.vitals.run)
-    service.tasks.start("asset_service_health", lambda: follow(channel, service.health, "asset_service"))
+    service.tasks.start("router.leasing", service.leasing.run)
+    service.tasks.start("router.settlement", service.settlement.run)
+    service.tasks.start("router.reaper", service.reaper.run)
+    service.tasks.start("router.vitals", service.vitals.run)
+    service.tasks.start("router.asset_service_health", lambda: follow(channel, service.health, "asset_service"))
     return service
 
 

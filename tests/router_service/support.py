@@ -70,7 +70,7 @@ class Router:
 
     async def stop_settling(self) -> None:
         """Let nothing leave the outbox any more."""
-        await self.service.tasks.stop_one("settlement")
+        await self.service.tasks.stop_one("router.settlement")
 
     async def stubs_of(self, owner_id: str) -> router_service_pb2_grpc.RouterServiceAsyncStub:
         """Sign in as another owner."""
