@@ -112,7 +112,7 @@ def fill_query(message: Message, route: RpcRoute, query_string: bytes) -> None:
     """Set the fields that the query names.
 
     Raises:
-        InvalidArgument: names every parameter that is unknown, given twice, or not of its field.s type.
+        InvalidArgument: names every parameter that is unknown, given twice, or not of its field's type.
     """
     problems: list[Problem] = []
     known = query_fields(route)
