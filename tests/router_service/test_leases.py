@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import grpc
@@ -10,7 +11,7 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
-from router_service.domain import ConnectedWorker
+from router_service.domain import ConnectedWorker, JobState
 from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router, ScriptedWorker
@@ -296,6 +297,33 @@ async def test_an_outcome_of_an_unknown_job_is_stale(router: Router) -> None:
     one = await router.worker(free=0)
     lease = worker.Lease(ref=worker.LeaseRef(job_id="0" * 36, stage=0, fence=1))
     assert await one.finish(lease, text="x") == "stale"
+
+
+async def test_a_worker_that_drains_gets_no_more_and_finishes_what_it_has(router: Router) -> None:
+    one = await router.worker("one")
+    first = await router.submit()
+    lease = await one.take()
+    await one.say(drain=worker.Drain())
+    await one.heartbeat(lease)
+    second = await router.submit()
+    other = await router.worker("other")
+    assert (await other.take()).ref.job_id == second.job_id
+    assert await one.deliver(lease) == "recorded"
+    assert (await router.ended(first.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_router_that_stops_asks_its_workers_to_connect_again(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    stopping = asyncio.create_task(router.service.server.stop())
+    assert (await one.hear("reconnect")).reconnect.within.ToTimedelta() > timedelta(0)
+    await stopping
+    async with router.service.storage.read() as tx:
+        job = await tx.jobs.get(accepted.job_id)
+    # What it holds stays its own: it names the lease when it is back.
+    assert job is not None
+    assert (job.state, job.fence) == (JobState.RUNNING, lease.ref.fence)
 
 
 async def test_the_first_request_of_a_session_must_be_hello(router: Router) -> None:
