@@ -161,6 +161,8 @@ async def test_killed_between_any_two_steps(router: FakeRouter, tmp_path: Path, 
     [
         ({"ATELIER_WORKER_KEY": ""}, "There is no worker key: "),
         ({"ATELIER_WORKER_SLOTS": "0"}, "worker.slots must be 1 or more, got 0."),
+        ({"ATELIER_WORKER_CONNECT": "http://127.0.0.1:7400"}, "worker.connect must be the router's host:port"),
+        ({"ATELIER_WORKER_CONNECT": "router"}, "worker.connect must be the router's host:port"),
         ({"ATELIER_WORKER_NAME": "a/b"}, "worker.name (or ATELIER_WORKER_NAME) cannot be 'a/b'"),
         ({"ATELIER_WORKER_ENGINE": "skech"}, "There is no engine 'skech'. Installed: "),
         ({"ATELIER_WORKER_ENGINE": ENGINE.replace("Scripted", "Broken")}, "the weights are missing"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from datetime import timedelta
 
@@ -26,6 +27,7 @@ EXIT_USAGE = 2
 EXIT_REFUSED = 4
 DEFAULT_WORKER_TYPES = ("chat", "sdxl", "wan")
 DRAIN_GRACE = timedelta(seconds=10)
+_TARGET = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):\d{1,5}")
 _HAND_BACK_LIMIT_S = 2.0
 
 log = get_logger(__name__)
@@ -41,10 +43,11 @@ async def run_worker(
     """Run a worker until `stop` is set; then let what runs finish within `drain_grace` and hand back the rest.
 
     Returns:
-        0 after a stop; 2 when key, name or engine cannot be used; 4 when the router refuses the worker. A router that
-        cannot be reached is tried for ever. Why it ended is one sentence on standard error.
+        0 after a stop; 2 when address, key, name or engine cannot be used; 4 when the router refuses the worker. A
+        router that cannot be reached is tried for ever. Why it ended is one sentence on standard error.
     """
     try:
+        _check_address(settings.worker.connect)
         key = _key(settings)
         spool = await asyncio.to_thread(open_spool, settings)
     except (SettingsError, AtelierError, OSError) as error:
@@ -121,6 +124,15 @@ def _introduction(settings: Settings, spool: Spool, info: EngineInfo, slots: int
         slots=slots,
         version=__version__,
     )
+
+
+def _check_address(target: str) -> None:
+    """Refuse what can be no router's address, such as the URL of the gateway: it would be tried for ever."""
+    if not _TARGET.fullmatch(target):
+        raise SettingsError(
+            f"worker.connect must be the router's host:port, such as 127.0.0.1:7401, got {target!r}; it is no URL, "
+            "and not the gateway's address."
+        )
 
 
 def _key(settings: Settings) -> Secret:
