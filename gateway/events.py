@@ -182,12 +182,14 @@ async def serve_events(context: Context, routes: Mapping[str, RpcRoute], exchang
 
 
 def _after(exchange: Exchange) -> str:
-    given = ""
+    given: list[str] = []
     for name, text in query_pairs(exchange.query_string):
         if name != "after":
             raise InvalidArgument.field(name[:300], unknown_hint(name, {"after": None}), ErrorReason.UNKNOWN_FIELD)
-        given = text
-    return exchange.headers.get(LAST_EVENT_ID) or given
+        given.append(text)
+    if len(given) > 1:
+        raise InvalidArgument.field("after", "is given twice", ErrorReason.MALFORMED_REQUEST)
+    return exchange.headers.get(LAST_EVENT_ID) or "".join(given)
 
 
 async def _frames(

@@ -197,3 +197,8 @@ async def test_a_made_up_cursor_is_as_none_at_all(world: World, cursor: str) -> 
         assert response.status_code == 200
         await _take(lines, "items.saved")
     assert seen[0] == ""
+
+
+async def test_a_cursor_that_is_given_twice_is_refused(world: World) -> None:
+    response = await world.http.get("/v1/events?after=a&after=b", headers=ANN)
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "after is given twice")
