@@ -17,8 +17,9 @@ from asset_service.uploads import Piece, Uploads, granted_reference
 from asset_service.wire import Encoder, media, rendition_from
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from service_kit.blobs import BlobStore
+from service_kit.capabilities import current_lease
 from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, InvalidArgument
-from service_kit.identity import current_caller, current_lease
+from service_kit.identity import current_caller
 from service_kit.server import Registration
 from service_kit.validation import check_limits
 

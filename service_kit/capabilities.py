@@ -5,7 +5,9 @@ Only they know the ring. Both are JWTs (HS256) with a version, so that they are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +17,7 @@ import jwt
 from service_kit.clock import Clock
 from service_kit.errors import ErrorReason, InvalidArgument, Unauthenticated
 from service_kit.identity import Owner
-from service_kit.keyring import MacKey
+from service_kit.key_types import MacKey
 
 _ALGORITHM = "HS256"
 _VERSION = 1
@@ -154,3 +156,28 @@ class Capabilities:
         if body.pop("typ") != kind or body.pop("v") != _VERSION:
             raise ValueError("of another kind or version")
         return body
+
+
+_lease: ContextVar[LeaseClaims] = ContextVar("atelier_lease")
+
+
+def current_lease() -> LeaseClaims:
+    """Return what the lease token of the RPC that is running grants.
+
+    Raises:
+        Unauthenticated: there is none, as in an RPC that takes an identity.
+    """
+    try:
+        return _lease.get()
+    except LookupError:
+        raise Unauthenticated("The call carries no lease token.", ErrorReason.INVALID_LEASE) from None
+
+
+@contextmanager
+def holding_lease(claims: LeaseClaims) -> Iterator[None]:
+    """Let `current_lease()` answer with claims; for the interceptors and for tests."""
+    token = _lease.set(claims)
+    try:
+        yield
+    finally:
+        _lease.reset(token)

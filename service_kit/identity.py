@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, unquote
 
 import jwt
@@ -21,11 +21,8 @@ import jwt
 from service_kit.clock import Clock
 from service_kit.errors import ErrorReason, PermissionDenied, Unauthenticated
 from service_kit.ids import new_id
-from service_kit.keyring import SigningKey, VerifyKey
+from service_kit.key_types import SigningKey, VerifyKey
 from service_kit.secret import Secret
-
-if TYPE_CHECKING:
-    from service_kit.capabilities import LeaseClaims
 
 AUTHORIZATION = "authorization"
 ON_BEHALF_OF = "atelier-on-behalf-of"
@@ -208,7 +205,6 @@ def _caller_from(claims: dict[str, Any]) -> Caller:
 
 
 _caller: ContextVar[Caller] = ContextVar("atelier_caller")
-_lease: ContextVar[LeaseClaims] = ContextVar("atelier_lease")
 
 
 def current_caller() -> Caller:
@@ -223,18 +219,6 @@ def current_caller() -> Caller:
         raise Unauthenticated("The call carries no identity.", ErrorReason.MISSING_IDENTITY) from None
 
 
-def current_lease() -> LeaseClaims:
-    """Return what the lease token of the RPC that is running grants.
-
-    Raises:
-        Unauthenticated: there is none, as in an RPC that takes an identity.
-    """
-    try:
-        return _lease.get()
-    except LookupError:
-        raise Unauthenticated("The call carries no lease token.", ErrorReason.INVALID_LEASE) from None
-
-
 @contextmanager
 def acting_as(caller: Caller) -> Iterator[None]:
     """Let `current_caller()` answer with a caller; for the interceptors and for tests."""
@@ -243,16 +227,6 @@ def acting_as(caller: Caller) -> Iterator[None]:
         yield
     finally:
         _caller.reset(token)
-
-
-@contextmanager
-def holding_lease(claims: LeaseClaims) -> Iterator[None]:
-    """Let `current_lease()` answer with claims; for the interceptors and for tests."""
-    token = _lease.set(claims)
-    try:
-        yield
-    finally:
-        _lease.reset(token)
 
 
 def on_behalf_of(owner: Owner) -> tuple[tuple[str, str], ...]:

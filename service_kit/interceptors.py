@@ -21,7 +21,7 @@ from google.protobuf.message import DecodeError, Message
 
 from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
-from service_kit.capabilities import Capabilities, LeaseClaims
+from service_kit.capabilities import Capabilities, LeaseClaims, holding_lease
 from service_kit.clock import Clock
 from service_kit.errors import (
     AtelierError,
@@ -42,7 +42,6 @@ from service_kit.identity import (
     Scope,
     acting_as,
     expired_identity,
-    holding_lease,
     parse_on_behalf_of,
 )
 from service_kit.ids import new_id

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
 from service_kit.clock import Clock, rfc3339
 from service_kit.errors import FailedPrecondition
+from service_kit.key_types import MacKey, SigningKey, VerifyKey
 from service_kit.secret import Secret
 
 if TYPE_CHECKING:
@@ -40,31 +40,6 @@ _MEDIA_SIGNING: Mapping[MediaOwner, str] = {
 }
 _MEDIA_VERIFY = "media-verify.json"
 _MEDIA_BUCKETS: Mapping[MediaOwner, str] = {"asset": WORKSPACE_BUCKET, "library": LIBRARY_BUCKET}
-
-
-@dataclass(frozen=True, slots=True)
-class SigningKey:
-    """An Ed25519 key that signs, by its id."""
-
-    key_id: str
-    private: Ed25519PrivateKey
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyKey:
-    """An Ed25519 key that verifies; for media, in one bucket only."""
-
-    key_id: str
-    public: Ed25519PublicKey
-    bucket: str
-
-
-@dataclass(frozen=True, slots=True)
-class MacKey:
-    """An HMAC key, by its id."""
-
-    key_id: str
-    secret: bytes
 
 
 class Keyrings:

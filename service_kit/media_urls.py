@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 
 from service_kit.clock import Clock
 from service_kit.errors import PermissionDenied
-from service_kit.keyring import SigningKey, VerifyKey
+from service_kit.key_types import SigningKey, VerifyKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from service_kit.clock import ManualClock
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, PermissionDenied, Unauthenticated
 from service_kit.identity import Owner
 from service_kit.ids import new_id
-from service_kit.keyring import Keyrings, MacKey
+from service_kit.key_types import MacKey
+from service_kit.keyring import Keyrings
 from service_kit.media_urls import MediaGrant, MediaSigner, MediaVerifier
 
 CLOCK = ManualClock()

@@ -17,6 +17,7 @@ import pytest
 
 from service_kit import keyring
 from service_kit.api_keys import new_api_key, parse_api_key, secret_matches
+from service_kit.capabilities import current_lease
 from service_kit.clock import ManualClock
 from service_kit.errors import ErrorReason, FailedPrecondition, PermissionDenied, Unauthenticated
 from service_kit.identity import (
@@ -29,7 +30,6 @@ from service_kit.identity import (
     TokenSource,
     acting_as,
     current_caller,
-    current_lease,
     on_behalf_of,
     parse_on_behalf_of,
 )

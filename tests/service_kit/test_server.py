@@ -21,7 +21,7 @@ from atelier.asset.v1 import asset_service_pb2_grpc as asset_grpc
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
 from atelier.asset.v1 import upload_service_pb2_grpc as upload_grpc
 from service_kit import channels
-from service_kit.capabilities import Capabilities, LeaseClaims
+from service_kit.capabilities import Capabilities, LeaseClaims, current_lease
 from service_kit.clock import ManualClock, SystemClock
 from service_kit.errors import (
     AtelierError,
@@ -42,7 +42,6 @@ from service_kit.identity import (
     Owner,
     TokenSource,
     current_caller,
-    current_lease,
     on_behalf_of,
 )
 from service_kit.ids import new_id
