@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
 
 from PIL import Image
@@ -10,9 +9,9 @@ from PIL import Image
 from atelier_worker.engine import Context, EngineError, Task
 
 from . import files, image
+from .pace import pause
 
 DEFAULT_STEP_DELAY = 0.05
-_LONGEST_SLEEP = 0.02
 
 
 class SketchEngine:
@@ -68,12 +67,3 @@ class SketchEngine:
             pause(self._step_delay, context)
 
         return on_step
-
-
-def pause(seconds: float, context: Context) -> None:
-    """Wait, but end at once when the job is cancelled."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        context.check_cancelled()
-        time.sleep(min(left, _LONGEST_SLEEP))
-    context.check_cancelled()

@@ -9,9 +9,9 @@ import numpy as np
 
 from atelier_worker.engine import Context, EngineError, Task
 
-from .engine import pause
 from .language import is_english
 from .lexicon import MEDIA
+from .pace import pause
 from .reading import read, words_of
 from .rng import generator
 from .vocabulary import COMPOSITION, DETAIL, FAMILIES, LIGHT, MEDIUM, PALETTE, TECHNIQUE

@@ -12,10 +12,10 @@ from PIL import Image
 from atelier_worker.engine import Context, EngineError, Task
 
 from . import files, image
-from .engine import pause
 from .falling import Falling, day_sky, daylight, flash, lit
 from .finish import Finish
 from .motion import OVERSCAN, Camera, Matrix, Mover, rippled, scaled
+from .pace import pause
 from .plates import Plate, falls, take_apart
 from .references import Guides, read_picture
 from .scenes.base import Layer, Scene
