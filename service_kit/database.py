@@ -26,6 +26,7 @@ from service_kit.clock import Clock, SystemClock
 from service_kit.errors import ResourceExhausted, Unavailable
 from service_kit.folder_lock import FolderLock
 from service_kit.settings import Settings
+from service_kit.sqlite_driver import opener
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -234,6 +235,7 @@ class Database:
             return create_async_engine(self.url, pool_pre_ping=True, **options)
         engine = create_async_engine(
             self.url,
+            async_creator=opener(self.url.database or ":memory:"),
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=self._writer_wait.total_seconds(),
