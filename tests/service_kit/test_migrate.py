@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -131,9 +133,13 @@ async def test_a_file_that_is_damaged_is_refused_in_a_sentence(
 
 
 async def test_a_file_that_cannot_be_opened_is_refused_in_a_sentence(package: str, tmp_path: Path) -> None:
+    before = set(threading.enumerate())
     database = Database(f"sqlite+aiosqlite:///{tmp_path}/nowhere/x.sqlite3")
     try:
         with pytest.raises(FailedPrecondition, match="cannot be opened or written"):
             await ensure_schema(database, package)
     finally:
         await database.close()
+        # The driver does not wait for the thread of a connection that it could not open; the loop must outlive it.
+        for thread in set(threading.enumerate()) - before:
+            await asyncio.to_thread(thread.join, 5)
