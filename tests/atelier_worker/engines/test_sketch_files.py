@@ -134,6 +134,12 @@ def test_a_broken_off_mp4_lets_the_error_through(tmp_path: Path) -> None:
             raise RuntimeError("stop")
 
 
+def test_a_file_made_from_an_enriched_prompt_carries_both() -> None:
+    task = replace(IMAGE, prompt="a cat, soft light", options={"original_prompt": "a cat"})
+    made = json.loads(files.made_with(task, 8))
+    assert (made["prompt"], made["original_prompt"]) == ("a cat, soft light", "a cat")
+
+
 def test_metadata_is_one_line_of_sorted_json() -> None:
     text = files.made_with(IMAGE, 7)
     assert json.dumps(json.loads(text), ensure_ascii=False, sort_keys=True) == text

@@ -50,6 +50,8 @@ def made_with(task: Task, seed: int) -> str:
         "seed": seed,
         "settings": settings,
     }
+    if task.options.get("original_prompt"):
+        made["original_prompt"] = task.options["original_prompt"]
     return json.dumps(made, ensure_ascii=False, sort_keys=True)
 
 
