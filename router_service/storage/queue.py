@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job, Lease, LeaseRef
@@ -75,17 +76,7 @@ class Queue:
 
     async def find_candidates(self, keys: Sequence[QueueKey], *, per_owner: int) -> list[Candidate]:
         """Return, for each owner, the first `per_owner` stages that a worker with these keys could take now."""
-        fits = or_(*(_fits(key) for key in keys))
-        place = func.row_number().over(
-            partition_by=(queue.c.tenant_id, queue.c.owner_id),
-            order_by=(queue.c.tier.desc(), queue.c.priority.desc(), queue.c.order_key, queue.c.job_id),
-        )
-        ready = (
-            select(queue, (place - 1).label("place"))
-            .where(fits, queue.c.confirmed, queue.c.available_at <= db_now())
-            .subquery()
-        )
-        rows = await self._connection.execute(select(ready).where(ready.c.place < per_owner))
+        rows = await self._connection.execute(_candidates(tuple(keys)), {"per_owner": per_owner})
         return [
             Candidate(
                 job_id=row.job_id,
@@ -192,6 +183,21 @@ class Queue:
             update(leases).where(_is(ref), leases.c.session == session).values(renewed_at=db_now())
         )
         return result.rowcount == 1
+
+
+@lru_cache(maxsize=256)
+def _candidates(keys: tuple[QueueKey, ...]) -> Select[Any]:
+    """Return the query of `find_candidates`. It runs at every submission; building it took longer than running it."""
+    place = func.row_number().over(
+        partition_by=(queue.c.tenant_id, queue.c.owner_id),
+        order_by=(queue.c.tier.desc(), queue.c.priority.desc(), queue.c.order_key, queue.c.job_id),
+    )
+    ready = (
+        select(queue, (place - 1).label("place"))
+        .where(or_(*(_fits(key) for key in keys)), queue.c.confirmed, queue.c.available_at <= db_now())
+        .subquery()
+    )
+    return select(ready).where(ready.c.place < bindparam("per_owner"))
 
 
 def _fits(key: QueueKey) -> ColumnElement[bool]:
