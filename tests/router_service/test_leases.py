@@ -368,7 +368,7 @@ async def test_no_more_is_leased_than_the_worker_said_it_takes(router: Router) -
         await router.submit()
     leases = [await one.take(), await one.take()]
     # The next thing that the router says is the answer, not a third lease.
-    await one.heartbeat(*leases)
+    assert not (await one.heartbeat(*leases)).lost
     await one.say(credits=worker.Credits(free=1))
     leases.append(await one.take())
-    await one.heartbeat(*leases)
+    assert not (await one.heartbeat(*leases)).lost
