@@ -183,35 +183,36 @@ class Dispatch:
 
         Leases of the same worker that it does not name went down with its last process: they wait again at once.
         """
-        kept: list[LeaseRef] = []
+        kept: dict[LeaseRef, Job] = {}
         async with self._storage.write() as tx:
             for ref in refs:
-                if await self._keep_one(tx, session, ref):
-                    kept.append(ref)
+                job = await self._keep_one(tx, session, ref)
+                if job is not None:
+                    kept[ref] = job
             dropped = [
                 await self._take_back(tx, lease)
                 for lease in await tx.queue.find_held(session.worker.holder)
                 if lease.ref not in kept
             ]
-        for ref in kept:
+        for ref, job in kept.items():
             session.held[ref.job_id] = ref
-        for job in dropped:
-            self._after_take_back(job)
-        return kept, [ref for ref in refs if ref not in kept]
+            self._relay.began(job)
+            self._signals.job_changed(job)
+        for taken_back in dropped:
+            self._after_take_back(taken_back)
+        return list(kept), [ref for ref in refs if ref not in kept]
 
-    async def _keep_one(self, tx: Transaction, session: Session, ref: LeaseRef) -> bool:
+    async def _keep_one(self, tx: Transaction, session: Session, ref: LeaseRef) -> Job | None:
+        """Give one lease back. Returns the job, None when the lease is lost."""
         job = await tx.jobs.get(ref.job_id)
         if job is None or not job.accepts(ref, session.worker.holder):
-            return False
+            return None
         if job.state is JobState.QUEUED:
             kept = job.kept(await tx.now())
             await tx.jobs.save(job, kept)
             await tx.queue.lease(kept, session=session.epoch, attempt=max(job.current.attempt, 1), acknowledged=True)
-            self._signals.job_changed(kept)
-        elif not await tx.queue.adopt(ref, session.epoch):
-            return False
-        self._relay.began(job)
-        return True
+            return kept
+        return job if await tx.queue.adopt(ref, session.epoch) else None
 
     # --- taking back ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import FINAL, Job, JobState
 from router_service.storage import codec
-from router_service.storage.tables import event_log, jobs, outcomes
+from router_service.storage.tables import event_log, jobs, outbox, outcomes
 from service_kit.database import db_now
 from service_kit.errors import Aborted, NotFound
 from service_kit.identity import Owner
@@ -97,10 +97,14 @@ class Jobs:
             await self._tell(after)
 
     async def remove_ended(self, older_than: timedelta, *, limit: int) -> int:
-        """Remove jobs that ended longer ago than this, with their outcomes. Returns how many."""
+        """Remove jobs that ended longer ago than this, with their outcomes. Returns how many.
+
+        One whose end the asset service has not been told yet stays, or its uploads would never be released.
+        """
         ended = (
             select(jobs.c.job_id)
             .where(jobs.c.finished_at.is_not(None), jobs.c.finished_at < db_now(plus=-older_than))
+            .where(jobs.c.job_id.not_in(select(outbox.c.job_id)))
             .limit(limit)
         )
         ids = list((await self._connection.execute(ended)).scalars())

@@ -12,7 +12,7 @@ from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
 from router_service.domain import ConnectedWorker, JobState
-from service_kit.errors import ErrorReason
+from service_kit.errors import Aborted, ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router, ScriptedWorker
 
@@ -183,6 +183,10 @@ async def test_a_forged_receipt_and_the_receipt_of_another_output_count_as_no_ou
     await one.finish(lease, outputs=worker.OutputManifest(outputs=results))
     job = await router.ended(accepted.job_id)
     assert [output.state == job_pb2.OUTPUT_STATE_DELIVERED for output in job.outputs] == [True, False, False]
+    assert [output.failure.message for output in job.outputs[1:]] == [
+        "The worker reported this output with the receipt of another.",
+        "The worker reported this output without a valid receipt.",
+    ]
     assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[0]]
 
 
@@ -237,6 +241,7 @@ async def test_a_retryable_failure_waits_out_its_pause_and_runs_again(router: Ro
     failure = worker.StageFailure(failure=job_pb2.Failure(message="out of memory"), retryable=True)
     assert await one.finish(lease, failure=failure) == "recorded"
     assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    assert await router.service.dispatch.lease_waiting() == 0, "it was leased before its pause was over"
     router.clock.advance(timedelta(seconds=2))
     router.service.signals.queue_changed()
     again = await one.take()
@@ -372,3 +377,40 @@ async def test_no_more_is_leased_than_the_worker_said_it_takes(router: Router) -
     await one.say(credits=worker.Credits(free=1))
     leases.append(await one.take())
     assert not (await one.heartbeat(*leases)).lost
+
+
+async def test_an_old_fence_changes_nothing_even_from_the_worker_that_has_the_new_one(router: Router) -> None:
+    one = await router.worker(free=1)
+    accepted = await router.submit()
+    old = (await one.hear("lease")).lease
+    await one.say(lease_reject=worker.LeaseReject(ref=old.ref, reason="not now"))
+    new = await one.take()
+    assert new.ref.fence == old.ref.fence + 1
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="late"), retryable=False)
+    assert await one.finish(old, failure=failure) == "stale"
+    assert await one.deliver(new, completion_id="c2") == "recorded"
+    assert (await router.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_transition_is_written_only_if_the_row_still_is_what_it_began_with(router: Router) -> None:
+    accepted = await router.submit()
+    async with router.service.storage.write() as tx:
+        before = await tx.jobs.get(accepted.job_id)
+        assert before is not None
+        await tx.jobs.save(before, before.requeued())
+        with pytest.raises(Aborted):
+            await tx.jobs.save(before, before.requeued())
+
+
+async def test_a_job_stays_until_the_asset_service_knows_its_end(router: Router) -> None:
+    await router.stop_settling()
+    accepted = await router.submit()
+    await router.jobs.CancelJob(pb.CancelJobRequest(job_id=accepted.job_id))
+    router.clock.advance(timedelta(days=31))
+    await router.service.reaper.purge()
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_CANCELLED
+    await router.service.settlement.send_due()
+    await router.service.reaper.purge()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.job(accepted.job_id)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND

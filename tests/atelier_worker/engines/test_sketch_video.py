@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Cancelled, EngineError, Reference, Task
-from atelier_worker.engines.sketch import SketchEngine, image
+from atelier_worker.engines.sketch import SketchEngine, files, image
 from atelier_worker.engines.sketch.falling import day_sky, daylight
 from atelier_worker.engines.sketch.plates import falls, take_apart
 from atelier_worker.engines.sketch.video import Film
@@ -134,6 +134,21 @@ def test_the_sun_of_a_time_lapse_crosses_the_sky_and_the_light_changes() -> None
     noon, dusk = frames[12].mean(axis=(0, 1)), frames[24].mean(axis=(0, 1))
     assert noon.sum() > 1.3 * dusk.sum()
     assert dusk[0] / dusk.sum() > 1.1 * noon[0] / noon.sum(), "dusk is redder than noon"
+
+
+def test_a_video_is_cancelled_while_its_scene_is_taken_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    filmed: list[object] = []
+    monkeypatch.setattr(files.Mp4Writer, "add", lambda self, frame: filmed.append(frame))
+
+    def at_the_third_question(listener: Listener) -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    # The first question comes with step 0; the second and the third with the first plates, before any frame.
+    with pytest.raises(Cancelled):
+        SketchEngine({"step_delay": "0"}).run(BOATS, Listener(tmp_path, cancel_when=at_the_third_question))
+    assert not filmed
 
 
 def test_a_scene_taken_apart_is_the_scene_put_together() -> None:

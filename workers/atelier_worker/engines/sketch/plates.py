@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +35,15 @@ class Plate:
     pivot: Point | None
 
 
-def take_apart(scene: Scene, size: tuple[int, int]) -> list[Plate]:
-    """The plates of a scene from far to near, each `size` (width, height) in pixels."""
+def take_apart(scene: Scene, size: tuple[int, int], between: Callable[[], None] = lambda: None) -> list[Plate]:
+    """The plates of a scene from far to near, each `size` (width, height) in pixels.
+
+    `between` is called before each plate: together they take longer than a step, and it may raise to end the work.
+    """
     picture = canvas_for(scene, *size)
     plates: list[Plate] = []
     for group in _groups([layer for layer in scene.layers() if layer.name not in FALLING]):
+        between()
         for layer in group:
             layer.draw(picture)
         plate = _plate(group, picture, scene, ground=not plates)

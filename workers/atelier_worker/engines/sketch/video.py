@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def _make(task: Task, context: Context, step_delay: float, index: int, folder: P
     poster: Image.Image | None = None
     step = 0
     with files.Mp4Writer(path, (task.width, task.height), task.fps, files.made_with(task, seed)) as mp4:
-        for number, frame in enumerate(Film(task, seed).frames()):
+        for number, frame in enumerate(Film(task, seed, context.check_cancelled).frames()):
             context.check_cancelled()
             mp4.add(frame)
             if number % _CLIP_EVERY == 0 and len(clip) < _CLIP_FRAMES:
@@ -74,7 +74,8 @@ def _small(frame: Image.Image) -> Image.Image:
 class Film:
     """One video. Frames are RGB, `width` × `height`; the same task and seed give the same frames anywhere."""
 
-    def __init__(self, task: Task, seed: int) -> None:
+    def __init__(self, task: Task, seed: int, between: Callable[[], None] = lambda: None) -> None:
+        """Prepare the scene; `between` is called before each plate, and may raise to end the work."""
         self._task = task
         self._size = (task.width, task.height)
         self._seconds = task.frames / task.fps
@@ -85,7 +86,7 @@ class Film:
         unit = min(self._plate_size)
         self._camera = Camera.for_prompt(reading, self._size, self._seconds, key, seed)
         self._mover = Mover.for_prompt(reading, scene.name, key, seed, self._seconds, unit)
-        self._plates = take_apart(scene, self._plate_size)
+        self._plates = take_apart(scene, self._plate_size, between)
         wet = any(plate.motion == "water" for plate in self._plates)
         self._falling = Falling.over(scene, self._size, wet=wet) if falls(scene) else None
         self._finish = Finish(scene)
