@@ -240,8 +240,8 @@ async def test_a_retryable_failure_waits_out_its_pause_and_runs_again(router: Ro
     lease = await one.take()
     failure = worker.StageFailure(failure=job_pb2.Failure(message="out of memory"), retryable=True)
     assert await one.finish(lease, failure=failure) == "recorded"
-    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
-    assert await router.service.dispatch.lease_waiting() == 0, "it was leased before its pause was over"
+    await router.service.dispatch.lease_waiting()
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED, "it was leased within its pause"
     router.clock.advance(timedelta(seconds=2))
     router.service.signals.queue_changed()
     again = await one.take()
