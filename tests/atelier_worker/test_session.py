@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -289,6 +290,35 @@ async def test_a_router_that_falls_silent_is_left(
     first = await router.session()
     await router.session()
     await within(first.closed.wait())
+
+
+async def test_a_write_that_the_end_of_the_call_cancels_is_a_lost_session() -> None:
+    class Call:
+        """A call that is cancelled under a write, as it is when the reader gives up at the same moment."""
+
+        writes = 0
+
+        async def write(self, message: pb.WorkRequest) -> None:
+            self.writes += 1
+            if self.writes > 1:
+                raise asyncio.CancelledError
+
+        async def read(self) -> pb.WorkResponse:
+            if self.writes == 1:
+                self.writes += 1
+                return pb.WorkResponse(welcome=pb.Welcome(session_epoch="e"))
+            return await asyncio.Future[pb.WorkResponse]()
+
+        def cancel(self) -> None:
+            return None
+
+    outbox = Outbox(lambda: 0.0)
+    outbox.put(pb.WorkRequest(drain=pb.Drain()))
+    holdings = SimpleNamespace(refs=list, welcome=lambda welcome: None, session_ended=lambda: None)
+    introduction = SimpleNamespace(hello=lambda leases: pb.Hello())
+    session = atelier_worker.session.Session(Call(), introduction, holdings, outbox)  # type: ignore[arg-type]
+    with pytest.raises(atelier_worker.session.SessionLost):
+        await within(session.run())
 
 
 async def test_an_outbox_that_nobody_empties_says_so() -> None:

@@ -107,6 +107,10 @@ class Session:
         try:
             done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for part in done:
+                if part.cancelled():
+                    # Not us: a part that gave up cancelled the call, and so another one's write or read. To let that
+                    # out as a cancellation would end the worker's whole link to its router.
+                    raise SessionLost("the call broke off")
                 part.result()
         finally:
             for part in parts:
