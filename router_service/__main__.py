@@ -55,6 +55,7 @@ class Service:
         self.tasks = BackgroundTasks()
         self.signals = Signals()
         self.sessions = Sessions()
+        self.signals.on_lease_ended(self.sessions.lease_ended)
         self.relay = Relay(self.signals)
         self.pools = Pools(connect=mine.listen)
         self.health = HealthBoard()

@@ -223,7 +223,7 @@ class Dispatch:
             jobs = [(lease, await self._take_back(tx, lease)) for lease in expired]
         for lease, job in jobs:
             log.warning("lease_lost", job_id=lease.ref.job_id, holder=lease.holder, acknowledged=lease.acknowledged)
-            self._sessions.tell_lost(lease.ref)
+            self._signals.lease_ended(lease.ref, cancelled=False)
             self._after_take_back(job)
         return len(jobs)
 
@@ -309,7 +309,7 @@ class Dispatch:
         return after
 
     def _after_end(self, before: Job, after: Job) -> None:
-        self._sessions.tell_cancelled(before.ref)
+        self._signals.lease_ended(before.ref, cancelled=True)
         self._relay.ended(after.job_id)
         self._signals.job_changed(after)
         self._signals.queue_changed()

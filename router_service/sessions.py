@@ -155,6 +155,13 @@ class Sessions:
             if session.holds(ref):
                 del session.held[ref.job_id]
 
+    def lease_ended(self, ref: LeaseRef, cancelled: bool) -> None:
+        """Tell the worker that a lease is over, if it is connected here."""
+        if cancelled:
+            self.tell_cancelled(ref)
+        else:
+            self.tell_lost(ref)
+
     def tell_cancelled(self, ref: LeaseRef) -> None:
         """Tell the worker that runs a job to stop, if it is connected here."""
         self._tell(ref, CancelOrder(ref))

@@ -6,8 +6,9 @@ They carry nothing. Whoever is woken reads the database, and would find it at it
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from router_service.domain import Job
+from router_service.domain import Job, LeaseRef
 from service_kit.events import WakeUps
 from service_kit.identity import Owner
 
@@ -27,6 +28,9 @@ def owner_topic(owner: Owner) -> tuple[str, ...]:
     return ("owner", owner.tenant_id, owner.owner_id)
 
 
+LeaseEnded = Callable[[LeaseRef, bool], None]
+
+
 class Signals:
     """Who is woken by what."""
 
@@ -34,6 +38,16 @@ class Signals:
         self.watchers = WakeUps()
         self.queue = asyncio.Event()
         self.outbox = asyncio.Event()
+        self._when_lease_ended: list[LeaseEnded] = []
+
+    def on_lease_ended(self, handler: LeaseEnded) -> None:
+        """Call a handler with each lease that ends under its worker, and whether its job was cancelled."""
+        self._when_lease_ended.append(handler)
+
+    def lease_ended(self, ref: LeaseRef, *, cancelled: bool) -> None:
+        """Tell whoever has the worker that a lease is over: its job was cancelled, or the worker has lost it."""
+        for handler in self._when_lease_ended:
+            handler(ref, cancelled)
 
     def job_changed(self, job: Job) -> None:
         """Wake those who follow the job or its owner."""
