@@ -7,7 +7,7 @@ RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench wheel breaking snapshot clean
+.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench wheel breaking snapshot mutants clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ format: install ## rewrite the code as ruff wants it
 
 test: install ## run every test that needs nothing but Python
 	$(BIN)/pytest
+
+mutants: install ## break each rule in a copy of the code; some test must fail (make mutants NAMES="model storage")
+	$(BIN)/python -m scripts.mutants $(NAMES)
 
 # The page's tests need a browser, and what drives it; neither is for those who only run make test.
 PLAYWRIGHT := build/playwright
