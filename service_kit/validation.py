@@ -97,6 +97,8 @@ def _list_problems(
         return
     if field.message_type is None or field.message_type.GetOptions().map_entry:
         return
+    if limits is not None and limits.each_apart:
+        return
     for index, value in enumerate(values):
         yield from _problems(value, f"{path}[{index}].")
 
