@@ -1,6 +1,7 @@
 """A service's database: connections, transactions, column types and the database's clock.
 
 On SQLite a service has one writer, which takes the write lock when it begins, and a few readers that can only read.
+On PostgreSQL it has its own schema, and transactions run beside each other: whoever decides on a row locks it.
 `db_now()` is the only clock that decides expiry.
 """
 
@@ -13,27 +14,28 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import JSON, BigInteger, Dialect, bindparam, event, select
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import JSON, BigInteger, Dialect, bindparam, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import DateTime, TypeDecorator, TypeEngine
 
+from service_kit import postgres_driver, sqlite_driver
 from service_kit.clock import Clock, SystemClock
 from service_kit.errors import ResourceExhausted, Unavailable
 from service_kit.folder_lock import FolderLock
 from service_kit.settings import Settings
-from service_kit.sqlite_driver import opener
+from service_kit.storage_errors import postgres_error
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_READERS = 4
-_BUSY_TIMEOUT_MS = 5000
+_SQLITE_READERS = 4
+_CONNECTIONS = 12
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -68,8 +70,8 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
-"""A JSON value; Python None is SQL NULL. JSONB on PostgreSQL."""
+Json = JSON(none_as_null=True)
+"""A JSON value, kept as the text that was written; Python None is SQL NULL."""
 
 
 class _Now(FunctionElement[datetime]):
@@ -87,8 +89,8 @@ def _now_on_sqlite(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
 
 @compiles(_Now, "postgresql")
 def _now_on_postgresql(element: _Now, compiler: SQLCompiler, **options: Any) -> str:
-    # Not now(): that one stands still for a whole transaction.
-    return f"(clock_timestamp() + {compiler.process(element.clauses, **options)} * interval '1 microsecond')"
+    moment = postgres_driver.STATEMENT_CLOCK
+    return f"({moment} + {compiler.process(element.clauses, **options)} * interval '1 microsecond')"
 
 
 def db_now(*, plus: timedelta = timedelta(0)) -> FunctionElement[datetime]:
@@ -108,21 +110,31 @@ class Database:
         self,
         url: str,
         *,
+        schema: str = "",
         clock: Clock | None = None,
         lock: FolderLock | None = None,
         writer_wait: timedelta = timedelta(seconds=10),
+        connections: int = _CONNECTIONS,
     ) -> None:
         """Make the pools; nothing is opened yet.
 
         Args:
-            url: SQLAlchemy URL of an async driver, such as `sqlite+aiosqlite:////a/file.sqlite3`.
-            clock: what `db_now()` reads on SQLite; the machine's clock without one.
+            url: `postgresql://user@host:port/name`, or `sqlite+aiosqlite:////a/file.sqlite3`.
+            schema: where the tables are, on PostgreSQL; without one where the server looks first.
+            clock: what `db_now()` reads on SQLite; the machine's clock without one. On PostgreSQL the server's clock
+                is read, but for a clock that a test moves.
             lock: the lock of the folder, released by `close`.
-            writer_wait: how long a writer waits for its turn.
+            writer_wait: how long a transaction waits for its turn.
+            connections: how many connections to PostgreSQL there are at most; a third of them only reads.
+
+        Raises:
+            FailedPrecondition: the URL names another kind of database.
         """
-        self.url = make_url(url)
+        self.url = postgres_driver.with_driver(make_url(url))
         self.clock = clock or SystemClock()
+        self.schema = schema
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._frozen = None if isinstance(self.clock, SystemClock) else self.clock.now
         self._folder_lock = lock
         self._writer_wait = writer_wait
         self._turn = asyncio.Lock()
@@ -130,24 +142,28 @@ class Database:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closing = False
-        self._writer = self._engine(pool_size=1, begin="BEGIN IMMEDIATE", query_only=False)
-        self._readers = (
-            self._engine(pool_size=_READERS, begin="BEGIN", query_only=True) if self.is_sqlite else self._writer
-        )
+        readers = _SQLITE_READERS if self.is_sqlite else max(1, connections // 3)
+        self._writer = self._engine(1 if self.is_sqlite else max(1, connections - readers), read_only=False)
+        self._readers = self._engine(readers, read_only=True)
 
     @classmethod
     async def open_service(cls, settings: Settings, service: str, *, clock: Clock | None = None) -> Self:
-        """Open the database of a service, such as `router`, as its settings say, and lock its folder.
+        """Open the database of a service, such as `router`, as its settings say.
+
+        A SQLite file has one process, so its folder is locked; PostgreSQL serves many.
 
         Raises:
-            FailedPrecondition: another process holds the folder; names it.
+            FailedPrecondition: another process holds the folder; names it. Or the URL is unusable.
         """
         folder = settings.service_dir(service)
         await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        url = (settings.value(f"{service}.database_url") or settings.core.database_url).reveal()
+        connections = settings.core.database_connections
+        if url and postgres_driver.is_postgres(make_url(url)):
+            return cls(url, schema=service, clock=clock, connections=connections)
         lock = FolderLock(folder, service)
         await asyncio.to_thread(lock.acquire)
-        url = settings.value(f"{service}.database_url") or f"sqlite+aiosqlite:///{folder / f'{service}.sqlite3'}"
-        return cls(url, clock=clock, lock=lock)
+        return cls(url or f"sqlite+aiosqlite:///{folder / f'{service}.sqlite3'}", clock=clock, lock=lock)
 
     async def close(self) -> None:
         """Refuse new transactions, let those that run end, close every connection and release the folder."""
@@ -158,8 +174,7 @@ class Database:
         except TimeoutError:
             log.warning("transactions_abandoned", count=self._open)
         await self._writer.dispose()
-        if self._readers is not self._writer:
-            await self._readers.dispose()
+        await self._readers.dispose()
         if self._folder_lock is not None:
             self._folder_lock.release()
 
@@ -170,7 +185,10 @@ class Database:
         A cancelled caller still waits for a commit or rollback that has begun, so that the connection is left clean.
 
         Raises:
-            ResourceExhausted: the writer was not free in time.
+            ResourceExhausted: no connection was free in time.
+            Unavailable: the database cannot be reached, or took too long; on PostgreSQL also when it is not known
+                whether the commit took place.
+            Aborted: PostgreSQL ended this transaction in favour of another one.
         """
         if not self.is_sqlite:
             async with self._transaction(self._writer) as connection:
@@ -191,7 +209,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """Give a transaction that sees one state of the database and cannot write on SQLite."""
+        """Give a transaction that sees one state of the database and cannot write. Raises what `write` raises."""
         async with self._transaction(self._readers) as connection:
             yield connection
 
@@ -217,56 +235,44 @@ class Database:
 
     @asynccontextmanager
     async def _connected(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-        connection = await _connect(engine)
         try:
-            transaction = await connection.begin()
+            connection = await _connect(engine)
             try:
-                yield connection
-            except BaseException:
-                await _to_the_end(transaction.rollback())
+                transaction = await connection.begin()
+                try:
+                    yield connection
+                except BaseException:
+                    await _to_the_end(_roll_back(connection, transaction))
+                    raise
+                await _to_the_end(transaction.commit())
+            finally:
+                await _to_the_end(connection.close())
+        except SQLAlchemyError as error:
+            known = None if self.is_sqlite else postgres_error(error)
+            if known is None:
                 raise
-            await _to_the_end(transaction.commit())
-        finally:
-            await _to_the_end(connection.close())
+            log.warning("database_refused", schema=self.schema, error=repr(error))
+            raise known from error
 
-    def _engine(self, *, pool_size: int, begin: str, query_only: bool) -> AsyncEngine:
-        options: dict[str, Any] = {"json_serializer": _json_text}
-        if not self.is_sqlite:
-            return create_async_engine(self.url, pool_pre_ping=True, **options)
-        engine = create_async_engine(
+    def _engine(self, pool_size: int, *, read_only: bool) -> AsyncEngine:
+        if self.is_sqlite:
+            return sqlite_driver.engine(
+                self.url,
+                pool_size=pool_size,
+                wait=self._writer_wait,
+                read_only=read_only,
+                now=self._now_in_microseconds,
+                json_serializer=_json_text,
+            )
+        return postgres_driver.engine(
             self.url,
-            async_creator=opener(self.url.database or ":memory:"),
+            schema=self.schema,
             pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=self._writer_wait.total_seconds(),
-            # Every transaction of ours ends by itself: the pool's own rollback would be one more trip to the thread.
-            pool_reset_on_return=None,
-            **options,
+            wait=self._writer_wait,
+            read_only=read_only,
+            frozen=self._frozen,
+            json_serializer=_json_text,
         )
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def set_up(connection: Any, _record: Any) -> None:
-            # The driver must not begin transactions by itself: a BEGIN that reads first and then writes fails at once.
-            connection.isolation_level = None
-            try:
-                cursor = connection.cursor()
-                cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-                cursor.execute("PRAGMA journal_mode=WAL")
-                cursor.execute("PRAGMA synchronous=FULL")
-                cursor.execute("PRAGMA foreign_keys=ON")
-                cursor.execute(f"PRAGMA query_only={'ON' if query_only else 'OFF'}")
-                cursor.close()
-                connection.create_function("atelier_now", 0, self._now_in_microseconds)
-            except Exception:
-                # The pool forgets a connection that it could not set up, and with it the thread of its driver.
-                connection.close()
-                raise
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def begin_explicitly(connection: Any) -> None:
-            connection.exec_driver_sql(begin)
-
-        return engine
 
     def _now_in_microseconds(self) -> int:
         return (self.clock.now() - _EPOCH) // _MICROSECOND
@@ -289,6 +295,15 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         # More than one cancellation may come: of the client, and of a server that drains.
         await _to_the_end(_give_back(task))
         raise
+
+
+async def _roll_back(connection: AsyncConnection, transaction: AsyncTransaction) -> None:
+    """Roll back. If the connection is lost the server does it by itself, and what was raised first is what counts."""
+    try:
+        await transaction.rollback()
+    except DBAPIError as error:
+        log.warning("connection_lost", error=repr(error))
+        await connection.invalidate(error)
 
 
 async def _give_back(taking: asyncio.Future[AsyncConnection]) -> None:

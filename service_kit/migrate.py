@@ -14,7 +14,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, MetaData, func, inspect, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateSchema
 
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition
@@ -22,6 +24,10 @@ from service_kit.storage_errors import opening_database
 
 _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
 _REVISION = re.compile(r"(\d{4})_\w+\.py")
+# How long a process waits while another one migrates, and a migration for a table that is in use.
+_TURN = "60s"
+_TABLE_LOCK = "10s"
+_HAS_SCHEMA = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
 
 
 async def ensure_schema(db: Database, package: str) -> None:
@@ -45,19 +51,47 @@ async def upgrade(db: Database, package: str) -> str | None:
     """
     newest = newest_revision(package)
     stored = await stored_revision(db)
-    if stored == newest:
+    if not _is_behind(db, stored, newest):
         return None
+    if stored is not None and db.is_sqlite and db.url.database:
+        await asyncio.to_thread(_copy_file, Path(db.url.database), stored)
+    async with db.write() as tx:
+        if not db.is_sqlite:
+            await _take_turn(db, tx)
+            # Another process may have done it meanwhile.
+            if not _is_behind(db, await tx.run_sync(_revision), newest):
+                return None
+        await tx.run_sync(_run_alembic, package)
+    return newest
+
+
+def _is_behind(db: Database, stored: str | None, newest: str) -> bool:
     if stored is not None and stored > newest:
         raise FailedPrecondition(
             f"The database {db.url.render_as_string()} was made by a newer release: "
             f"it has schema {stored}, and this release knows {newest}. "
             "Start the newer release, or use another data folder."
         )
-    if stored is not None and db.is_sqlite and db.url.database:
-        await asyncio.to_thread(_copy_file, Path(db.url.database), stored)
-    async with db.write() as tx:
-        await tx.run_sync(_run_alembic, package)
-    return newest
+    return stored != newest
+
+
+async def _take_turn(db: Database, tx: AsyncConnection) -> None:
+    """Wait for the one lock under which processes migrate a schema, make the schema, and lift the limits on time.
+
+    The lock goes with the transaction, so a process that dies leaves nothing behind.
+    """
+    for name, value in (
+        ("lock_timeout", _TURN),
+        ("statement_timeout", "0"),
+        ("idle_in_transaction_session_timeout", "0"),
+    ):
+        await tx.execute(text(f"SET LOCAL {name} = '{value}'"))
+    await tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"atelier/{db.schema}", 0))))
+    # A table that is in use must not make everybody queue behind its migration.
+    await tx.execute(text(f"SET LOCAL lock_timeout = '{_TABLE_LOCK}'"))
+    # Not IF NOT EXISTS alone: that asks for the right to create schemas even when there is nothing to create.
+    if db.schema and not (await tx.execute(_HAS_SCHEMA, {"name": db.schema})).scalar_one():
+        await tx.execute(CreateSchema(db.schema))
 
 
 def newest_revision(package: str) -> str:
@@ -71,9 +105,7 @@ def newest_revision(package: str) -> str:
 async def stored_revision(db: Database) -> str | None:
     """Return the revision that a database has; None when it is empty."""
     async with db.read() as tx:
-        if not await tx.run_sync(lambda connection: inspect(connection).has_table("alembic_version")):
-            return None
-        return (await tx.execute(text("SELECT version_num FROM alembic_version"))).scalar_one_or_none()
+        return await tx.run_sync(_revision)
 
 
 async def schema_differences(db: Database, package: str, metadata: MetaData) -> list[str]:
@@ -89,6 +121,12 @@ async def schema_differences(db: Database, package: str, metadata: MetaData) -> 
 
     async with db.write() as tx:
         return await tx.run_sync(compare)
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
 def _versions(package: str) -> Path:

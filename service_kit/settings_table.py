@@ -39,7 +39,7 @@ def _is(default: Any, doc: str) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
-_DATABASE_URL = "SQLAlchemy URL of the database; empty for a SQLite file in the data folder."
+_DATABASE_URL = "URL of this service's own database; empty for core.database_url."
 _ADDRESS = " address as host:port; port 0 takes any free port."
 
 
@@ -51,6 +51,12 @@ class CoreSettings:
         default_factory=lambda: Path("~/.local/share/atelier").expanduser(),
         metadata={"doc": "Folder in which databases, blobs and keys are kept."},
     )
+    database_url: Secret = _is(
+        Secret(""),
+        "The PostgreSQL database, postgresql://user:password@host:port/name, in which each service has its own schema; "
+        "empty for SQLite files in the data folder.",
+    )
+    database_connections: int = _is(12, "How many connections a service opens to PostgreSQL at most.")
     public_url: str = _is(
         "http://127.0.0.1:7400", "The address under which clients reach the gateway; signed URLs start with it."
     )
@@ -66,7 +72,7 @@ class RouterSettings:
     """The router: jobs, leases, workers, identities."""
 
     listen: str = _is("127.0.0.1:7401", "The router's gRPC" + _ADDRESS)
-    database_url: str = _is("", _DATABASE_URL)
+    database_url: Secret = _is(Secret(""), _DATABASE_URL)
     asset_target: str = _is("127.0.0.1:7402", "Where the router reaches the asset service, as host:port.")
     upload_endpoint: str = _is("", "Where workers upload outputs, as host:port; empty for asset_target.")
     lease_ttl: timedelta = _is(timedelta(seconds=30), "How long a lease lives without a heartbeat.")
@@ -89,7 +95,7 @@ class AssetSettings:
     """The asset service: uploads, the workspace, expiry."""
 
     listen: str = _is("127.0.0.1:7402", "The asset service's gRPC" + _ADDRESS)
-    database_url: str = _is("", _DATABASE_URL)
+    database_url: Secret = _is(Secret(""), _DATABASE_URL)
     asset_expiry: timedelta = _is(timedelta(days=7), "How long an asset stays in the workspace.")
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
     max_upload_bytes: int = _is(64 << 20, "The largest file that a client may upload, in bytes.")
@@ -108,7 +114,7 @@ class LibrarySettings:
     """The library service: saving, items."""
 
     listen: str = _is("127.0.0.1:7403", "The library service's gRPC" + _ADDRESS)
-    database_url: str = _is("", _DATABASE_URL)
+    database_url: Secret = _is(Secret(""), _DATABASE_URL)
     asset_target: str = _is("127.0.0.1:7402", "Where the library reaches the asset service, as host:port.")
     identity_target: str = _is("127.0.0.1:7401", "Where the library exchanges its key, as host:port of the router.")
     hold_ttl: timedelta = _is(

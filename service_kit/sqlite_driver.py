@@ -1,4 +1,4 @@
-"""SQLite connections that take one trip to their thread per statement.
+"""SQLite connections, set up once, that take one trip to their thread per statement.
 
 `aiosqlite` makes a trip for a cursor, one for the statement, one for its rows, one to close the cursor. A transaction
 of eight statements waits for thirty changes of thread; with this it waits for eight.
@@ -8,12 +8,65 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Self
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
+from sqlalchemy import URL, event
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _CHUNK = 64
+_BUSY_TIMEOUT_MS = 5000
+
+
+def engine(
+    url: URL, *, pool_size: int, wait: timedelta, read_only: bool, now: Callable[[], int], **options: Any
+) -> AsyncEngine:
+    """Return a pool of connections; nothing is opened yet.
+
+    Args:
+        url: the file.
+        pool_size: how many connections there are at most.
+        wait: how long to wait for one that is free; then SQLAlchemy's TimeoutError.
+        read_only: whether they cannot write; a transaction of the others takes the write lock when it begins.
+        now: the clock that `atelier_now()` reads, in microseconds since 1970.
+        **options: what else `create_async_engine` is told.
+    """
+    made = create_async_engine(
+        url,
+        async_creator=opener(url.database or ":memory:"),
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=wait.total_seconds(),
+        # Every transaction of ours ends by itself: the pool's own rollback would be one more trip to the thread.
+        pool_reset_on_return=None,
+        **options,
+    )
+
+    @event.listens_for(made.sync_engine, "connect")
+    def set_up(connection: Any, _record: Any) -> None:
+        # The driver must not begin transactions by itself: a BEGIN that reads first and then writes fails at once.
+        connection.isolation_level = None
+        try:
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute(f"PRAGMA query_only={'ON' if read_only else 'OFF'}")
+            cursor.close()
+            connection.create_function("atelier_now", 0, now)
+        except Exception:
+            # The pool forgets a connection that it could not set up, and with it the thread of its driver.
+            connection.close()
+            raise
+
+    @event.listens_for(made.sync_engine, "begin")
+    def begin_explicitly(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return made
 
 
 def opener(path: str) -> Callable[[], Awaitable[aiosqlite.Connection]]:

@@ -1,11 +1,14 @@
-"""What holds for every test: no setting of the shell leaks in, and generated examples are the same each run."""
+"""What holds for every test: no setting of the shell leaks in, generated examples are the same, and a PostgreSQL."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
+
+from tests.support.postgres import Databases, NoPostgres, any_server, must_exist
 
 hypothesis.settings.register_profile("atelier", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("atelier")
@@ -16,3 +19,39 @@ def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the `ATELIER_*` variables of the shell; a test that needs one sets it."""
     for name in [name for name in os.environ if name.startswith("ATELIER_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Databases]:
+    """Give one PostgreSQL to all tests. Where there is none they are skipped, and under CI they fail."""
+    try:
+        with any_server(os.environ) as url:
+            databases = Databases(url)
+            yield databases
+            databases.close()
+    except NoPostgres as error:
+        if must_exist(os.environ):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def postgres_url(postgres: Databases) -> Iterator[str]:
+    """Give an empty database."""
+    url = postgres.create(migrated=False)
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture
+def migrated_postgres_url(postgres: Databases) -> Iterator[str]:
+    """Give a database with the schemas of all services."""
+    url = postgres.create()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Give what `core.database_url` is told, once for each database: empty for SQLite, and a migrated PostgreSQL."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("migrated_postgres_url"))
