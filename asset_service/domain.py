@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from service_kit.blobs import key_segment
+from service_kit.blobs import WORKSPACE_BUCKET, key_segment
 from service_kit.identity import Owner
 
 MAX_PIECE_BYTES = 1 << 20
@@ -164,15 +165,51 @@ class Upload:
     output_upload_id: str | None = None
     receipt: str | None = None
 
+    @property
+    def blob(self) -> Blob:
+        """Where the bytes of a staged upload lie. Raises ValueError when it is not staged."""
+        if self.generation is None:
+            raise ValueError("only a staged upload has a blob")
+        return Blob(WORKSPACE_BUCKET, self.key, self.generation)
+
+
+def published_asset(
+    upload: Upload, renditions: Sequence[Upload], provenance: bytes, *, now: datetime, expiry: timedelta
+) -> Asset:
+    """Return the asset that an output of a job becomes."""
+    return Asset(
+        asset_id=upload.asset_id,
+        owner=upload.owner,
+        job_id=upload.job_id,
+        asset_index=upload.asset_index,
+        source=AssetSource.JOB,
+        state=AssetState.AVAILABLE,
+        media=upload.media,
+        blob=upload.blob,
+        renditions=tuple(
+            RenditionFile(rendition.rendition, rendition.blob, rendition.media)
+            for rendition in renditions
+            if rendition.rendition is not None and rendition.media is not None
+        ),
+        provenance=provenance,
+        filename="",
+        saved_item_id="",
+        saved_version=0,
+        created_at=now,
+        expires_at=now + expiry,
+        version=1,
+    )
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """How a job ended, as it was answered the first time."""
+    """How a job ended, as it was answered the first time. With a `refusal`, nothing was published, for that reason."""
 
     job_id: str
     owner: Owner
     published: tuple[int, ...]
     lost: tuple[int, ...]
+    refusal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Holds:
     async def release(self, holder: str) -> None:
         """End all holds of a holder."""
         async with self._storage.write() as tx:
-            released = await tx.holds.release(holder)
+            released = await tx.holds.release([holder])
         if released:
             self._removal.nudge()
 
@@ -55,7 +55,7 @@ class Holds:
         async with self._storage.write() as tx:
             job_id = held_job(holder)
             if job_id is not None:
-                await tx.settlements.refuse_settled(job_id)
+                await tx.share_job(job_id)
             assets = await _holdable(tx, holder, owner, asset_ids)
             for asset_id in dict.fromkeys(asset_ids):
                 await tx.holds.take(holder, asset_id, ttl)

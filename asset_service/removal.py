@@ -83,7 +83,7 @@ class Removal:
     async def give_up(self, upload_id: str) -> None:
         """Take back an upload that failed, unless it has become an asset."""
         async with self._storage.write() as tx:
-            if not await tx.uploads.delete_later(upload_id=upload_id):
+            if not await tx.uploads.delete_later(upload_id):
                 return
             upload = await tx.uploads.find(upload_id)
         if upload is not None:

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 
 from asset_service.holds import Holds
-from asset_service.settlement import Settling, Winner
+from asset_service.settlement import Ending, Settling
 from asset_service.watch import Watchers
-from asset_service.wire import Encoder, owner_from
+from asset_service.wire import Encoder, checked_ending, ending_from, owner_from, settle_result, settled
 from asset_service.workspace import Workspace
 from atelier.asset.v1 import (
     asset_control_service_pb2,
@@ -19,6 +19,7 @@ from atelier.asset.v1 import (
     asset_service_pb2,
     asset_service_pb2_grpc,
 )
+from service_kit.errors import InvalidArgument
 from service_kit.identity import current_caller
 from service_kit.server import Registration
 
@@ -90,12 +91,20 @@ class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceSer
     async def Settle(
         self, request: asset_control_service_pb2.SettleRequest, context: Context
     ) -> asset_control_service_pb2.SettleResponse:
-        winners = [
-            Winner(winner.asset_index, winner.receipt, winner.provenance.SerializeToString(deterministic=True))
-            for winner in request.winners
-        ]
-        settlement = await self._settling.settle(request.job_id, owner_from(request.owner), winners)
-        return asset_control_service_pb2.SettleResponse(published=settlement.published, lost=settlement.lost)
+        return settled(await self._settling.settle(ending_from(request)))
+
+    async def SettleJobs(
+        self, request: asset_control_service_pb2.SettleJobsRequest, context: Context
+    ) -> asset_control_service_pb2.SettleJobsResponse:
+        # One that names no job can be refused, but not written down.
+        checked = [_or_refusal(settlement) for settlement in request.settlements]
+        answers = iter(await self._settling.settle_many([one for one in checked if isinstance(one, Ending)]))
+        return asset_control_service_pb2.SettleJobsResponse(
+            results=[
+                settle_result(asked.job_id, next(answers) if isinstance(one, Ending) else one)
+                for asked, one in zip(request.settlements, checked, strict=True)
+            ]
+        )
 
     async def TakeHold(
         self, request: asset_control_service_pb2.TakeHoldRequest, context: Context
@@ -122,3 +131,10 @@ class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceSer
     ) -> asset_control_service_pb2.MarkSavedResponse:
         await self._workspace.mark_saved(request.asset_id, owner_from(request.owner), request.item_id, request.version)
         return asset_control_service_pb2.MarkSavedResponse()
+
+
+def _or_refusal(request: asset_control_service_pb2.SettleRequest) -> Ending | InvalidArgument:
+    try:
+        return checked_ending(request)
+    except InvalidArgument as error:
+        return error

@@ -1,29 +1,20 @@
-"""Settlements: how a job ended, carried out once and answered the same ever after."""
+"""Settlements: how jobs ended, carried out once and answered the same ever after."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from asset_service.domain import (
-    Asset,
-    AssetSource,
-    AssetState,
-    Blob,
-    EventKind,
-    RenditionFile,
-    Settlement,
-    Upload,
-    UploadState,
-    job_holder,
-)
+from asset_service.domain import Asset, EventKind, Settlement, Upload, UploadState, job_holder, published_asset
 from asset_service.receipts import Receipts
 from asset_service.removal import Removal
 from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+from service_kit.errors import AtelierError, Internal, Unavailable
 from service_kit.identity import Owner
 from service_kit.telemetry import get_logger
 
@@ -40,12 +31,31 @@ class Winner:
 
 
 @dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ended: its winners, or none. With a `refusal` it delivers nothing, for that reason."""
+
+    job_id: str
+    owner: Owner
+    winners: tuple[Winner, ...] = ()
+    refusal: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _Proven:
-    """A winner whose receipt is good."""
+    """A winner whose receipt is good and whose bytes are there."""
 
     winner: Winner
     upload_id: str
     generation: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a settlement does: the row, the assets that it makes, and the uploads that these are made of."""
+
+    settlement: Settlement
+    assets: tuple[Asset, ...] = ()
+    used: frozenset[str] = frozenset()
 
 
 class Settling:
@@ -68,34 +78,43 @@ class Settling:
         self._watchers = watchers
         self._asset_expiry = asset_expiry
 
-    async def settle(self, job_id: str, owner: Owner, winners: Sequence[Winner]) -> Settlement:
+    async def settle(self, ending: Ending) -> Settlement:
         """Publish a job's winners, give up its other uploads, release its holds; a repeat gets the first answer."""
+        [answer] = await self.settle_many([ending])
+        if isinstance(answer, AtelierError):
+            raise answer
+        return answer
+
+    async def settle_many(self, endings: Sequence[Ending]) -> list[Settlement | AtelierError]:
+        """Settle jobs in one transaction. Returns for each its settlement, or why it must be sent again.
+
+        Raises:
+            Unavailable, ResourceExhausted, Aborted: the database could not take them; nothing was done.
+        """
+        wanted: dict[str, Ending] = {}
+        for ending in endings:
+            wanted.setdefault(ending.job_id, ending)
         async with self._storage.read() as tx:
-            first = await tx.settlements.find(job_id)
-        if first is not None:
-            return first
-        proven = [good for winner in winners if (good := await self._prove(job_id, winner)) is not None]
-        async with self._storage.write() as tx:
-            first = await tx.settlements.find(job_id)
-            if first is not None:
-                return first
-            published = set()
-            for good in proven:
-                index = good.winner.asset_index
-                if index not in published and await self._publish(tx, job_id, owner, good):
-                    published.add(index)
-            lost = {winner.asset_index for winner in winners} - published
-            settlement = Settlement(job_id, owner, tuple(sorted(published)), tuple(sorted(lost)))
-            await tx.settlements.add(settlement)
-            await tx.uploads.delete_later(job_id=job_id)
-            await tx.holds.release(job_holder(job_id))
-            await tx.note("settled", owner, job_id, published=list(settlement.published), lost=list(settlement.lost))
-            crash.reach("asset.settle.before_commit")
-        crash.reach("asset.settle.committed")
-        log.info("job_settled", job_id=job_id, published=len(settlement.published), lost=list(settlement.lost))
-        self._watchers.notify(owner)
-        self._removal.nudge()
-        return settlement
+            known = await tx.settlements.find_many(list(wanted))
+        answers: dict[str, Settlement | AtelierError] = dict(known)
+        new = [ending for job_id, ending in wanted.items() if job_id not in known]
+        provable: dict[str, tuple[Ending, list[_Proven]]] = {}
+        for ending, proven in zip(new, await asyncio.gather(*map(self._prove_all, new)), strict=True):
+            if isinstance(proven, AtelierError):
+                answers[ending.job_id] = proven
+            else:
+                provable[ending.job_id] = ending, proven
+        answers |= await self._commit_or_each(provable)
+        return [answers[ending.job_id] for ending in endings]
+
+    async def _prove_all(self, ending: Ending) -> list[_Proven] | AtelierError:
+        """Return the winners whose bytes are there; an error when the store cannot say."""
+        try:
+            found = [await self._prove(ending.job_id, winner) for winner in ending.winners]
+        except (AtelierError, OSError):
+            log.exception("settlement_postponed", job_id=ending.job_id)
+            return Unavailable("The blob store cannot be read at the moment; the job is settled later.")
+        return [good for good in found if good is not None]
 
     async def _prove(self, job_id: str, winner: Winner) -> _Proven | None:
         """Check a receipt, and that the bytes are still there; None when the output is lost."""
@@ -109,52 +128,115 @@ class Settling:
             return None
         return _Proven(winner, receipt.upload_id, receipt.generation)
 
-    async def _publish(self, tx: Transaction, job_id: str, owner: Owner, good: _Proven) -> bool:
-        """Make an asset of an upload. Returns False when the upload is gone, or is not the owner's."""
-        upload = await tx.uploads.find(good.upload_id)
-        if upload is None or upload.state is not UploadState.STAGED or upload.generation != good.generation:
-            return False
-        if (upload.job_id, upload.owner) != (job_id, owner) or upload.media is None:
-            log.error("settlement_of_another_owner", job_id=job_id, upload_id=upload.upload_id)
-            return False
-        if await tx.assets.find(upload.asset_id, owner) is not None:
-            # A tombstone: its owner discarded it before it was published. The upload goes with the losers.
-            return True
-        renditions = await tx.uploads.renditions_of(upload.upload_id)
-        asset = await self._asset(tx, upload, renditions, good.winner.provenance)
-        await tx.assets.add(asset)
-        await tx.events.append(EventKind.PUBLISHED, asset)
-        # The keys belong to the asset from now on.
-        await tx.uploads.forget([upload.upload_id, *(rendition.upload_id for rendition in renditions)])
-        return True
+    async def _commit_or_each(
+        self, jobs: Mapping[str, tuple[Ending, list[_Proven]]]
+    ) -> dict[str, Settlement | AtelierError]:
+        """Settle all in one transaction; when that fails by itself, each in its own, so that one harms no other."""
+        if not jobs:
+            return {}
+        try:
+            return {**await self._commit(jobs)}
+        except AtelierError:
+            # The database is away or full: that is no fault of a job.
+            raise
+        except Exception:
+            if len(jobs) == 1:
+                # Nothing that we know to be wrong with this job: it is kept and tried again, never given up.
+                [job_id] = jobs
+                log.exception("settlement_failed", job_id=job_id)
+                return {job_id: Internal("The job could not be settled; it is tried again.")}
+            log.warning("settlements_failed_together", count=len(jobs), exc_info=True)
+        answers: dict[str, Settlement | AtelierError] = {}
+        for job_id, job in jobs.items():
+            answers |= await self._commit_or_each({job_id: job})
+        return answers
 
-    async def _asset(self, tx: Transaction, upload: Upload, renditions: Sequence[Upload], provenance: bytes) -> Asset:
+    async def _commit(self, jobs: Mapping[str, tuple[Ending, list[_Proven]]]) -> dict[str, Settlement]:
+        job_ids = sorted(jobs)
+        async with self._storage.write() as tx:
+            await tx.lock_jobs(job_ids)
+            settled = await tx.settlements.find_many(job_ids)
+            left = [jobs[job_id] for job_id in job_ids if job_id not in settled]
+            outcomes = await self._outcomes(tx, left) if left else []
+            if outcomes:
+                await _write(tx, outcomes)
+            crash.reach("asset.settle.before_commit")
+        crash.reach("asset.settle.committed")
+        for outcome in outcomes:
+            settlement = outcome.settlement
+            log.info(
+                "job_settled",
+                job_id=settlement.job_id,
+                published=len(settlement.published),
+                lost=list(settlement.lost),
+                refusal=settlement.refusal,
+            )
+        for owner in {outcome.settlement.owner for outcome in outcomes}:
+            self._watchers.notify(owner)
+        if outcomes:
+            self._removal.nudge()
+        return settled | {outcome.settlement.job_id: outcome.settlement for outcome in outcomes}
+
+    async def _outcomes(self, tx: Transaction, jobs: Sequence[tuple[Ending, list[_Proven]]]) -> list[_Outcome]:
+        """Decide what each settlement does. The jobs are locked; their uploads are from here on."""
+        uploads = await tx.uploads.lock_jobs([ending.job_id for ending, _ in jobs])
+        by_id = {upload.upload_id: upload for upload in uploads}
+        wanted = [good.upload_id for _, proven in jobs for good in proven]
+        owners = await tx.assets.owners([by_id[name].asset_id for name in wanted if name in by_id])
         now = await tx.now()
-        return Asset(
-            asset_id=upload.asset_id,
-            owner=upload.owner,
-            job_id=upload.job_id,
-            asset_index=upload.asset_index,
-            source=AssetSource.JOB,
-            state=AssetState.AVAILABLE,
-            media=upload.media,
-            blob=_blob(upload),
-            renditions=tuple(
-                RenditionFile(rendition.rendition, _blob(rendition), rendition.media)
-                for rendition in renditions
-                if rendition.rendition is not None and rendition.media is not None
-            ),
-            provenance=provenance,
-            filename="",
-            saved_item_id="",
-            saved_version=0,
-            created_at=now,
-            expires_at=now + self._asset_expiry,
-            version=1,
-        )
+        outcomes = []
+        for ending, proven in jobs:
+            assets: list[Asset] = []
+            used: set[str] = set()
+            published: set[int] = set()
+            for good in proven:
+                index, upload = good.winner.asset_index, by_id.get(good.upload_id)
+                if upload is None or index in published or not _is_of(upload, ending, good):
+                    continue
+                there = owners.get(upload.asset_id)
+                if there is None:
+                    parts = [part for part in uploads if part.output_upload_id == upload.upload_id]
+                    assets.append(
+                        published_asset(upload, parts, good.winner.provenance, now=now, expiry=self._asset_expiry)
+                    )
+                    used |= {upload.upload_id, *(part.upload_id for part in parts)}
+                elif there != ending.owner:
+                    log.error("settlement_of_another_owner", job_id=ending.job_id, upload_id=upload.upload_id)
+                    continue
+                # Else a tombstone: its owner discarded it before it was published. The upload goes with the losers.
+                published.add(index)
+            lost = {winner.asset_index for winner in ending.winners} - published
+            settlement = Settlement(
+                ending.job_id, ending.owner, tuple(sorted(published)), tuple(sorted(lost)), ending.refusal
+            )
+            outcomes.append(_Outcome(settlement, tuple(assets), frozenset(used)))
+        return outcomes
 
 
-def _blob(upload: Upload) -> Blob:
-    if upload.generation is None:
-        raise ValueError("only a staged upload has a blob")
-    return Blob(WORKSPACE_BUCKET, upload.key, upload.generation)
+def _is_of(upload: Upload, ending: Ending, good: _Proven) -> bool:
+    """Tell whether an upload is what a winner says: staged, of this generation, of this job and its owner."""
+    if upload.state is not UploadState.STAGED or upload.generation != good.generation or upload.media is None:
+        return False
+    if (upload.job_id, upload.asset_index, upload.owner) != (ending.job_id, good.winner.asset_index, ending.owner):
+        log.error("settlement_of_another_owner", job_id=ending.job_id, upload_id=upload.upload_id)
+        return False
+    return True
+
+
+async def _write(tx: Transaction, outcomes: Sequence[_Outcome]) -> None:
+    """Write all that settlements do, with one statement for each kind of change."""
+    settlements = [outcome.settlement for outcome in outcomes]
+    assets = [asset for outcome in outcomes for asset in outcome.assets]
+    job_ids = [settlement.job_id for settlement in settlements]
+    # The keys of what is used belong to the assets from now on.
+    await tx.uploads.forget([upload_id for outcome in outcomes for upload_id in outcome.used])
+    await tx.uploads.delete_later_of_jobs(job_ids)
+    await tx.assets.add_many(assets)
+    await tx.settlements.add_many(settlements)
+    await tx.holds.release([job_holder(job_id) for job_id in job_ids])
+    for asset in assets:
+        await tx.events.append(EventKind.PUBLISHED, asset)
+    await tx.note_all(
+        ("settled", one.owner, one.job_id, {"published": list(one.published), "lost": list(one.lost)})
+        for one in settlements
+    )

@@ -15,13 +15,16 @@ from asset_service.domain import (
     Media,
     MediaFormat,
     RenditionKind,
+    Settlement,
 )
+from asset_service.settlement import Ending, Winner
 from asset_service.watch import Told
 from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2
 from atelier.type.v1 import generation_pb2, media_pb2
-from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.media_urls import MediaSigner
+from service_kit.validation import check_limits
 
 _SOURCES = {
     AssetSource.JOB: asset_pb2.ASSET_SOURCE_JOB,
@@ -29,6 +32,7 @@ _SOURCES = {
     AssetSource.ITEM: asset_pb2.ASSET_SOURCE_ITEM,
     AssetSource.IMPORT: asset_pb2.ASSET_SOURCE_IMPORT,
 }
+_ANYBODY = media_pb2.Owner(tenant_id="-", owner_id="-")
 _FORMATS = {
     MediaFormat.IMAGE: generation_pb2.FORMAT_IMAGE,
     MediaFormat.VIDEO: generation_pb2.FORMAT_VIDEO,
@@ -137,6 +141,48 @@ def owner_from(message: media_pb2.Owner) -> Owner:
         if not getattr(message, name):
             raise InvalidArgument.field(f"owner.{name}", "must be present", ErrorReason.MISSING_FIELD)
     return Owner(message.tenant_id, message.owner_id)
+
+
+def ending_from(request: asset_control_service_pb2.SettleRequest) -> Ending:
+    """Return how a job ended. Raises InvalidArgument when a part of the owner is empty."""
+    winners = tuple(
+        Winner(winner.asset_index, winner.receipt, winner.provenance.SerializeToString(deterministic=True))
+        for winner in request.winners
+    )
+    return Ending(request.job_id, owner_from(request.owner), winners)
+
+
+def checked_ending(request: asset_control_service_pb2.SettleRequest) -> Ending:
+    """Return how a job ended; for a settlement that can never be carried out, that the job ends with nothing.
+
+    Raises:
+        InvalidArgument: not even the job can be told.
+    """
+    check_limits(asset_control_service_pb2.SettleRequest(job_id=request.job_id, owner=_ANYBODY))
+    try:
+        check_limits(request)
+        return ending_from(request)
+    except InvalidArgument as error:
+        return Ending(request.job_id, Owner("", ""), refusal=error.message)
+
+
+def settled(settlement: Settlement) -> asset_control_service_pb2.SettleResponse:
+    """Return what a settlement did."""
+    return asset_control_service_pb2.SettleResponse(published=settlement.published, lost=settlement.lost)
+
+
+def settle_result(job_id: str, answer: Settlement | AtelierError) -> asset_control_service_pb2.SettleJobsResult:
+    """Return what became of one job of a batch."""
+    result = asset_control_service_pb2.SettleJobsResult(job_id=job_id)
+    if isinstance(answer, InvalidArgument):
+        result.refused.message = answer.message
+    elif isinstance(answer, AtelierError):
+        result.postponed.message = answer.message
+    elif answer.refusal:
+        result.refused.message = answer.refusal
+    else:
+        result.settled.CopyFrom(settled(answer))
+    return result
 
 
 def rendition_from(number: media_pb2.RenditionKind.ValueType) -> RenditionKind | None:

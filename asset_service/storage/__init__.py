@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -10,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from asset_service.storage.assets import Assets
 from asset_service.storage.events import Events
 from asset_service.storage.holds import Holds
+from asset_service.storage.job_locks import lock_jobs
 from asset_service.storage.settlements import Settlements
 from asset_service.storage.tables import audit
 from asset_service.storage.uploads import Uploads
@@ -36,18 +39,37 @@ class Transaction:
         """Return the moment of the database's clock."""
         return await self._db.now(self._connection)
 
+    async def lock_jobs(self, job_ids: Iterable[str]) -> None:
+        """Keep everybody else from these jobs until the end of this transaction: before any row is read."""
+        await lock_jobs(self._connection, job_ids)
+
+    async def share_job(self, job_id: str) -> None:
+        """Keep a job from being settled until the end of this transaction: before any row is read.
+
+        Raises:
+            FailedPrecondition: `already_settled`.
+        """
+        await lock_jobs(self._connection, [job_id], shared=True)
+        await self.settlements.refuse_settled(job_id)
+
     async def note(self, action: str, owner: Owner, subject_id: str, **detail: object) -> None:
         """Write a line of the audit: what was done to whose thing. Never prompts or names."""
-        await self._connection.execute(
-            insert(audit).values(
-                at=db_now(),
-                tenant_id=owner.tenant_id,
-                owner_id=owner.owner_id,
-                action=action,
-                subject_id=subject_id,
-                detail=detail or None,
-            )
-        )
+        await self.note_all([(action, owner, subject_id, detail)])
+
+    async def note_all(self, notes: Iterable[tuple[str, Owner, str, dict[str, Any]]]) -> None:
+        """Write lines of the audit: for each the action, whose thing, which, and details."""
+        rows = [
+            {
+                "tenant_id": owner.tenant_id,
+                "owner_id": owner.owner_id,
+                "action": action,
+                "subject_id": subject_id,
+                "detail": detail or None,
+            }
+            for action, owner, subject_id, detail in notes
+        ]
+        if rows:
+            await self._connection.execute(insert(audit).values(at=db_now()), rows)
 
 
 class Storage(TransactionalStorage[Transaction]):

@@ -52,6 +52,17 @@ class Assets:
         """Insert an asset, or the tombstone of one that was never published."""
         await self._connection.execute(insert(_assets).values(**asset_values(asset)))
 
+    async def add_many(self, assets: Sequence[Asset]) -> None:
+        """Insert assets."""
+        if assets:
+            await self._connection.execute(insert(_assets), [asset_values(asset) for asset in assets])
+
+    async def owners(self, asset_ids: Sequence[str]) -> dict[str, Owner]:
+        """Return whose those of the assets are that exist, tombstones too, by id."""
+        query = select(_assets.c.asset_id, _assets.c.tenant_id, _assets.c.owner_id)
+        found = await self._connection.execute(query.where(_assets.c.asset_id.in_(asset_ids)))
+        return {row.asset_id: Owner(row.tenant_id, row.owner_id) for row in found}
+
     async def replace(self, asset: Asset, *, expected_version: int) -> bool:
         """Write an asset over the version that was read. Returns False when it was changed meanwhile."""
         changed = await self._connection.execute(

@@ -40,9 +40,9 @@ class Holds:
         elif known.expires_at is not None:
             await self._connection.execute(update(holds).where(*mine).values(expires_at=expires_at))
 
-    async def release(self, holder: str) -> int:
-        """End all holds of a holder. Returns how many there were."""
-        return (await self._connection.execute(delete(holds).where(holds.c.holder == holder))).rowcount
+    async def release(self, holders: Sequence[str]) -> int:
+        """End all holds of some holders. Returns how many there were."""
+        return (await self._connection.execute(delete(holds).where(holds.c.holder.in_(holders)))).rowcount
 
     async def forget_lapsed(self, older_than: timedelta) -> int:
         """Delete holds that nobody renewed for a while after their end. Returns how many."""

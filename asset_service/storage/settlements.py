@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import insert, select
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Settlement
@@ -18,31 +21,45 @@ class Settlements:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def find(self, job_id: str) -> Settlement | None:
-        """Return how a job was settled; None when it was not."""
-        found = (await self._connection.execute(select(settlements).where(settlements.c.job_id == job_id))).mappings()
-        row = found.one_or_none()
-        if row is None:
-            return None
-        owner = Owner(row["tenant_id"], row["owner_id"])
-        return Settlement(row["job_id"], owner, tuple(row["published"]), tuple(row["lost"]))
+    async def find_many(self, job_ids: Sequence[str]) -> dict[str, Settlement]:
+        """Return how those of the jobs were settled that are, by id."""
+        query = select(settlements).where(settlements.c.job_id.in_(job_ids))
+        return {
+            row["job_id"]: Settlement(
+                row["job_id"],
+                Owner(row["tenant_id"], row["owner_id"]),
+                tuple(row["published"]),
+                tuple(row["lost"]),
+                row["refusal"],
+            )
+            for row in (await self._connection.execute(query)).mappings()
+        }
 
     async def refuse_settled(self, job_id: str) -> None:
         """Raise FailedPrecondition with `already_settled` when the job is settled."""
-        if await self.find(job_id) is not None:
+        if await self.find_many([job_id]):
             raise FailedPrecondition(
                 "The job has been settled: it accepts no further upload and no hold.", ErrorReason.ALREADY_SETTLED
             )
 
-    async def add(self, settlement: Settlement) -> None:
-        """Insert the settlement of a job."""
+    async def add_many(self, new: Sequence[Settlement]) -> None:
+        """Insert the settlements of jobs."""
         await self._connection.execute(
-            insert(settlements).values(
-                job_id=settlement.job_id,
-                tenant_id=settlement.owner.tenant_id,
-                owner_id=settlement.owner.owner_id,
-                published=list(settlement.published),
-                lost=list(settlement.lost),
-                created_at=db_now(),
-            )
+            insert(settlements).values(created_at=db_now()),
+            [
+                {
+                    "job_id": settlement.job_id,
+                    "tenant_id": settlement.owner.tenant_id,
+                    "owner_id": settlement.owner.owner_id,
+                    "published": list(settlement.published),
+                    "lost": list(settlement.lost),
+                    "refusal": settlement.refusal,
+                }
+                for settlement in new
+            ],
         )
+
+    async def trim(self, older_than: timedelta) -> int:
+        """Delete old settlements. Returns how many."""
+        old = settlements.c.created_at <= db_now(plus=-older_than)
+        return (await self._connection.execute(delete(settlements).where(old))).rowcount

@@ -90,7 +90,10 @@ settlements = Table(
     Column("owner_id", Text, nullable=False),
     Column("published", Json, nullable=False),
     Column("lost", Json, nullable=False),
+    # Why nothing was published, for good; empty otherwise.
+    Column("refusal", Text, nullable=False, server_default=""),
     Column("created_at", UtcDateTime, nullable=False),
+    Index("settlements_by_time", "created_at"),
 )
 
 holds = Table(
@@ -115,4 +118,5 @@ audit = Table(
     Column("action", Text, nullable=False),
     Column("subject_id", Text, nullable=False),
     Column("detail", Json),
+    Index("audit_by_time", "at"),
 )

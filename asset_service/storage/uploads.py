@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Upload, UploadState
@@ -73,25 +73,34 @@ class Uploads:
         )
         return changed.rowcount == 1
 
-    async def delete_later(self, *, upload_id: str | None = None, job_id: str | None = None) -> int:
-        """Give up one upload, or all of a job: their bytes are deleted after the commit. Returns how many."""
-        which = uploads.c.upload_id == upload_id if upload_id is not None else uploads.c.job_id == job_id
+    async def lock_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
+        """Return the uploads of jobs that were not given up, by id, and keep everybody else from them."""
+        return await self._select(
+            select(uploads)
+            .where(uploads.c.job_id.in_(job_ids), uploads.c.state != UploadState.DELETING.value)
+            .order_by(uploads.c.upload_id)
+            .with_for_update()
+        )
+
+    async def delete_later(self, upload_id: str) -> bool:
+        """Give up an upload: its bytes are deleted after the commit. Returns False when it is gone already."""
+        return await self._give_up(uploads.c.upload_id == upload_id) == 1
+
+    async def delete_later_of_jobs(self, job_ids: Sequence[str]) -> int:
+        """Give up all uploads of jobs: their bytes are deleted after the commit. Returns how many."""
+        return await self._give_up(uploads.c.job_id.in_(job_ids))
+
+    async def _give_up(self, *which: ColumnElement[bool]) -> int:
         changed = await self._connection.execute(
             update(uploads)
-            .where(which, uploads.c.state != UploadState.DELETING.value)
+            .where(*which, uploads.c.state != UploadState.DELETING.value)
             .values(state=UploadState.DELETING.value)
         )
         return changed.rowcount
 
     async def delete_overdue_later(self) -> int:
         """Give up overdue uploads of clients. Those of jobs have no deadline: only a settlement ends them."""
-        changed = await self._connection.execute(
-            update(uploads)
-            .where(uploads.c.job_id.is_(None), uploads.c.deadline_at <= db_now())
-            .where(uploads.c.state != UploadState.DELETING.value)
-            .values(state=UploadState.DELETING.value)
-        )
-        return changed.rowcount
+        return await self._give_up(uploads.c.job_id.is_(None), uploads.c.deadline_at <= db_now())
 
     async def deleting(self, after: str, limit: int) -> Sequence[Upload]:
         """Return uploads whose bytes are to be deleted, by id, after an id."""

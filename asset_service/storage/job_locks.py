@@ -1,0 +1,37 @@
+"""The lock of a job: what a settlement ends, and what must not begin after it, happen one after the other.
+
+A job has no row here before its settlement, so the lock is one of the transaction's advisory locks. It is the first
+lock that a transaction takes; rows follow, sorted by id, and the heads of events come last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+# Sorted, so that two transactions that want the same locks never wait for each other.
+_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(key) FROM unnest(:keys) AS key")
+_SHARED = text("SELECT pg_advisory_xact_lock_shared(key) FROM unnest(:keys) AS key")
+_KEYS = bindparam("keys", type_=ARRAY(BigInteger))
+
+
+async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str], *, shared: bool = False) -> None:
+    """Wait until no other transaction has the locks of these jobs, and keep them to the end of this one.
+
+    Shared, they keep out only those who want them exclusively: a settlement, and a tombstone before publication. On
+    SQLite there is one writer, which has every lock already.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    keys = sorted({_key(job_id) for job_id in job_ids})
+    if keys:
+        await connection.execute((_SHARED if shared else _EXCLUSIVE).bindparams(_KEYS), {"keys": keys})
+
+
+def _key(job_id: str) -> int:
+    """Return the number of a job's lock. Two jobs with one number only wait for each other."""
+    return int.from_bytes(hashlib.blake2b(f"asset.job:{job_id}".encode(), digest_size=8).digest(), signed=True)
