@@ -1,0 +1,175 @@
+"""Many rows with one statement: arrays through `unnest` on PostgreSQL, `executemany` on SQLite.
+
+A statement that is sent row by row costs a row's round trip on PostgreSQL; on SQLite it costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Dialect, Table, Text, TypeDecorator, and_, bindparam, insert
+from sqlalchemy import update as update_of
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+from service_kit.database import json_list
+
+Row = Mapping[str, Any]
+
+
+class _Texts(TypeDecorator[Sequence[str]]):
+    """A list of texts as one value: JSON on SQLite, an array on PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type of a database."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else ARRAY(Text()))
+
+    def process_bind_param(self, value: Sequence[str] | None, dialect: Dialect) -> Any:
+        """Turn the list into what the database is sent."""
+        return json_list(value or ()) if dialect.name == "sqlite" else list(value or ())
+
+
+class _Among(FunctionElement[bool]):
+    name = "among"
+    inherit_cache = True
+    type = Boolean()
+
+
+@compiles(_Among, "sqlite")
+def _among_on_sqlite(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({column} IN (SELECT value FROM json_each({values})))"  # noqa: S608 - both are compiled clauses
+
+
+@compiles(_Among, "postgresql")
+def _among_on_postgresql(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({column} = ANY ({values}))"
+
+
+def among(column: ColumnElement[str], values: Iterable[str] | str) -> ColumnElement[bool]:
+    """Return the condition that a text is one of some, sent as one value. A name is that of a parameter."""
+    parameter = (
+        bindparam(values, type_=_Texts()) if isinstance(values, str) else bindparam(None, list(values), _Texts())
+    )
+    return _Among(column, parameter)
+
+
+async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+    """Insert rows that all have the same columns. Without rows nothing happens."""
+    if not rows:
+        return
+    if connection.dialect.name == "sqlite":
+        await connection.execute(insert(table), list(rows))
+    else:
+        names = tuple(rows[0])
+        await connection.exec_driver_sql(_insert_sql(table, names), _arrays(rows, names))
+
+
+async def insert_new_rows(
+    connection: AsyncConnection, table: Table, rows: Sequence[Row], *, unique: Sequence[str], returning: str
+) -> set[str]:
+    """Insert those rows that break no unique constraint over some columns; the others are left out.
+
+    On PostgreSQL a row that another transaction is about to insert is waited for; rows are taken in the order given, so
+    callers sort them.
+
+    Returns:
+        The texts of one column of the rows that were inserted.
+    """
+    if not rows:
+        return set()
+    if connection.dialect.name == "sqlite":
+        # One by one: a driver's `executemany` returns no rows.
+        statement = (
+            sqlite_insert(table).on_conflict_do_nothing(index_elements=list(unique)).returning(table.c[returning])
+        )
+        results = [await connection.execute(statement, row) for row in rows]
+        return {value for result in results for value in result.scalars()}
+    names = tuple(rows[0])
+    keys = ", ".join(unique)
+    sql = f"{_insert_sql(table, names)} ON CONFLICT ({keys}) DO NOTHING RETURNING {returning}"
+    return set((await connection.exec_driver_sql(sql, _arrays(rows, names))).scalars())
+
+
+async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, key: Sequence[str]) -> None:
+    """Insert rows, or write their values over those of the rows that have their key. Callers sort them by it."""
+    if not rows:
+        return
+    names = tuple(rows[0])
+    values = [name for name in names if name not in key]
+    if connection.dialect.name == "sqlite":
+        statement = sqlite_insert(table)
+        changed = {name: statement.excluded[name] for name in values}
+        await connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=changed), list(rows))
+        return
+    changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+    sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+    await connection.exec_driver_sql(sql, _arrays(rows, names))
+
+
+async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, match: Sequence[str]) -> int:
+    """Update one row for each that is given, by several columns.
+
+    Args:
+        connection: of a transaction.
+        table: whose rows.
+        rows: all with the same columns. A column in `match` is compared, `new_NAME` is written into the column NAME,
+            any other is written into the column of its name.
+        match: the columns that must be equal, such as the expected state.
+
+    Returns:
+        How many rows were changed: as many as given if all were as expected.
+    """
+    if not rows:
+        return 0
+    if connection.dialect.name == "sqlite":
+        names = tuple(rows[0])
+        statement = (
+            update_of(table)
+            .where(and_(*(table.c[name] == bindparam(f"is_{name}") for name in match)))
+            .values({table.c[_target(name)]: bindparam(f"to_{name}") for name in names if name not in match})
+        )
+        prefixed = [
+            {(f"is_{name}" if name in match else f"to_{name}"): value for name, value in row.items()} for row in rows
+        ]
+        return (await connection.execute(statement, prefixed)).rowcount
+    names = tuple(rows[0])
+    return (await connection.exec_driver_sql(_update_sql(table, names, tuple(match)), _arrays(rows, names))).rowcount
+
+
+def _arrays(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _target(name: str) -> str:
+    return name.removeprefix("new_")
+
+
+@lru_cache(maxsize=256)
+def _insert_sql(table: Table, names: tuple[str, ...]) -> str:
+    columns = ", ".join(names)
+    return f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_sent(table, names)}"  # noqa: S608 - our names
+
+
+@lru_cache(maxsize=256)
+def _update_sql(table: Table, names: tuple[str, ...], match: tuple[str, ...]) -> str:
+    changes = ", ".join(f"{_target(name)} = sent.{name}" for name in names if name not in match)
+    same = " AND ".join(f"{table.name}.{name} = sent.{name}" for name in match)
+    return f"UPDATE {table.name} SET {changes} FROM {_sent(table, names)} WHERE {same}"  # noqa: S608 - our own names
+
+
+def _sent(table: Table, names: tuple[str, ...]) -> str:
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    arrays = ", ".join(f"%({name})s::{table.c[_target(name)].type.compile(dialect)}[]" for name in names)
+    return f"unnest({arrays}) AS sent ({', '.join(names)})"

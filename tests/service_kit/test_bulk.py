@@ -1,0 +1,122 @@
+"""Many rows with one statement, the same on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, MetaData, String, Table, UniqueConstraint, select
+
+from service_kit import bulk
+from service_kit.database import Database, UtcDateTime
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+metadata = MetaData()
+things = Table(
+    "things",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("kind", String(40)),
+    Column("count", BigInteger, nullable=False),
+    Column("open", Boolean, nullable=False),
+    Column("seen_at", UtcDateTime),
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("kind", "count"),
+)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Give an empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite+aiosqlite:///{tmp_path / 'things.sqlite3'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest_asyncio.fixture
+async def db(url: str) -> AsyncIterator[Database]:
+    """Give a database with an empty table."""
+    database = Database(url)
+    async with database.write() as tx:
+        await tx.run_sync(metadata.create_all)
+    yield database
+    await database.close()
+
+
+def row(name: str, **values: object) -> bulk.Row:
+    return {"name": name, "kind": None, "count": 1, "open": True, "seen_at": NOON, "data": b"\x00\xff", **values}
+
+
+async def stored(db: Database) -> list[tuple[object, ...]]:
+    async with db.read() as tx:
+        return [tuple(found) for found in await tx.execute(select(things).order_by(things.c.name))]
+
+
+async def test_rows_are_inserted_with_every_type_of_value(db: Database) -> None:
+    tricky = "quote ' \" \\ { } , % :x"
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("a", seen_at=None), row("b", kind=tricky, open=False, data=b"")])
+        await bulk.insert_rows(tx, things, [])
+    assert await stored(db) == [
+        ("a", None, 1, True, None, b"\x00\xff"),
+        ("b", tricky, 1, False, NOON, b""),
+    ]
+
+
+async def test_a_row_whose_key_is_taken_is_left_out(db: Database) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("a", kind="k", count=1)])
+        new = [row("b", kind="k", count=1), row("c", kind="k", count=2), row("d", kind=None, count=1)]
+        inserted = await bulk.insert_new_rows(tx, things, new, unique=("kind", "count"), returning="name")
+        nothing = await bulk.insert_new_rows(tx, things, [], unique=("kind", "count"), returning="name")
+    assert (inserted, nothing) == ({"c", "d"}, set())
+    assert [found[0] for found in await stored(db)] == ["a", "c", "d"]
+
+
+async def test_a_row_is_written_over_the_one_that_has_its_key(db: Database) -> None:
+    async with db.write() as tx:
+        await bulk.put_rows(tx, things, [row("a", count=1), row("b", count=2)], key=("name",))
+        await bulk.put_rows(
+            tx, things, [row("b", count=5, seen_at=NOON + timedelta(1)), row("c", count=6)], key=("name",)
+        )
+        await bulk.put_rows(tx, things, [], key=("name",))
+    assert [(found[0], found[2], found[4]) for found in await stored(db)] == [
+        ("a", 1, NOON),
+        ("b", 5, NOON + timedelta(1)),
+        ("c", 6, NOON),
+    ]
+
+
+async def test_a_row_is_changed_only_if_it_is_as_expected(db: Database) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("a", count=1), row("b", count=2), row("c", count=3)])
+        changed = await bulk.update_rows(
+            tx,
+            things,
+            [
+                {"name": "a", "count": 1, "new_count": 10, "open": False},
+                {"name": "b", "count": 99, "new_count": 20, "open": False},
+                {"name": "x", "count": 1, "new_count": 30, "open": False},
+            ],
+            match=("name", "count"),
+        )
+        assert await bulk.update_rows(tx, things, [], match=("name",)) == 0
+    assert changed == 1
+    assert [(found[0], found[2], found[3]) for found in await stored(db)] == [
+        ("a", 10, False),
+        ("b", 2, True),
+        ("c", 3, True),
+    ]
+
+
+async def test_a_text_among_some_by_value_and_by_name(db: Database) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("a"), row("b'\"", count=2), row("c", count=3)])
+        given = select(things.c.name).where(bulk.among(things.c.name, ["a", "b'\"", "x"])).order_by(things.c.name)
+        assert list((await tx.execute(given)).scalars()) == ["a", "b'\""]
+        named = select(things.c.name).where(bulk.among(things.c.name, "names"))
+        assert list((await tx.execute(named, {"names": ["c"]})).scalars()) == ["c"]
+        assert list((await tx.execute(named, {"names": []})).scalars()) == []
