@@ -28,8 +28,8 @@ from service_kit.database import Database
 from service_kit.events import WakeUps
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
-from service_kit.migrate import ensure_schema
 from service_kit.process import run
+from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
@@ -128,7 +128,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     db = await Database.open_service(settings, "asset", clock=clock)
     stack.push_async_callback(db.close)
     service = Service(settings, db, open_store(settings), clock)
-    await ensure_schema(db, MIGRATIONS)
+    await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.unbroken.close)

@@ -18,8 +18,8 @@ from service_kit.database import Database
 from service_kit.events import WakeUps
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
-from service_kit.migrate import ensure_schema
 from service_kit.process import run
+from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Running
 from service_kit.settings import Settings
 from service_kit.tasks import BackgroundTasks
@@ -77,7 +77,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     clock = clock or SystemClock()
     db = await Database.open_service(settings, "library", clock=clock)
     stack.push_async_callback(db.close)
-    await ensure_schema(db, MIGRATIONS)
+    await schema_ready(db, MIGRATIONS, listen=settings.library.listen)
 
     assets = AssetControl(
         settings.library.asset_target,

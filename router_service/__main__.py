@@ -34,8 +34,8 @@ from service_kit.database import Database
 from service_kit.health import HealthBoard, follow
 from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
 from service_kit.keyring import Keyrings
-from service_kit.migrate import ensure_schema
 from service_kit.process import run
+from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
 from service_kit.settings_table import RouterSettings
@@ -168,7 +168,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     clock = clock or SystemClock()
     db = await Database.open_service(settings, "router", clock=clock)
     stack.push_async_callback(db.close)
-    await ensure_schema(db, MIGRATIONS)
+    await schema_ready(db, MIGRATIONS, listen=settings.router.listen)
     channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), clock))
     stack.push_async_callback(channel.close)
     service = Service(settings, db, clock, channel)

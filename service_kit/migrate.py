@@ -30,18 +30,24 @@ _TABLE_LOCK = "10s"
 _HAS_SCHEMA = text("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = :name)")
 
 
-async def ensure_schema(db: Database, package: str) -> None:
-    """Bring a service's schema up to date at its start.
+async def ensure_schema(db: Database, package: str) -> str | None:
+    """Bring a service's schema up to date, and say in a sentence what is wrong with a database that cannot be used.
+
+    Returns:
+        The revision that was reached, or None when there was nothing to do.
 
     Raises:
         FailedPrecondition: the schema is newer than this release, or the file cannot be used; nothing was changed.
+        Unavailable: PostgreSQL cannot be reached.
     """
     with opening_database(db.url.render_as_string()):
-        await upgrade(db, package)
+        return await upgrade(db, package)
 
 
 async def upgrade(db: Database, package: str) -> str | None:
     """Apply the migrations that are missing, after a copy of a SQLite file that has any already.
+
+    On PostgreSQL any number of processes may do this at once: one of them migrates, and the others wait for it.
 
     Returns:
         The revision that was reached, or None when there was nothing to do.
@@ -51,7 +57,8 @@ async def upgrade(db: Database, package: str) -> str | None:
     """
     newest = newest_revision(package)
     stored = await stored_revision(db)
-    if not _is_behind(db, stored, newest):
+    check_not_newer(db, stored, newest)
+    if stored == newest:
         return None
     if stored is not None and db.is_sqlite and db.url.database:
         await asyncio.to_thread(_copy_file, Path(db.url.database), stored)
@@ -59,20 +66,22 @@ async def upgrade(db: Database, package: str) -> str | None:
         if not db.is_sqlite:
             await _take_turn(db, tx)
             # Another process may have done it meanwhile.
-            if not _is_behind(db, await tx.run_sync(_revision), newest):
+            stored = await tx.run_sync(_revision)
+            check_not_newer(db, stored, newest)
+            if stored == newest:
                 return None
         await tx.run_sync(_run_alembic, package)
     return newest
 
 
-def _is_behind(db: Database, stored: str | None, newest: str) -> bool:
+def check_not_newer(db: Database, stored: str | None, newest: str) -> None:
+    """Raise FailedPrecondition when a schema is newer than this release."""
     if stored is not None and stored > newest:
         raise FailedPrecondition(
             f"The database {db.url.render_as_string()} was made by a newer release: "
             f"it has schema {stored}, and this release knows {newest}. "
             "Start the newer release, or use another data folder."
         )
-    return stored != newest
 
 
 async def _take_turn(db: Database, tx: AsyncConnection) -> None:

@@ -76,9 +76,14 @@ def opening_database(name: str) -> Iterator[None]:
 
     Raises:
         FailedPrecondition: the disk is full, or the file called `name` is damaged or cannot be written.
+        Unavailable: PostgreSQL cannot be reached, or lets nobody in; with its own words, which clients do not see.
     """
     try:
         yield
+    except Unavailable as error:
+        cause = error.__cause__
+        words = str(cause.orig).strip().replace("\n", " ") if isinstance(cause, DBAPIError) else error.message
+        raise Unavailable(f"The database {name} cannot be used: {words}", retry_after=error.retry_after) from error
     except DBAPIError as error:
         code = _sqlite_code(error)
         if code in _FULL:

@@ -235,7 +235,8 @@ def _add_models(tree: Tree) -> None:
 def _add_care(tree: Tree) -> None:
     config = tree.group("config", "settings")
     config.leaf("show", "care:config_show", "show every setting, its value (secrets masked) and where it comes from")
-    tree.leaf("migrate", "care:migrate", "bring the databases of all services up to date")
+    migrate = tree.leaf("migrate", "care:migrate", "bring the databases of all services up to date")
+    migrate.add_argument("--service", choices=("router", "asset", "library"), help="only that one (default: all)")
     tree.leaf("doctor", "doctor:doctor", "check this machine and the running system, and say what to do")
     completion = tree.leaf("completion", "care:completion", "print a completion script for a shell")
     completion.add_argument("shell", choices=SHELLS, help="which shell")

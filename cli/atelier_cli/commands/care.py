@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from atelier_cli.context import Context
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from service_kit.settings import Settings
 
 MIGRATED = ("router", "asset", "library")
+"""The services that have a database."""
 
 
 def config_show(context: Context) -> int:
@@ -26,8 +28,9 @@ def config_show(context: Context) -> int:
 
 
 def migrate(context: Context) -> int:
-    """Bring the databases of all services up to date; refused while a service holds its folder."""
-    reached = asyncio.run(_migrate_all(context.settings))
+    """Bring the databases of all services, or of one, up to date; refused while a service holds its folder."""
+    chosen = context.arguments.service
+    reached = asyncio.run(migrate_services(context.settings, (chosen,) if chosen else MIGRATED))
     if context.json:
         context.print_json({"services": [{"name": name, "revision": revision} for name, revision in reached.items()]})
     else:
@@ -36,15 +39,16 @@ def migrate(context: Context) -> int:
     return OK
 
 
-async def _migrate_all(settings: Settings) -> dict[str, str | None]:
+async def migrate_services(settings: Settings, names: Iterable[str]) -> dict[str, str | None]:
+    """Bring databases up to date. Returns for each service the revision that was reached; None if it was there."""
     from service_kit.database import Database
-    from service_kit.migrate import upgrade
+    from service_kit.migrate import ensure_schema
 
     reached: dict[str, str | None] = {}
-    for name in MIGRATED:
+    for name in names:
         db = await Database.open_service(settings, name)
         try:
-            reached[name] = await upgrade(db, f"{name}_service.storage.migrations")
+            reached[name] = await ensure_schema(db, f"{name}_service.storage.migrations")
         finally:
             await db.close()
     return reached

@@ -87,7 +87,7 @@ async def _run(context: Context, flags: Mapping[str, str]) -> int:
 
     async with interruptible(force) as stopping:
         try:
-            if await unless(stopping, host.start()):
+            if await unless(stopping, _migrate(host.settings)) and await unless(stopping, host.start()):
                 if not context.arguments.no_worker:
                     worker = WorkerProcess(worker_environ(host.settings), complain)
                     worker.start()
@@ -100,6 +100,14 @@ async def _run(context: Context, flags: Mapping[str, str]) -> int:
                 await worker.stop(WORKER_GRACE_SECONDS)
             await host.stop()
     return OK
+
+
+async def _migrate(settings: Settings) -> None:
+    """Bring schemas on PostgreSQL up to date, for which a service alone would wait. SQLite files see to themselves."""
+    from atelier_cli.commands.care import MIGRATED, migrate_services
+
+    shared = bool(settings.core.database_url)
+    await migrate_services(settings, [name for name in MIGRATED if shared or settings.value(f"{name}.database_url")])
 
 
 def worker_environ(settings: Settings) -> dict[str, str]:
@@ -115,7 +123,11 @@ def worker_environ(settings: Settings) -> dict[str, str]:
         environ.pop(f"{row.env}_FILE", None)
     if "worker.key" not in settings.sources:
         environ["ATELIER_WORKER_KEY_FILE"] = str(settings.keys_dir / "worker.key")
-    # The services' crash points are not the worker's.
+    # The services' databases and crash points are not the worker's.
+    for row in SETTINGS:
+        if row.key == "database_url":
+            environ.pop(row.env, None)
+            environ.pop(f"{row.env}_FILE", None)
     environ.pop("ATELIER_CRASH_POINT", None)
     return environ
 
