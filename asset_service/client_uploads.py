@@ -179,7 +179,7 @@ class ClientUploads:
                 )
                 await tx.assets.add(asset)
                 await tx.uploads.forget([upload.upload_id])
-                await tx.events.append(EventKind.PUBLISHED, asset)
+                tx.events.add(EventKind.PUBLISHED, asset)
                 await tx.note("uploaded", asset.owner, asset.asset_id, size_bytes=media.size_bytes)
             crash.reach("asset.upload.finished")
             await self._spool.remove(upload.upload_id)

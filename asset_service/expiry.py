@@ -59,11 +59,17 @@ class Expiry:
         async with self._storage.write() as tx:
             await tx.uploads.delete_overdue_later()
             await tx.holds.forget_lapsed(MAX_HOLD_TTL)
-            await tx.events.trim(self._retention_events)
+        await self._trim_events()
         await self._let_go()
         await self._delete_all(self._deleting_assets, self._removal.delete_asset, lambda asset: asset.asset_id)
         await self._delete_all(self._deleting_uploads, self._removal.delete_upload, lambda upload: upload.upload_id)
         await self._sweep_spool()
+
+    async def _trim_events(self) -> None:
+        removed = 1
+        while removed:
+            async with self._storage.write() as tx:
+                removed = await tx.events.trim(self._retention_events)
 
     async def _expire(self) -> None:
         while True:

@@ -37,7 +37,7 @@ class Removal:
         held = await tx.holds.is_held(asset.asset_id)
         gone = replace(asset, state=AssetState.HIDDEN if held else AssetState.DELETING, version=asset.version + 1)
         gone = await self._write(tx, asset, gone)
-        await tx.events.append(EventKind.REMOVED, gone)
+        tx.events.add(EventKind.REMOVED, gone)
         await tx.note(action, asset.owner, asset.asset_id)
         return gone
 

@@ -235,7 +235,7 @@ async def _write(tx: Transaction, outcomes: Sequence[_Outcome]) -> None:
     await tx.settlements.add_many(settlements)
     await tx.holds.release([job_holder(job_id) for job_id in job_ids])
     for asset in assets:
-        await tx.events.append(EventKind.PUBLISHED, asset)
+        tx.events.add(EventKind.PUBLISHED, asset)
     await tx.note_all(
         ("settled", one.owner, one.job_id, {"published": list(one.published), "lost": list(one.lost)})
         for one in settlements

@@ -40,22 +40,21 @@ class Watchers:
         """Give what happens to an owner's assets, without an end; first a snapshot when the cursor does not resume."""
         with self._wake_ups.subscribe(owner) as waker:
             async with self._storage.read() as tx:
-                epoch = await tx.events.epoch()
-                position = await tx.events.resume(cursor)
+                place = await tx.events.place(owner)
+                position = place.after(cursor)
                 assets: Sequence[Asset] = ()
                 if position is None:
-                    newest = await tx.events.last()
                     assets = await tx.assets.list_page(owner, job_id="", after=None, limit=SNAPSHOT_ASSETS)
             if position is None:
-                position = newest
-                yield Told(encode_cursor(epoch, position), None, assets)
+                position = place.position
+                yield Told(place.cursor, None, assets)
             while True:
                 events, known = await self._look(owner, position)
                 for event in events:
                     position = event.position
                     told = _tell(event, known.get(event.asset_id))
                     if told is not None:
-                        yield Told(encode_cursor(epoch, position), event.kind, [told])
+                        yield Told(encode_cursor(place.epoch, position), event.kind, [told])
                 if len(events) < _BATCH:
                     await waker.wait(_LOOK_ANYWAY)
 

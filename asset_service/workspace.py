@@ -99,7 +99,7 @@ class Workspace:
             version=1,
         )
         await tx.assets.add(tombstone)
-        await tx.events.append(EventKind.REMOVED, tombstone)
+        tx.events.add(EventKind.REMOVED, tombstone)
         await tx.note("discarded", owner, asset_id)
         return tombstone
 
@@ -112,7 +112,7 @@ class Workspace:
             marked = replace(asset, saved_item_id=item_id, saved_version=version, version=asset.version + 1)
             if not await tx.assets.replace(marked, expected_version=asset.version):
                 raise RuntimeError("an asset changed although its row was locked")
-            await tx.events.append(EventKind.CHANGED, marked)
+            tx.events.add(EventKind.CHANGED, marked)
         self._watchers.notify(owner)
 
 

@@ -60,18 +60,18 @@ class Catalogue:
         """Give what happens to an owner's items after a cursor, or after a snapshot that comes first. Never ends."""
         with self._wake_ups.subscribe(owner) as waker:
             async with self._storage.read() as tx:
-                epoch = await tx.epoch()
-                position = await tx.resume(after)
+                place = await tx.place(owner)
+                position = place.after(after)
                 snapshot = None
                 if position is None:
-                    position = await tx.last_position()
+                    position = place.position
                     newest = await tx.items.newest(owner, format=None, before=None, limit=SNAPSHOT_SIZE)
-                    snapshot = ItemsSnapshot(encode_cursor(epoch, position), tuple(newest))
+                    snapshot = ItemsSnapshot(place.cursor, tuple(newest))
             if snapshot is not None:
                 yield snapshot
             while True:
                 async with self._storage.read() as tx:
-                    events, seen = await _events_after(tx, owner, epoch, position)
+                    events, seen = await _events_after(tx, owner, place.epoch, position)
                 for event in events:
                     yield event
                 if seen == position:

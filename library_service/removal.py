@@ -56,7 +56,7 @@ class Removal:
                 return
             await tx.blobs.release(blob_ids)
             buried = await tx.items.find(caller.owner, item_id)
-            await tx.tell(buried or item, DELETED)
+            tx.tell(buried or item, DELETED)
             await tx.items.note(caller, "item_deleted", item_id)
             version = await tx.items.mark(caller.owner, item.asset_id, "")
             await tx.outbox.owe_mark(caller.owner, asset_id=item.asset_id, item_id="", version=version)

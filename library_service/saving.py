@@ -199,7 +199,7 @@ class Saving:
             version=1,
         )
         await tx.items.add(item, blob_ids)
-        await tx.tell(item, SAVED)
+        tx.tell(item, SAVED)
         await tx.items.note(caller, "item_saved", item_id)
         version = await tx.items.mark(caller.owner, held.asset_id, item_id)
         await tx.outbox.owe_mark(caller.owner, asset_id=held.asset_id, item_id=item_id, version=version)

@@ -49,6 +49,8 @@ class Upkeep:
 
     async def _trim(self) -> None:
         while True:
-            async with self._storage.write() as tx:
-                await tx.trim_events(older_than=self._retention_events)
+            removed = 1
+            while removed:
+                async with self._storage.write() as tx:
+                    removed = await tx.trim_events(older_than=self._retention_events)
             await asyncio.sleep(_TRIM_EVERY_S)

@@ -86,9 +86,12 @@ class Reaper:
 
     async def purge(self) -> None:
         """Remove rows that have had their time."""
+        trimmed = 1
+        while trimmed:
+            async with self._storage.write() as tx:
+                trimmed = await tx.events.trim(self._rules.keep_events)
         async with self._storage.write() as tx:
             removed = await tx.jobs.remove_ended(self._rules.keep_jobs, limit=_BATCH)
-            await tx.events.trim(self._rules.keep_events)
             await tx.ledger.remove_old_submissions(self._rules.keep_submissions)
             await tx.registry.remove_unseen(self._rules.lease_ttl * 10)
         if removed:

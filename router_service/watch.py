@@ -10,6 +10,7 @@ from router_service.domain import FINAL, Job
 from router_service.relay import Pending, Relay, Report
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from router_service.storage import Storage
+from router_service.storage.events import JobEvent
 from service_kit.events import encode_cursor
 from service_kit.identity import Owner
 
@@ -42,6 +43,7 @@ Told = Snapshot | Change | Report
 class Opening:
     """Where a watch begins. With a snapshot it does not resume; `ended` says that nothing more will come."""
 
+    epoch: str
     position: int
     snapshot: Snapshot | None
     ended: bool
@@ -54,7 +56,6 @@ class Watch:
         self._storage = storage
         self._signals = signals
         self._relay = relay
-        self._epoch = ""
 
     async def open_job(self, job_id: str, owner: Owner, after: str) -> Opening:
         """Find out where to begin with one job.
@@ -63,15 +64,14 @@ class Watch:
             NotFound: no such job, or somebody else owns it.
         """
         async with self._storage.read() as tx:
+            place = await tx.events.place(owner)
             job = await tx.jobs.get_owned(job_id, owner)
-            position = await tx.events.resume(after) if after else None
+            position = place.after(after)
             if position is None:
-                last = await tx.events.last(owner)
-                snapshot = Snapshot((job,), await tx.events.cursor(last))
-                return Opening(last, snapshot, ended=False)
+                return Opening(place.epoch, place.position, Snapshot((job,), place.cursor), ended=False)
             is_over = job.state in FINAL
             missed = is_over and await tx.events.find_after(position, owner=owner, job_id=job_id, limit=1)
-            return Opening(position, None, ended=is_over and not missed)
+            return Opening(place.epoch, position, None, ended=is_over and not missed)
 
     async def follow_job(self, job_id: str, owner: Owner, opening: Opening) -> AsyncIterator[Told]:
         """Yield what happens to a job, from the opening to its last event."""
@@ -82,7 +82,7 @@ class Watch:
         if opening.ended:
             return
         with self._relay.watch_job(job_id) as pending:
-            async for told in self._follow(job_topic(job_id), owner, job_id, opening.position, pending):
+            async for told in self._follow(job_topic(job_id), owner, job_id, opening, pending):
                 yield told
                 if isinstance(told, Change) and told.job.state in FINAL:
                     return
@@ -90,44 +90,41 @@ class Watch:
     async def open_owner(self, owner: Owner, after: str) -> Opening:
         """Find out where to begin with all jobs of an owner."""
         async with self._storage.read() as tx:
-            position = await tx.events.resume(after) if after else None
+            place = await tx.events.place(owner)
+            position = place.after(after)
             if position is not None:
-                return Opening(position, None, ended=False)
-            last = await tx.events.last(owner)
+                return Opening(place.epoch, position, None, ended=False)
             jobs = await tx.jobs.find_unfinished(owner, limit=_MOST_JOBS)
-            return Opening(last, Snapshot(tuple(jobs), await tx.events.cursor(last)), ended=False)
+            return Opening(place.epoch, place.position, Snapshot(tuple(jobs), place.cursor), ended=False)
 
     async def follow_owner(self, owner: Owner, opening: Opening) -> AsyncIterator[Told]:
         """Yield what happens to an owner's jobs, without end."""
         if opening.snapshot is not None:
             yield opening.snapshot
         with self._relay.watch_owner(owner) as pending:
-            async for told in self._follow(owner_topic(owner), owner, None, opening.position, pending):
+            async for told in self._follow(owner_topic(owner), owner, None, opening, pending):
                 yield told
 
     async def _follow(
-        self, topic: tuple[str, ...], owner: Owner, job_id: str | None, position: int, pending: Pending
+        self, topic: tuple[str, ...], owner: Owner, job_id: str | None, opening: Opening, pending: Pending
     ) -> AsyncIterator[Change | Report]:
         """Yield changes after a position and reports in between, without end.
 
         A report alone is no reason to read the database: there may be many, and the first one is waited for.
         """
-        look = True
+        look, position = True, opening.position
         with self._signals.watchers.subscribe(topic, reports_topic(topic)) as waker:
             while True:
-                changes = await self._changes(position, owner, job_id) if look else []
-                for reached, change in changes:
-                    yield change
-                    position = reached
+                events = await self._events(position, owner, job_id) if look else []
+                for event in events:
+                    yield Change(event.job, encode_cursor(opening.epoch, event.position))
+                    position = event.position
                 for report in pending.take():
                     yield report
-                if len(changes) < _PAGE:
+                if len(events) < _PAGE:
                     heard = await waker.wait(_POLL)
                     look = not heard or topic in heard
 
-    async def _changes(self, position: int, owner: Owner, job_id: str | None) -> list[tuple[int, Change]]:
+    async def _events(self, position: int, owner: Owner, job_id: str | None) -> list[JobEvent]:
         async with self._storage.read() as tx:
-            if not self._epoch:
-                self._epoch = await tx.events.epoch()
-            events = await tx.events.find_after(position, owner=owner, job_id=job_id, limit=_PAGE)
-        return [(event.position, Change(event.job, encode_cursor(self._epoch, event.position))) for event in events]
+            return await tx.events.find_after(position, owner=owner, job_id=job_id, limit=_PAGE)

@@ -11,7 +11,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database
 
-T = TypeVar("T")
+
+class View:
+    """A service's own view on one transaction."""
+
+    async def finish(self) -> None:
+        """Do what comes last in a transaction that writes, right before it commits. Nothing, unless a service says."""
+
+
+T = TypeVar("T", bound=View)
 
 
 class TransactionalStorage(Generic[T]):
@@ -26,7 +34,9 @@ class TransactionalStorage(Generic[T]):
     async def write(self) -> AsyncIterator[T]:
         """Give a transaction that may write: it commits at the end, and rolls back when anything is raised."""
         async with self._db.write() as connection:
-            yield self._view(self._db, connection)
+            view = self._view(self._db, connection)
+            yield view
+            await view.finish()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[T]:

@@ -18,12 +18,12 @@ from asset_service.storage.tables import audit
 from asset_service.storage.uploads import Uploads
 from service_kit.database import Database, db_now
 from service_kit.identity import Owner
-from service_kit.storage import TransactionalStorage
+from service_kit.storage import TransactionalStorage, View
 
 MIGRATIONS = "asset_service.storage.migrations"
 
 
-class Transaction:
+class Transaction(View):
     """The queries of one transaction, by what they are about."""
 
     def __init__(self, db: Database, connection: AsyncConnection) -> None:
@@ -34,6 +34,10 @@ class Transaction:
         self.settlements = Settlements(connection)
         self.holds = Holds(connection)
         self.events = Events(connection)
+
+    async def finish(self) -> None:
+        """Write the events: their owners' heads are locked last, and not for long."""
+        await self.events.write()
 
     async def now(self) -> datetime:
         """Return the moment of the database's clock."""

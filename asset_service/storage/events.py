@@ -2,51 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Asset, AssetEvent, EventKind
 from asset_service.storage.tables import event_log
+from service_kit.events.log import NewEvent, Place
 from service_kit.identity import Owner
 
 
-@dataclass(frozen=True, slots=True)
 class Events:
-    """Every query on events. They carry ids only: what is removed must not live on in a log."""
+    """Every query on events. They carry ids only: what is removed must not live on in a log.
 
-    connection: AsyncConnection
+    What is added is written as the last step of the transaction.
+    """
 
-    async def append(self, kind: EventKind, asset: Asset) -> None:
+    def __init__(self, connection: AsyncConnection) -> None:
+        self._connection = connection
+        self._new: list[NewEvent] = []
+
+    def add(self, kind: EventKind, asset: Asset) -> None:
         """Tell that something happened to an asset, in the transaction in which it happens."""
-        await event_log.append(
-            self.connection,
-            owner=asset.owner,
-            subject_id=asset.asset_id,
-            version=asset.version,
-            kind=kind.value,
-            payload=b"",
-        )
+        self._new.append(NewEvent(asset.owner, asset.asset_id, asset.version, kind.value))
+
+    async def write(self) -> None:
+        """Write what was added."""
+        new, self._new = self._new, []
+        await event_log.write(self._connection, new)
 
     async def after(self, position: int, owner: Owner, limit: int) -> Sequence[AssetEvent]:
         """Return an owner's events after a position, in order."""
-        rows = await event_log.after(self.connection, position, owner=owner, limit=limit)
+        rows = await event_log.after(self._connection, position, owner=owner, limit=limit)
         return [AssetEvent(row.position, row.subject_id, EventKind(row.kind)) for row in rows]
 
-    async def last(self) -> int:
-        """Return the position of the newest event."""
-        return await event_log.last(self.connection)
+    async def changed(self, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        """Return which assets of owners have events after the positions: (owner, asset_id, position), in order."""
+        return await event_log.changed(self._connection, since)
 
-    async def epoch(self) -> str:
-        """Return the id of this log, as cursors carry it."""
-        return await event_log.epoch(self.connection)
-
-    async def resume(self, cursor: str) -> int | None:
-        """Return the position after which a watcher goes on; None when it must begin with a snapshot."""
-        return await event_log.resume(self.connection, cursor)
+    async def place(self, owner: Owner) -> Place:
+        """Return where an owner's events stand; in a snapshot it is read before what it shows."""
+        return await event_log.place(self._connection, owner)
 
     async def trim(self, older_than: timedelta) -> int:
-        """Delete old events. Returns how many."""
-        return await event_log.trim(self.connection, older_than=older_than)
+        """Delete some thousand old events. Returns how many; when it is none, no old one is left."""
+        return await event_log.trim(self._connection, older_than=older_than)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,17 +13,16 @@ from library_service.storage.items import Items
 from library_service.storage.outbox import Outbox
 from library_service.storage.tables import event_log
 from service_kit.database import Database
-from service_kit.events import encode_cursor
-from service_kit.events.log import StoredEvent
+from service_kit.events.log import NewEvent, Place, StoredEvent
 from service_kit.identity import Owner
-from service_kit.storage import TransactionalStorage
+from service_kit.storage import TransactionalStorage, View
 
 MIGRATIONS = "library_service.storage.migrations"
 SAVED = "saved"
 DELETED = "deleted"
 
 
-class Transaction:
+class Transaction(View):
     """One transaction, seen as the library's tables."""
 
     def __init__(self, db: Database, connection: AsyncConnection) -> None:
@@ -31,40 +31,35 @@ class Transaction:
         self.items = Items(connection)
         self.blobs = BlobRows(connection)
         self.outbox = Outbox(connection)
+        self._new_events: list[NewEvent] = []
 
     async def now(self) -> datetime:
         """Return the moment of the database's clock."""
         return await self._db.now(self._connection)
 
-    async def tell(self, item: Item, kind: str) -> None:
-        """Write the event that an item was saved or deleted. Watchers read the item itself: it carries no copy."""
-        await event_log.append(
-            self._connection,
-            owner=item.owner,
-            subject_id=item.item_id,
-            version=item.version,
-            kind=kind,
-            payload=b"",
-        )
+    async def finish(self) -> None:
+        """Write the events: their owners' heads are locked last, and not for long."""
+        new, self._new_events = self._new_events, []
+        await event_log.write(self._connection, new)
+
+    def tell(self, item: Item, kind: str) -> None:
+        """Tell that an item was saved or deleted. Watchers read the item itself: the event carries no copy."""
+        self._new_events.append(NewEvent(item.owner, item.item_id, item.version, kind))
 
     async def events_after(self, position: int, owner: Owner, *, limit: int) -> list[StoredEvent]:
         """Return an owner's events after a position, oldest first."""
         return await event_log.after(self._connection, position, owner=owner, limit=limit)
 
-    async def resume(self, cursor: str) -> int | None:
-        """Return the position after which a watcher goes on; None when it needs a snapshot first."""
-        return await event_log.resume(self._connection, cursor)
+    async def changed(self, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        """Return which items of these owners have events after the positions: (owner, item_id, position), in order."""
+        return await event_log.changed(self._connection, since)
 
-    async def last_position(self) -> int:
-        """Return the position of the newest event of all."""
-        return await event_log.last(self._connection)
-
-    async def epoch(self) -> str:
-        """Return the id of this source of events."""
-        return await event_log.epoch(self._connection)
+    async def place(self, owner: Owner) -> Place:
+        """Return where an owner's events stand; in a snapshot it is read before what it shows."""
+        return await event_log.place(self._connection, owner)
 
     async def trim_events(self, *, older_than: timedelta) -> int:
-        """Remove events that are older than retention. Returns how many."""
+        """Remove some thousand old events. Returns how many; when it is none, no old one is left."""
         return await event_log.trim(self._connection, older_than=older_than)
 
 
@@ -80,4 +75,4 @@ class Storage(TransactionalStorage[Transaction]):
         return self._db.is_sqlite
 
 
-__all__ = ["DELETED", "MIGRATIONS", "SAVED", "Storage", "Transaction", "encode_cursor"]
+__all__ = ["DELETED", "MIGRATIONS", "SAVED", "Storage", "Transaction"]

@@ -12,22 +12,26 @@ from router_service.storage.ledger import Ledger
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
 from service_kit.database import Database
-from service_kit.storage import TransactionalStorage
+from service_kit.storage import TransactionalStorage, View
 
 MIGRATIONS = "router_service.storage.migrations"
 
 
-class Transaction:
+class Transaction(View):
     """One transaction, seen as the router's tables."""
 
     def __init__(self, db: Database, connection: AsyncConnection) -> None:
         self._db = db
         self._connection = connection
-        self.jobs = Jobs(connection)
+        self.events = Events(connection)
+        self.jobs = Jobs(connection, self.events)
         self.queue = Queue(connection)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
-        self.events = Events(connection)
+
+    async def finish(self) -> None:
+        """Write the events: their owners' heads are locked last, and not for long."""
+        await self.events.write()
 
     async def now(self) -> datetime:
         """Return the moment of the database's clock."""

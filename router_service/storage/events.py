@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -10,8 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from router_service.domain import Job
 from router_service.storage import codec
 from router_service.storage.tables import event_log
-from service_kit.events.cursor import encode_cursor
+from service_kit.events.log import NewEvent, Place
 from service_kit.identity import Owner
+
+_KIND = "job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +26,20 @@ class JobEvent:
 
 
 class Events:
-    """The event log."""
+    """The event log. What is added is written as the last step of the transaction."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+        self._new: list[NewEvent] = []
+
+    def add(self, job: Job, document: bytes) -> None:
+        """Tell of a job as it is after a change; `document` is the job as JSON."""
+        self._new.append(NewEvent(job.owner, job.job_id, job.version, _KIND, document))
+
+    async def write(self) -> None:
+        """Write what was added."""
+        new, self._new = self._new, []
+        await event_log.write(self._connection, new)
 
     async def find_after(
         self, position: int, *, owner: Owner, job_id: str | None = None, limit: int = 200
@@ -35,22 +48,14 @@ class Events:
         stored = await event_log.after(self._connection, position, owner=owner, subject_id=job_id, limit=limit)
         return [JobEvent(event.position, codec.from_bytes(Job, event.payload)) for event in stored]
 
-    async def resume(self, cursor: str) -> int | None:
-        """Return the position of a cursor, or None when it is unknown or too old."""
-        return await event_log.resume(self._connection, cursor)
+    async def changed(self, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        """Return which jobs of these owners have events after the positions: (owner, job_id, position), in order."""
+        return await event_log.changed(self._connection, since)
 
-    async def last(self, owner: Owner) -> int:
-        """Return the position of an owner's newest event; 0 when there is none."""
-        return await event_log.last(self._connection, owner=owner)
-
-    async def epoch(self) -> str:
-        """Return the random id that was made with the database."""
-        return await event_log.epoch(self._connection)
-
-    async def cursor(self, position: int) -> str:
-        """Return the cursor that names a position."""
-        return encode_cursor(await event_log.epoch(self._connection), position)
+    async def place(self, owner: Owner) -> Place:
+        """Return where an owner's events stand; in a snapshot it is read before what it shows."""
+        return await event_log.place(self._connection, owner)
 
     async def trim(self, older_than: timedelta) -> int:
-        """Forget events. Returns how many."""
+        """Forget some thousand events. Returns how many; when it is none, no old one is left."""
         return await event_log.trim(self._connection, older_than=older_than)

@@ -11,24 +11,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import FINAL, Job, JobState
 from router_service.storage import codec
-from router_service.storage.tables import event_log, jobs, outbox, outcomes
+from router_service.storage.events import Events
+from router_service.storage.tables import jobs, outbox, outcomes
 from service_kit.database import db_now
 from service_kit.errors import Aborted, NotFound
 from service_kit.identity import Owner
-
-EVENT_KIND = "job"
 
 
 class Jobs:
     """The jobs table."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, events: Events) -> None:
         self._connection = connection
+        self._events = events
 
     async def add(self, job: Job) -> None:
         """Write a new job and its first event."""
         await self._connection.execute(insert(jobs).values(job_id=job.job_id, **_columns(job)))
-        await self._tell(job)
+        self._events.add(job, codec.to_bytes(job))
 
     async def get(self, job_id: str) -> Job | None:
         """Return a job and lock its row, or None when there is none."""
@@ -94,7 +94,7 @@ class Jobs:
         if result.rowcount != 1:
             raise Aborted(f"The job {before.job_id} changed at the same moment.")
         if after.version != before.version:
-            await self._tell(after)
+            self._events.add(after, codec.to_bytes(after))
 
     async def remove_ended(self, older_than: timedelta, *, limit: int) -> int:
         """Remove jobs that ended longer ago than this, with their outcomes. Returns how many.
@@ -112,16 +112,6 @@ class Jobs:
             await self._connection.execute(delete(outcomes).where(outcomes.c.job_id.in_(ids)))
             await self._connection.execute(delete(jobs).where(jobs.c.job_id.in_(ids)))
         return len(ids)
-
-    async def _tell(self, job: Job) -> None:
-        await event_log.append(
-            self._connection,
-            owner=job.owner,
-            subject_id=job.job_id,
-            version=job.version,
-            kind=EVENT_KIND,
-            payload=codec.to_bytes(job),
-        )
 
 
 def _columns(job: Job) -> dict[str, object]:

@@ -1,42 +1,89 @@
 """Every query on a service's events table. An event is written in the transaction of the change that it tells.
 
-On SQLite there is one writer, so that positions grow in commit order and no reader can skip a late commit.
+The events of one owner are numbered: 1, 2, 3 … A transaction takes its numbers as its last step, under the lock of the
+owner's row in `event_heads`, and keeps that lock until it has committed. So an owner's positions grow in the order of
+commits, on every database: whoever has read up to a position has missed nothing before it.
 """
 
 from __future__ import annotations
 
-import secrets
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
+from sqlalchemy import Index, MetaData, Table, and_, bindparam, delete, insert, select, text, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit.database import UtcDateTime, db_now
-from service_kit.events.cursor import decode_cursor
+from service_kit.database import db_now, json_list
+from service_kit.events.cursor import Cursor, decode_cursor, encode_cursor
+from service_kit.events.tables import EVENT_INDEXES, event_columns, event_head_columns, event_source_columns
 from service_kit.identity import Owner
+from service_kit.postgres_driver import STATEMENT_CLOCK
 
-_Position = BigInteger().with_variant(Integer, "sqlite")
+TRIM_AT_ONCE = 2000
+_MOST_CHANGED = 10_000
+
+# One statement takes the numbers and writes the events. `unnest` gives the owners in the order of the list: sorted, so
+# that two transactions never wait for each other.
+_WRITE_ON_POSTGRESQL = text(f"""
+WITH heads AS (
+    INSERT INTO event_heads AS head (tenant_id, owner_id, position, trimmed_to)
+    SELECT tenant_id, owner_id, count, 0
+    FROM unnest(CAST(:head_tenants AS text[]), CAST(:head_owners AS text[]), CAST(:head_counts AS bigint[]))
+        AS mine (tenant_id, owner_id, count)
+    ON CONFLICT (tenant_id, owner_id) DO UPDATE SET position = head.position + excluded.position
+    RETURNING tenant_id, owner_id, position
+)
+INSERT INTO events (tenant_id, owner_id, position, subject_id, version, kind, payload, created_at)
+SELECT tenant_id, owner_id, position - before_last, subject_id, version, kind, payload, {STATEMENT_CLOCK}
+FROM unnest(
+    CAST(:tenants AS text[]), CAST(:owners AS text[]), CAST(:before_last AS bigint[]), CAST(:subjects AS text[]),
+    CAST(:versions AS bigint[]), CAST(:kinds AS text[]), CAST(:payloads AS bytea[])
+) AS mine (tenant_id, owner_id, before_last, subject_id, version, kind, payload)
+JOIN heads USING (tenant_id, owner_id)
+""")  # noqa: S608 - the clock is a constant
+_TAKE_ON_SQLITE = text("""
+INSERT INTO event_heads AS head (tenant_id, owner_id, position, trimmed_to) VALUES (:tenant_id, :owner_id, :count, 0)
+ON CONFLICT (tenant_id, owner_id) DO UPDATE SET position = head.position + excluded.position
+RETURNING position
+""")
+_CHANGED = """
+SELECT events.tenant_id, events.owner_id, events.subject_id, events.position
+FROM {watched} JOIN events ON events.tenant_id = watched.tenant_id AND events.owner_id = watched.owner_id
+    AND events.position > watched.position
+ORDER BY events.tenant_id, events.owner_id, events.position LIMIT :most
+"""
+_CHANGED_ON_POSTGRESQL = text(
+    _CHANGED.format(
+        watched="unnest(CAST(:tenants AS text[]), CAST(:owners AS text[]), CAST(:positions AS bigint[]))"
+        " AS watched (tenant_id, owner_id, position)"
+    )
+)
+_CHANGED_ON_SQLITE = text(
+    _CHANGED.format(
+        watched="(SELECT json_extract(value, '$[0]') AS tenant_id, json_extract(value, '$[1]') AS owner_id,"
+        " json_extract(value, '$[2]') AS position FROM json_each(:watched)) AS watched"
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """What is to be told about a subject: a job, an asset, an item."""
+
+    owner: Owner
+    subject_id: str
+    version: int
+    kind: str
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredEvent:
-    """One durable thing that happened to a subject: a job, an asset, an item."""
+    """One durable thing that happened to a subject, and its number among its owner's."""
 
     position: int
     owner: Owner
@@ -47,127 +94,162 @@ class StoredEvent:
     created_at: datetime
 
 
-def event_columns() -> list[Column[Any]]:
-    """Return the columns of the table `events`; for tables and migrations alike."""
-    return [
-        Column("id", _Position, primary_key=True, autoincrement=True),
-        Column("tenant_id", String, nullable=False),
-        Column("owner_id", String, nullable=False),
-        Column("subject_id", String, nullable=False),
-        Column("version", BigInteger, nullable=False),
-        Column("kind", String, nullable=False),
-        Column("payload", LargeBinary, nullable=False),
-        Column("created_at", UtcDateTime, nullable=False),
-    ]
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an owner's events stand: the epoch of cursors, the newest position, and up to which some may be gone."""
 
+    epoch: str
+    position: int
+    trimmed_to: int
 
-def event_source_columns() -> list[Column[Any]]:
-    """Return the columns of the table `event_source`, one row: who this database is, and how far it was trimmed."""
-    return [
-        Column("id", Integer, primary_key=True, autoincrement=False),
-        Column("epoch", String, nullable=False),
-        Column("trimmed_to", BigInteger, nullable=False),
-    ]
+    @property
+    def cursor(self) -> str:
+        """The cursor after the newest event."""
+        return encode_cursor(self.epoch, self.position)
 
+    def after(self, cursor_text: str) -> int | None:
+        """Return the position of a cursor; None when a snapshot must come first.
 
-def create_event_tables(op: Any) -> None:
-    """Create both tables in a migration: `create_event_tables(op)`."""
-    op.create_table("events", *event_columns(), sqlite_autoincrement=True)
-    op.create_index("events_of_owner", "events", ["tenant_id", "owner_id", "id"])
-    op.create_index("events_of_subject", "events", ["subject_id", "id"])
-    source = op.create_table("event_source", *event_source_columns())
-    op.bulk_insert(source, [{"id": 1, "epoch": secrets.token_hex(8), "trimmed_to": 0}])
+        That is so for no cursor, and for one that is unreadable, of another database or owner, older than what is kept,
+        or from the future.
+        """
+        cursor: Cursor | None = decode_cursor(cursor_text)
+        if cursor is None or cursor.epoch != self.epoch:
+            return None
+        return cursor.position if self.trimmed_to <= cursor.position <= self.position else None
 
 
 class EventLog:
     """The events of one service."""
 
     def __init__(self, metadata: MetaData) -> None:
-        """Add the tables `events` and `event_source` to a service's tables."""
-        # Without AUTOINCREMENT SQLite would use the id of a trimmed last row again, and a cursor skip the new event.
-        self._events = Table("events", metadata, *event_columns(), sqlite_autoincrement=True)
+        """Add the tables `events`, `event_heads` and `event_source` to a service's tables."""
+        indexes = [Index(name, *columns) for name, columns in EVENT_INDEXES.items()]
+        self._events = Table("events", metadata, *event_columns(), *indexes)
+        self._heads = Table("event_heads", metadata, *event_head_columns())
         self._source = Table("event_source", metadata, *event_source_columns())
-        Index("events_of_owner", self._events.c.tenant_id, self._events.c.owner_id, self._events.c.id)
-        Index("events_of_subject", self._events.c.subject_id, self._events.c.id)
 
-    async def append(
-        self, tx: AsyncConnection, *, owner: Owner, subject_id: str, version: int, kind: str, payload: bytes
-    ) -> int:
-        """Add an event. Returns its position."""
-        values = {
-            "tenant_id": owner.tenant_id,
-            "owner_id": owner.owner_id,
-            "subject_id": subject_id,
-            "version": version,
-            "kind": kind,
-            "payload": payload,
-            "created_at": db_now(),
-        }
-        result = await tx.execute(insert(self._events).values(values).returning(self._events.c.id))
-        return int(result.scalar_one())
+    async def write(self, tx: AsyncConnection, new: Sequence[NewEvent]) -> None:
+        """Write events, in order, as the last step of a transaction: until it ends their owners' events are locked."""
+        counts = Counter(event.owner for event in new)
+        heads = sorted(counts.items(), key=lambda head: (head[0].tenant_id, head[0].owner_id))
+        if not heads:
+            return
+        behind = []
+        for event in new:
+            counts[event.owner] -= 1
+            behind.append(counts[event.owner])
+        if tx.dialect.name == "postgresql":
+            await tx.execute(_WRITE_ON_POSTGRESQL, _arrays(heads, new, behind))
+        else:
+            await self._write_on_sqlite(tx, heads, new, behind)
+
+    async def _write_on_sqlite(
+        self, tx: AsyncConnection, heads: list[tuple[Owner, int]], new: Sequence[NewEvent], behind: list[int]
+    ) -> None:
+        reached: dict[Owner, int] = {}
+        for owner, count in heads:
+            mine = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "count": count}
+            reached[owner] = (await tx.execute(_TAKE_ON_SQLITE, mine)).scalar_one()
+        rows = [
+            {
+                "tenant_id": event.owner.tenant_id,
+                "owner_id": event.owner.owner_id,
+                "position": reached[event.owner] - before_last,
+                "subject_id": event.subject_id,
+                "version": event.version,
+                "kind": event.kind,
+                "payload": event.payload,
+            }
+            for event, before_last in zip(new, behind, strict=True)
+        ]
+        await tx.execute(insert(self._events).values(created_at=db_now()), rows)
 
     async def after(
-        self,
-        tx: AsyncConnection,
-        position: int,
-        *,
-        owner: Owner | None = None,
-        subject_id: str | None = None,
-        limit: int = 500,
+        self, tx: AsyncConnection, position: int, *, owner: Owner, subject_id: str | None = None, limit: int = 500
     ) -> list[StoredEvent]:
-        """Return at most `limit` events after a position, oldest first, of an owner, of a subject, or of both."""
+        """Return at most `limit` events of an owner after a position, oldest first; those of one subject if named."""
         events = self._events
-        query = select(events).where(events.c.id > position).order_by(events.c.id).limit(limit)
-        rows = await tx.execute(query.where(*self._of(owner, subject_id)))
-        return [_to_event(row) for row in rows]
+        query = select(events).where(*self._of(owner), events.c.position > position)
+        if subject_id is not None:
+            query = query.where(events.c.subject_id == subject_id)
+        return [_to_event(row) for row in await tx.execute(query.order_by(events.c.position).limit(limit))]
 
-    async def last(self, tx: AsyncConnection, *, owner: Owner | None = None, subject_id: str | None = None) -> int:
-        """Return the position of the newest event, or how far events were trimmed when there is none."""
-        query = select(func.max(self._events.c.id)).where(*self._of(owner, subject_id))
-        newest: int | None = (await tx.execute(query)).scalar_one()
-        return newest if newest is not None else await self.trimmed_to(tx)
+    async def changed(self, tx: AsyncConnection, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        """Return whose events of which subject came after the positions: (owner, subject_id, position), in order.
 
-    async def epoch(self, tx: AsyncConnection) -> str:
-        """Return the random id that was made with the database."""
-        return str((await tx.execute(select(self._source.c.epoch))).scalar_one())
-
-    async def trimmed_to(self, tx: AsyncConnection) -> int:
-        """Return the position up to which events may be missing; 0 when nothing was trimmed."""
-        return int((await tx.execute(select(self._source.c.trimmed_to))).scalar_one())
-
-    async def resume(self, tx: AsyncConnection, cursor_text: str) -> int | None:
-        """Return the position to go on after; None when a snapshot must come first.
-
-        That is so for no cursor, and for one that is unreadable, of another database, older than what is kept, or
-        from the future.
+        At most 10,000; of the last owner in the list there may be more.
         """
-        cursor = decode_cursor(cursor_text)
-        if cursor is None or cursor.epoch != await self.epoch(tx):
-            return None
-        if not await self.trimmed_to(tx) <= cursor.position <= await self.last(tx):
-            return None
-        return cursor.position
+        watched = [(owner.tenant_id, owner.owner_id, position) for owner, position in since]
+        if tx.dialect.name == "postgresql":
+            tenants, owners, positions = (
+                (list(column) for column in zip(*watched, strict=True)) if watched else ([],) * 3
+            )
+            values = {"tenants": tenants, "owners": owners, "positions": positions, "most": _MOST_CHANGED}
+            rows = await tx.execute(_CHANGED_ON_POSTGRESQL, values)
+        else:
+            rows = await tx.execute(_CHANGED_ON_SQLITE, {"watched": json_list(watched), "most": _MOST_CHANGED})
+        return [
+            (Owner(tenant_id, owner_id), subject_id, position) for tenant_id, owner_id, subject_id, position in rows
+        ]
+
+    async def place(self, tx: AsyncConnection, owner: Owner) -> Place:
+        """Return where an owner's events stand. In a snapshot read this first: what is read later is never older."""
+        heads = self._heads
+        query = select(self._source.c.epoch, heads.c.position, heads.c.trimmed_to).outerjoin_from(
+            self._source, heads, and_(heads.c.tenant_id == owner.tenant_id, heads.c.owner_id == owner.owner_id)
+        )
+        row = (await tx.execute(query)).one()
+        return Place(_epoch_of(row.epoch, owner), row.position or 0, row.trimmed_to or 0)
 
     async def trim(self, tx: AsyncConnection, *, older_than: timedelta) -> int:
-        """Remove events that are older than retention. Returns how many."""
-        events = self._events
-        old = events.c.created_at < db_now(plus=-older_than)
-        newest: int | None = (await tx.execute(select(func.max(events.c.id)).where(old))).scalar_one()
-        if newest is None:
-            return 0
-        await tx.execute(update(self._source).values(trimmed_to=newest))
-        return (await tx.execute(delete(events).where(events.c.id <= newest))).rowcount
+        """Remove events that are older than retention, at most 2,000: repeat until it was fewer. Returns how many."""
+        events, heads = self._events, self._heads
+        key = (events.c.tenant_id, events.c.owner_id, events.c.position)
+        old = select(*key).where(events.c.created_at < db_now(plus=-older_than)).order_by(events.c.created_at)
+        removed = await tx.execute(
+            delete(events).where(tuple_(*key).in_(old.limit(TRIM_AT_ONCE))).returning(*key),
+        )
+        newest: dict[tuple[str, str], int] = {}
+        rows = removed.all()
+        for tenant_id, owner_id, position in rows:
+            newest[tenant_id, owner_id] = max(position, newest.get((tenant_id, owner_id), 0))
+        if newest:
+            # Last, and in the order in which writers take the heads.
+            mine = (heads.c.tenant_id == bindparam("tenant"), heads.c.owner_id == bindparam("owner"))
+            statement = update(heads).where(*mine, heads.c.trimmed_to < bindparam("reached"))
+            await tx.execute(
+                statement.values(trimmed_to=bindparam("reached")),
+                [{"tenant": tenant, "owner": owner, "reached": at} for (tenant, owner), at in sorted(newest.items())],
+            )
+        return len(rows)
 
-    def _of(self, owner: Owner | None, subject_id: str | None) -> list[Any]:
+    def _of(self, owner: Owner) -> list[Any]:
         events = self._events
-        conditions: list[Any] = []
-        if owner is not None:
-            conditions += [events.c.tenant_id == owner.tenant_id, events.c.owner_id == owner.owner_id]
-        if subject_id is not None:
-            conditions.append(events.c.subject_id == subject_id)
-        return conditions
+        return [events.c.tenant_id == owner.tenant_id, events.c.owner_id == owner.owner_id]
+
+
+def _arrays(heads: list[tuple[Owner, int]], new: Sequence[NewEvent], behind: list[int]) -> dict[str, list[Any]]:
+    return {
+        "head_tenants": [owner.tenant_id for owner, _ in heads],
+        "head_owners": [owner.owner_id for owner, _ in heads],
+        "head_counts": [count for _, count in heads],
+        "tenants": [event.owner.tenant_id for event in new],
+        "owners": [event.owner.owner_id for event in new],
+        "before_last": behind,
+        "subjects": [event.subject_id for event in new],
+        "versions": [event.version for event in new],
+        "kinds": [event.kind for event in new],
+        "payloads": [event.payload for event in new],
+    }
+
+
+def _epoch_of(source: str, owner: Owner) -> str:
+    """Return what an owner's cursors carry: the database's id and a mark of whose numbers they count."""
+    mark = hashlib.blake2b(f"{owner.tenant_id}\0{owner.owner_id}".encode(), digest_size=6).hexdigest()
+    return f"{source}.{mark}"
 
 
 def _to_event(row: Any) -> StoredEvent:
     owner = Owner(row.tenant_id, row.owner_id)
-    return StoredEvent(row.id, owner, row.subject_id, row.version, row.kind, row.payload, row.created_at)
+    return StoredEvent(row.position, owner, row.subject_id, row.version, row.kind, row.payload, row.created_at)

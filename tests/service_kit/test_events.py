@@ -7,16 +7,17 @@ import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import MetaData
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, MetaData, bindparam, text
 
 from service_kit.clock import ManualClock
-from service_kit.database import Database
+from service_kit.database import Database, UtcDateTime
 from service_kit.errors import InvalidArgument, ResourceExhausted
 from service_kit.events import Cursor, WakeUps, decode_cursor, encode_cursor
-from service_kit.events.log import EventLog, create_event_tables
+from service_kit.events.log import EventLog, NewEvent
+from service_kit.events.tables import create_event_tables, number_events_per_owner
 from service_kit.identity import Owner
 from service_kit.paging import decode_page_token, decode_place, encode_page_token, encode_place
 
@@ -30,69 +31,131 @@ def clock() -> ManualClock:
     return ManualClock()
 
 
-@pytest.fixture
-async def db(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def db(request: pytest.FixtureRequest, tmp_path: Path, clock: ManualClock) -> AsyncIterator[Database]:
     from alembic.migration import MigrationContext
     from alembic.operations import Operations
 
-    database = Database(f"sqlite+aiosqlite:///{tmp_path}/x.sqlite3", clock=clock)
+    def create(connection: Connection) -> None:
+        operations = Operations(MigrationContext.configure(connection))
+        create_event_tables(operations)
+        number_events_per_owner(operations)
+
+    in_a_file = request.param == "sqlite"
+    url = f"sqlite+aiosqlite:///{tmp_path}/x.sqlite3" if in_a_file else request.getfixturevalue("postgres_url")
+    database = Database(url, clock=clock)
     async with database.write() as tx:
-        await tx.run_sync(lambda connection: create_event_tables(Operations(MigrationContext.configure(connection))))
+        await tx.run_sync(create)
     yield database
     await database.close()
 
 
-async def append(tx: AsyncConnection, owner: Owner, subject_id: str, version: int = 1) -> int:
-    return await log.append(tx, owner=owner, subject_id=subject_id, version=version, kind="state", payload=b"\0x")
+def event(owner: Owner, subject_id: str, version: int = 1) -> NewEvent:
+    return NewEvent(owner, subject_id, version, "state", b"\0x")
 
 
-async def test_events_come_back_in_order_by_owner_and_by_subject(db: Database, clock: ManualClock) -> None:
+async def append(db: Database, *events: NewEvent) -> None:
     async with db.write() as tx:
-        first = await append(tx, ANN, "one")
-        await append(tx, BOB, "two")
-        third = await append(tx, ANN, "one", 2)
-        assert [event.position for event in await log.after(tx, 0, owner=ANN)] == [first, third]
-        assert [event.version for event in await log.after(tx, first, subject_id="one")] == [2]
-        assert len(await log.after(tx, 0, limit=2)) == 2
-        [event] = await log.after(tx, first, owner=BOB)
-        assert (event.owner, event.subject_id, event.kind, event.payload) == (BOB, "two", "state", b"\0x")
-        assert event.created_at == clock.now()
-        assert await log.last(tx, owner=ANN) == third
+        await log.write(tx, events)
+
+
+async def read(db: Database, owner: Owner, after: int = 0, **wanted: Any) -> list[tuple[int, str, int]]:
+    async with db.read() as tx:
+        found = await log.after(tx, after, owner=owner, **wanted)
+    return [(event.position, event.subject_id, event.version) for event in found]
+
+
+async def test_the_events_of_each_owner_are_numbered_and_come_back_in_order(db: Database, clock: ManualClock) -> None:
+    await append(db, event(ANN, "one"), event(BOB, "two"), event(ANN, "one", 2))
+    await append(db, event(ANN, "three"))
+    await append(db)
+    assert await read(db, ANN) == [(1, "one", 1), (2, "one", 2), (3, "three", 1)]
+    assert await read(db, ANN, 1, subject_id="one") == [(2, "one", 2)]
+    assert await read(db, ANN, limit=1) == [(1, "one", 1)]
+    async with db.read() as tx:
+        [told] = await log.after(tx, 0, owner=BOB)
+        assert (await log.place(tx, ANN)).position == 3
+        assert (await log.place(tx, Owner("default", "nobody"))).position == 0
+    assert (told.position, told.owner, told.subject_id, told.kind, told.payload) == (1, BOB, "two", "state", b"\0x")
+    assert told.created_at == clock.now()
 
 
 async def test_an_event_of_a_transaction_that_failed_never_happened(db: Database) -> None:
     with pytest.raises(KeyError):
         async with db.write() as tx:
-            await append(tx, ANN, "one")
+            await log.write(tx, [event(ANN, "one")])
             raise KeyError
+    assert await read(db, ANN) == []
+
+
+async def test_it_is_told_whose_events_of_what_came_later(db: Database) -> None:
+    await append(db, event(ANN, "a"), event(BOB, "b"), event(ANN, "c"), event(ANN, "a", 2))
     async with db.read() as tx:
-        assert await log.after(tx, 0) == []
+        assert await log.changed(tx, [(ANN, 1)]) == [(ANN, "c", 2), (ANN, "a", 3)]
+        assert await log.changed(tx, [(BOB, 0), (ANN, 2)]) == [(ANN, "a", 3), (BOB, "b", 1)]
+        assert await log.changed(tx, [(BOB, 1), (Owner("other", "ann"), 0)]) == []
+        assert await log.changed(tx, []) == []
 
 
 async def test_a_cursor_resumes_or_asks_for_a_snapshot(db: Database, clock: ManualClock) -> None:
+    for name in ("a", "b", "c"):
+        await append(db, event(ANN, name), event(BOB, name))
+        clock.advance(SECOND)
     async with db.write() as tx:
-        epoch = await log.epoch(tx)
-        for name in ("a", "b", "c"):
-            await append(tx, ANN, name)
-            clock.advance(SECOND)
-        assert await log.resume(tx, encode_cursor(epoch, 0)) == 0
-        assert await log.resume(tx, encode_cursor(epoch, 3)) == 3
-        for unknown in ("", "nonsense", encode_cursor("another", 1), encode_cursor(epoch, 4)):
-            assert await log.resume(tx, unknown) is None
-        assert await log.trim(tx, older_than=2 * SECOND) == 1
-        assert await log.resume(tx, encode_cursor(epoch, 0)) is None
-        assert await log.resume(tx, encode_cursor(epoch, 1)) == 1
+        place = await log.place(tx, ANN)
+        bobs = await log.place(tx, BOB)
+        assert place.after(place.cursor) == 3
+        assert place.after(encode_cursor(place.epoch, 0)) == 0
+        foreign = encode_cursor("another", 1), encode_cursor(place.epoch.split(".")[0], 1), bobs.cursor
+        for unknown in ("", "nonsense", *foreign, encode_cursor(place.epoch, 4)):
+            assert place.after(unknown) is None
+        assert await log.trim(tx, older_than=2 * SECOND) == 2
+        place = await log.place(tx, ANN)
+        assert place.after(encode_cursor(place.epoch, 0)) is None
+        assert place.after(encode_cursor(place.epoch, 1)) == 1
 
 
 async def test_positions_are_never_used_again_after_everything_was_trimmed(db: Database, clock: ManualClock) -> None:
+    await append(db, event(ANN, "a"))
+    clock.advance(SECOND)
     async with db.write() as tx:
-        epoch = await log.epoch(tx)
-        last = await append(tx, ANN, "a")
-        clock.advance(SECOND)
         assert await log.trim(tx, older_than=timedelta(0)) == 1
         assert await log.trim(tx, older_than=timedelta(0)) == 0
-        assert await log.resume(tx, encode_cursor(epoch, last)) == last
-        assert await append(tx, ANN, "b") == last + 1
+        place = await log.place(tx, ANN)
+        assert place.after(encode_cursor(place.epoch, 1)) == 1
+        assert place.after(encode_cursor(place.epoch, 0)) is None
+    await append(db, event(ANN, "b"))
+    assert await read(db, ANN) == [(2, "b", 1)]
+
+
+async def test_events_from_before_there_were_positions_of_owners_keep_their_numbers(
+    db: Database, clock: ManualClock
+) -> None:
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    def go_back(connection: Connection) -> None:
+        for name in ("events", "event_heads", "event_source"):
+            connection.execute(text(f"DROP TABLE {name}"))
+        create_event_tables(Operations(MigrationContext.configure(connection)))
+        new = "INSERT INTO events (tenant_id, owner_id, subject_id, version, kind, payload, created_at) VALUES "
+        values = "('default', :owner, :subject, 1, 'state', :payload, :moment)"
+        statement = text(new + values).bindparams(bindparam("moment", type_=UtcDateTime))
+        for number, owner in enumerate(("ann", "bob", "ann", "ann")):
+            row = {"owner": owner, "subject": f"{number}", "payload": b"{}", "moment": clock.now()}
+            connection.execute(statement, row)
+        connection.execute(text("DELETE FROM events WHERE id = 1"))
+        connection.execute(text("UPDATE event_source SET trimmed_to = 1"))
+        number_events_per_owner(Operations(MigrationContext.configure(connection)))
+
+    async with db.write() as tx:
+        await tx.run_sync(go_back)
+    await append(db, event(ANN, "new"), event(BOB, "new"))
+    assert await read(db, ANN) == [(3, "2", 1), (4, "3", 1), (5, "new", 1)]
+    assert await read(db, BOB) == [(2, "1", 1), (3, "new", 1)]
+    async with db.read() as tx:
+        assert (await log.place(tx, ANN)).trimmed_to == 1
+        assert (await log.after(tx, 0, owner=ANN))[0].created_at == clock.now()
 
 
 def test_a_cursor_is_opaque_and_comes_back() -> None:
@@ -149,9 +212,9 @@ def test_a_page_token_comes_back_for_its_own_list_only() -> None:
         base64.urlsafe_b64encode(b'[1,"asset.assets",%s]' % key).decode().rstrip("=")
         for key in (b'"\\ud800"', b"9223372036854775808", b"-9223372036854775808", b"NaN", b"1e999", b"true")
     ]
-    for text in (token, "", "nonsense", "é", nested, old, "a" * 5000, *unfit):
+    for token_text in (token, "", "nonsense", "é", nested, old, "a" * 5000, *unfit):
         with pytest.raises(InvalidArgument, match="page_token is not a page token"):
-            decode_page_token("asset.assets", text)
+            decode_page_token("asset.assets", token_text)
 
 
 def test_a_place_in_time_comes_back_and_nothing_else_is_one() -> None:

@@ -5,7 +5,7 @@ from alembic import op
 
 from router_service.storage.shipped_models import SHIPPED
 from service_kit.database import Json, UtcDateTime
-from service_kit.events.log import create_event_tables
+from service_kit.events.tables import create_event_tables
 
 revision = "0001"
 down_revision = None

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from service_kit.database import Json, UtcDateTime
-from service_kit.events.log import create_event_tables
+from service_kit.events.tables import create_event_tables, number_events_per_owner
 
 revision = "0001"
 down_revision = None
@@ -21,3 +21,4 @@ def upgrade() -> None:
         sa.Column("extra", Json),
     )
     create_event_tables(op)
+    number_events_per_owner(op)

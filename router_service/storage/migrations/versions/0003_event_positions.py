@@ -1,0 +1,12 @@
+"""Events are numbered for each owner, in the order of commits."""
+
+from alembic import op
+
+from service_kit.events.tables import number_events_per_owner
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    number_events_per_owner(op)
