@@ -11,6 +11,7 @@ from atelier.router.v1 import router_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service.admission import Admission
 from router_service.clients import AssetClient
+from router_service.conversation_servicer import Conversations, SessionRules
 from router_service.dispatch import Dispatch, LeaseRules
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
@@ -27,7 +28,7 @@ from router_service.settlement import Settlement
 from router_service.signals import Signals
 from router_service.storage import MIGRATIONS, Storage
 from router_service.watch import Watch
-from router_service.worker_servicer import SessionRules, WorkerServicer
+from router_service.worker_servicer import WorkerServicer
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
@@ -84,7 +85,7 @@ class Service:
         self.settlement = Settlement(self.storage, self.assets, self.signals)
         self.leasing = LeasingLoop(self.storage, self.dispatch, self.signals)
         self.reaper = self._reaper(mine, clock)
-        self.workers = self._worker_servicer(settings)
+        self.workers = self._worker_servicer(settings, clock)
         self.server = GrpcServer(
             "router",
             listen=mine.listen,
@@ -95,7 +96,7 @@ class Service:
             insecure=settings.core.insecure,
             clock=clock,
         )
-        self.server.on_drain(self.workers.reconnect_all)
+        self.server.on_drain(self.workers.drain)
 
     def _reaper(self, mine: RouterSettings, clock: Clock) -> Reaper:
         return Reaper(
@@ -113,23 +114,32 @@ class Service:
             self.identities.purge_expired,
         )
 
-    def _worker_servicer(self, settings: Settings) -> WorkerServicer:
+    def _worker_servicer(self, settings: Settings, clock: Clock) -> WorkerServicer:
         mine = settings.router
-        return WorkerServicer(
+        rules = SessionRules(
+            heartbeat_interval=mine.heartbeat_interval,
+            lease_ttl=mine.lease_ttl,
+            upload_endpoint=mine.upload_endpoint or mine.asset_target,
+            max_output_bytes=settings.asset.max_output_bytes,
+            max_sessions_per_key=mine.max_sessions_per_key,
+        )
+        conversations = Conversations(
             storage=self.storage,
-            sessions=self.sessions,
             dispatch=self.dispatch,
             recording=self.recording,
             relay=self.relay,
             signals=self.signals,
-            reaper=self.reaper,
+            rules=rules,
             key_works=self.identities.key_works,
-            rules=SessionRules(
-                heartbeat_interval=mine.heartbeat_interval,
-                lease_ttl=mine.lease_ttl,
-                upload_endpoint=mine.upload_endpoint or mine.asset_target,
-                max_output_bytes=settings.asset.max_output_bytes,
-            ),
+        )
+        return WorkerServicer(
+            storage=self.storage,
+            sessions=self.sessions,
+            dispatch=self.dispatch,
+            reaper=self.reaper,
+            conversations=conversations,
+            rules=rules,
+            clock=clock,
         )
 
     def _servicers(self) -> list[Registration]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
 from router_service.domain import ConnectedWorker, Job, Lease, LeaseRef
+from router_service.session_limits import Allowance
+from service_kit.errors import Aborted, AtelierError, ResourceExhausted, Unavailable
 
+# A worker that reads has a handful waiting; what leases bring comes on top, four messages for each at most.
 _MOST_WAITING = 1000
+# A stage whose outputs are being uploaded holds no slot, so that the engine can go on; more of them would be hoarding.
+_LEASES_PER_SLOT = 2
+_UNREAD_RETRY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,12 @@ class ReconnectNotice:
     within: timedelta
 
 
-Message = Grant | CancelOrder | LostNotice | HeartbeatReply | OutcomeReply | ReconnectNotice
+@dataclass(frozen=True, slots=True)
+class DrainNotice:
+    """No more leases come on this session."""
+
+
+Message = Grant | CancelOrder | LostNotice | HeartbeatReply | OutcomeReply | DrainNotice | ReconnectNotice
 
 
 @dataclass(slots=True)
@@ -68,14 +80,17 @@ class Session:
     """One connected worker, on this replica."""
 
     worker: ConnectedWorker
+    allowance: Allowance = field(default_factory=lambda: Allowance(time.monotonic))
     closed: bool = False
-    close_reason: str = ""
+    ended_by: AtelierError | None = None
     credits: int = 0
     unacknowledged: set[LeaseRef] = field(default_factory=set)
     held: dict[str, LeaseRef] = field(default_factory=dict)
     draining: bool = False
+    _expected: dict[LeaseRef, None] = field(default_factory=dict)
     _outgoing: deque[Message] = field(default_factory=deque)
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def epoch(self) -> str:
@@ -84,25 +99,68 @@ class Session:
 
     @property
     def free(self) -> int:
-        """How many more leases may be sent: what the worker said, less what it has not answered yet."""
-        return 0 if self.draining or self.closed else max(self.credits - len(self.unacknowledged), 0)
+        """How many more leases may be sent: what the worker said, less what it has not answered yet.
+
+        Never more than its slots, whatever it says, and never so many that it holds two leases for each of them.
+        """
+        if self.draining or self.closed:
+            return 0
+        most_more = _LEASES_PER_SLOT * self.worker.slots - len(self.held)
+        return max(min(self.credits - len(self.unacknowledged), most_more), 0)
+
+    def set_credits(self, free: int) -> bool:
+        """Note how many more stages the worker can take. Returns whether it takes more than before."""
+        before, self.credits = self.credits, min(max(free, 0), self.worker.slots)
+        return self.credits > before
 
     def holds(self, ref: LeaseRef) -> bool:
         """Tell whether reports under this lease may be relayed."""
         return self.held.get(ref.job_id) == ref
 
-    def accepted(self, ref: LeaseRef) -> None:
-        """Note that the worker has taken a lease: one slot less, until it says anew how many are free."""
-        if ref in self.unacknowledged:
-            self.unacknowledged.discard(ref)
-            self.credits = max(self.credits - 1, 0)
+    def accepted(self, ref: LeaseRef) -> bool:
+        """Note that the worker has taken a lease: one slot less, until it says anew how many are free.
+
+        Returns whether it had not said so before.
+        """
+        if ref not in self.unacknowledged:
+            return False
+        self.unacknowledged.discard(ref)
+        self.credits = max(self.credits - 1, 0)
+        return True
+
+    def rejected(self, ref: LeaseRef) -> bool:
+        """Note that the worker does not take a lease: it gets no other until it says anew how many it takes.
+
+        Returns whether it had it.
+        """
+        self.credits = 0
+        self.unacknowledged.discard(ref)
+        if not self.holds(ref):
+            return False
+        del self.held[ref.job_id]
+        return True
+
+    def expect_outcome(self, ref: LeaseRef) -> None:
+        """Note that the worker has, or had, a lease, so that it may say how it ended. The oldest are forgotten."""
+        self._expected[ref] = None
+        if len(self._expected) > 2 * _LEASES_PER_SLOT * self.worker.slots + _MOST_WAITING:
+            del self._expected[next(iter(self._expected))]
+
+    def expected(self, ref: LeaseRef) -> bool:
+        """Tell whether this outcome is the first one of a lease of this worker."""
+        return self._expected.pop(ref, 0) is None
 
     def send(self, message: Message) -> None:
         """Put a message on its way. A worker that does not read is cut off."""
         if self.closed:
             return
-        if len(self._outgoing) >= _MOST_WAITING:
-            self.close(f"The worker has not read {_MOST_WAITING} messages: connect again.")
+        if isinstance(message, Grant):
+            self.expect_outcome(message.lease.ref)
+            self.allowance.earn()
+        most = _MOST_WAITING + 2 * _LEASES_PER_SLOT * self.worker.slots
+        if len(self._outgoing) >= most:
+            sentence = f"The worker has not read {most} messages: connect again."
+            self.end(ResourceExhausted(sentence, retry_after=_UNREAD_RETRY))
             return
         self._outgoing.append(message)
         self._wake.set()
@@ -117,10 +175,19 @@ class Session:
         return self._outgoing.popleft()
 
     def close(self, reason: str) -> None:
-        """End the session; the worker is told why."""
-        self.close_reason = self.close_reason or reason
+        """End the session; the worker is told why, and comes again."""
+        self.end(Unavailable(reason))
+
+    def end(self, error: AtelierError) -> None:
+        """End the session with an error; the first one counts."""
+        self.ended_by = self.ended_by or error
         self.closed = True
         self._wake.set()
+        self._over.set()
+
+    async def wait_closed(self) -> None:
+        """Wait until the session is closed."""
+        await self._over.wait()
 
 
 class Sessions:
@@ -128,21 +195,37 @@ class Sessions:
 
     def __init__(self) -> None:
         self._sessions: dict[str, Session] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._sessions.values()))
 
+    def __len__(self) -> int:
+        return len(self._sessions)
+
     def add(self, session: Session) -> None:
         """Take a session in. An earlier session of the same worker is closed."""
-        for other in self._sessions.values():
-            if other.worker.holder == session.worker.holder:
-                other.close("The worker has connected again.")
+        self.supersede(session.worker.holder)
         self._sessions[session.epoch] = session
+        self._empty.clear()
+
+    def supersede(self, holder: str) -> None:
+        """End the sessions of a worker that has begun a later one."""
+        for session in self._sessions.values():
+            if session.worker.holder == holder:
+                session.end(superseded(session.worker))
 
     def remove(self, session: Session) -> None:
         """Forget a session."""
         self._sessions.pop(session.epoch, None)
         session.close("The session is over.")
+        if not self._sessions:
+            self._empty.set()
+
+    async def wait_empty(self) -> None:
+        """Wait until no worker is connected here."""
+        await self._empty.wait()
 
     def get(self, epoch: str) -> Session | None:
         """Return a session of this replica, or None."""
@@ -181,3 +264,12 @@ class Sessions:
             if session.holds(ref):
                 session.send(message)
         self.forget_lease(ref)
+
+
+def superseded(worker: ConnectedWorker) -> AtelierError:
+    """Return why a session has ended that a later one of the same worker took the place of."""
+    name = worker.holder.partition("/")[2]
+    return Aborted(
+        f"The worker {name} has begun another session with the same key, and this one counts no more. "
+        "If two workers have that name, give one of them another (worker.name)."
+    )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
+from atelier.router.v1 import job_pb2
 from atelier.type.v1 import generation_pb2, media_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import wire
@@ -13,6 +15,7 @@ from router_service.domain import ConnectedWorker, Failure, LeaseRef, StageKind
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
 from router_service.sessions import (
     CancelOrder,
+    DrainNotice,
     Grant,
     HeartbeatReply,
     LostNotice,
@@ -30,23 +33,16 @@ _STATUSES: dict[str, pb.OutcomeStatus.ValueType] = {
     STALE: pb.OUTCOME_STATUS_STALE,
 }
 _CANCEL_GRACE = timedelta(seconds=5)
-_LONGEST_NAME = 100
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LONGEST_TEXT = 32_000
+_LONGEST_SENTENCE = 1000
+_LONGEST_RECEIPT = 4096
+_MOST_WARNINGS = 20
+_MOST_OUTPUTS = 64
 
 
 def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> ConnectedWorker:
-    """Return who introduces itself.
-
-    Raises:
-        InvalidArgument: it has no name, serves nothing, or has no slots.
-    """
-    if not 0 < len(hello.worker_id) <= _LONGEST_NAME:
-        raise InvalidArgument.field(
-            "hello.worker_id", f"must have 1..{_LONGEST_NAME} characters, got {len(hello.worker_id)}"
-        )
-    if not hello.worker_types:
-        raise InvalidArgument.field("hello.worker_types", "must name at least one", ErrorReason.MISSING_FIELD)
-    if not 1 <= hello.slots <= 1000:
-        raise InvalidArgument.field("hello.slots", f"must be 1..1000, got {hello.slots}", ErrorReason.OUT_OF_RANGE)
+    """Return who introduces itself; its contract's limits are checked before."""
     return ConnectedWorker(
         holder=f"{key_id}/{hello.worker_id}",
         session=session,
@@ -59,8 +55,15 @@ def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> Connecte
 
 
 def ref_from_proto(message: pb.LeaseRef) -> LeaseRef:
-    """Return which lease a message is about."""
+    """Return which lease a message is about. Raises InvalidArgument when what it names can be no job."""
+    if not _ID.fullmatch(message.job_id):
+        raise InvalidArgument.field("ref.job_id", f"must be the id of a job, got {message.job_id[:64]!r}")
     return LeaseRef(message.job_id, message.stage, message.fence)
+
+
+def reject_from_proto(message: pb.LeaseReject) -> tuple[LeaseRef, str]:
+    """Return which lease is handed back, and why, for the log."""
+    return ref_from_proto(message.ref), _clean(message.reason, 200)
 
 
 def ref_to_proto(ref: LeaseRef) -> pb.LeaseRef:
@@ -69,9 +72,19 @@ def ref_to_proto(ref: LeaseRef) -> pb.LeaseRef:
 
 
 def outcome_from_proto(message: pb.Outcome) -> Outcome:
-    """Return what a worker says of a stage. Raises InvalidArgument when it has no completion id."""
-    if not 0 < len(message.completion_id) <= 64:
-        raise InvalidArgument.field("outcome.completion_id", "must have 1..64 characters")
+    """Return what a worker says of a stage.
+
+    What is longer than anybody needs is cut: a worker keeps its outcome until it is recorded, so to refuse it would be
+    to refuse it for ever.
+
+    Raises:
+        InvalidArgument: it has no completion id, or names no job.
+    """
+    if not _ID.fullmatch(message.completion_id):
+        raise InvalidArgument.field(
+            "outcome.completion_id", "must have 1..64 letters, digits, dots, underscores and hyphens"
+        )
+    _trim(message)
     kind = message.WhichOneof("result")
     return Outcome(
         ref=ref_from_proto(message.ref),
@@ -82,9 +95,37 @@ def outcome_from_proto(message: pb.Outcome) -> Outcome:
         retryable=message.failure.retryable,
         stopped=kind == "cancelled",
         warnings=tuple(message.warnings),
-        engine=message.engine[:64],
+        engine=message.engine,
         payload=message.SerializeToString(),
     )
+
+
+def _trim(message: pb.Outcome) -> None:
+    """Cut an outcome to what a job may keep of it, at most some 300 KiB."""
+    kind = message.WhichOneof("result")
+    if kind == "text":
+        message.text = _clean(message.text, _LONGEST_TEXT)
+    elif kind == "failure":
+        _trim_failure(message.failure.failure)
+    elif kind == "outputs":
+        del message.outputs.outputs[_MOST_OUTPUTS:]
+        for output in message.outputs.outputs:
+            if output.WhichOneof("result") == "failure":
+                _trim_failure(output.failure)
+            elif len(output.receipt) > _LONGEST_RECEIPT:
+                output.receipt = ""
+    del message.warnings[_MOST_WARNINGS:]
+    message.warnings[:] = [_clean(warning, _LONGEST_SENTENCE) for warning in message.warnings]
+    message.engine = _clean(message.engine, 64)
+
+
+def _trim_failure(failure: job_pb2.Failure) -> None:
+    failure.message = _clean(failure.message, _LONGEST_SENTENCE)
+
+
+def _clean(text: str, most: int) -> str:
+    """Return a text that every database can keep, cut to so many characters."""
+    return text[:most].replace("\0", "")
 
 
 def _outputs(message: pb.Outcome) -> tuple[OutputReport, ...]:
@@ -119,6 +160,8 @@ def message_to_proto(message: Message, *, lease_ttl: timedelta, max_output_bytes
             ref=ref_to_proto(message.ref), completion_id=message.completion_id, status=_STATUSES[message.status]
         )
         return pb.WorkResponse(outcome_ack=ack)
+    if isinstance(message, DrainNotice):
+        return pb.WorkResponse(drain=pb.Drain())
     return pb.WorkResponse(reconnect=pb.Reconnect(within=duration(message.within)))
 
 

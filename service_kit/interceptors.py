@@ -53,6 +53,7 @@ from service_kit.validation import check_limits
 REQUEST_ID = "x-request-id"
 UNARY_LIMIT = timedelta(seconds=60)
 IDLE_LIMIT = timedelta(seconds=60)
+_ABORT_LIMIT_S = 5.0
 
 log = get_logger(__name__)
 _REQUEST_ID_SHAPE = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -153,11 +154,13 @@ async def translate_errors(call: ServerCall) -> AsyncIterator[None]:
             log.exception("rpc_fault", method=call.method, request_id=call.request_id)
     code = grpc_code(known)
     call.code = code.name
-    await call.context.abort(
-        code,
-        known.message,
-        ((DETAILS_KEY, to_status(known, call.request_id).SerializeToString()), (REQUEST_ID, call.request_id)),
-    )
+    details = ((DETAILS_KEY, to_status(known, call.request_id).SerializeToString()), (REQUEST_ID, call.request_id))
+    try:
+        async with asyncio.timeout(_ABORT_LIMIT_S):
+            await call.context.abort(code, known.message, details)
+    except TimeoutError:
+        # The status waits behind what the other side does not read. It stays on its way; the call is over for us.
+        raise asyncio.CancelledError from None
 
 
 class Authentication:

@@ -80,6 +80,9 @@ class RouterSettings:
     lease_ack_timeout: timedelta = _is(
         timedelta(seconds=5), "How long a worker may take to acknowledge a lease before it is given to another."
     )
+    max_sessions_per_key: int = _is(
+        1000, "How many sessions the workers of one key may have with one router at a time."
+    )
     max_attempts: int = _is(3, "How often a stage is started before its job fails.")
     max_leases: int = _is(10, "How often a stage is leased, acknowledged or not, before its job fails.")
     retry_backoff: timedelta = _is(
@@ -144,13 +147,23 @@ class GatewaySettings:
 class WorkerSettings:
     """A worker."""
 
-    connect: str = _is("127.0.0.1:7401", "Where the worker reaches the router, as host:port.")
+    connect: str = _is(
+        "127.0.0.1:7401",
+        "Where the worker reaches the router, as host:port; several, separated by commas, or a name with several "
+        "addresses: when one fails, the next is tried.",
+    )
     key: Secret = _is(Secret(""), "The worker's API key; empty for the key file in the data folder.")
     name: str = _is("", "The worker's name; empty for one made from the host, which its folder remembers.")
     engine: str = _is("sketch", "The engine that does the work, by its entry point.")
     worker_types: tuple[str, ...] = _is((), "Pools that the worker joins; empty for all that its engine serves.")
     models: tuple[str, ...] = _is((), "Models that the worker serves; empty for all that its engine serves.")
     slots: int = _is(4, "How many stages the worker runs at once; never more than its engine can.")
+    labels: tuple[str, ...] = _is(
+        (), "What an operator wants to know the worker by, as name=value; nothing is routed by it."
+    )
+    drain_grace: timedelta = _is(
+        timedelta(seconds=10), "How long a worker that is told to stop works on before it hands back what it holds."
+    )
     spool_dir: str = _is("", "Folder for running tasks and unanswered outcomes; empty for one in the data folder.")
 
 

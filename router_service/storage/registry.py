@@ -55,6 +55,13 @@ class Registry:
         """Note that a worker lives."""
         await self._connection.execute(update(workers).where(workers.c.session == session).values(seen_at=db_now()))
 
+    async def session_of(self, holder: str) -> str | None:
+        """Return the session of a worker, on whichever replica it is; None when it is not connected."""
+        found: str | None = (
+            await self._connection.execute(select(workers.c.session).where(workers.c.holder == holder))
+        ).scalar_one_or_none()
+        return found
+
     async def worker_gone(self, session: str) -> None:
         """Forget a session. A later session of the same worker stays."""
         await self._connection.execute(delete(workers).where(workers.c.session == session))

@@ -152,6 +152,9 @@ async def test_a_rejected_lease_burns_no_attempt(router: Router) -> None:
     await router.submit()
     lease = (await one.hear("lease")).lease
     await one.say(lease_reject=worker.LeaseReject(ref=lease.ref, reason="no memory"))
+    # Nothing more comes before it says again how much it takes; the heartbeat's answer would come behind a lease.
+    await one.heartbeat()
+    await one.say(credits=worker.Credits(free=1))
     again = await one.take()
     assert (again.attempt, again.ref.fence) == (1, lease.ref.fence + 1)
 
@@ -322,6 +325,7 @@ async def test_a_router_that_stops_asks_its_workers_to_connect_again(router: Rou
     accepted = await router.submit()
     lease = await one.take()
     stopping = asyncio.create_task(router.service.server.stop())
+    await one.hear("drain")
     assert (await one.hear("reconnect")).reconnect.within.ToTimedelta() > timedelta(0)
     await stopping
     async with router.service.storage.read() as tx:
@@ -384,6 +388,7 @@ async def test_an_old_fence_changes_nothing_even_from_the_worker_that_has_the_ne
     accepted = await router.submit()
     old = (await one.hear("lease")).lease
     await one.say(lease_reject=worker.LeaseReject(ref=old.ref, reason="not now"))
+    await one.say(credits=worker.Credits(free=1))
     new = await one.take()
     assert new.ref.fence == old.ref.fence + 1
     failure = worker.StageFailure(failure=job_pb2.Failure(message="late"), retryable=False)

@@ -1,0 +1,197 @@
+"""What is said in one session: the router hears a worker, has applied what it says, and answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from atelier.worker.v1 import worker_service_pb2 as pb
+from router_service import worker_wire
+from router_service.dispatch import Dispatch
+from router_service.domain import LeaseRef
+from router_service.in_order import InOrder
+from router_service.recording import Outcome, Recording
+from router_service.relay import Relay
+from router_service.session_limits import DATABASE_UNITS, NAMED_LEASE_UNITS
+from router_service.sessions import HeartbeatReply, OutcomeReply, Session, superseded
+from router_service.signals import Signals
+from router_service.storage import Storage
+from service_kit import crash
+from service_kit.errors import DeadlineExceeded, InvalidArgument, Unauthenticated
+from service_kit.identity import current_caller
+from service_kit.validation import check_limits
+
+# What a session may have under way at once. Beyond it the router reads no further, and the worker waits.
+_MOST_AT_ONCE = 256
+_MOST_BYTES_AT_ONCE = 1 << 20
+# How long what was said last may take to reach a worker whose session ends.
+_LAST_WORDS_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRules:
+    """What a worker is told in `welcome`, and how many sessions the workers of one key may have here."""
+
+    heartbeat_interval: timedelta
+    lease_ttl: timedelta
+    upload_endpoint: str
+    max_output_bytes: int
+    max_sessions_per_key: int
+
+
+class Conversations:
+    """Holds the conversations with workers that were welcomed."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage,
+        dispatch: Dispatch,
+        recording: Recording,
+        relay: Relay,
+        signals: Signals,
+        rules: SessionRules,
+        key_works: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self._storage = storage
+        self._dispatch = dispatch
+        self._recording = recording
+        self._relay = relay
+        self._signals = signals
+        self._rules = rules
+        self._key_works = key_works
+
+    async def hold(self, session: Session, requests: AsyncIterator[pb.WorkRequest], context: Any) -> None:
+        """Hear the worker and answer it, until it goes, fails, or the session is closed from within."""
+        applying = InOrder(most=_MOST_AT_ONCE, most_bytes=_MOST_BYTES_AT_ONCE)
+        reading = asyncio.create_task(self._read(session, requests, applying))
+        writing = asyncio.create_task(self._write(session, context))
+        ends = [reading, writing, *map(asyncio.create_task, (applying.fault(), session.wait_closed()))]
+        try:
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            # What is on its way, such as the answer to the last outcome, still goes; but nobody waits long for a
+            # worker that does not read.
+            ended_by = session.ended_by
+            session.close("The worker has ended the session.")
+            await asyncio.wait((writing,), timeout=_LAST_WORDS_S)
+        finally:
+            for task in ends:
+                task.cancel()
+            results = await asyncio.gather(*ends, return_exceptions=True)
+            await applying.close()
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+        if ended_by is not None:
+            raise ended_by
+
+    # --- to the worker ----------------------------------------------------------------------------------------------
+
+    async def _write(self, session: Session, context: Any) -> None:
+        while (message := await session.next_message()) is not None:
+            await context.write(
+                worker_wire.message_to_proto(
+                    message, lease_ttl=self._rules.lease_ttl, max_output_bytes=self._rules.max_output_bytes
+                )
+            )
+            if isinstance(message, OutcomeReply):
+                crash.reach("router.record.acknowledged")
+
+    # --- from the worker --------------------------------------------------------------------------------------------
+
+    async def _read(self, session: Session, requests: AsyncIterator[pb.WorkRequest], applying: InOrder) -> None:
+        """Take requests as they come. Reports are relayed at once; what needs the database waits its turn."""
+        while (request := await self._next(requests)) is not None:
+            await self._hear(session, request, applying)
+        # The worker has closed its side: what it said before still counts.
+        await applying.drained()
+
+    async def _next(self, requests: AsyncIterator[pb.WorkRequest]) -> pb.WorkRequest | None:
+        """Return the next request, None at the end. A worker that says nothing for the life of a lease is gone."""
+        try:
+            async with asyncio.timeout(self._rules.lease_ttl.total_seconds()):
+                return await anext(requests, None)
+        except TimeoutError:
+            raise DeadlineExceeded("The worker has not sent a heartbeat for the life of a lease.") from None
+
+    async def _hear(self, session: Session, request: pb.WorkRequest, applying: InOrder) -> None:
+        kind, size_bytes, pays = request.WhichOneof("message"), request.ByteSize(), session.allowance.spend
+        if kind == "lease_ack":
+            taken = worker_wire.ref_from_proto(request.lease_ack.ref)
+            # At once: the credits that come next already count the slot as taken.
+            pays(size_bytes=size_bytes, extra=0 if session.accepted(taken) else DATABASE_UNITS)
+            await applying.add(taken.job_id, size_bytes, lambda: self._dispatch.acknowledge(session, taken))
+        elif kind == "lease_reject":
+            back, reason = worker_wire.reject_from_proto(request.lease_reject)
+            pays(size_bytes=size_bytes, extra=0 if session.rejected(back) else DATABASE_UNITS)
+            await applying.add(back.job_id, size_bytes, lambda: self._dispatch.reject(session, back, reason))
+        elif kind == "heartbeat":
+            check_limits(request)
+            refs = [worker_wire.ref_from_proto(ref) for ref in request.heartbeat.leases]
+            pays(size_bytes=size_bytes, extra=DATABASE_UNITS + NAMED_LEASE_UNITS * len(refs))
+            await applying.add(None, size_bytes, lambda: self._renew(session, refs))
+        elif kind == "outcome":
+            pays(size_bytes=size_bytes)
+            outcome = worker_wire.outcome_from_proto(request.outcome)
+            if not session.expected(outcome.ref):
+                pays(size_bytes=0, extra=DATABASE_UNITS)
+            await applying.add(outcome.ref.job_id, len(outcome.payload), lambda: self._record(session, outcome))
+        else:
+            pays(size_bytes=size_bytes)
+            self._note(session, request)
+
+    def _note(self, session: Session, request: pb.WorkRequest) -> None:
+        """Take what needs no database. What a newer worker says and this router does not know is passed over."""
+        kind = request.WhichOneof("message")
+        if kind == "reports":
+            self._relay_reports(session, request.reports)
+        elif kind == "credits":
+            if session.set_credits(request.credits.free):
+                self._signals.queue_changed()
+        elif kind == "drain":
+            session.draining = True
+        elif kind == "hello":
+            raise InvalidArgument("hello comes once, at the beginning of a session.")
+
+    async def _renew(self, session: Session, refs: list[LeaseRef]) -> None:
+        if not await self._key_works(current_caller().key_id):
+            raise Unauthenticated("The worker's key was revoked or has expired.")
+        cancelled, lost = await self._dispatch.renew(session, refs)
+        async with self._storage.read() as tx:
+            current = await tx.registry.session_of(session.worker.holder)
+        if current != session.epoch:
+            # Leases that this session has lost may well be the worker's, under its later one: it is not told of them.
+            session.end(superseded(session.worker))
+            return
+        session.send(HeartbeatReply(tuple(cancelled), tuple(lost)))
+
+    async def _record(self, session: Session, outcome: Outcome) -> None:
+        status = await self._recording.record(outcome, holder=session.worker.holder)
+        session.send(OutcomeReply(outcome.ref, outcome.completion_id, status))
+
+    def _relay_reports(self, session: Session, reports: pb.Reports) -> None:
+        for report in reports.reports:
+            if not session.holds(worker_wire.ref_from_proto(report.ref)):
+                continue
+            job_id, kind = report.ref.job_id, report.WhichOneof("report")
+            if kind == "progress":
+                step = report.progress
+                self._relay.step(
+                    job_id, asset_index=step.asset_index, step=step.step, steps=step.steps, phase=step.phase
+                )
+            elif kind == "preview":
+                shown = report.preview
+                self._relay.preview(
+                    job_id,
+                    asset_index=shown.asset_index,
+                    step=shown.step,
+                    content_type=shown.content_type,
+                    image=shown.image,
+                )
+            elif kind == "text":
+                self._relay.text(job_id, offset=report.text.offset, text=report.text.text)
+            elif kind == "log":
+                self._relay.log(job_id, report.log)
