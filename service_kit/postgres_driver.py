@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -92,6 +93,13 @@ def engine(
     if frozen is not None:
         _freeze(made, frozen)
     return made
+
+
+async def connect(url: URL, schema: str) -> psycopg.AsyncConnection[Any]:
+    """Return a connection outside every pool; each of its statements is a transaction. Raises psycopg.Error."""
+    where = {**url.translate_connect_args(username="user", database="dbname"), **url.query}
+    arguments = {**where, **_connect_args(url, schema, read_only=False)}
+    return await psycopg.AsyncConnection.connect(**arguments, autocommit=True)
 
 
 def _connect_args(url: URL, schema: str, *, read_only: bool) -> dict[str, Any]:

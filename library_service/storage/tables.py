@@ -17,10 +17,12 @@ from sqlalchemy import (
 )
 
 from service_kit.database import Json, UtcDateTime
+from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
 metadata = MetaData()
 event_log = EventLog(metadata)
+add_exchange_table(metadata)
 
 _NOT_DELETED = text("deleted_at IS NULL")
 _LIVE = text("state = 'live'")

@@ -6,9 +6,11 @@ from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary,
 
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
+from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
 event_log = EventLog(metadata)
+add_exchange_table(metadata)
 
 # SQLite counts up only an INTEGER primary key.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")

@@ -1,7 +1,8 @@
-"""Events are numbered for each owner, in the order of commits."""
+"""Events are numbered for each owner, in the order of commits; replicas tell each other through a table."""
 
 from alembic import op
 
+from service_kit.events.exchange.postgres import create_exchange_table
 from service_kit.events.tables import number_events_per_owner
 
 revision = "0003"
@@ -10,3 +11,4 @@ down_revision = "0002"
 
 def upgrade() -> None:
     number_events_per_owner(op)
+    create_exchange_table(op)
