@@ -223,6 +223,8 @@ class Identities:
         key stays revoked.
         """
         async with self._db.write() as tx:
+            # Of routers that start at once one makes the files, and the others find them.
+            await self._db.lock(tx, "first_start")
             keys = Keys(tx)
             for filename, kind, owner_id in BOOTSTRAP_KEYS:
                 await self._ensure_key_file(keys, rings, filename, kind, Owner(DEFAULT_TENANT, owner_id))

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import JSON, BigInteger, Dialect, bindparam, select
+from sqlalchemy import JSON, BigInteger, Dialect, bindparam, func, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
@@ -218,6 +218,16 @@ class Database:
         if self.is_sqlite:
             return self.clock.now()
         return (await tx.execute(select(db_now()))).scalar_one()
+
+    async def lock(self, tx: AsyncConnection, name: str) -> None:
+        """Wait until no other transaction of this schema holds the lock `name`; it goes with the transaction.
+
+        On SQLite there is one writer, who needs no lock.
+        """
+        if not self.is_sqlite:
+            await tx.execute(
+                select(func.pg_advisory_xact_lock(func.hashtextextended(f"atelier/{self.schema}/{name}", 0)))
+            )
 
     @asynccontextmanager
     async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:

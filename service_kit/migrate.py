@@ -14,7 +14,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection, MetaData, func, inspect, select, text
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.schema import CreateSchema
 
@@ -95,7 +95,7 @@ async def _take_turn(db: Database, tx: AsyncConnection) -> None:
         ("idle_in_transaction_session_timeout", "0"),
     ):
         await tx.execute(text(f"SET LOCAL {name} = '{value}'"))
-    await tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"atelier/{db.schema}", 0))))
+    await db.lock(tx, "migration")
     # A table that is in use must not make everybody queue behind its migration.
     await tx.execute(text(f"SET LOCAL lock_timeout = '{_TABLE_LOCK}'"))
     # Not IF NOT EXISTS alone: that asks for the right to create schemas even when there is nothing to create.

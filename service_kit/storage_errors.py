@@ -27,8 +27,8 @@ _PG_FULL = frozenset({"53100"})
 _PG_CONFLICT = frozenset({"40001", "40P01"})
 _PG_TOO_MUCH = frozenset({"53200", "53300"})
 _PG_TOOK_TOO_LONG = frozenset({"57014", "55P03", "25P03", "25P04"})
-# Its shut-down and start-up, and a standby, to which a host name may point for a moment.
-_PG_OUT_OF_REACH = frozenset({"57P01", "57P02", "57P03", "57P05", "25006"})
+# Its shut-down and start-up.
+_PG_OUT_OF_REACH = frozenset({"57P01", "57P02", "57P03", "57P05"})
 _PG_CONNECTION_CLASS = "08"
 
 

@@ -58,11 +58,6 @@ def find_binaries() -> Path:
     return candidates[-1].parent
 
 
-def must_exist(environ: Mapping[str, str]) -> bool:
-    """Tell whether a missing PostgreSQL fails the tests that need it; on a laptop they are skipped."""
-    return environ.get("CI", "").lower() not in ("", "0", "false")
-
-
 class PostgresServer:
     """A server of its own below one folder, on a free port of 127.0.0.1; its user is `postgres`, without a password."""
 
@@ -147,6 +142,8 @@ class PostgresServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self._as:
             os.chown(self.folder, _NOBODY, _NOBODY)
+            if not _everybody_enters(self._binaries):
+                self._binaries = _copied(self._binaries, self.folder / "installed")
         command = ["initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8"]
         if self._spawn([*command, "-D", str(self.data)]).wait() != 0:
             raise RuntimeError(f"initdb failed:\n{self.log.read_text('utf-8', 'replace')[-3000:]}")
@@ -244,6 +241,21 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _everybody_enters(folder: Path) -> bool:
+    """Tell whether a user who has no rights of his own reaches a folder; below the home of root he does not."""
+    return all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.parents))
+
+
+def _copied(binaries: Path, folder: Path) -> Path:
+    """Copy an installation, and the libraries that a wheel puts beside its package. Returns its folder of programs."""
+    installation, package = binaries.parent, binaries.parent.parent
+    shutil.copytree(installation, folder / package.name / installation.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name)
+    return folder / package.name / installation.name / binaries.name
 
 
 def _children(pid: int) -> list[int]:
