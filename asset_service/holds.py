@@ -55,16 +55,15 @@ class Holds:
         async with self._storage.write() as tx:
             job_id = held_job(holder)
             if job_id is not None:
-                await tx.share_job(job_id)
+                await tx.keep_open(job_id)
             assets = await _holdable(tx, holder, owner, asset_ids)
-            for asset_id in dict.fromkeys(asset_ids):
-                await tx.holds.take(holder, asset_id, ttl)
+            await tx.holds.take(holder, asset_ids, ttl)
         return assets
 
 
 async def _holdable(tx: Transaction, holder: str, owner: Owner, asset_ids: Sequence[str]) -> list[Asset]:
     """Return the assets whose bytes this holder may have kept: what the owner has, and what it holds already."""
-    known = await tx.assets.find_many(asset_ids, owner)
+    known = await tx.assets.lock(asset_ids, owner)
     mine = await tx.holds.of_holder(holder, asset_ids)
     assets = []
     for asset_id in asset_ids:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +17,7 @@ from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
 from service_kit.errors import AtelierError, Internal, Unavailable
 from service_kit.identity import Owner
+from service_kit.ids import asset_id
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -180,37 +182,46 @@ class Settling:
     async def _outcomes(self, tx: Transaction, jobs: Sequence[tuple[Ending, list[_Proven]]]) -> list[_Outcome]:
         """Decide what each settlement does. The jobs are locked; their uploads are from here on."""
         uploads = await tx.uploads.lock_jobs([ending.job_id for ending, _ in jobs])
+        parts: dict[str, list[Upload]] = defaultdict(list)
+        for upload in uploads:
+            parts[upload.output_upload_id or ""].append(upload)
         by_id = {upload.upload_id: upload for upload in uploads}
-        wanted = [good.upload_id for _, proven in jobs for good in proven]
-        owners = await tx.assets.owners([by_id[name].asset_id for name in wanted if name in by_id])
+        wanted = [asset_id(ending.job_id, good.winner.asset_index) for ending, proven in jobs for good in proven]
+        owners = await tx.assets.owners(wanted)
         now = await tx.now()
         outcomes = []
         for ending, proven in jobs:
-            assets: list[Asset] = []
-            used: set[str] = set()
-            published: set[int] = set()
+            new: dict[int, tuple[Asset, set[str]]] = {}
+            # An asset that was published by a settlement whose row is trimmed, or a tombstone: its owner discarded it
+            # before it was published, and the upload goes with the losers.
+            there = {
+                good.winner.asset_index
+                for good in proven
+                if owners.get(asset_id(ending.job_id, good.winner.asset_index)) == ending.owner
+            }
             for good in proven:
-                index, upload = good.winner.asset_index, by_id.get(good.upload_id)
-                if upload is None or index in published or not _is_of(upload, ending, good):
+                index, output = good.winner.asset_index, by_id.get(good.upload_id)
+                if output is None or index in there or index in new or not _is_of(output, ending, good):
                     continue
-                there = owners.get(upload.asset_id)
-                if there is None:
-                    parts = [part for part in uploads if part.output_upload_id == upload.upload_id]
-                    assets.append(
-                        published_asset(upload, parts, good.winner.provenance, now=now, expiry=self._asset_expiry)
-                    )
-                    used |= {upload.upload_id, *(part.upload_id for part in parts)}
-                elif there != ending.owner:
-                    log.error("settlement_of_another_owner", job_id=ending.job_id, upload_id=upload.upload_id)
+                if output.asset_id in owners:
+                    log.error("settlement_of_another_owner", job_id=ending.job_id, upload_id=output.upload_id)
                     continue
-                # Else a tombstone: its owner discarded it before it was published. The upload goes with the losers.
-                published.add(index)
-            lost = {winner.asset_index for winner in ending.winners} - published
-            settlement = Settlement(
-                ending.job_id, ending.owner, tuple(sorted(published)), tuple(sorted(lost)), ending.refusal
-            )
-            outcomes.append(_Outcome(settlement, tuple(assets), frozenset(used)))
+                files = parts[output.upload_id]
+                asset = published_asset(output, files, good.winner.provenance, now=now, expiry=self._asset_expiry)
+                new[index] = asset, {output.upload_id, *(file.upload_id for file in files)}
+            outcomes.append(_outcome(ending, there, new))
         return outcomes
+
+
+def _outcome(ending: Ending, there: set[int], new: Mapping[int, tuple[Asset, set[str]]]) -> _Outcome:
+    published = there | new.keys()
+    lost = {winner.asset_index for winner in ending.winners} - published
+    settlement = Settlement(ending.job_id, ending.owner, tuple(sorted(published)), tuple(sorted(lost)), ending.refusal)
+    assets, used = (
+        tuple(asset for asset, _ in new.values()),
+        frozenset[str]().union(*(files for _, files in new.values())),
+    )
+    return _Outcome(settlement, assets, used)
 
 
 def _is_of(upload: Upload, ending: Ending, good: _Proven) -> bool:

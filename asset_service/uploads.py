@@ -107,7 +107,7 @@ class Uploads:
             state=UploadState.OPEN,
         )
         async with self._storage.write() as tx:
-            await tx.share_job(lease.job_id)
+            await tx.keep_open(lease.job_id)
             upload = await tx.uploads.find_same(wanted) or await self._add(tx, wanted)
         crash.reach("asset.upload.started")
         async with self._locks.hold(upload.upload_id):
@@ -250,7 +250,7 @@ class Uploads:
         renditions = [replace(upload, output_upload_id=output.upload_id) for upload in staged[1:]]
         try:
             async with self._storage.write() as tx:
-                await tx.share_job(output.job_id or "")
+                await tx.keep_open(output.job_id or "")
                 for upload in (output, *renditions):
                     if not await tx.uploads.stage(upload):
                         raise FailedPrecondition("The upload was given up.", ErrorReason.INCOMPLETE_UPLOAD)

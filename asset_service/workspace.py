@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from asset_service.domain import Asset, AssetSource, AssetState, EventKind
+from asset_service.domain import Asset, AssetSource, AssetState, EventKind, Upload
 from asset_service.removal import Removal
 from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
@@ -63,28 +63,31 @@ class Workspace:
             NotFound: there never was such an asset, or somebody else owns it.
         """
         async with self._storage.write() as tx:
-            asset = await tx.assets.find(asset_id, owner)
+            # In this order: what a settlement publishes meanwhile is an asset when its lock is ours.
+            uploads = await tx.uploads.of_asset(asset_id, owner)
+            await tx.lock_jobs(upload.job_id for upload in uploads if upload.job_id is not None)
+            asset = (await tx.assets.lock([asset_id], owner)).get(asset_id)
             if asset is not None and asset.state.gone:
                 return asset
             if asset is not None:
                 gone = await self._removal.hide(tx, asset, "discarded")
+            elif uploads := await tx.uploads.of_asset(asset_id, owner):
+                gone = await self._refuse_publication(tx, uploads[0])
             else:
-                gone = await self._refuse_publication(tx, asset_id, owner)
+                raise NotFound.of("asset", asset_id)
         self._watchers.notify(owner)
         self._removal.nudge()
         return gone
 
-    async def _refuse_publication(self, tx: Transaction, asset_id: str, owner: Owner) -> Asset:
-        """Leave a tombstone for an output that is staged, so that no settlement publishes it."""
-        uploads = await tx.uploads.of_asset(asset_id, owner)
-        if not uploads:
-            raise NotFound.of("asset", asset_id)
+    async def _refuse_publication(self, tx: Transaction, upload: Upload) -> Asset:
+        """Leave a tombstone for an output that is not published yet, so that no settlement publishes it."""
+        asset_id, owner = upload.asset_id, upload.owner
         now = await tx.now()
         tombstone = Asset(
             asset_id=asset_id,
             owner=owner,
-            job_id=uploads[0].job_id,
-            asset_index=uploads[0].asset_index,
+            job_id=upload.job_id,
+            asset_index=upload.asset_index,
             source=AssetSource.JOB,
             state=AssetState.REMOVED,
             media=None,
@@ -106,7 +109,7 @@ class Workspace:
     async def mark_saved(self, asset_id: str, owner: Owner, item_id: str, version: int) -> None:
         """Say as which item an asset is saved. Nothing changes for an older version, or when the asset is gone."""
         async with self._storage.write() as tx:
-            asset = await tx.assets.find(asset_id, owner)
+            asset = (await tx.assets.lock([asset_id], owner)).get(asset_id)
             if asset is None or asset.state.gone or version <= asset.saved_version:
                 return
             marked = replace(asset, saved_item_id=item_id, saved_version=version, version=asset.version + 1)

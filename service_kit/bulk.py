@@ -65,6 +65,11 @@ def among(column: ColumnElement[str], values: Iterable[str] | str) -> ColumnElem
     return _Among(column, parameter)
 
 
+def upsert(connection: AsyncConnection, table: Table) -> Any:
+    """Return an INSERT of the connection's database, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    return sqlite_insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
     """Insert rows that all have the same columns. Without rows nothing happens."""
     if not rows:

@@ -47,13 +47,13 @@ class Transaction(View):
         """Keep everybody else from these jobs until the end of this transaction: before any row is read."""
         await lock_jobs(self._connection, job_ids)
 
-    async def share_job(self, job_id: str) -> None:
+    async def keep_open(self, job_id: str) -> None:
         """Keep a job from being settled until the end of this transaction: before any row is read.
 
         Raises:
             FailedPrecondition: `already_settled`.
         """
-        await lock_jobs(self._connection, [job_id], shared=True)
+        await lock_jobs(self._connection, [job_id])
         await self.settlements.refuse_settled(job_id)
 
     async def note(self, action: str, owner: Owner, subject_id: str, **detail: object) -> None:

@@ -35,6 +35,12 @@ class Assets:
         wanted = select(_assets).where(_assets.c.asset_id.in_(asset_ids), _owned_by(owner))
         return {asset.asset_id: asset for asset in await self._select(wanted)}
 
+    async def lock(self, asset_ids: Sequence[str], owner: Owner) -> dict[str, Asset]:
+        """Return those of an owner's assets that exist, by id, and keep everybody else from changing them."""
+        wanted = select(_assets).where(_assets.c.asset_id.in_(asset_ids), _owned_by(owner))
+        locked = await self._select(wanted.order_by(_assets.c.asset_id).with_for_update())
+        return {asset.asset_id: asset for asset in locked}
+
     async def list_page(
         self, owner: Owner, *, job_id: str, after: tuple[str, int] | None, limit: int
     ) -> Sequence[Asset]:
@@ -73,20 +79,30 @@ class Assets:
         return changed.rowcount == 1
 
     async def due(self, limit: int) -> Sequence[Asset]:
-        """Return assets whose time is over, the longest first."""
+        """Lock and return assets whose time is over, the longest first; none that somebody else has locked."""
         return await self._select(
             select(_assets)
             .where(_assets.c.state.in_(_KEPT), _assets.c.expires_at <= db_now())
             .order_by(_assets.c.expires_at)
             .limit(limit)
+            .with_for_update(skip_locked=True)
         )
 
     async def let_go(self, limit: int) -> Sequence[Asset]:
-        """Return hidden assets that nobody holds any more."""
+        """Lock and return hidden assets that nobody holds any more; none that somebody else has locked."""
         live = exists().where(
             holds.c.asset_id == _assets.c.asset_id, or_(holds.c.expires_at.is_(None), holds.c.expires_at > db_now())
         )
-        return await self._select(select(_assets).where(_assets.c.state == AssetState.HIDDEN.value, ~live).limit(limit))
+        hidden = select(_assets).where(_assets.c.state == AssetState.HIDDEN.value)
+        found = await self._select(hidden.where(~live).limit(limit).with_for_update(skip_locked=True))
+        # Again under the locks: a hold may have been renewed while they were taken.
+        ids = [asset.asset_id for asset in found]
+        free = set(
+            (
+                await self._connection.execute(select(_assets.c.asset_id).where(_assets.c.asset_id.in_(ids), ~live))
+            ).scalars()
+        )
+        return [asset for asset in found if asset.asset_id in free]
 
     async def deleting(self, after: str, limit: int) -> Sequence[Asset]:
         """Return assets whose bytes are to be deleted, by id, after an id."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, case, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.storage.tables import holds
+from service_kit.bulk import upsert
 from service_kit.database import db_now
 
 
@@ -28,17 +29,18 @@ class Holds:
         query = select(holds.c.asset_id).where(holds.c.holder == holder, holds.c.asset_id.in_(asset_ids))
         return set((await self._connection.execute(query)).scalars())
 
-    async def take(self, holder: str, asset_id: str, ttl: timedelta | None) -> None:
-        """Hold an asset for a time, or with None until it is released. A confirmed hold is never made shorter."""
-        expires_at = db_now(plus=ttl) if ttl is not None else None
-        mine = (holds.c.holder == holder, holds.c.asset_id == asset_id)
-        known = (await self._connection.execute(select(holds.c.expires_at).where(*mine))).one_or_none()
-        if known is None:
-            await self._connection.execute(
-                insert(holds).values(holder=holder, asset_id=asset_id, expires_at=expires_at, created_at=db_now())
-            )
-        elif known.expires_at is not None:
-            await self._connection.execute(update(holds).where(*mine).values(expires_at=expires_at))
+    async def take(self, holder: str, asset_ids: Iterable[str], ttl: timedelta | None) -> None:
+        """Hold assets for a time, or with None until they are released. A confirmed hold is never made shorter."""
+        ids = sorted(set(asset_ids))
+        if not ids:
+            return
+        expires_at = db_now(plus=ttl) if ttl is not None else null()
+        new = upsert(self._connection, holds).values(holder=holder, expires_at=expires_at, created_at=db_now())
+        lasting = case((holds.c.expires_at.is_(None), null()), else_=new.excluded.expires_at)
+        await self._connection.execute(
+            new.on_conflict_do_update(index_elements=["holder", "asset_id"], set_={"expires_at": lasting}),
+            [{"asset_id": asset_id} for asset_id in ids],
+        )
 
     async def release(self, holders: Sequence[str]) -> int:
         """End all holds of some holders. Returns how many there were."""

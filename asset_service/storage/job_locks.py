@@ -14,22 +14,21 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 # Sorted, so that two transactions that want the same locks never wait for each other.
-_EXCLUSIVE = text("SELECT pg_advisory_xact_lock(key) FROM unnest(:keys) AS key")
-_SHARED = text("SELECT pg_advisory_xact_lock_shared(key) FROM unnest(:keys) AS key")
-_KEYS = bindparam("keys", type_=ARRAY(BigInteger))
+_LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(:keys) AS key").bindparams(
+    bindparam("keys", type_=ARRAY(BigInteger))
+)
 
 
-async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str], *, shared: bool = False) -> None:
+async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str]) -> None:
     """Wait until no other transaction has the locks of these jobs, and keep them to the end of this one.
 
-    Shared, they keep out only those who want them exclusively: a settlement, and a tombstone before publication. On
-    SQLite there is one writer, which has every lock already.
+    On SQLite there is one writer, which has every lock already.
     """
     if connection.dialect.name == "sqlite":
         return
     keys = sorted({_key(job_id) for job_id in job_ids})
     if keys:
-        await connection.execute((_SHARED if shared else _EXCLUSIVE).bindparams(_KEYS), {"keys": keys})
+        await connection.execute(_LOCK, {"keys": keys})
 
 
 def _key(job_id: str) -> int:

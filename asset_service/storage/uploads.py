@@ -23,7 +23,7 @@ class Uploads:
 
     async def add(self, upload: Upload) -> None:
         """Insert an upload: before its first byte."""
-        await self._connection.execute(insert(uploads).values(**upload_values(upload), created_at=db_now()))
+        await self._connection.execute(insert(uploads).values(created_at=db_now()), [upload_values(upload)])
 
     async def find(self, upload_id: str) -> Upload | None:
         """Return one upload; None when there is none."""

@@ -11,6 +11,19 @@ from service_kit.clock import ManualClock
 from tests.asset_service.harness import Harness, running
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that says `ON_BOTH_DATABASES` on PostgreSQL too."""
+    if "database_url" in metafunc.fixturenames:
+        both = getattr(metafunc.module, "ON_BOTH_DATABASES", False)
+        metafunc.parametrize("database_url", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Return what `core.database_url` is told: empty for SQLite, or a migrated PostgreSQL."""
+    return "" if request.param == "sqlite" else str(request.getfixturevalue("migrated_postgres_url"))
+
+
 @pytest.fixture
 def clock() -> ManualClock:
     """Return the clock that the service and its database follow."""
@@ -18,7 +31,7 @@ def clock() -> ManualClock:
 
 
 @pytest.fixture
-async def harness(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Harness]:
+async def harness(tmp_path: Path, clock: ManualClock, database_url: str) -> AsyncIterator[Harness]:
     """Run the service."""
-    async with running(tmp_path, clock) as harness:
+    async with running(tmp_path, clock, core__database_url=database_url) as harness:
         yield harness

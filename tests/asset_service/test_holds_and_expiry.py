@@ -14,6 +14,8 @@ from tests.asset_service.pictures import png
 
 MINUTE = timedelta(minutes=1)
 
+ON_BOTH_DATABASES = True
+
 
 async def test_a_hold_answers_the_assets_in_order_and_where_their_bytes_are(harness: Harness) -> None:
     first, second = await harness.publish(quantity=2)
