@@ -39,11 +39,11 @@ async def router() -> AsyncIterator[FakeRouter]:
 class RunningWorker:
     """A worker in this process, with its engine in a real child process."""
 
-    def __init__(self, settings: Settings, drain_grace: timedelta) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._stop = asyncio.Event()
         patience = Patience(timedelta(seconds=10), first_pause_s=0.001)
-        running = run_worker(settings, stop=self._stop, drain_grace=drain_grace, patience=patience)
+        running = run_worker(settings, stop=self._stop, patience=patience)
         self.task = asyncio.create_task(running)
 
     def drain(self) -> None:
@@ -70,7 +70,8 @@ async def start_worker(tmp_path: Path, router: FakeRouter) -> AsyncIterator[Star
 
         async def start(*, drain_grace: timedelta = timedelta(seconds=5), **changes: object) -> RunningWorker:
             given = {"worker__connect": router.target, "worker__key": KEY, "worker__engine": ENGINE, "worker__slots": 4}
-            worker = RunningWorker(for_tests(tmp_path, **{**given, **changes}), drain_grace)
+            given["worker__drain_grace"] = f"{drain_grace.total_seconds():g}s"
+            worker = RunningWorker(for_tests(tmp_path, **{**given, **changes}))
             stack.push_async_callback(worker.kill)
             return worker
 

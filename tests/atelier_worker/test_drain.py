@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from atelier.type.v1 import error_pb2
 from tests.atelier_worker.conftest import StartWorker, files, open_gate, pass_gate
 from tests.atelier_worker.fake_router import KEY, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
@@ -51,10 +50,8 @@ async def test_what_does_not_end_in_time_is_handed_back(
     await session.say(lease=lease(f"endless {tmp_path / 'end'}"))
     await session.report("progress")
     worker.drain()
-    outcome = await session.expect("outcome")
-    assert outcome.failure.failure.reason == error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE
-    assert outcome.failure.retryable
-    await session.answer(outcome)
+    reject = await session.expect("lease_reject")
+    assert (reject.ref.fence, reject.reason) == (1, "the worker goes down before it has finished")
     assert await worker.exit_code() == 0
     assert (tmp_path / "end").read_text() == "Cancelled"
 

@@ -331,4 +331,6 @@ async def test_an_outbox_that_nobody_empties_says_so() -> None:
     outbox.reset()
     outbox.set_credits(3)
     assert not outbox.stuck.is_set()
-    assert (await outbox.next()).credits.free == 3
+    message = await outbox.next()
+    assert message is not None
+    assert message.credits.free == 3

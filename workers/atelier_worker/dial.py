@@ -21,6 +21,10 @@ _OPTIONS: list[tuple[str, Any]] = [
 ]
 
 
-def dial(target: str) -> grpc.aio.Channel:
-    """Return a channel to host:port. Nothing is connected yet; close it at the end."""
-    return grpc.aio.insecure_channel(target, options=_OPTIONS)
+def dial(target: str, *, name: str = "") -> grpc.aio.Channel:
+    """Return a channel to host:port. Nothing is connected yet; close it at the end.
+
+    With a `name` the other side is called that, as if the name and not one of its addresses had been dialled.
+    """
+    options = [*_OPTIONS, ("grpc.default_authority", name)] if name not in ("", target) else _OPTIONS
+    return grpc.aio.insecure_channel(target, options=options)

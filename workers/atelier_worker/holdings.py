@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import grpc
 
@@ -52,6 +53,7 @@ class Holdings:
         self._runs: dict[Ref, StageRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered = {outcome.completion_id: _Unanswered(outcome) for outcome in spool.load_outcomes()}
+        self._handed_back: dict[Ref, str] = {}
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._upload_endpoint = ""
         self._connected = False
@@ -65,9 +67,9 @@ class Holdings:
         return self._draining
 
     def refs(self) -> list[pb.LeaseRef]:
-        """Return every lease that is held: running, or ended with an outcome that is not answered."""
-        ended = [entry.outcome.ref for entry in self._unanswered.values() if not entry.lost]
-        return [ref.to_proto() for ref in dict.fromkeys([*self._runs, *map(Ref.of, ended)])]
+        """Return every lease that is held: running, ended with an unanswered outcome, or being handed back."""
+        ended = [Ref.of(entry.outcome.ref) for entry in self._unanswered.values() if not entry.lost]
+        return [ref.to_proto() for ref in dict.fromkeys([*self._runs, *ended, *self._handed_back])]
 
     # What the router says.
 
@@ -79,6 +81,8 @@ class Holdings:
             self.lose(ref)
         for entry in self._unanswered.values():
             self._outbox.put(pb.WorkRequest(outcome=entry.outcome))
+        for back, reason in self._handed_back.items():
+            self._reject(back, reason)
         if self._draining:
             self._outbox.put(pb.WorkRequest(drain=pb.Drain()))
         self.tell_credits(repeat=True)
@@ -99,12 +103,15 @@ class Holdings:
             self._runs[other].stop(Stop.LOST)
         refusal = self._why_not()
         if refusal:
-            log.info("lease_rejected", job_id=ref.job_id, stage=ref.stage, reason=refusal)
-            self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=lease.ref, reason=refusal)))
-            self.tell_credits(repeat=True)
+            self._refuse(ref, refusal)
+            return
+        try:
+            workdir = self._spool.new_task_dir()
+        except OSError as error:
+            self._refuse(ref, f"the worker's disk cannot be written: {error.strerror}")
             return
         self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
-        self._start(ref, lease)
+        self._start(ref, lease, workdir)
 
     def cancel(self, message: pb.LeaseRef, grace_s: float = 0.0) -> None:
         """Stop a stage whose job was cancelled; its outcome says so."""
@@ -118,6 +125,7 @@ class Holdings:
         An outcome is still offered, since it may have been recorded, but the lease is no longer named.
         """
         ref = Ref.of(message)
+        self._handed_back.pop(ref, None)
         run = self._runs.get(ref)
         if run is not None:
             log.info("lease_lost", job_id=ref.job_id, stage=ref.stage)
@@ -136,14 +144,18 @@ class Holdings:
         if self._unanswered.pop(ack.completion_id, None) is not None:
             status = pb.OutcomeStatus.Name(ack.status).removeprefix("OUTCOME_STATUS_").lower()
             log.info("outcome_answered", job_id=ack.ref.job_id, stage=ack.ref.stage, status=status)
-            await asyncio.to_thread(self._spool.forget, ack.completion_id)
+            try:
+                await asyncio.to_thread(self._spool.forget, ack.completion_id)
+            except OSError as error:
+                # After a restart it is sent once more, and answered as a repeat.
+                log.error("outcome_not_forgotten", job_id=ack.ref.job_id, error=str(error))
         self._changed()
 
     # The worker's own life.
 
     def tell_credits(self, *, repeat: bool = False) -> None:
         """Say how many stages can be taken now. Uploads do not hold a slot, but many unfinished ones stop new work."""
-        self._outbox.set_credits(self._free() if self._engine.ready and not self._draining else 0, repeat=repeat)
+        self._outbox.set_credits(0 if self._why_not() else self._free(), repeat=repeat)
 
     def drain(self) -> None:
         """Want no more leases."""
@@ -157,7 +169,7 @@ class Holdings:
         await self._idle.wait()
 
     def stop_all(self) -> None:
-        """Stop every stage; each is handed back as a failure that may be tried again."""
+        """Stop every stage; each lease is handed back, so that it costs no attempt."""
         for run in self._runs.values():
             run.stop(Stop.SHUTDOWN)
 
@@ -178,16 +190,27 @@ class Holdings:
             return "the worker is going down"
         if not self._engine.ready:
             return "the engine is being started again"
+        if not self._spool.has_room():
+            return "the worker's disk is full"
         return "" if self._free() > 0 else "no slot is free"
 
-    def _start(self, ref: Ref, lease: pb.Lease) -> None:
+    def _refuse(self, ref: Ref, reason: str) -> None:
+        """Hand back a lease that was not begun."""
+        self._reject(ref, reason)
+        self.tell_credits(repeat=True)
+
+    def _reject(self, ref: Ref, reason: str) -> None:
+        log.info("lease_rejected", job_id=ref.job_id, stage=ref.stage, reason=reason)
+        self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=ref.to_proto(), reason=reason)))
+
+    def _start(self, ref: Ref, lease: pb.Lease, workdir: Path) -> None:
         transfers = Transfers(self._upload_channel(), lease.token, self._patience)
         run = self._runs[ref] = StageRun(
             lease,
             engine=self._engine,
             engine_name=self._engine_name,
             transfers=transfers,
-            workdir=self._spool.new_task_dir(),
+            workdir=workdir,
             reports=self._outbox.reports,
             on_engine_done=self.tell_credits,
         )
@@ -211,10 +234,18 @@ class Holdings:
             outcome = lease_wire.fail_stage(outcome, fault, retryable=True)
         if outcome is None:
             self._outbox.reports.close(run.ref)
+            if run.stopped is Stop.SHUTDOWN:
+                self._hand_back(run.ref, "the worker goes down before it has finished")
         else:
             await self._offer(run.ref, outcome)
         self._runs.pop(run.ref, None)
         self._changed()
+
+    def _hand_back(self, ref: Ref, reason: str) -> None:
+        """Hand back a lease that was begun. Nobody answers that, so it is named and said again in a later session."""
+        self._handed_back[ref] = reason
+        if self._connected:
+            self._reject(ref, reason)
 
     async def _offer(self, ref: Ref, outcome: pb.Outcome) -> None:
         """Make an outcome durable, then send it behind the last reports of its stage."""

@@ -22,6 +22,7 @@ class Outbox:
         self._control: deque[pb.WorkRequest] = deque()
         self._credits: int | None = None
         self._told_credits: int | None = None
+        self._ending = False
         self.stuck = asyncio.Event()
         self.reports = Reports(now, self._wake.set)
 
@@ -29,7 +30,13 @@ class Outbox:
         """Forget what an earlier session did not take; whoever owes something puts it in again."""
         self._control.clear()
         self.stuck.clear()
+        self._ending = False
         self._told_credits = None
+
+    def end(self) -> None:
+        """Have `next` return None when everything that waits now was taken: the session comes to its end."""
+        self._ending = True
+        self._wake.set()
 
     def put(self, message: pb.WorkRequest) -> None:
         """Add one control message. When more wait than any worker can owe, it is dropped and `stuck` is set."""
@@ -46,13 +53,15 @@ class Outbox:
             self._told_credits = None
         self._wake.set()
 
-    async def next(self) -> pb.WorkRequest:
-        """Return the next message, and wait for it if there is none. For one reader."""
+    async def next(self) -> pb.WorkRequest | None:
+        """Return the next message, and wait for it if there is none; None after `end`. For one reader."""
         while True:
             self._wake.clear()
             message = self._take()
             if message is not None:
                 return message
+            if self._ending:
+                return None
             due = self.reports.due_at()
             try:
                 async with asyncio.timeout_at(due):

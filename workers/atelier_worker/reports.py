@@ -87,12 +87,16 @@ class Reports:
         return min(moments, default=None)
 
     def take(self) -> list[pb.Report]:
-        """Return what is due now, oldest lease first. An empty list when nothing is."""
+        """Return what is due now, oldest lease first. An empty list when nothing is.
+
+        What is due takes along what other leases would say a moment later: one bundle for all of them.
+        """
         now = self._now()
         bundle: list[pb.Report] = []
         size = 0
+        spoken = any(stage.due is not None and stage.due <= now for stage in self._stages.values())
         for ref, stage in self._stages.items():
-            if stage.due is not None and stage.due <= now:
+            if spoken and stage.due is not None:
                 bundle += _spoken(ref, stage)
             for index in [index for index in stage.previews if stage.preview_due[index] <= now]:
                 size += len(stage.previews[index].image)

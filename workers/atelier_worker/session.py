@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -19,6 +21,8 @@ _DEFAULT_HEARTBEAT_S = 10.0
 # A router that has been silent for so many heartbeats is taken for gone, whatever TCP says.
 _SILENT_HEARTBEATS = 3
 _SILENCE_SLACK_S = 5.0
+# How long the router may take to apply what was said last, when the worker goes.
+_LAST_WORDS_S = 2.0
 
 WorkCall = grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]
 log = get_logger(__name__)
@@ -37,6 +41,7 @@ class Introduction:
     worker_types: tuple[str, ...]
     models: tuple[str, ...]
     slots: int
+    labels: Mapping[str, str]
     version: str
 
     def hello(self, leases: list[pb.LeaseRef]) -> pb.Hello:
@@ -47,6 +52,7 @@ class Introduction:
             worker_types=self.worker_types,
             models=self.models,
             slots=self.slots,
+            labels=self.labels,
             leases=leases,
             version=self.version,
         )
@@ -97,9 +103,11 @@ class Session:
         return first.welcome.heartbeat_interval.ToTimedelta().total_seconds() or _DEFAULT_HEARTBEAT_S
 
     async def _serve(self, interval_s: float) -> None:
+        reader = asyncio.create_task(self._read(interval_s), name="session reader")
+        writer = asyncio.create_task(self._write_all(), name="session writer")
         parts = [
-            asyncio.create_task(self._read(interval_s), name="session reader"),
-            asyncio.create_task(self._write_all(), name="session writer"),
+            reader,
+            writer,
             asyncio.create_task(self._beat(interval_s), name="session heartbeat"),
             asyncio.create_task(self._notice_stuck(), name="session guard"),
             asyncio.create_task(self._leave.wait(), name="session end"),
@@ -112,14 +120,23 @@ class Session:
                     # out as a cancellation would end the worker's whole link to its router.
                     raise SessionLost("the call broke off")
                 part.result()
+            await self._part(reader, writer)
         finally:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
 
+    async def _part(self, reader: asyncio.Task[None], writer: asyncio.Task[None]) -> None:
+        """Say what is still to be said, close our side, and wait until the router has applied it and closes its own."""
+        self._outbox.end()
+        with contextlib.suppress(TimeoutError, SessionLost, grpc.aio.AioRpcError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await asyncio.wait((writer,))
+                await self._call.done_writing()
+                await asyncio.wait((reader,))
+
     async def _write_all(self) -> None:
-        while True:
-            message = await self._outbox.next()
+        while (message := await self._outbox.next()) is not None:
             await self._write(message)
             kind = message.WhichOneof("message")
             if kind == "lease_ack":

@@ -19,6 +19,7 @@ from service_kit.telemetry import get_logger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_UNNAMED = 1000
+_LEAST_FREE_BYTES = 16 << 20
 
 log = get_logger(__name__)
 
@@ -42,8 +43,11 @@ class Spool:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
         shutil.rmtree(self._tasks, ignore_errors=True)
-        self._tasks.mkdir()
+        self._tasks.mkdir(exist_ok=True)
         self._outcomes.mkdir(exist_ok=True)
+        for unfinished in self._outcomes.glob(".*.new"):
+            # Its process died while it wrote; the outcome was never sent, and the stage is run again.
+            unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let the folder go."""
@@ -69,13 +73,21 @@ class Spool:
         """Return the outcomes that an earlier process was not told the fate of, oldest first."""
         found: list[pb.Outcome] = []
         for file in sorted(self._outcomes.glob("*.outcome")):
-            try:
-                found.append(pb.Outcome.FromString(file.read_bytes()))
-            except DecodeError:
+            outcome = _outcome_in(file)
+            if outcome is None:
                 # Written atomically, so the disk itself has lost it: keep it for a person, and go on.
                 log.error("outcome_unreadable", file=file.name)
                 file.replace(file.with_suffix(".unreadable"))
+            else:
+                found.append(outcome)
         return found
+
+    def has_room(self) -> bool:
+        """Tell whether the disk has room for another task. Small outputs fit; large ones fail and are tried again."""
+        try:
+            return shutil.disk_usage(self._folder).free >= _LEAST_FREE_BYTES
+        except OSError:
+            return False
 
     def keep(self, outcome: pb.Outcome) -> None:
         """Write an outcome so that neither a crash nor a power cut loses it."""
@@ -111,6 +123,17 @@ def open_spool(settings: Settings) -> Spool:
             continue
         return spool
     raise FailedPrecondition(f"{_MOST_UNNAMED} workers without a name run here; give this one a worker.name.")
+
+
+def _outcome_in(file: Path) -> pb.Outcome | None:
+    """Return the outcome of a file; None when it is empty, cut off, or another one than its name says."""
+    try:
+        outcome = pb.Outcome.FromString(file.read_bytes())
+    except DecodeError:
+        return None
+    # Bytes that break off between two fields are a message, too, but the result is missing.
+    whole = outcome.completion_id == file.stem and outcome.ref.job_id and outcome.WhichOneof("result") is not None
+    return outcome if whole else None
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -24,6 +24,8 @@ from service_kit.telemetry import get_logger
 _UPLOADS_AT_ONCE = 2
 _MOST_WARNINGS = 20
 _WARNING_CHARACTERS = 500
+# The router keeps no more of a text.
+_TEXT_CHARACTERS = 32_000
 _EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 
 log = get_logger(__name__)
@@ -63,6 +65,8 @@ class StageRun:
         self._on_engine_done = on_engine_done
         self._stop: Stop | None = None
         self._text: list[str] = []
+        self._text_left = _TEXT_CHARACTERS
+        self._text_cut = False
         self._warnings: list[str] = []
         self._receipts: dict[int, str] = {}
         self._failures: dict[int, job_pb2.Failure] = {}
@@ -72,7 +76,7 @@ class StageRun:
         self._fetching: asyncio.Task[tuple[Reference, ...]] | None = None
 
     async def run(self) -> pb.Outcome | None:
-        """Do the work and return how it ended; None when the lease was lost, so that nobody is to be told."""
+        """Do the work and return how it ended; None when it was lost or given up, so that there is no outcome."""
         self._reports.open(self.ref)
         outcome: pb.Outcome | None = None
         try:
@@ -96,7 +100,9 @@ class StageRun:
         for upload in self._uploads:
             upload.cancel()
 
-    def _why_stopped(self) -> Stop | None:
+    @property
+    def stopped(self) -> Stop | None:
+        """Why the run was stopped; None when it was not."""
         return self._stop
 
     # What the engine says.
@@ -111,8 +117,14 @@ class StageRun:
             self._reports.preview(self.ref, preview)
 
     def on_text(self, text: str) -> None:
-        self._text.append(text)
-        self._reports.text(self.ref, text)
+        kept = text[: self._text_left]
+        self._text_left -= len(kept)
+        if len(kept) < len(text) and not self._text_cut:
+            self._text_cut = True
+            self.on_warning(f"The engine wrote more than {_TEXT_CHARACTERS} characters; the rest is cut off.")
+        if kept:
+            self._text.append(kept)
+            self._reports.text(self.ref, kept)
 
     def on_log(self, line: str) -> None:
         self._reports.log(self.ref, line)
@@ -139,7 +151,7 @@ class StageRun:
             log.warning("reference_unreadable", job_id=self.ref.job_id, error=str(error))
             why = lease_wire.failure(error_pb2.ERROR_REASON_REFERENCE_UNREADABLE, "A reference could not be read.")
             return lease_wire.fail_stage(self._outcome(), why, retryable=error.retryable)
-        if (why_stopped := self._why_stopped()) is not None:
+        if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
         task = lease_wire.task_of(self._lease.spec, references)
         try:
@@ -148,7 +160,7 @@ class StageRun:
             end = TaskEnd("crashed", str(error), retryable=True)
         self._release_engine()
         await self._settle_uploads()
-        if (why_stopped := self._why_stopped()) is not None:
+        if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
         return self._ended(task.stage == "enhance", task.indexes, end)
 
@@ -206,15 +218,11 @@ class StageRun:
         return lease_wire.outcome(self._lease.ref, self._engine_name, self._warnings)
 
     def _stopped(self, why: Stop) -> pb.Outcome | None:
-        if why is Stop.LOST:
+        if why is not Stop.CANCELLED:
             return None
         outcome = self._outcome()
-        if why is Stop.CANCELLED:
-            outcome.cancelled.SetInParent()
-            return outcome
-        message = "The worker was stopped before it had finished."
-        failure = lease_wire.failure(error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE, message)
-        return lease_wire.fail_stage(outcome, failure, retryable=True)
+        outcome.cancelled.SetInParent()
+        return outcome
 
     def _ended(self, enhances: bool, indexes: tuple[int, ...], end: TaskEnd) -> pb.Outcome:
         outcome = self._outcome()

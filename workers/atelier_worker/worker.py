@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sys
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from atelier_worker.connection import Connection, Refused
@@ -14,6 +14,7 @@ from atelier_worker.holdings import Holdings
 from atelier_worker.outbox import Outbox
 from atelier_worker.session import Introduction
 from atelier_worker.spool import Spool, open_spool
+from atelier_worker.targets import Targets
 from atelier_worker.uploads import Patience
 from service_kit.errors import AtelierError
 from service_kit.ids import new_id
@@ -26,9 +27,9 @@ EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_REFUSED = 4
 DEFAULT_WORKER_TYPES = ("chat", "sdxl", "wan")
-DRAIN_GRACE = timedelta(seconds=10)
-_TARGET = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s/:\[\]]+):\d{1,5}")
 _HAND_BACK_LIMIT_S = 2.0
+_MOST_LABELS = 32
+_LONGEST_LABEL = 100
 
 log = get_logger(__name__)
 
@@ -37,23 +38,23 @@ async def run_worker(
     settings: Settings,
     *,
     stop: asyncio.Event,
-    drain_grace: timedelta = DRAIN_GRACE,
     patience: Patience | None = None,
 ) -> int:
-    """Run a worker until `stop` is set; then let what runs finish within `drain_grace` and hand back the rest.
+    """Run a worker until `stop` is set; then let what runs finish within the grace and hand back the rest.
 
     Returns:
         0 after a stop; 2 when address, key, name or engine cannot be used; 4 when the router refuses the worker. A
         router that cannot be reached is tried for ever. Why it ended is one sentence on standard error.
     """
     try:
-        _check_address(settings.worker.connect)
+        targets = Targets(settings.worker.connect)
+        labels = _labels(settings.worker.labels)
         key = _key(settings)
         spool = await asyncio.to_thread(open_spool, settings)
     except (SettingsError, AtelierError, OSError) as error:
         return _say(str(error), EXIT_USAGE)
     try:
-        return await _run(settings, key, spool, stop, drain_grace, patience or Patience())
+        return await _run(settings, targets, labels, key, spool, stop, patience or Patience())
     except EngineUnavailable as error:
         return _say(str(error), EXIT_USAGE)
     except Refused as error:
@@ -63,7 +64,13 @@ async def run_worker(
 
 
 async def _run(
-    settings: Settings, key: Secret, spool: Spool, stop: asyncio.Event, drain_grace: timedelta, patience: Patience
+    settings: Settings,
+    targets: Targets,
+    labels: Mapping[str, str],
+    key: Secret,
+    spool: Spool,
+    stop: asyncio.Event,
+    patience: Patience,
 ) -> int:
     outbox = Outbox(asyncio.get_running_loop().time)
     engine = EngineClient(settings.worker.engine, _engine_options(settings))
@@ -74,11 +81,11 @@ async def _run(
             engine=engine, engine_name=info.name, slots=slots, spool=spool, outbox=outbox, patience=patience
         )
         engine.on_change = holdings.tell_credits
-        introduction = _introduction(settings, spool, info, slots)
+        introduction = _introduction(settings, spool, info, slots, labels)
         log.info("worker_starts", worker_id=introduction.worker_id, engine=info.name, slots=slots)
-        connection = Connection(settings.worker.connect, key, introduction, holdings, outbox)
+        connection = Connection(targets, key, introduction, holdings, outbox)
         try:
-            await _serve(connection, holdings, stop, drain_grace)
+            await _serve(connection, holdings, stop, settings.worker.drain_grace)
         finally:
             await holdings.close()
     finally:
@@ -115,24 +122,33 @@ async def _drain(connected: asyncio.Task[None], holdings: Holdings, grace: timed
         await asyncio.gather(idle, return_exceptions=True)
 
 
-def _introduction(settings: Settings, spool: Spool, info: EngineInfo, slots: int) -> Introduction:
+def _introduction(
+    settings: Settings, spool: Spool, info: EngineInfo, slots: int, labels: Mapping[str, str]
+) -> Introduction:
     return Introduction(
         worker_id=spool.worker_id(settings.worker.name),
         instance_id=new_id(),
         worker_types=settings.worker.worker_types or info.worker_types or DEFAULT_WORKER_TYPES,
         models=settings.worker.models,
         slots=slots,
+        labels=labels,
         version=__version__,
     )
 
 
-def _check_address(target: str) -> None:
-    """Refuse what can be no router's address, such as the URL of the gateway: it would be tried for ever."""
-    if not _TARGET.fullmatch(target):
-        raise SettingsError(
-            f"worker.connect must be the router's host:port, such as 127.0.0.1:7401, got {target!r}; it is no URL, "
-            "and not the gateway's address."
-        )
+def _labels(texts: Sequence[str]) -> dict[str, str]:
+    """Return labels by name. Raises SettingsError for one that is not name=value, is too long, or is one too many."""
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not (separator and name and len(text) <= _LONGEST_LABEL):
+            raise SettingsError(
+                f"worker.labels takes name=value of at most {_LONGEST_LABEL} characters, got {text[:_LONGEST_LABEL]!r}."
+            )
+        labels[name.strip()] = value.strip()
+    if len(labels) > _MOST_LABELS:
+        raise SettingsError(f"worker.labels takes at most {_MOST_LABELS} labels, got {len(labels)}.")
+    return labels
 
 
 def _key(settings: Settings) -> Secret:
