@@ -8,7 +8,7 @@ from asset_service.client_uploads import ClientUploads
 from asset_service.expiry import Expiry
 from asset_service.holds import Holds
 from asset_service.intake import Intake
-from asset_service.locks import NamedLocks
+from asset_service.locks import UploadLocks
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.removal import Removal
@@ -40,7 +40,8 @@ class Service:
     """All parts of the asset service, wired. Tests reach the parts here; everybody else uses `start`."""
 
     def __init__(self, settings: Settings, db: Database, store: BlobStore, clock: Clock) -> None:
-        self._settings = settings
+        self.settings = settings
+        self._clock = clock
         self.storage = Storage(db)
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
@@ -48,17 +49,16 @@ class Service:
         self.unbroken = Unbroken()
         self.health = HealthBoard()
         self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
-        self._locks = NamedLocks()
+        self.locks = UploadLocks(settings.service_dir("asset") / "uploads.lock")
         self._watchers = Watchers(self.storage, WakeUps())
-        self.removal = Removal(self.storage, store, self.spool, self._locks)
+        self.removal = Removal(self.storage, store, self.spool, self.locks)
         self.expiry = Expiry(
             self.storage,
             self.spool,
-            self._locks,
+            self.locks,
             self.removal,
             self._watchers,
-            interval=settings.asset.expiry_interval,
-            retention_events=settings.asset.retention_events,
+            settings=settings.asset,
         )
         rings = Keyrings(settings.keys_dir)
         capabilities = rings.capabilities(clock)
@@ -79,7 +79,7 @@ class Service:
         await self.store.stat(WORKSPACE_BUCKET, "health")
 
     def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
-        expiry = self._settings.asset.asset_expiry
+        expiry = self.settings.asset.asset_expiry
         workspace = Workspace(self.storage, self.removal, self._watchers, asset_expiry=expiry)
         settling = Settling(self.storage, self.store, receipts, self.removal, self._watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
@@ -91,23 +91,25 @@ class Service:
         ]
 
     def _uploads(self, receipts: Receipts) -> tuple[Uploads, ClientUploads]:
-        mine = self._settings.asset
+        mine = self.settings.asset
         intake = Intake(self.store, self.spool, self.probe.measure)
         uploads = Uploads(
             self.storage,
             self.spool,
             intake,
             receipts,
-            self._locks,
+            self.locks,
             self.unbroken,
             max_output_bytes=mine.max_output_bytes,
+            longest_lease=mine.retention_settlements,
+            clock=self._clock,
             nudge=self.removal.nudge,
         )
         client_uploads = ClientUploads(
             self.storage,
             self.spool,
             intake,
-            self._locks,
+            self.locks,
             self.unbroken,
             self.removal,
             self._watchers,
@@ -130,6 +132,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service = Service(settings, db, open_store(settings), clock)
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
+    await service.locks.prepare()
+    stack.callback(service.locks.close)
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.unbroken.close)
     await service.vitals.look()

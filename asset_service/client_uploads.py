@@ -22,7 +22,7 @@ from asset_service.domain import (
     upload_key,
 )
 from asset_service.intake import Intake
-from asset_service.locks import NamedLocks
+from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
 from asset_service.storage import Storage
@@ -58,7 +58,7 @@ class ClientUploads:
         storage: Storage,
         spool: Spool,
         intake: Intake,
-        locks: NamedLocks,
+        locks: UploadLocks,
         unbroken: Unbroken,
         removal: Removal,
         watchers: Watchers,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
 from typing import TypeVar
 
 from asset_service.domain import MAX_HOLD_TTL, Asset, Upload
-from asset_service.locks import NamedLocks
+from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
-from asset_service.storage import Storage
+from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
-from service_kit.errors import AtelierError
+from service_kit.errors import AtelierError, Unavailable
+from service_kit.settings_table import AssetSettings
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -28,28 +28,28 @@ class Expiry:
         self,
         storage: Storage,
         spool: Spool,
-        locks: NamedLocks,
+        locks: UploadLocks,
         removal: Removal,
         watchers: Watchers,
         *,
-        interval: timedelta,
-        retention_events: timedelta,
+        settings: AssetSettings,
     ) -> None:
         self._storage = storage
         self._spool = spool
         self._locks = locks
         self._removal = removal
         self._watchers = watchers
-        self._interval = interval
-        self._retention_events = retention_events
+        self._settings = settings
 
     async def run(self) -> None:
-        """Look again and again, until cancelled."""
+        """Look again and again, until cancelled; in between only do what somebody has nudged us to."""
         while True:
             await self.look()
             try:
-                async with asyncio.timeout(self._interval.total_seconds()):
-                    await self._removal.wanted()
+                async with asyncio.timeout(self._settings.expiry_interval.total_seconds()):
+                    while True:
+                        await self._removal.wanted()
+                        await self.clear_away()
             except TimeoutError:
                 continue
 
@@ -59,17 +59,30 @@ class Expiry:
         async with self._storage.write() as tx:
             await tx.uploads.delete_overdue_later()
             await tx.holds.forget_lapsed(MAX_HOLD_TTL)
-        await self._trim_events()
+        await self._trim()
+        await self.clear_away()
+        await self._sweep_spool()
+
+    async def clear_away(self) -> None:
+        """Delete the bytes of all whose rows say so."""
         await self._let_go()
         await self._delete_all(self._deleting_assets, self._removal.delete_asset, lambda asset: asset.asset_id)
         await self._delete_all(self._deleting_uploads, self._removal.delete_upload, lambda upload: upload.upload_id)
-        await self._sweep_spool()
 
-    async def _trim_events(self) -> None:
-        removed = 1
-        while removed:
-            async with self._storage.write() as tx:
-                removed = await tx.events.trim(self._retention_events)
+    async def _trim(self) -> None:
+        """Delete rows that nobody needs any more, some in each transaction."""
+        mine = self._settings
+        trims: list[Callable[[Transaction], Awaitable[int]]] = [
+            lambda tx: tx.events.trim(mine.retention_events),
+            lambda tx: tx.settlements.trim(mine.retention_settlements),
+            lambda tx: tx.assets.trim(mine.retention_tombstones),
+            lambda tx: tx.trim_audit(mine.retention_audit),
+        ]
+        for trim in trims:
+            removed = 1
+            while removed:
+                async with self._storage.write() as tx:
+                    removed = await trim(tx)
 
     async def _expire(self) -> None:
         while True:
@@ -123,12 +136,16 @@ class Expiry:
             async with self._storage.read() as tx:
                 wanted = await tx.uploads.open_among(some)
             for name in some:
-                if name not in wanted:
+                if name in wanted:
+                    continue
+                try:
                     await self._sweep(name)
+                except Unavailable as error:
+                    log.info("sweep_postponed", id=name, error=error.message)
 
     async def _sweep(self, name: str) -> None:
         # Again under the lock: the row is there before the file, so a file without an open row has had its time.
-        async with self._locks.hold(name):
+        async with self._locks.hold(name, patient=False):
             async with self._storage.read() as tx:
                 if name in await tx.uploads.open_among([name]):
                     return

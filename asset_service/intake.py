@@ -56,5 +56,8 @@ class Intake:
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
         if info is None or info.sha256 != media.sha256:
+            if info is not None:
+                # The key is free again: else no repeat could ever succeed.
+                await self._store.delete(WORKSPACE_BUCKET, upload.key, info.generation)
             raise Unavailable("The store does not hold the bytes that were written; repeat.")
         return info.generation

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import replace
 
 from asset_service.domain import Asset, AssetState, Blob, EventKind, Upload
-from asset_service.locks import NamedLocks
+from asset_service.locks import UploadLocks
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from service_kit import crash
@@ -16,7 +16,7 @@ from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
 class Removal:
     """Takes assets and uploads away, so that a crash between any two steps leaves nothing behind."""
 
-    def __init__(self, storage: Storage, store: BlobStore, spool: Spool, locks: NamedLocks) -> None:
+    def __init__(self, storage: Storage, store: BlobStore, spool: Spool, locks: UploadLocks) -> None:
         self._storage = storage
         self._store = store
         self._spool = spool
@@ -68,9 +68,13 @@ class Removal:
             await tx.assets.replace(tombstone, expected_version=asset.version)
 
     async def delete_upload(self, upload: Upload) -> None:
-        """Delete the bytes of an upload whose row says DELETING, and then the row."""
+        """Delete the bytes of an upload whose row says DELETING, and then the row.
+
+        Raises:
+            Unavailable: another replica is still working on it.
+        """
         # Under the lock no write to the key can be in flight, so that a key that is empty stays empty.
-        async with self._locks.hold(upload.upload_id):
+        async with self._locks.hold(upload.upload_id, patient=False):
             crash.reach("asset.remove.committed")
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
             if info is not None:

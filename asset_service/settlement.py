@@ -160,8 +160,7 @@ class Settling:
             settled = await tx.settlements.find_many(job_ids)
             left = [jobs[job_id] for job_id in job_ids if job_id not in settled]
             outcomes = await self._outcomes(tx, left) if left else []
-            if outcomes:
-                await _write(tx, outcomes)
+            left_over = bool(outcomes) and await _write(tx, outcomes)
             crash.reach("asset.settle.before_commit")
         crash.reach("asset.settle.committed")
         for outcome in outcomes:
@@ -175,7 +174,7 @@ class Settling:
             )
         for owner in {outcome.settlement.owner for outcome in outcomes}:
             self._watchers.notify(owner)
-        if outcomes:
+        if left_over:
             self._removal.nudge()
         return settled | {outcome.settlement.job_id: outcome.settlement for outcome in outcomes}
 
@@ -234,20 +233,21 @@ def _is_of(upload: Upload, ending: Ending, good: _Proven) -> bool:
     return True
 
 
-async def _write(tx: Transaction, outcomes: Sequence[_Outcome]) -> None:
-    """Write all that settlements do, with one statement for each kind of change."""
+async def _write(tx: Transaction, outcomes: Sequence[_Outcome]) -> bool:
+    """Write all that settlements do, with one statement for each kind of change. Returns whether bytes are to go."""
     settlements = [outcome.settlement for outcome in outcomes]
     assets = [asset for outcome in outcomes for asset in outcome.assets]
     job_ids = [settlement.job_id for settlement in settlements]
     # The keys of what is used belong to the assets from now on.
     await tx.uploads.forget([upload_id for outcome in outcomes for upload_id in outcome.used])
-    await tx.uploads.delete_later_of_jobs(job_ids)
+    given_up = await tx.uploads.delete_later_of_jobs(job_ids)
     await tx.assets.add_many(assets)
     await tx.settlements.add_many(settlements)
-    await tx.holds.release([job_holder(job_id) for job_id in job_ids])
+    released = await tx.holds.release([job_holder(job_id) for job_id in job_ids])
     for asset in assets:
         tx.events.add(EventKind.PUBLISHED, asset)
     await tx.note_all(
         ("settled", one.owner, one.job_id, {"published": list(one.published), "lost": list(one.lost)})
         for one in settlements
     )
+    return bool(given_up or released)

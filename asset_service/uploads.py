@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Protocol
 
 from asset_service.domain import (
@@ -19,7 +20,7 @@ from asset_service.domain import (
     upload_key,
 )
 from asset_service.intake import Intake
-from asset_service.locks import NamedLocks
+from asset_service.locks import UploadLocks
 from asset_service.media import unsupported
 from asset_service.receipts import Receipts
 from asset_service.spool import Spool
@@ -27,6 +28,7 @@ from asset_service.storage import Storage, Transaction
 from asset_service.tasks import Unbroken
 from service_kit import crash
 from service_kit.capabilities import LeaseClaims
+from service_kit.clock import Clock
 from service_kit.errors import (
     ErrorReason,
     FailedPrecondition,
@@ -34,6 +36,7 @@ from service_kit.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
+    Unauthenticated,
 )
 from service_kit.ids import asset_id, new_id, parse_id
 
@@ -65,10 +68,12 @@ class Uploads:
         spool: Spool,
         intake: Intake,
         receipts: Receipts,
-        locks: NamedLocks,
+        locks: UploadLocks,
         unbroken: Unbroken,
         *,
         max_output_bytes: int,
+        longest_lease: timedelta,
+        clock: Clock,
         nudge: Nudge,
     ) -> None:
         self._storage = storage
@@ -78,6 +83,8 @@ class Uploads:
         self._locks = locks
         self._unbroken = unbroken
         self._max_output_bytes = max_output_bytes
+        self._longest_lease = longest_lease
+        self._clock = clock
         self._nudge = nudge
 
     async def start(
@@ -154,6 +161,12 @@ class Uploads:
 
     def _check(self, lease: LeaseClaims, asset_index: int, size_bytes: int, sha256: str) -> None:
         parse_id(lease.job_id, "job_id")
+        if lease.expires_at > self._clock.now() + self._longest_lease:
+            # It could outlive what is known of the job's settlement, and begin an upload that nothing would end.
+            raise Unauthenticated(
+                f"The lease token lives longer than {self._longest_lease}, which is how long settlements are kept.",
+                ErrorReason.INVALID_LEASE,
+            )
         if not 0 <= asset_index < lease.max_outputs:
             raise InvalidArgument.field(
                 "asset_index",

@@ -9,7 +9,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ARRAY, Boolean, ColumnElement, Dialect, Table, Text, TypeDecorator, and_, bindparam, insert
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    ColumnElement,
+    Dialect,
+    Table,
+    Text,
+    TypeDecorator,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    tuple_,
+)
 from sqlalchemy import update as update_of
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -22,6 +36,8 @@ from sqlalchemy.types import TypeEngine
 from service_kit.database import json_list
 
 Row = Mapping[str, Any]
+DELETE_AT_ONCE = 2000
+"""How many old rows one transaction deletes: others that write must not wait for long."""
 
 
 class _Texts(TypeDecorator[Sequence[str]]):
@@ -68,6 +84,20 @@ def among(column: ColumnElement[str], values: Iterable[str] | str) -> ColumnElem
 def upsert(connection: AsyncConnection, table: Table) -> Any:
     """Return an INSERT of the connection's database, which has `on_conflict_do_nothing` and `on_conflict_do_update`."""
     return sqlite_insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+async def delete_some(
+    connection: AsyncConnection, table: Table, where: ColumnElement[bool], *, limit: int = DELETE_AT_ONCE
+) -> int:
+    """Delete some of the rows of which a condition is true; none that another transaction has locked.
+
+    Returns:
+        How many. None means that there are no more, or that somebody else deletes them.
+    """
+    key = table.primary_key.columns.values()
+    some = select(*key).where(where).limit(limit).with_for_update(skip_locked=True)
+    chosen = tuple_(*key).in_(some) if len(key) > 1 else key[0].in_(some)
+    return (await connection.execute(delete(table).where(chosen))).rowcount
 
 
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:

@@ -110,6 +110,13 @@ class AssetSettings:
         timedelta(seconds=60), "How often expired assets and finished deletions are looked for."
     )
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+    retention_settlements: timedelta = _is(
+        timedelta(days=30), "How long it is known how a job was settled. A lease token that lives longer is refused."
+    )
+    retention_tombstones: timedelta = _is(
+        timedelta(days=30), "How long ids and times of a removed asset are kept, from when it would have expired."
+    )
+    retention_audit: timedelta = _is(timedelta(days=365), "How long the audit is kept.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,8 @@ class LibrarySettings:
     )
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+    retention_tombstones: timedelta = _is(timedelta(days=30), "How long ids and times of a deleted item are kept.")
+    retention_audit: timedelta = _is(timedelta(days=365), "How long the audit is kept.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import insert
@@ -16,6 +16,7 @@ from asset_service.storage.job_locks import lock_jobs
 from asset_service.storage.settlements import Settlements
 from asset_service.storage.tables import audit
 from asset_service.storage.uploads import Uploads
+from service_kit.bulk import delete_some
 from service_kit.database import Database, db_now
 from service_kit.identity import Owner
 from service_kit.storage import TransactionalStorage, View
@@ -74,6 +75,10 @@ class Transaction(View):
         ]
         if rows:
             await self._connection.execute(insert(audit).values(at=db_now()), rows)
+
+    async def trim_audit(self, older_than: timedelta) -> int:
+        """Delete some old lines of the audit. Returns how many; when it is none, no old one is left."""
+        return await delete_some(self._connection, audit, audit.c.at <= db_now(plus=-older_than))
 
 
 class Storage(TransactionalStorage[Transaction]):

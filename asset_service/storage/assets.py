@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select, update
@@ -10,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Asset, AssetState
 from asset_service.storage.rows import asset_from, asset_values
-from asset_service.storage.tables import holds, workspace_assets
+from asset_service.storage.tables import holds, uploads, workspace_assets
+from service_kit.bulk import delete_some
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
@@ -112,6 +114,17 @@ class Assets:
             .order_by(_assets.c.asset_id)
             .limit(limit)
         )
+
+    async def trim(self, older_than: timedelta) -> int:
+        """Delete some tombstones of assets whose time was over that long ago. Returns how many; 0 when none is left.
+
+        The tombstone of an output that is not settled yet stays: it is what keeps it from being published.
+        """
+        waiting = exists().where(uploads.c.asset_id == _assets.c.asset_id, uploads.c.job_id.is_not(None))
+        old = and_(
+            _assets.c.state == AssetState.REMOVED.value, _assets.c.expires_at <= db_now(plus=-older_than), ~waiting
+        )
+        return await delete_some(self._connection, _assets, old)
 
     async def _select(self, query: Select[Any]) -> Sequence[Asset]:
         return [asset_from(row) for row in (await self._connection.execute(query)).mappings()]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Settlement
 from asset_service.storage.tables import settlements
+from service_kit.bulk import delete_some
 from service_kit.database import db_now
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
@@ -60,6 +61,5 @@ class Settlements:
         )
 
     async def trim(self, older_than: timedelta) -> int:
-        """Delete old settlements. Returns how many."""
-        old = settlements.c.created_at <= db_now(plus=-older_than)
-        return (await self._connection.execute(delete(settlements).where(old))).rowcount
+        """Delete some old settlements. Returns how many; when it is none, no old one is left."""
+        return await delete_some(self._connection, settlements, settlements.c.created_at <= db_now(plus=-older_than))

@@ -150,6 +150,13 @@ class Callers:
             request.winners.add(asset_index=index, receipt=receipt, provenance=provenance)
         return await self.control.Settle(request, metadata=self.as_router)
 
+    async def settle_jobs(
+        self, *settlements: asset_control_service_pb2.SettleRequest
+    ) -> list[asset_control_service_pb2.SettleJobsResult]:
+        """Settle jobs with one call."""
+        request = asset_control_service_pb2.SettleJobsRequest(settlements=settlements)
+        return list((await self.control.SettleJobs(request, metadata=self.as_router)).results)
+
     async def publish(self, owner: Owner = ANN, quantity: int = 1) -> list[asset_pb2.Asset]:
         """Make a whole job happen. Returns its assets."""
         job_id = new_id()
@@ -242,6 +249,14 @@ class Harness(Callers):
 def wire_owner(owner: Owner) -> media_pb2.Owner:
     """Return an owner as requests carry it."""
     return media_pb2.Owner(tenant_id=owner.tenant_id, owner_id=owner.owner_id)
+
+
+def settlement(job_id: str, receipts: dict[int, str], owner: Owner = ANN) -> asset_control_service_pb2.SettleRequest:
+    """Return the settlement of a job, as a batch carries it."""
+    request = asset_control_service_pb2.SettleRequest(job_id=job_id, owner=wire_owner(owner))
+    for index, receipt in receipts.items():
+        request.winners.add(asset_index=index, receipt=receipt)
+    return request
 
 
 def grant(held: asset_control_service_pb2.HeldAsset) -> ReferenceGrant:
