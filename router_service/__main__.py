@@ -32,6 +32,7 @@ from router_service.worker_servicer import WorkerServicer
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.events.exchange import open_exchange
 from service_kit.health import HealthBoard, follow
 from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
 from service_kit.keyring import Keyrings
@@ -54,10 +55,13 @@ class Service:
         self.rings = rings
         self.storage = Storage(db)
         self.tasks = BackgroundTasks()
-        self.signals = Signals()
-        self.sessions = Sessions()
-        self.signals.on_lease_ended(self.sessions.lease_ended)
+        self.exchange = open_exchange(db)
+        self.signals = Signals(self.exchange)
         self.relay = Relay(self.signals)
+        self.watch = Watch(self.storage, self.signals, self.relay)
+        self.sessions = Sessions(when_left=self.relay.lease_ended)
+        self.signals.on_lease_ended(self.sessions.lease_ended)
+        self.signals.on_lease_ended(lambda ref, _cancelled: self.relay.lease_ended(ref))
         self.pools = Pools(connect=mine.listen)
         self.health = HealthBoard()
         self.identities = Identities(db, rings.identity_signer(clock), clock)
@@ -147,7 +151,7 @@ class Service:
             admission=Admission(self.storage, self.assets, self.signals),
             dispatch=self.dispatch,
             views=JobViews(self.storage),
-            watch=Watch(self.storage, self.signals, self.relay),
+            watch=self.watch,
             registry=self.registry,
             pools=self.pools,
         )
@@ -189,6 +193,9 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service.pools.connect = service.server.target
     stack.push_async_callback(service.tasks.stop)
     stack.push_async_callback(service.server.stop)
+    service.tasks.start("router.exchange", service.exchange.run)
+    service.tasks.start("router.relay", service.relay.run)
+    service.tasks.start("router.followers", service.watch.followers.run)
     service.tasks.start("router.leasing", service.leasing.run)
     service.tasks.start("router.settlement", service.settlement.run)
     service.tasks.start("router.reaper", service.reaper.run)

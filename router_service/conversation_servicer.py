@@ -150,7 +150,7 @@ class Conversations:
             self._relay_reports(session, request.reports)
         elif kind == "credits":
             if session.set_credits(request.credits.free):
-                self._signals.queue_changed()
+                self._signals.slots_changed()
         elif kind == "drain":
             session.draining = True
         elif kind == "hello":

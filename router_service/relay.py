@@ -1,105 +1,30 @@
-"""What running stages report: progress, previews, text, log lines. Kept in memory, best effort, never the truth."""
+"""Takes what running stages report to whoever watches, here and at other replicas. In memory, best effort, no truth."""
 
 from __future__ import annotations
 
-from collections import deque
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from router_service.domain import Job, StageKind
+from router_service.domain import Job, LeaseRef, StageKind
+from router_service.neighbours import SAY_EVERY, Neighbours
+from router_service.reports import LogLine, Pending, Preview, Progress, Report, TextDelta
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from service_kit.identity import Owner
 
 _MOST_TEXT = 64_000
-_MOST_LOG_LINES = 100
 LARGEST_PREVIEW = 64 * 1024
 _K = TypeVar("_K")
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Step k of n of one output; `fraction` is that of the whole job."""
-
-    job_id: str
-    stage: StageKind
-    asset_index: int
-    step: int
-    steps: int
-    fraction: float
-    phase: str
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """A small picture of an output in the making."""
-
-    job_id: str
-    asset_index: int
-    step: int
-    content_type: str
-    image: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class TextDelta:
-    """A piece of the text that is being written; offset in characters."""
-
-    job_id: str
-    offset: int
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    """A line that the engine wrote."""
-
-    job_id: str
-    line: str
-
-
-Report = Progress | Preview | TextDelta | LogLine
-
-
-@dataclass(slots=True)
-class Pending:
-    """What one watcher has not been told yet. The newest of each kind replaces the older, so it stays small."""
-
-    progress: dict[tuple[str, int], Progress] = field(default_factory=dict)
-    previews: dict[int, Preview] = field(default_factory=dict)
-    text: TextDelta | None = None
-    log: deque[LogLine] = field(default_factory=lambda: deque(maxlen=_MOST_LOG_LINES))
-
-    def add(self, report: Report, *, only_progress: bool) -> None:
-        """Note a report."""
-        if isinstance(report, Progress):
-            self.progress[report.job_id, report.asset_index] = report
-        elif only_progress:
-            return
-        elif isinstance(report, Preview):
-            self.previews[report.asset_index] = report
-        elif isinstance(report, LogLine):
-            self.log.append(report)
-        else:
-            self.text = _joined(self.text, report)
-
-    def take(self) -> list[Report]:
-        """Return everything that is pending, and forget it."""
-        text = [] if self.text is None else [self.text]
-        taken: list[Report] = [*self.log, *text, *self.previews.values(), *self.progress.values()]
-        self.log.clear()
-        self.previews.clear()
-        self.progress.clear()
-        self.text = None
-        return taken
-
-
 @dataclass(slots=True)
 class _Live:
-    """One running job: who watches it, and what a late watcher has missed."""
+    """A job that runs at a worker of this replica: who watches it, and what a late watcher has missed."""
 
     owner: Owner
+    fence: int
     quantity: int
     stage: StageKind
     share: tuple[float, float]
@@ -108,24 +33,46 @@ class _Live:
 
 
 class Relay:
-    """Takes reports from workers' sessions and gives them to watchers."""
+    """Takes reports from workers' sessions, and from other replicas, and gives them to watchers."""
 
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
         self._live: dict[str, _Live] = {}
+        # What was reported elsewhere of jobs that are watched here.
+        self._mirrors: dict[str, Pending] = {}
         self._watching_job: dict[str, list[Pending]] = {}
         self._watching_owner: dict[Owner, list[Pending]] = {}
+        self._neighbours = Neighbours(
+            signals.exchange, latest=self._latest, hear=self._hear, hear_reset=self._hear_reset
+        )
+
+    async def run(self) -> None:
+        """Say again and again to the other replicas what is watched here, until cancelled."""
+        while True:
+            self._neighbours.say(self._watching_job, self._watching_owner)
+            await asyncio.sleep(SAY_EVERY.total_seconds())
+
+    # --- what workers of this replica report ------------------------------------------------------------------------
 
     def began(self, job: Job) -> None:
         """Begin anew: a stage was leased."""
         share = (0.0, 1.0)
         if len(job.stages) > 1:
             share = (0.0, 0.1) if job.stage == 0 else (0.1, 0.9)
-        self._live[job.job_id] = _Live(job.owner, max(job.settings.quantity, 1), job.current.kind, share)
+        self._live[job.job_id] = _Live(job.owner, job.fence, max(job.settings.quantity, 1), job.current.kind, share)
+        self._mirrors.pop(job.job_id, None)
+        self._neighbours.reset(job.job_id)
 
     def ended(self, job_id: str) -> None:
         """Forget a job whose stage no longer runs."""
-        self._live.pop(job_id, None)
+        if self._live.pop(job_id, None) is not None:
+            self._neighbours.reset(job_id)
+
+    def lease_ended(self, ref: LeaseRef) -> None:
+        """Forget a job of which this very lease is over, or whose worker is no longer connected here."""
+        live = self._live.get(ref.job_id)
+        if live is not None and live.fence == ref.fence:
+            self.ended(ref.job_id)
 
     def step(self, job_id: str, *, asset_index: int, step: int, steps: int, phase: str) -> None:
         """Take the progress of one output."""
@@ -147,10 +94,7 @@ class Relay:
     def text(self, job_id: str, *, offset: int, text: str) -> None:
         """Take a piece of text. One that leaves a gap is dropped: the whole text comes with the job's end."""
         live = self._live.get(job_id)
-        if live is None or offset + len(text) > _MOST_TEXT:
-            return
-        so_far = live.latest.text
-        if offset > (0 if so_far is None else so_far.offset + len(so_far.text)):
+        if live is None or offset + len(text) > _MOST_TEXT or offset > live.latest.text_end:
             return
         self._tell(live, TextDelta(job_id, offset, text))
 
@@ -160,40 +104,79 @@ class Relay:
         if live is not None:
             self._tell(live, LogLine(job_id, line[:2000]))
 
+    def _tell(self, live: _Live, report: Report) -> None:
+        live.latest.add(report, only_progress=False)
+        self._give(live.owner, report)
+        self._neighbours.tell(live.owner, report)
+
     def latest_progress(self, job_id: str) -> list[Progress]:
-        """Return how far each output of a running job is. May be empty."""
+        """Return how far each output of a job that runs here is. May be empty."""
         live = self._live.get(job_id)
         return [] if live is None else list(live.latest.progress.values())
+
+    # --- who watches ------------------------------------------------------------------------------------------------
 
     @contextmanager
     def watch_job(self, job_id: str) -> Iterator[Pending]:
         """Collect the reports of one job, beginning with the newest that there are."""
         pending = Pending()
         live = self._live.get(job_id)
-        if live is not None:
-            for report in (*live.latest.log, live.latest.text, *live.latest.previews.values()):
-                if report is not None:
-                    pending.add(report, only_progress=False)
-            pending.progress.update(live.latest.progress)
+        latest = live.latest if live is not None else self._mirrors.get(job_id)
+        if latest is not None:
+            for report in latest.all():
+                pending.add(report, only_progress=False)
         with _listed(self._watching_job, job_id, pending):
-            yield pending
+            if latest is None:
+                self._neighbours.ask(job_id)
+            try:
+                yield pending
+            finally:
+                if len(self._watching_job[job_id]) == 1:
+                    self._mirrors.pop(job_id, None)
 
     @contextmanager
     def watch_owner(self, owner: Owner) -> Iterator[Pending]:
         """Collect the progress of all jobs of an owner."""
         pending = Pending()
         with _listed(self._watching_owner, owner, pending):
+            self._neighbours.say_owner(owner)
             yield pending
 
-    def _tell(self, live: _Live, report: Report) -> None:
-        live.latest.add(report, only_progress=False)
+    def _give(self, owner: Owner, report: Report) -> None:
         for pending in self._watching_job.get(report.job_id, ()):
             pending.add(report, only_progress=False)
         self._signals.watchers.notify(reports_topic(job_topic(report.job_id)))
-        if isinstance(report, Progress) and live.owner in self._watching_owner:
-            for pending in self._watching_owner[live.owner]:
+        if isinstance(report, Progress) and owner in self._watching_owner:
+            for pending in self._watching_owner[owner]:
                 pending.add(report, only_progress=True)
-            self._signals.watchers.notify(reports_topic(owner_topic(live.owner)))
+            self._signals.watchers.notify(reports_topic(owner_topic(owner)))
+
+    # --- what other replicas report ---------------------------------------------------------------------------------
+
+    def _latest(self, job_id: str) -> tuple[Owner, list[Report]] | None:
+        live = self._live.get(job_id)
+        return None if live is None else (live.owner, live.latest.all())
+
+    def _hear(self, owner: Owner, report: Report) -> None:
+        job_id = report.job_id
+        if job_id in self._live:
+            # It has come here meanwhile.
+            return
+        if job_id in self._watching_job:
+            mirror = self._mirrors.setdefault(job_id, Pending())
+            if isinstance(report, TextDelta):
+                if report.offset > mirror.text_end:
+                    # A piece in between was lost on the way.
+                    self._neighbours.ask(job_id, only_text=True)
+                    return
+                report = _unknown_part(mirror.text, report)
+                if not report.text:
+                    return
+            mirror.add(report, only_progress=False)
+        self._give(owner, report)
+
+    def _hear_reset(self, job_id: str) -> None:
+        self._mirrors.pop(job_id, None)
 
 
 @contextmanager
@@ -207,9 +190,12 @@ def _listed(lists: dict[_K, list[Pending]], key: _K, pending: Pending) -> Iterat
             del lists[key]
 
 
-def _joined(before: TextDelta | None, after: TextDelta) -> TextDelta:
-    """Return one piece for two: the later one overwrites from its offset on."""
-    if before is None or after.offset <= before.offset:
-        return after
-    kept = before.text[: after.offset - before.offset]
-    return TextDelta(after.job_id, before.offset, kept + after.text)
+def _unknown_part(known: TextDelta | None, told: TextDelta) -> TextDelta:
+    """Return what a piece adds to the text that is known; all of it if it says something else."""
+    if known is None or told.offset < known.offset:
+        return told
+    begin = told.offset - known.offset
+    overlap = known.text[begin:]
+    if not told.text.startswith(overlap):
+        return told
+    return TextDelta(told.job_id, told.offset + len(overlap), told.text[len(overlap) :])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -193,7 +193,9 @@ class Session:
 class Sessions:
     """The sessions of this replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, when_left: Callable[[LeaseRef], None] = lambda _ref: None) -> None:
+        """Call `when_left` with each lease whose worker is no longer connected here; it may well be elsewhere."""
+        self._when_left = when_left
         self._sessions: dict[str, Session] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -220,6 +222,9 @@ class Sessions:
         """Forget a session."""
         self._sessions.pop(session.epoch, None)
         session.close("The session is over.")
+        for ref in session.held.values():
+            if not any(other.holds(ref) for other in self._sessions.values()):
+                self._when_left(ref)
         if not self._sessions:
             self._empty.set()
 

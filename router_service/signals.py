@@ -1,21 +1,24 @@
-"""Wake-ups inside one process: a job has changed, something waits in the queue, something is due in the outbox.
+"""What wakes whom, here and on the other replicas: a job changed, something waits, a lease ended under its worker.
 
-They carry nothing. Whoever is woken reads the database, and would find it at its next round anyway.
+Signals carry no truth. Whoever is woken reads the database, and would find it at its next round anyway.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 
 from router_service.domain import Job, LeaseRef
 from service_kit.events import WakeUps
-from service_kit.identity import Owner
+from service_kit.events.exchange import Exchange, Hub, LocalExchange
+from service_kit.events.followers import Changes, owner_topic, subject_topic
 
+_QUEUE = "queue"
+_LEASE_ENDED = "lease_ended"
 
-def job_topic(job_id: str) -> tuple[str, ...]:
-    """Return the topic of one job's watchers."""
-    return ("job", job_id)
+job_topic = subject_topic
+LeaseEnded = Callable[[LeaseRef, bool], None]
 
 
 def reports_topic(topic: tuple[str, ...]) -> tuple[str, ...]:
@@ -23,22 +26,36 @@ def reports_topic(topic: tuple[str, ...]) -> tuple[str, ...]:
     return ("reports", *topic)
 
 
-def owner_topic(owner: Owner) -> tuple[str, ...]:
-    """Return the topic of the watchers of an owner's jobs."""
-    return ("owner", owner.tenant_id, owner.owner_id)
-
-
-LeaseEnded = Callable[[LeaseRef, bool], None]
-
-
 class Signals:
     """Who is woken by what."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        """Tell the other replicas through an exchange; without one there are none."""
         self.watchers = WakeUps()
         self.queue = asyncio.Event()
         self.outbox = asyncio.Event()
+        self.exchange = exchange or LocalExchange(Hub())
+        self._changes = Changes(self.watchers, self.exchange)
         self._when_lease_ended: list[LeaseEnded] = []
+        self.exchange.listen(_QUEUE, lambda _payload: self.queue.set())
+        self.exchange.listen(_LEASE_ENDED, self._hear_lease_ended)
+
+    def job_changed(self, job: Job) -> None:
+        """Wake those who follow the job or its owner."""
+        self._changes.tell(job.owner, job.job_id)
+
+    def queue_changed(self) -> None:
+        """Wake the dispatchers of all replicas: a stage waits that any of them may lease."""
+        self.queue.set()
+        self.exchange.publish(_QUEUE, key=_QUEUE)
+
+    def slots_changed(self) -> None:
+        """Wake the dispatcher of this replica: a worker that is connected here takes more."""
+        self.queue.set()
+
+    def outbox_changed(self) -> None:
+        """Wake this replica's sender of settlements. Another one would only be in its way."""
+        self.outbox.set()
 
     def on_lease_ended(self, handler: LeaseEnded) -> None:
         """Call a handler with each lease that ends under its worker, and whether its job was cancelled."""
@@ -46,18 +63,16 @@ class Signals:
 
     def lease_ended(self, ref: LeaseRef, *, cancelled: bool) -> None:
         """Tell whoever has the worker that a lease is over: its job was cancelled, or the worker has lost it."""
+        self._tell_lease_ended(ref, cancelled)
+        self.exchange.publish(_LEASE_ENDED, json.dumps([ref.job_id, ref.stage, ref.fence, cancelled]).encode())
+
+    def _hear_lease_ended(self, payload: bytes) -> None:
+        job_id, stage, fence, cancelled = json.loads(payload)
+        self._tell_lease_ended(LeaseRef(job_id, stage, fence), cancelled)
+
+    def _tell_lease_ended(self, ref: LeaseRef, cancelled: bool) -> None:
         for handler in self._when_lease_ended:
             handler(ref, cancelled)
 
-    def job_changed(self, job: Job) -> None:
-        """Wake those who follow the job or its owner."""
-        self.watchers.notify(job_topic(job.job_id))
-        self.watchers.notify(owner_topic(job.owner))
 
-    def queue_changed(self) -> None:
-        """Wake the dispatcher."""
-        self.queue.set()
-
-    def outbox_changed(self) -> None:
-        """Wake the sender of settlements."""
-        self.outbox.set()
+__all__ = ["Signals", "job_topic", "owner_topic", "reports_topic"]

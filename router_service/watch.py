@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from router_service.domain import FINAL, Job
-from router_service.relay import Pending, Relay, Report
+from router_service.relay import Relay
+from router_service.reports import Pending, Report
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from router_service.storage import Storage
 from router_service.storage.events import JobEvent
 from service_kit.events import encode_cursor
+from service_kit.events.followers import Followers
 from service_kit.identity import Owner
 
-# A watcher is woken at once; the poll only finds what another replica wrote.
-_POLL = timedelta(seconds=1)
 _MOST_JOBS = 200
 _PAGE = 200
 
@@ -54,8 +53,8 @@ class Watch:
 
     def __init__(self, storage: Storage, signals: Signals, relay: Relay) -> None:
         self._storage = storage
-        self._signals = signals
         self._relay = relay
+        self.followers = Followers(signals.watchers, self._find_changed)
 
     async def open_job(self, job_id: str, owner: Owner, after: str) -> Opening:
         """Find out where to begin with one job.
@@ -112,18 +111,23 @@ class Watch:
 
         A report alone is no reason to read the database: there may be many, and the first one is waited for.
         """
-        look, position = True, opening.position
-        with self._signals.watchers.subscribe(topic, reports_topic(topic)) as waker:
+        look = True
+        reports = reports_topic(topic)
+        with self.followers.follow(owner, opening.position, reports, subject_id=job_id) as follower:
             while True:
-                events = await self._events(position, owner, job_id) if look else []
+                events = await self._events(follower.position, owner, job_id) if look else []
                 for event in events:
                     yield Change(event.job, encode_cursor(opening.epoch, event.position))
-                    position = event.position
+                    follower.position = event.position
                 for report in pending.take():
                     yield report
                 if len(events) < _PAGE:
-                    heard = await waker.wait(_POLL)
-                    look = not heard or topic in heard
+                    heard = await follower.wait()
+                    look = heard != {reports}
+
+    async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        async with self._storage.read() as tx:
+            return await tx.events.changed(since)
 
     async def _events(self, position: int, owner: Owner, job_id: str | None) -> list[JobEvent]:
         async with self._storage.read() as tx:

@@ -32,7 +32,7 @@ from router_service.domain import (
     Warning_,
 )
 from router_service.pools import Pools
-from router_service.relay import LogLine, Preview, Progress, Report, TextDelta
+from router_service.reports import LogLine, Preview, Progress, Report, TextDelta
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.ids import asset_id

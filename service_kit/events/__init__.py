@@ -1,4 +1,8 @@
-"""How watchers learn of changes: durable events (`log`), positions among them (`cursor`), and wake-ups (`wake_ups`)."""
+"""How watchers learn of changes.
+
+Durable events (`log`) and places among them (`cursor`), wake-ups in a process (`wake_ups`) and between replicas
+(`exchange`), and those who follow (`followers`).
+"""
 
 from __future__ import annotations
 
