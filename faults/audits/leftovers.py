@@ -1,0 +1,19 @@
+"""When every job has ended, nothing is queued, leased, held or waiting to be told."""
+
+from __future__ import annotations
+
+from faults.audits.rows import jobs_by_id, settlements_by_job
+from faults.collect import MUST_EMPTY
+from faults.evidence import Evidence
+from faults.finding import Finding
+
+
+def all_empty(evidence: Evidence) -> list[Finding]:
+    """The queue, the leases, the outbox and the holds are empty, and each job was settled."""
+    found = [
+        Finding("left over", f"{table} has a row of {row.get('job_id') or row.get('holder')}")
+        for table in MUST_EMPTY
+        for row in evidence.tables[table]
+    ]
+    unsettled = sorted(set(jobs_by_id(evidence)) - set(settlements_by_job(evidence)))
+    return found + [Finding("never settled", job_id) for job_id in unsettled]

@@ -1,0 +1,113 @@
+"""Reads databases and blobs when a run is over, and waits for that: nothing queued, leased or unsettled any more."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from faults.evidence import Evidence, Row
+
+TABLES = (
+    "router.jobs",
+    "router.queue",
+    "router.leases",
+    "router.outbox",
+    "router.outcomes",
+    "router.submissions",
+    "router.events",
+    "asset.workspace_assets",
+    "asset.uploads",
+    "asset.settlements",
+    "asset.holds",
+    "asset.events",
+)
+# Tables that are empty when every job has ended and everything was told and cleaned up.
+MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds")
+_MAY_EMPTY = ("asset.uploads",)
+_PAUSE_S = 0.2
+_MARK = re.compile(rb"atelier-faults plan=\d+ index=\d+;")
+
+
+async def quiet(database_url: str, *, limit_s: float, patience_s: float) -> None:
+    """Wait until nothing is left to be done, at most `limit_s`; for the uploads of losers at most `patience_s`."""
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    while clock() - begun < limit_s:
+        try:
+            async with await psycopg.AsyncConnection.connect(database_url, connect_timeout=5) as connection:
+                left = [await _count(connection, table) for table in MUST_EMPTY]
+                losers = [await _count(connection, table) for table in _MAY_EMPTY]
+        except psycopg.OperationalError:
+            # It was killed a moment ago.
+            left, losers = [1], [1]
+        if not any(left) and (not any(losers) or clock() - begun > patience_s):
+            return
+        await asyncio.sleep(_PAUSE_S)
+
+
+async def read_tables(database_url: str) -> dict[str, list[Row]]:
+    """Return every row of the tables that the auditor reads, as JSON values."""
+    tables: dict[str, list[Row]] = {}
+    async with await psycopg.AsyncConnection.connect(database_url, row_factory=dict_row) as connection:
+        for table in TABLES:
+            rows = await connection.execute(sql.SQL("SELECT * FROM {}").format(_named(table)))
+            tables[table] = [{name: _plain(value) for name, value in row.items()} async for row in rows]
+    return tables
+
+
+def read_blobs(root: Path) -> list[Row]:
+    """Return every blob of the workspace's bucket: its key, its size and its digest as they are on the disk."""
+    bucket = root / "workspace-temp"
+    blobs = []
+    for folder in sorted(bucket.rglob("*.blob")):
+        if folder.relative_to(bucket).parts[0].startswith("."):
+            continue
+        data = (folder / "data").read_bytes()
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        mark = _MARK.search(data)
+        blobs.append(
+            {
+                "key": folder.relative_to(bucket).as_posix().removesuffix(".blob"),
+                "size_bytes": len(data),
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "generation": meta.get("generation", ""),
+                "mark": mark.group().decode() if mark else "",
+            }
+        )
+    return blobs
+
+
+async def collect(evidence: Evidence, database_url: str, blobs: Path) -> None:
+    """Put databases and blobs into the evidence."""
+    evidence.tables = await read_tables(database_url)
+    evidence.blobs = await asyncio.to_thread(read_blobs, blobs)
+
+
+async def _count(connection: psycopg.AsyncConnection[Any], table: str) -> int:
+    rows = await connection.execute(sql.SQL("SELECT count(*) FROM {}").format(_named(table)))
+    found = await rows.fetchone()
+    return int(found[0]) if found else 0
+
+
+def _named(table: str) -> sql.Identifier:
+    return sql.Identifier(*table.split("."))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bytes | memoryview):
+        # Long payloads are of no use here; that they are equal or not is.
+        return hashlib.sha256(bytes(value)).hexdigest()
+    return value
