@@ -1,0 +1,104 @@
+"""The storages of all services on both databases, and a record of what the tests call."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+import asset_service.storage
+import library_service.storage
+import router_service.storage
+from service_kit.clock import ManualClock
+from service_kit.database import Database
+from service_kit.migrate import upgrade
+from tests.storage.exercised import BACKENDS, Recorder, storage_classes
+from tests.support.postgres import SERVICES
+
+_RECORDER = Recorder()
+_LAST = "test_exercised.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ask what was exercised when everything else has run."""
+    items.sort(key=lambda item: item.path.name == _LAST and item.path.parent == Path(__file__).parent)
+
+
+@pytest.fixture(scope="session")
+def recorder() -> Iterator[Recorder]:
+    with _RECORDER.recording(storage_classes()):
+        yield _RECORDER
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest, recorder: Recorder) -> str:
+    """The database that a test runs on; each test runs on both."""
+    recorder.backend = request.param
+    return str(request.param)
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """What both databases take for the time."""
+    return ManualClock()
+
+
+@pytest.fixture(scope="session")
+def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a migrated file for each service, to be copied."""
+    folder = tmp_path_factory.mktemp("templates")
+
+    async def migrate() -> None:
+        for service in SERVICES:
+            db = Database(f"sqlite+aiosqlite:///{folder / service}.sqlite3")
+            await upgrade(db, f"{service}_service.storage.migrations")
+            await db.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, migrate()).result()
+    return folder
+
+
+@pytest_asyncio.fixture
+async def open_database(
+    request: pytest.FixtureRequest, backend: str, clock: ManualClock, tmp_path: Path
+) -> AsyncIterator[Callable[[str], Database]]:
+    """Give what opens a service's database, migrated and empty; called again it opens the same one once more."""
+    opened: list[Database] = []
+
+    def open_it(service: str) -> Database:
+        if backend == "postgresql":
+            db = Database(request.getfixturevalue("migrated_postgres_url"), schema=service, clock=clock)
+        else:
+            path = tmp_path / f"{service}.sqlite3"
+            if not path.exists():
+                shutil.copyfile(request.getfixturevalue("sqlite_templates") / path.name, path)
+            db = Database(f"sqlite+aiosqlite:///{path}", clock=clock)
+        opened.append(db)
+        return db
+
+    # What is asked for in a running loop must be there already.
+    request.getfixturevalue("migrated_postgres_url" if backend == "postgresql" else "sqlite_templates")
+    yield open_it
+    for db in opened:
+        await db.close()
+
+
+@pytest.fixture
+def router(open_database: Callable[[str], Database]) -> router_service.storage.Storage:
+    return router_service.storage.Storage(open_database("router"))
+
+
+@pytest.fixture
+def asset_(open_database: Callable[[str], Database]) -> asset_service.storage.Storage:
+    return asset_service.storage.Storage(open_database("asset"))
+
+
+@pytest.fixture
+def library(open_database: Callable[[str], Database]) -> library_service.storage.Storage:
+    return library_service.storage.Storage(open_database("library"))

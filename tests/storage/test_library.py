@@ -1,0 +1,241 @@
+"""The library's storage."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import select
+
+from library_service.domain import Copying, Item, Media, Place, StoredFile
+from library_service.storage import DELETED, SAVED, Storage, Transaction
+from library_service.storage.outbox import Debt, DebtKind
+from library_service.storage.tables import audit, saved_marks
+from service_kit.clock import ManualClock
+from service_kit.errors import Aborted
+from service_kit.identity import Caller, KeyKind, Owner
+from tests.storage.both import snapshot
+
+ANN, BOB, OTHER = Owner("t", "ann"), Owner("t", "bob"), Owner("u", "ann")
+MINUTE = timedelta(minutes=1)
+
+
+def media(sha256: str = "00", content_type: str = "image/png") -> Media:
+    return Media(content_type, 2**40, sha256, 640, 480, 0)
+
+
+def copying(blob_id: str, sha256: str = "00") -> Copying:
+    source = StoredFile("", media(sha256), Place("workspace", f"source-{blob_id}", "1"))
+    return Copying(blob_id, "library", f"key-{blob_id}", source)
+
+
+def item(item_id: str, clock: ManualClock, *, owner: Owner = ANN, asset_id: str = "", format: str = "image") -> Item:
+    files = (StoredFile("", media(), Place("", "", "")),)
+    return Item(item_id, owner, asset_id or f"of-{item_id}", format, b"\0prov", files, clock.now(), None, 1)
+
+
+async def keep(tx: Transaction, blob_id: str, owner: Owner = ANN, sha256: str = "00") -> str:
+    """Copy and publish bytes. Returns the blob that holds them."""
+    await tx.blobs.announce(owner, [copying(blob_id, sha256)], writes_for=MINUTE)
+    return await tx.blobs.publish(owner, copying(blob_id, sha256), "g1")
+
+
+async def save(library: Storage, one: Item) -> None:
+    async with library.write() as tx:
+        await tx.items.add(one, [await keep(tx, f"blob-{one.item_id}", one.owner, one.item_id)])
+
+
+async def test_an_item_comes_back_as_it_was_and_only_for_its_owner(library: Storage, clock: ManualClock) -> None:
+    mine = item("i1", clock)
+    thumb = StoredFile("thumb_256", media(), Place("", "", ""))
+    async with library.write() as tx:
+        first, second = await keep(tx, "b1", sha256="01"), await keep(tx, "b2", sha256="02")
+        await tx.items.add(Item(**{**snapshot(mine), "files": (*mine.files, thumb)}), [first, second])
+    async with library.read() as tx:
+        found = await tx.items.find(ANN, "i1")
+        assert found is not None
+        assert snapshot(found) | {"files": ()} == snapshot(mine) | {"files": ()}
+        assert [(file.rendition, file.media, file.place) for file in found.files] == [
+            ("", media("01"), Place("library", "key-b1", "g1")),
+            ("thumb_256", media("02"), Place("library", "key-b2", "g1")),
+        ]
+        assert await tx.items.find_saved(ANN, "of-i1") == found
+        for owner in (BOB, OTHER):
+            assert await tx.items.find(owner, "i1") is None
+            assert await tx.items.find_saved(owner, "of-i1") is None
+            assert not await tx.items.has_any(owner)
+        assert await tx.items.find_saved(ANN, "unknown") is None
+        assert await tx.items.has_any(ANN)
+        assert await tx.items.has_any(ANN, format="image")
+        assert not await tx.items.has_any(ANN, format="video")
+
+
+async def test_items_are_listed_newest_first_page_by_page(library: Storage, clock: ManualClock) -> None:
+    for item_id, kind in (("a", "image"), ("b", "video")):
+        await save(library, item(item_id, clock, format=kind))
+    clock.advance(MINUTE)
+    await save(library, item("c", clock))
+    await save(library, item("d", clock, owner=BOB))
+    async with library.read() as tx:
+        everything = await tx.items.newest(ANN, format=None, before=None, limit=10)
+        assert [one.item_id for one in everything] == ["c", "b", "a"]
+        assert all(one.files for one in everything)
+        first = await tx.items.newest(ANN, format=None, before=None, limit=2)
+        rest = await tx.items.newest(ANN, format=None, before=(first[-1].created_at, first[-1].item_id), limit=2)
+        assert [one.item_id for one in (*first, *rest)] == ["c", "b", "a"]
+        assert [one.item_id for one in await tx.items.newest(ANN, format="video", before=None, limit=9)] == ["b"]
+        assert await tx.items.newest(OTHER, format=None, before=None, limit=9) == []
+
+
+async def test_an_asset_is_saved_once_until_its_item_is_deleted(library: Storage, clock: ManualClock) -> None:
+    await save(library, item("i1", clock, asset_id="a"))
+    with pytest.raises(Aborted):
+        await save(library, item("i2", clock, asset_id="a"))
+    await save(library, item("i3", clock, owner=BOB, asset_id="a"))
+    async with library.write() as tx:
+        assert await tx.items.bury(BOB, "i1") is None
+        assert await tx.items.bury(ANN, "i1") == ["blob-i1"]
+        assert await tx.items.bury(ANN, "i1") is None
+        tombstone = await tx.items.find(ANN, "i1")
+        assert tombstone is not None
+        assert (tombstone.deleted_at, tombstone.version, tombstone.provenance) == (clock.now(), 2, b"")
+        assert tombstone.files == ()
+        assert await tx.items.find_saved(ANN, "a") is None
+        assert await tx.items.newest(ANN, format=None, before=None, limit=9) == []
+    await save(library, item("i4", clock, asset_id="a"))
+
+
+async def test_marks_count_up_per_asset(library: Storage) -> None:
+    async with library.write() as tx:
+        assert [await tx.items.mark(ANN, "a", item_id) for item_id in ("i1", "", "i2")] == [1, 2, 3]
+        assert await tx.items.mark(BOB, "a", "i9") == 1
+        rows = (await tx._connection.execute(select(saved_marks).order_by(saved_marks.c.owner_id))).all()
+    assert [(row.owner_id, row.item_id, row.version) for row in rows] == [("ann", "i2", 3), ("bob", "i9", 1)]
+
+
+async def test_a_note_says_who_did_what(library: Storage, clock: ManualClock) -> None:
+    caller = Caller(ANN, ANN, KeyKind.USER, frozenset(), "k1", clock.now())
+    async with library.write() as tx:
+        await tx.items.note(caller, "item_saved", "i1")
+        row = (await tx._connection.execute(select(audit))).one()
+    assert (row.at, row.actor_key_id, row.owner_id, row.action, row.subject_id) == (
+        *(clock.now(), "k1", "ann", "item_saved", "i1"),
+    )
+
+
+async def test_equal_bytes_of_one_owner_are_one_blob(library: Storage) -> None:
+    async with library.write() as tx:
+        assert await keep(tx, "b1") == "b1"
+        assert await keep(tx, "b2") == "b1"
+        assert await keep(tx, "b3", owner=BOB) == "b3"
+        assert [doomed.blob_id for doomed in await tx.blobs.find_doomed(after="", limit=9)] == ["b2"]
+        await tx.blobs.release(["b1"])
+        assert len(await tx.blobs.find_doomed(after="", limit=9)) == 1
+        await tx.blobs.release(["b1", "b3"])
+        doomed = await tx.blobs.find_doomed(after="", limit=9)
+        assert [(each.blob_id, each.bucket, each.key, each.may_be_written) for each in doomed] == [
+            (blob_id, "library", f"key-{blob_id}", False) for blob_id in ("b1", "b2", "b3")
+        ]
+        assert [each.blob_id for each in await tx.blobs.find_doomed(after="b1", limit=1)] == ["b2"]
+        for blob_id in ("b1", "b2", "b3"):
+            await tx.blobs.forget(blob_id)
+        assert await tx.blobs.find_doomed(after="", limit=9) == []
+
+
+async def test_a_blob_that_is_used_is_never_forgotten(library: Storage) -> None:
+    async with library.write() as tx:
+        await keep(tx, "b1")
+        await tx.blobs.forget("b1")
+        assert await keep(tx, "b2") == "b1"
+
+
+async def test_a_copy_that_nobody_goes_on_with_is_given_up(library: Storage, clock: ManualClock) -> None:
+    async with library.write() as tx:
+        await tx.blobs.announce(ANN, [copying("b1"), copying("b2", "02")], writes_for=MINUTE)
+    clock.advance(MINUTE - timedelta(seconds=1))
+    async with library.write() as tx:
+        assert await tx.blobs.give_up_overdue(linger=MINUTE) == 0
+        await tx.blobs.go_on(["b2", "unknown"], writes_for=MINUTE)
+    clock.advance(timedelta(seconds=1))
+    async with library.write() as tx:
+        assert await tx.blobs.give_up_overdue(linger=MINUTE) == 1
+        [doomed] = await tx.blobs.find_doomed(after="", limit=9)
+        assert (doomed.blob_id, doomed.may_be_written) == ("b1", True)
+    with pytest.raises(Aborted):
+        async with library.write() as tx:
+            await tx.blobs.publish(ANN, copying("b1"), "g")
+    clock.advance(MINUTE)
+    async with library.write() as tx:
+        assert not (await tx.blobs.find_doomed(after="", limit=9))[0].may_be_written
+        await tx.blobs.go_on(["b1"], writes_for=MINUTE)
+        assert not (await tx.blobs.find_doomed(after="", limit=9))[0].may_be_written
+
+
+async def test_copies_are_given_up_by_name_or_all(library: Storage) -> None:
+    async with library.write() as tx:
+        await keep(tx, "live", sha256="99")
+        await tx.blobs.announce(ANN, [copying(f"b{n}", f"0{n}") for n in range(3)], writes_for=MINUTE)
+        assert await tx.blobs.give_up(["b0", "live", "unknown"]) == {"b0", "live"}
+        assert [(each.blob_id, each.may_be_written) for each in await tx.blobs.find_doomed(after="", limit=9)] == [
+            ("b0", False)
+        ]
+        assert await tx.blobs.give_up_all() == 2
+        assert await tx.blobs.give_up_all() == 0
+        assert [each.blob_id for each in await tx.blobs.find_doomed(after="", limit=9)] == ["b0", "b1", "b2"]
+
+
+async def test_what_is_owed_is_tried_in_order_until_it_is_settled(library: Storage, clock: ManualClock) -> None:
+    async with library.write() as tx:
+        await tx.outbox.owe_mark(ANN, asset_id="a", item_id="i", version=2**40)
+    clock.advance(timedelta(seconds=1))
+    async with library.write() as tx:
+        await tx.outbox.owe_release("holder")
+        mark, release = await tx.outbox.find_due(limit=9)
+        assert mark == Debt(
+            mark.id,
+            DebtKind.MARK_SAVED,
+            {"tenant_id": "t", "owner_id": "ann", "asset_id": "a", "item_id": "i", "version": 2**40},
+            0,
+        )
+        assert (release.kind, release.payload) == (DebtKind.RELEASE_HOLD, {"holder": "holder"})
+        assert await tx.outbox.find_due(limit=1) == [mark]
+        await tx.outbox.postpone(mark.id, wait=MINUTE)
+        assert await tx.outbox.find_due(limit=9) == [release]
+        await tx.outbox.settle(release.id)
+        assert await tx.outbox.find_due(limit=9) == []
+    clock.advance(MINUTE)
+    async with library.read() as tx:
+        assert [(debt.id, debt.attempts) for debt in await tx.outbox.find_due(limit=9)] == [(mark.id, 1)]
+
+
+async def test_events_are_told_with_the_commit(library: Storage, clock: ManualClock) -> None:
+    one = item("i1", clock)
+    with pytest.raises(KeyError):
+        async with library.write() as tx:
+            tx.tell(one, SAVED)
+            raise KeyError
+    async with library.write() as tx:
+        tx.tell(one, SAVED)
+        tx.tell(one, DELETED)
+        tx.tell(item("i2", clock, owner=BOB), SAVED)
+        assert await tx.now() == clock.now()
+    async with library.read() as tx:
+        told = await tx.events_after(0, ANN, limit=9)
+        assert [(event.position, event.subject_id, event.kind) for event in told] == [
+            (1, "i1", SAVED),
+            (2, "i1", DELETED),
+        ]
+        assert [event.position for event in await tx.events_after(0, ANN, limit=1)] == [1]
+        assert await tx.changed([(ANN, 1), (BOB, 1)]) == [(ANN, "i1", 2)]
+        assert (await tx.place(ANN)).position == 2
+        assert (await tx.place(OTHER)).position == 0
+    clock.advance(MINUTE)
+    async with library.write() as tx:
+        assert await tx.trim_events(older_than=MINUTE) == 0
+        assert await tx.trim_events(older_than=MINUTE / 2) == 3
+    async with library.read() as tx:
+        assert await tx.events_after(0, ANN, limit=9) == []
+
+
+async def test_the_database_answers(library: Storage) -> None:
+    await library.ping()
