@@ -26,6 +26,8 @@ from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.events import WakeUps
+from service_kit.events.exchange import open_exchange
+from service_kit.events.followers import Changes
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
 from service_kit.process import run
@@ -50,14 +52,15 @@ class Service:
         self.health = HealthBoard()
         self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
         self.locks = UploadLocks(settings.service_dir("asset") / "uploads.lock")
-        self._watchers = Watchers(self.storage, WakeUps())
+        self.exchange = open_exchange(db)
+        self.watchers = Watchers(self.storage, Changes(WakeUps(), self.exchange))
         self.removal = Removal(self.storage, store, self.spool, self.locks)
         self.expiry = Expiry(
             self.storage,
             self.spool,
             self.locks,
             self.removal,
-            self._watchers,
+            self.watchers,
             settings=settings.asset,
         )
         rings = Keyrings(settings.keys_dir)
@@ -80,12 +83,12 @@ class Service:
 
     def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
         expiry = self.settings.asset.asset_expiry
-        workspace = Workspace(self.storage, self.removal, self._watchers, asset_expiry=expiry)
-        settling = Settling(self.storage, self.store, receipts, self.removal, self._watchers, asset_expiry=expiry)
+        workspace = Workspace(self.storage, self.removal, self.watchers, asset_expiry=expiry)
+        settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
         uploads, client_uploads = self._uploads(receipts)
         return [
-            AssetServicer(workspace, self._watchers, encoder).registration,
+            AssetServicer(workspace, self.watchers, encoder).registration,
             UploadServicer(uploads, client_uploads, self.store, encoder).registration,
             AssetControlServicer(settling, holds, workspace, encoder).registration,
         ]
@@ -112,7 +115,7 @@ class Service:
             self.locks,
             self.unbroken,
             self.removal,
-            self._watchers,
+            self.watchers,
             max_upload_bytes=mine.max_upload_bytes,
             upload_ttl=mine.upload_ttl,
             asset_expiry=mine.asset_expiry,
@@ -140,6 +143,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
     tasks.start("asset.expiry", service.expiry.run)
+    tasks.start("asset.exchange", service.exchange.run)
+    tasks.start("asset.followers", service.watchers.followers.run)
     tasks.start("asset.vitals", service.vitals.run)
     stack.push_async_callback(service.server.stop)
     await service.server.start()

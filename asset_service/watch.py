@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 
 from asset_service.domain import Asset, AssetEvent, EventKind
 from asset_service.storage import Storage
-from service_kit.events import WakeUps, encode_cursor
+from service_kit.events import encode_cursor
+from service_kit.events.followers import Changes, Followers
 from service_kit.identity import Owner
 
 SNAPSHOT_ASSETS = 200
 _BATCH = 200
-_LOOK_ANYWAY = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +27,39 @@ class Told:
 class Watchers:
     """Everybody who watches a workspace."""
 
-    def __init__(self, storage: Storage, wake_ups: WakeUps) -> None:
+    def __init__(self, storage: Storage, changes: Changes) -> None:
         self._storage = storage
-        self._wake_ups = wake_ups
+        self._changes = changes
+        self.followers = Followers(changes.wake_ups, self._find_changed)
 
     def notify(self, owner: Owner) -> None:
         """Wake those who watch an owner's workspace; call it after the commit."""
-        self._wake_ups.notify(owner)
+        self._changes.tell(owner)
 
     async def watch(self, owner: Owner, cursor: str) -> AsyncGenerator[Told]:
         """Give what happens to an owner's assets, without an end; first a snapshot when the cursor does not resume."""
-        with self._wake_ups.subscribe(owner) as waker:
-            async with self._storage.read() as tx:
-                place = await tx.events.place(owner)
-                position = place.after(cursor)
-                assets: Sequence[Asset] = ()
-                if position is None:
-                    assets = await tx.assets.list_page(owner, job_id="", after=None, limit=SNAPSHOT_ASSETS)
+        async with self._storage.read() as tx:
+            place = await tx.events.place(owner)
+            position = place.after(cursor)
+            assets: Sequence[Asset] = ()
             if position is None:
-                position = place.position
+                assets = await tx.assets.list_page(owner, job_id="", after=None, limit=SNAPSHOT_ASSETS)
+        with self.followers.follow(owner, place.position if position is None else position) as follower:
+            if position is None:
                 yield Told(place.cursor, None, assets)
             while True:
-                events, known = await self._look(owner, position)
+                events, known = await self._look(owner, follower.position)
                 for event in events:
-                    position = event.position
+                    follower.position = event.position
                     told = _tell(event, known.get(event.asset_id))
                     if told is not None:
-                        yield Told(encode_cursor(place.epoch, position), event.kind, [told])
+                        yield Told(encode_cursor(place.epoch, event.position), event.kind, [told])
                 if len(events) < _BATCH:
-                    await waker.wait(_LOOK_ANYWAY)
+                    await follower.wait()
+
+    async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        async with self._storage.read() as tx:
+            return await tx.events.changed(since)
 
     async def _look(self, owner: Owner, position: int) -> tuple[Sequence[AssetEvent], dict[str, Asset]]:
         async with self._storage.read() as tx:

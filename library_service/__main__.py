@@ -16,6 +16,8 @@ from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.events import WakeUps
+from service_kit.events.exchange import open_exchange
+from service_kit.events.followers import Changes
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
 from service_kit.process import run
@@ -35,11 +37,12 @@ class Service:
         self.store = store
         self.health = HealthBoard()
         self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
-        wake_ups = WakeUps()
+        self.exchange = open_exchange(db)
+        changes = Changes(WakeUps(), self.exchange)
         self.deliveries = Deliveries(self.storage, assets)
-        self.removal = Removal(self.storage, store, self.deliveries, wake_ups)
-        self.saving = Saving(self.storage, store, assets, self.deliveries, wake_ups, hold_ttl=mine.hold_ttl)
-        self.catalogue = Catalogue(self.storage, wake_ups)
+        self.removal = Removal(self.storage, store, self.deliveries, changes)
+        self.saving = Saving(self.storage, store, assets, self.deliveries, changes, hold_ttl=mine.hold_ttl)
+        self.catalogue = Catalogue(self.storage, changes.wake_ups)
         self.upkeep = Upkeep(
             storage=self.storage,
             deliveries=self.deliveries,
@@ -92,6 +95,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
     service.upkeep.start(tasks)
+    tasks.start("library.exchange", service.exchange.run)
+    tasks.start("library.followers", service.catalogue.followers.run)
     tasks.start("library.vitals", service.vitals.run)
     tasks.start("library.asset_service_health", lambda: assets.follow_health(service.health))
     stack.push_async_callback(service.server.stop)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from datetime import timedelta
+from collections.abc import AsyncGenerator, Sequence
 
 from library_service.domain import EmptyState, Item, ItemDeleted, ItemEvent, ItemSaved, ItemsSnapshot, Page
 from library_service.storage import SAVED, Storage, Transaction
 from service_kit.errors import NotFound
 from service_kit.events import WakeUps, encode_cursor
+from service_kit.events.followers import Followers
 from service_kit.identity import Owner
 from service_kit.paging import decode_place, encode_place
 
@@ -17,8 +17,6 @@ SNAPSHOT_SIZE = 200
 
 _PAGES = "library.items"
 _BATCH = 100
-# A wake-up may be lost, and another replica sends none.
-_LOOK_AGAIN = timedelta(seconds=1)
 
 
 class Catalogue:
@@ -26,7 +24,7 @@ class Catalogue:
 
     def __init__(self, storage: Storage, wake_ups: WakeUps) -> None:
         self._storage = storage
-        self._wake_ups = wake_ups
+        self.followers = Followers(wake_ups, self._find_changed)
 
     async def list_items(self, owner: Owner, *, format: str | None, page_size: int | None, page_token: str) -> Page:
         """Return a page of items, newest first, and if it is empty why.
@@ -58,25 +56,30 @@ class Catalogue:
 
     async def watch_items(self, owner: Owner, after: str) -> AsyncGenerator[ItemEvent, None]:
         """Give what happens to an owner's items after a cursor, or after a snapshot that comes first. Never ends."""
-        with self._wake_ups.subscribe(owner) as waker:
-            async with self._storage.read() as tx:
-                place = await tx.place(owner)
-                position = place.after(after)
-                snapshot = None
-                if position is None:
-                    position = place.position
-                    newest = await tx.items.newest(owner, format=None, before=None, limit=SNAPSHOT_SIZE)
-                    snapshot = ItemsSnapshot(place.cursor, tuple(newest))
+        async with self._storage.read() as tx:
+            place = await tx.place(owner)
+            position = place.after(after)
+            snapshot = None
+            if position is None:
+                position = place.position
+                newest = await tx.items.newest(owner, format=None, before=None, limit=SNAPSHOT_SIZE)
+                snapshot = ItemsSnapshot(place.cursor, tuple(newest))
+        with self.followers.follow(owner, position) as follower:
             if snapshot is not None:
                 yield snapshot
             while True:
                 async with self._storage.read() as tx:
-                    events, seen = await _events_after(tx, owner, place.epoch, position)
+                    events, seen = await _events_after(tx, owner, place.epoch, follower.position)
                 for event in events:
                     yield event
-                if seen == position:
-                    await waker.wait(_LOOK_AGAIN)
-                position = seen
+                is_all = seen == follower.position
+                follower.position = seen
+                if is_all:
+                    await follower.wait()
+
+    async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        async with self._storage.read() as tx:
+            return await tx.changed(since)
 
 
 async def _events_after(tx: Transaction, owner: Owner, epoch: str, position: int) -> tuple[list[ItemEvent], int]:

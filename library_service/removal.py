@@ -12,7 +12,7 @@ from library_service.storage.blob_rows import Doomed
 from service_kit import crash
 from service_kit.blobs import BlobStore
 from service_kit.errors import AtelierError, NotFound
-from service_kit.events import WakeUps
+from service_kit.events.followers import Changes
 from service_kit.identity import Caller
 from service_kit.telemetry import get_logger
 
@@ -34,11 +34,11 @@ async def erase(store: BlobStore, bucket: str, key: str) -> None:
 class Removal:
     """Deletes items and sweeps blobs."""
 
-    def __init__(self, storage: Storage, store: BlobStore, deliveries: Deliveries, wake_ups: WakeUps) -> None:
+    def __init__(self, storage: Storage, store: BlobStore, deliveries: Deliveries, changes: Changes) -> None:
         self._storage = storage
         self._store = store
         self._deliveries = deliveries
-        self._wake_ups = wake_ups
+        self._changes = changes
         self._turn = asyncio.Lock()
 
     async def delete_item(self, caller: Caller, item_id: str) -> None:
@@ -62,7 +62,7 @@ class Removal:
             await tx.outbox.owe_mark(caller.owner, asset_id=item.asset_id, item_id="", version=version)
         crash.reach("library.delete.committed")
         log.info("item_deleted", item_id=item_id)
-        self._wake_ups.notify(caller.owner)
+        self._changes.tell(caller.owner)
         await self._finish(item)
 
     async def sweep(self) -> int:

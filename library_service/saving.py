@@ -24,7 +24,7 @@ from service_kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from service_kit.events import WakeUps
+from service_kit.events.followers import Changes
 from service_kit.identity import Caller, Owner
 from service_kit.ids import new_id, parse_id
 from service_kit.telemetry import get_logger
@@ -46,7 +46,7 @@ class Saving:
         store: BlobStore,
         assets: AssetControl,
         deliveries: Deliveries,
-        wake_ups: WakeUps,
+        changes: Changes,
         *,
         hold_ttl: timedelta,
     ) -> None:
@@ -55,7 +55,7 @@ class Saving:
         self._store = store
         self._assets = assets
         self._deliveries = deliveries
-        self._wake_ups = wake_ups
+        self._changes = changes
         self._hold_ttl = hold_ttl
 
     async def save(self, caller: Caller, asset_ids: Sequence[str]) -> list[SaveResult]:
@@ -131,7 +131,7 @@ class Saving:
             await self._give_up(copies, holder)
             raise
         crash.reach("library.save.committed")
-        self._wake_ups.notify(caller.owner)
+        self._changes.tell(caller.owner)
         return item
 
     async def _announce(self, owner: Owner, held: HeldAsset) -> list[Copying]:
