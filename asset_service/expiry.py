@@ -40,6 +40,8 @@ class Expiry:
         self._removal = removal
         self._watchers = watchers
         self._settings = settings
+        # What one look has locked another one skips: whoever waits for a look waits for all that it found.
+        self._turn = asyncio.Lock()
 
     async def run(self) -> None:
         """Look again and again, until cancelled; in between only do what somebody has nudged us to."""
@@ -55,16 +57,21 @@ class Expiry:
 
     async def look(self) -> None:
         """Do all that is due at this moment."""
-        await self._expire()
-        async with self._storage.write() as tx:
-            await tx.uploads.delete_overdue_later()
-            await tx.holds.forget_lapsed(MAX_HOLD_TTL)
-        await self._trim()
-        await self.clear_away()
-        await self._sweep_spool()
+        async with self._turn:
+            await self._expire()
+            async with self._storage.write() as tx:
+                await tx.uploads.delete_overdue_later()
+                await tx.holds.forget_lapsed(MAX_HOLD_TTL)
+            await self._trim()
+            await self._clear_away()
+            await self._sweep_spool()
 
     async def clear_away(self) -> None:
         """Delete the bytes of all whose rows say so."""
+        async with self._turn:
+            await self._clear_away()
+
+    async def _clear_away(self) -> None:
         await self._let_go()
         await self._delete_all(self._deleting_assets, self._removal.delete_asset, lambda asset: asset.asset_id)
         await self._delete_all(self._deleting_uploads, self._removal.delete_upload, lambda upload: upload.upload_id)
