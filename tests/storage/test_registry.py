@@ -1,0 +1,63 @@
+"""The routing table, and the workers that are connected."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+
+from router_service.domain import ConnectedWorker, Format, ModelRow, StageKind
+from router_service.storage import Storage
+from router_service.storage.shipped_models import SHIPPED
+from service_kit.clock import ManualClock
+
+SECOND = timedelta(seconds=1)
+ROW = ModelRow("mine-*", 5, StageKind.GENERATE, "gpu", ("alias",), (Format.VIDEO,), 2, 512, 9, 60)
+WORKER = ConnectedWorker("k1/one", "s1", ("sdxl", "chat"), (), 4, (("gpu", "a"), ("zone", "b")), "1.0")
+
+
+async def test_the_routing_table_ships_and_is_listed_in_order(router: Storage) -> None:
+    async with router.write() as tx:
+        shipped = await tx.registry.list_models()
+        assert len(shipped) == len(SHIPPED)
+        await tx.registry.put_model(ROW)
+        await tx.registry.put_model(dataclasses.replace(ROW, name="another"))
+        rows = await tx.registry.list_models()
+        assert rows == sorted(rows, key=lambda row: (row.position, row.name))
+        assert ROW in rows
+        changed = dataclasses.replace(ROW, position=10**6, aliases=())
+        await tx.registry.put_model(changed)
+        assert (await tx.registry.list_models())[-1] == changed
+        assert await tx.registry.delete_model("mine-*")
+        assert not await tx.registry.delete_model("mine-*")
+        assert len(await tx.registry.list_models()) == len(SHIPPED) + 1
+
+
+async def test_a_later_session_takes_the_place_of_an_earlier_one(router: Storage, clock: ManualClock) -> None:
+    later = dataclasses.replace(WORKER, session="s2", slots=8)
+    other = dataclasses.replace(WORKER, holder="k1/other", session="s3", models=("m",), labels=())
+    async with router.write() as tx:
+        await tx.registry.worker_connected(WORKER)
+        assert await tx.registry.list_workers(seen_within=SECOND) == [WORKER]
+        for worker in (other, later):
+            await tx.registry.worker_connected(worker)
+        assert await tx.registry.list_workers(seen_within=SECOND) == [later, other]
+        assert await tx.registry.session_of("k1/one") == "s2"
+        assert await tx.registry.session_of("unknown") is None
+        await tx.registry.worker_gone("s1")
+        assert await tx.registry.session_of("k1/one") == "s2"
+        await tx.registry.worker_gone("s2")
+        assert await tx.registry.list_workers(seen_within=SECOND) == [other]
+
+
+async def test_who_is_not_seen_is_forgotten(router: Storage, clock: ManualClock) -> None:
+    async with router.write() as tx:
+        await tx.registry.worker_connected(WORKER)
+        await tx.registry.worker_connected(dataclasses.replace(WORKER, holder="k1/other", session="s2"))
+        clock.advance(SECOND)
+        await tx.registry.worker_seen("s2")
+        assert [worker.session for worker in await tx.registry.list_workers(seen_within=SECOND)] == ["s2"]
+        assert await tx.registry.remove_unseen(SECOND) == 0
+        clock.advance(SECOND)
+        assert await tx.registry.remove_unseen(SECOND) == 1
+        assert await tx.registry.session_of("k1/one") is None
+        assert await tx.registry.session_of("k1/other") == "s2"
