@@ -2,12 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CODE := $(wildcard service_kit router_service asset_service library_service gateway workers/atelier_worker \
-	client/atelier_client cli/atelier_cli console/atelier_console benchmarks scripts tests hatch_build.py)
+	client/atelier_client cli/atelier_cli console/atelier_console benchmarks faults scripts tests hatch_build.py)
 RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench wheel breaking snapshot mutants clean
+.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench redis wheel breaking snapshot mutants faketime faults clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,8 +74,23 @@ demo: runtime ## start everything, make pictures, a video and a prompt, save one
 up: runtime ## start everything on the data of make demo and keep it running
 	@ATELIER_DATA_DIR="$${ATELIER_DATA_DIR:-$(CURDIR)/.atelier}" $(BIN)/atelier up
 
-bench: install ## measure start, memory and latency
-	$(BIN)/python -m benchmarks
+# What the benchmark compares with lives in an environment of its own: its versions are not ours to choose.
+PEERS := build/peers
+$(PEERS)/installed: benchmarks/peers/requirements.txt | install
+	@rm -rf $(PEERS) && $(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
+
+redis:
+	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || { echo "there is no redis-server: install the package redis-server" >&2; exit 1; }
+
+bench: install redis $(PEERS)/installed ## measure start, memory, speed beside others; PART=jobs for a part
+	$(BIN)/python -m benchmarks $(if $(PART),--part $(PART)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+# libfaketime steps the clock of one process; a full disk needs root, and schedules that need what is missing do not run.
+faketime: install
+	@$(BIN)/python -m faults.faketime || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends libfaketime >/dev/null; } || { echo "there is no libfaketime: install the package libfaketime" >&2; exit 1; }
+
+faults: install faketime ## kill, stall, pause and lie while jobs run; SEED=7 repeats one, SCHEDULES=20 runs more
+	$(BIN)/python -m faults $(if $(SEED),--seed $(SEED)) $(if $(SCHEDULES),--schedules $(SCHEDULES)) $(if $(FIRST),--first $(FIRST))
 
 wheel: install ## build the wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,23 +1,108 @@
-"""`make bench`: takes every figure in one run, prints the table, writes both with the environment beside them."""
+"""`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
+
+`make bench PART=jobs` takes only some: startup, progress, jobs, dispatch (several with commas).
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import signal
 import sys
 import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from benchmarks import figures, footprint, latency
+from benchmarks import environment, figures, footprint, latency, load_report
+from benchmarks.comparison import PeerMissing
+from benchmarks.rounds import ROUNDS, Rounds
+from tests.support.postgres import NoPostgres, PostgresServer
 
 RESULTS = Path(__file__).parent / "results"
+PARTS = ("startup", "progress", "jobs", "dispatch")
 
 
 def main() -> None:
-    """Measure. Exits with 1 when a figure misses its limit."""
-    with tempfile.TemporaryDirectory(prefix="atelier-bench-") as folder:
-        taken = [*footprint.measure(Path(folder)), *latency.measure(Path(folder))]
-    page = figures.write(taken, RESULTS)
-    sys.stdout.write(f"{figures.table(taken)}\n\nwritten to {page.relative_to(Path.cwd())}\n")
-    sys.exit(0 if all(figure.is_reached for figure in taken) else 1)
+    """Measure. Exits with 1, and says why, when something could not be measured; a missed target is only shown."""
+    # So that whatever was started is ended, also when we are told to stop.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    parts, rounds = _arguments()
+    try:
+        page, body = measure(parts, rounds)
+    except (PeerMissing, NoPostgres) as fault:
+        sys.exit(f"the benchmark failed: {fault}")
+    sys.stdout.write(page)
+    if set(parts) == set(PARTS):
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "figures.md").write_text(page, "utf-8")
+        (RESULTS / "figures.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
+        sys.stdout.write(f"\nwritten to {RESULTS.relative_to(Path.cwd())}\n")
+
+
+def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
+    """Take the figures of some parts. Returns them as a page of Markdown and as what goes into the JSON file.
+
+    Raises:
+        PeerMissing: a peer could not be measured.
+        NoPostgres: there is no PostgreSQL.
+    """
+    load_before = os.getloadavg()[0]
+    sections: list[tuple[str, str]] = []
+    body: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="atelier-bench-") as name:
+        folder = Path(name)
+        # PostgreSQL runs as somebody else when we are root, and has to get through.
+        folder.chmod(0o755)
+        alone = [*(footprint.measure(folder) if "startup" in parts else ())]
+        alone += latency.measure(folder) if "progress" in parts else ()
+        if alone:
+            sections.append(("Atelier alone", figures.table(alone)))
+            body["alone"] = [vars(figure) for figure in alone]
+        durability: dict[str, str] = {}
+        if {"jobs", "dispatch"} & set(parts):
+            with PostgresServer(folder / "postgres", fsync=True) as server:
+                durability = environment.durability(server.url())
+                taken = Rounds(folder, server, parts).run(rounds)
+            sections += _load_sections(taken.samples, parts, rounds)
+            body["samples"] = dict(taken.samples)
+    body["environment"] = {**environment.machine(load_before), **durability, **environment.versions(bool(durability))}
+    return _page(sections, body["environment"], rounds), body
+
+
+def _load_sections(samples: Any, parts: Sequence[str], rounds: int) -> list[tuple[str, str]]:
+    sections = []
+    if "jobs" in parts:
+        sections.append(("Durable jobs per second", load_report.markdown(load_report.jobs_table(samples, rounds))))
+    if "dispatch" in parts:
+        lines = load_report.dispatch_table(samples, rounds)
+        sections.append(("Dispatch latency", load_report.markdown(lines)))
+    return sections
+
+
+def _page(sections: Sequence[tuple[str, str]], described: dict[str, str], rounds: int) -> str:
+    """Return everything as one page."""
+    lines = ["# Figures", "", f"Taken {datetime.now(UTC):%Y-%m-%d} in one run of `make bench`, {rounds} rounds.", ""]
+    for title, table in sections:
+        lines += [f"## {title}", "", table, ""]
+    lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in described.items()), ""]
+    return "\n".join(lines)
+
+
+def _arguments() -> tuple[list[str], int]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--part", default=",".join(PARTS), help="what to take, with commas: " + ", ".join(PARTS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of load, {ROUNDS} for figures to quote")
+    given = parser.parse_args()
+    parts = [part.strip() for part in given.part.split(",") if part.strip()]
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown or not parts:
+        parser.error(f"part must be of {', '.join(PARTS)}, got {given.part!r}")
+    if given.rounds < 1:
+        parser.error(f"rounds must be at least 1, got {given.rounds}")
+    return parts, given.rounds
 
 
 if __name__ == "__main__":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
+import grpc
 import psycopg
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.child import ROOT, Child
 from benchmarks.queues import Burst, wait_until
@@ -106,11 +108,14 @@ def started(folder: Path, settings: dict[str, str], finished: Callable[[], Count
         "ATELIER_ROUTER_ASSET_TARGET": asset,
         **settings,
     }
+    _run([str(Path(sys.executable).with_name("atelier")), "migrate"], environment)
     with ExitStack() as stack:
         servers = {}
         for part, target in (("asset_service", asset), ("router_service", router)):
             servers[part] = stack.enter_context(_server(part, target, environment, folder))
-        keys = {name: (folder / "data" / "keys" / f"{name}.key").read_text("utf-8").strip() for name in ("admin", "worker")}
+        keys = {
+            name: (folder / "data" / "keys" / f"{name}.key").read_text("utf-8").strip() for name in ("admin", "worker")
+        }
         workers = []
         for number in range(_LOAD_PROCESSES):
             worker = _load(stack, "benchmarks.load.workers", f"workers-{number}", folder)
@@ -121,6 +126,12 @@ def started(folder: Path, settings: dict[str, str], finished: Callable[[], Count
         yield Atelier(servers, submitters, workers, finished)
 
 
+def _run(command: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command[-1]} ended with {done.returncode}: {(done.stderr or done.stdout)[-2000:]}")
+
+
 def _load(stack: ExitStack, module: str, name: str, folder: Path, *arguments: str) -> Child:
     child = Child(name, [sys.executable, "-m", module, *arguments], folder / f"{name}.log")
     stack.callback(child.end)
@@ -129,7 +140,7 @@ def _load(stack: ExitStack, module: str, name: str, folder: Path, *arguments: st
 
 @contextmanager
 def _server(part: str, target: str, environment: dict[str, str], folder: Path) -> Iterator[int]:
-    """Start a service, wait until it listens, yield its process id, and stop it at the end."""
+    """Start a service, wait until it serves, yield its process id, and stop it at the end."""
     log = folder / f"{part}.log"
     with log.open("ab") as output:
         # `attached` ends it with us, however we end.
@@ -138,7 +149,7 @@ def _server(part: str, target: str, environment: dict[str, str], folder: Path) -
             command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        wait_until(lambda: process.poll() is not None or _listens(target), f"{part} at {target}")
+        wait_until(lambda: process.poll() is not None or _serves(target), f"{part} at {target}")
         if process.poll() is not None:
             raise RuntimeError(f"{part} ended with {process.returncode}: {log.read_text('utf-8')[-2000:]}")
         yield process.pid
@@ -153,10 +164,11 @@ def _server(part: str, target: str, environment: dict[str, str], folder: Path) -
             process.stdin.close()
 
 
-def _listens(target: str) -> bool:
-    host, _, port = target.rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=1):
-            return True
-    except OSError:
-        return False
+def _serves(target: str) -> bool:
+    with grpc.insecure_channel(target) as channel:
+        try:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+        except grpc.RpcError:
+            return False
+    return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

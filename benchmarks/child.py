@@ -92,7 +92,9 @@ class Child:
     def _gone(self) -> ChildFailed:
         self._process.wait()
         last = self._log.read_text("utf-8", errors="replace").strip().splitlines()[-5:]
-        return ChildFailed(f"{self.name} ended with {self._process.returncode}: {' / '.join(last) or 'it wrote nothing'}")
+        return ChildFailed(
+            f"{self.name} ended with {self._process.returncode}: {' / '.join(last) or 'it wrote nothing'}"
+        )
 
 
 def _stream(stream: Any) -> Any:

@@ -73,7 +73,7 @@ def cpu_seconds_of(process_id: int) -> float:
     """Return the processor time that a process tree has used, the ended children of its members included."""
     ticks = 0
     for member in process_tree(process_id):
-        # After the name, which is in brackets: fields 14 to 17 of proc(5), user and system time, own and of ended children.
+        # After the name, which is in brackets: fields 14 to 17 of proc(5), own time and that of ended children.
         fields = Path(f"/proc/{member}/stat").read_text("utf-8").rpartition(")")[2].split()
         ticks += sum(int(field) for field in fields[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -62,6 +62,7 @@ class Submitters:
 
 
 async def main(target: str, admin_key: str) -> None:
+    """Do what the parent says, until it closes our input."""
     submitters = Submitters(target, admin_key)
     await serve({"prepare": submitters.prepare, "burst": submitters.burst, "paced": submitters.paced})
 

@@ -1,6 +1,7 @@
 """Workers with an engine that does nothing, on bare stubs of the worker protocol, in one process.
 
-For each lease a worker acknowledges, uploads one tiny picture under the lease token, and reports one outcome with its receipt.
+For each lease a worker acknowledges, uploads one tiny picture under the lease token, and reports one outcome with its
+receipt.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import struct
-import sys
 import time
 import uuid
 import zlib
@@ -183,6 +183,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 async def main() -> None:
+    """Do what the parent says, until it closes our input."""
     workers = Workers()
     await serve({"connect": workers.connect, "take": workers.take})
 
