@@ -73,6 +73,9 @@ class Relay:
         live = self._live.get(ref.job_id)
         if live is not None and live.fence == ref.fence:
             self.ended(ref.job_id)
+            if ref.job_id in self._watching_job:
+                # Another replica may have it from now on.
+                self._neighbours.ask(ref.job_id)
 
     def step(self, job_id: str, *, asset_index: int, step: int, steps: int, phase: str) -> None:
         """Take the progress of one output."""

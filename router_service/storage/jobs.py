@@ -46,10 +46,8 @@ class Jobs:
         return codec.from_json(Job, document)
 
     async def find_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """Return the jobs of these ids that exist, by id, and lock their rows."""
-        rows = await self._connection.execute(
-            select(jobs.c.job_id, jobs.c.document).where(jobs.c.job_id.in_(job_ids)).with_for_update()
-        )
+        """Return the jobs of these ids that exist, by id."""
+        rows = await self._connection.execute(select(jobs.c.job_id, jobs.c.document).where(jobs.c.job_id.in_(job_ids)))
         return {job_id: codec.from_json(Job, document) for job_id, document in rows}
 
     async def find_page(

@@ -198,30 +198,41 @@ class ScriptedWorker:
 @asynccontextmanager
 async def running_router(folder: Path, **flags: str) -> AsyncIterator[Router]:
     """Run an asset service and a router by one clock, which stands still until the test advances it."""
+    async with running_replicas(folder, 1, **flags) as (router,):
+        yield router
+
+
+@asynccontextmanager
+async def running_replicas(folder: Path, count: int, **flags: str) -> AsyncIterator[list[Router]]:
+    """Run an asset service and several routers that share its folder; more than one needs PostgreSQL."""
     clock = ManualClock(datetime.now(UTC))
     async with AsyncExitStack() as stack:
         settings = kit_settings.for_tests(folder, **flags)
-        assets = await asset_service.__main__.open_service(settings, stack, clock=clock)
-        settings = kit_settings.for_tests(folder, **{"router.asset_target": assets.server.target, **flags})
-        service = await router_service.__main__.open_service(settings, stack, clock=clock)
-        raw = connect(service.server.target)
-        stack.push_async_callback(raw.close)
-        tokens = key_tokens(raw, service.rings.read_key_file("admin.key"), clock)
-        mine = connect(service.server.target, tokens=tokens)
-        theirs = connect(assets.server.target, tokens=tokens)
-        # Workers have only their lease tokens there.
-        bare = connect(assets.server.target)
-        stack.push_async_callback(bare.close)
-        stack.push_async_callback(mine.close)
-        stack.push_async_callback(theirs.close)
-        yield Router(
-            service=service,
-            clock=clock,
-            target=service.server.target,
-            jobs=router_service_pb2_grpc.RouterServiceStub(mine),
-            assets=asset_service_pb2_grpc.AssetServiceStub(theirs),
-            uploads=upload_service_pb2_grpc.UploadServiceStub(bare),
-            uploads_of_admin=upload_service_pb2_grpc.UploadServiceStub(theirs),
-            identities=identity_service_pb2_grpc.IdentityServiceStub(mine),
-            stack=stack,
-        )
+        assets = (await asset_service.__main__.open_service(settings, stack, clock=clock)).server.target
+        yield [await _open_router(folder, stack, assets, clock, **flags) for _ in range(count)]
+
+
+async def _open_router(folder: Path, stack: AsyncExitStack, assets: str, clock: ManualClock, **flags: str) -> Router:
+    settings = kit_settings.for_tests(folder, **{"router.asset_target": assets, **flags})
+    service = await router_service.__main__.open_service(settings, stack, clock=clock)
+    raw = connect(service.server.target)
+    stack.push_async_callback(raw.close)
+    tokens = key_tokens(raw, service.rings.read_key_file("admin.key"), clock)
+    mine = connect(service.server.target, tokens=tokens)
+    theirs = connect(assets, tokens=tokens)
+    # Workers have only their lease tokens there.
+    bare = connect(assets)
+    stack.push_async_callback(bare.close)
+    stack.push_async_callback(mine.close)
+    stack.push_async_callback(theirs.close)
+    return Router(
+        service=service,
+        clock=clock,
+        target=service.server.target,
+        jobs=router_service_pb2_grpc.RouterServiceStub(mine),
+        assets=asset_service_pb2_grpc.AssetServiceStub(theirs),
+        uploads=upload_service_pb2_grpc.UploadServiceStub(bare),
+        uploads_of_admin=upload_service_pb2_grpc.UploadServiceStub(theirs),
+        identities=identity_service_pb2_grpc.IdentityServiceStub(mine),
+        stack=stack,
+    )
