@@ -16,8 +16,8 @@ from pathlib import Path
 
 import psycopg
 
-from faults.actions.clocks import NoFakeTime
 from faults.actions.disks import NoVolume
+from faults.faketime import NoFakeTime
 from faults.results import to_line
 from faults.run import Result, keep, make_template, run_schedule
 from faults.schedule import JOBS, Schedule, plan

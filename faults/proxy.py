@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Callable, Sequence
 
 _CHUNK_BYTES = 64 * 1024
@@ -43,6 +45,8 @@ class Link:
             self._server.close()
         self.cut()
         await asyncio.gather(*self._open, return_exceptions=True)
+        # An aborted transport closes its socket in the next round of the loop.
+        await asyncio.sleep(0)
 
     def stall(self) -> None:
         """Let nothing through, either way, without closing anything."""
@@ -69,7 +73,7 @@ class Link:
                 await self._forward(reader, writer)
             finally:
                 self._open.discard(task)
-                writer.transport.abort()
+                _reset(writer)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._flowing.wait()
@@ -87,7 +91,7 @@ class Link:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            far_writer.transport.abort()
+            _reset(far_writer)
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         for host, port in self._targets:
@@ -106,3 +110,10 @@ class Link:
                 await writer.drain()
                 if count is not None:
                     count(len(data))
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """Close a connection so that the other end sees a reset, not an orderly end."""
+    with contextlib.suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

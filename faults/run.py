@@ -34,6 +34,7 @@ _QUIET_LIMIT_S = 20.0
 _PATIENCE_S = 2.0
 _CATCH_UP_LOOKS, _CATCH_UP_PAUSE_S = 100, 0.1
 _LAST_LOOK_S = 15.0
+_LAST_FAULT_S = 10.0
 # A fault counts only if at least this share of the jobs had not finished when it fired.
 LEAST_UNFINISHED = 0.3
 
@@ -134,7 +135,8 @@ async def _work(schedule: Schedule, field: Field, load: Load, late: list[Finding
         async with asyncio.timeout(_RUN_LIMIT_S):
             await load.run()
             # A liar may still be waiting for work that is no longer there; the others end by themselves.
-            await asyncio.wait(firing, timeout=10.0)
+            if firing:
+                await asyncio.wait(firing, timeout=_LAST_FAULT_S)
     except TimeoutError:
         late.append(Finding("too late", f"not every job was seen to end within {_RUN_LIMIT_S:g} s"))
     finally:

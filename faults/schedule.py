@@ -5,6 +5,7 @@ It is a function of the seed alone.
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -114,7 +115,8 @@ class Schedule:
 
     def described(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def plan(seed: int, jobs: int = JOBS) -> Schedule:

@@ -1,38 +1,17 @@
-"""A stepped clock: one process has libfaketime preloaded, whose offset is read from a file that is rewritten.
-
-`python -m faults.actions.clocks` ends with 1 when the library is missing.
-"""
+"""A stepped clock: one process has libfaketime preloaded, whose offset is read from a file that is rewritten."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 from faults.cluster import Cluster, Part
+from faults.faketime import library
 from faults.field import Field
 from faults.schedule import FaultPlan
 
-_PLACES = (
-    "/usr/lib/*/faketime/libfaketime.so.1",
-    "/usr/lib64/faketime/libfaketime.so.1",
-    "/usr/local/lib/faketime/libfaketime.so.1",
-    "/opt/homebrew/lib/faketime/libfaketime.1.dylib",
-)
 # Seconds: about a lease, about an identity token, more than either, and what a wrong time zone makes.
 _STEPS = (3, 60, 600, 7200)
-
-
-class NoFakeTime(Exception):
-    """The library that steps clocks is not installed; the message says what to install."""
-
-
-def library() -> Path:
-    """Return where libfaketime is. Raises NoFakeTime."""
-    for place in _PLACES:
-        for found in sorted(Path("/").glob(place.removeprefix("/"))):
-            return found
-    raise NoFakeTime("The fault step_clock needs libfaketime: install the package libfaketime.")
 
 
 def victim(cluster: Cluster, fault: FaultPlan) -> Part:
@@ -70,16 +49,3 @@ async def step(field: Field, fault: FaultPlan) -> str:
 
 def _file(cluster: Cluster, part: Part) -> Path:
     return cluster.folder / "clocks" / part.name
-
-
-def main() -> int:
-    """Tell by the exit code whether the library is there."""
-    try:
-        library()
-    except NoFakeTime:
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

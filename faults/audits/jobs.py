@@ -10,9 +10,10 @@ from faults.evidence import Evidence, Row, Submission
 from faults.finding import Finding
 from faults.schedule import JobPlan
 
-# A stage may be tried again, and a job has stages; nothing else leads back.
+# A stage may be tried again, and a job has stages; nothing else leads back. Until somebody else has taken a lease that
+# was lost, its old holder may still record, so a job that waits again may be published all the same.
 _FORWARD = {
-    "queued": {"queued", "running", "failed", "cancelled"},
+    "queued": {"queued", "running", "publishing", "succeeded", "failed", "cancelled"},
     "running": {"running", "queued", "publishing", "succeeded", "failed", "cancelled"},
     "publishing": {"succeeded", "failed"},
     "succeeded": set(),
