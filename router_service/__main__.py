@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import grpc
@@ -12,16 +13,20 @@ from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service.admission import Admission
 from router_service.clients import AssetClient
 from router_service.conversation_servicer import Conversations, SessionRules
-from router_service.dispatch import Dispatch, LeaseRules
+from router_service.dispatch import Dispatch
+from router_service.ending import Ending
+from router_service.fairness import Shares
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
 from router_service.jobs import JobViews
 from router_service.leasing import LeasingLoop
+from router_service.patience import Patience
 from router_service.pools import Pools
 from router_service.reaper import Reaper, ReaperRules
 from router_service.recording import Recording, RetryRules
 from router_service.registry import ModelRegistry
 from router_service.relay import Relay
+from router_service.rounds import LeaseRules, Rounds
 from router_service.servicer import RouterServicer
 from router_service.sessions import Sessions
 from router_service.settlement import Settlement
@@ -70,24 +75,21 @@ class Service:
         self.vitals = Vitals(self.health, {"database": self.storage.ping})
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
-        self.dispatch = Dispatch(
-            self.storage,
-            self.sessions,
-            self.relay,
-            self.signals,
-            capabilities,
-            LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes),
-        )
+        self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
+        self.patience = Patience(clock, mine.lease_ttl)
+        self.dispatch = self._dispatch(settings, clock)
+        self.ending = Ending(self.storage, self.relay, self.signals)
+        self.admission = Admission(self.storage, self.assets, self.signals, self.shares)
         self.recording = Recording(
             self.storage,
             self.sessions,
             self.relay,
             self.signals,
             capabilities,
-            RetryRules(mine.max_attempts, mine.retry_backoff),
+            RetryRules(mine.max_attempts, mine.max_leases, mine.retry_backoff),
         )
         self.settlement = Settlement(self.storage, self.assets, self.signals)
-        self.leasing = LeasingLoop(self.storage, self.dispatch, self.signals)
+        self.leasing = LeasingLoop(self.dispatch, self.signals)
         self.reaper = self._reaper(mine, clock)
         self.workers = self._worker_servicer(settings, clock)
         self.server = GrpcServer(
@@ -102,11 +104,23 @@ class Service:
         )
         self.server.on_drain(self.workers.drain)
 
+    async def close(self) -> None:
+        """Let the transactions that run end, and refuse what waits for one."""
+        await asyncio.gather(self.admission.close(), self.dispatch.close(), self.recording.close())
+
+    def _dispatch(self, settings: Settings, clock: Clock) -> Dispatch:
+        mine = settings.router
+        rules = LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes)
+        rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares)
+        return Dispatch(self.storage, self.relay, self.signals, rounds, rules, self.patience, clock)
+
     def _reaper(self, mine: RouterSettings, clock: Clock) -> Reaper:
         return Reaper(
             self.storage,
             self.dispatch,
+            self.ending,
             self.pools,
+            self.patience,
             clock,
             ReaperRules(
                 lease_ttl=mine.lease_ttl,
@@ -114,6 +128,8 @@ class Service:
                 keep_jobs=mine.retention_jobs,
                 keep_events=mine.retention_events,
                 keep_submissions=mine.idempotency_retention,
+                raise_tier_after=mine.raise_tier_after,
+                highest_tier=self.shares.highest_tier,
             ),
             self.identities.purge_expired,
         )
@@ -148,8 +164,8 @@ class Service:
 
     def _servicers(self) -> list[Registration]:
         router = RouterServicer(
-            admission=Admission(self.storage, self.assets, self.signals),
-            dispatch=self.dispatch,
+            admission=self.admission,
+            ending=self.ending,
             views=JobViews(self.storage),
             watch=self.watch,
             registry=self.registry,
@@ -191,6 +207,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await service.vitals.look()
     await service.server.start()
     service.pools.connect = service.server.target
+    stack.push_async_callback(service.close)
     stack.push_async_callback(service.tasks.stop)
     stack.push_async_callback(service.server.stop)
     service.tasks.start("router.exchange", service.exchange.run)

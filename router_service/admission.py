@@ -1,62 +1,28 @@
-"""Takes jobs in: validation, defaults, effective values, idempotency, and the hold on references."""
+"""Takes jobs in: once for each idempotency key, with a hold on their references."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from router_service.domain import (
-    Format,
-    GenerationSettings,
-    Job,
-    Output,
-    Quality,
-    Reference,
-    Stage,
-    StageKind,
-    StageState,
-    Warning_,
-)
-from router_service.models import FRAME_RATE, Route, RoutingTable, effective_size, effective_steps
+from router_service.domain import Job, Output, Reference
+from router_service.fairness import Shares
+from router_service.models import RoutingTable
+from router_service.plans import Plan, Request, make_plan
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxKind, Submission
+from router_service.storage.queue import Waiting
 from service_kit import crash
-from service_kit.errors import Aborted, ErrorReason, InvalidArgument, NotFound
+from service_kit.batching import Batcher
+from service_kit.errors import Aborted, AtelierError, ErrorReason, InvalidArgument, NotFound
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 
 HOLD_TTL = timedelta(seconds=60)
 RETRY_WINDOW = timedelta(minutes=10)
-LARGEST_SEED = 2**53 - 1
-_DEFAULT_SECONDS = 3.0
-_RANDOM_SEEDS = 2**32
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a client asks for. None means absent: zero is a value. `digest` names all of it but the idempotency key."""
-
-    prompt: str
-    negative_prompt: str
-    model: str
-    format: Format | None
-    quantity: int | None
-    seed: int | None
-    quality: Quality | None
-    aspect_ratio: str | None
-    steps: int | None
-    duration_seconds: float | None
-    references: tuple[Reference, ...]
-    enhancement_only: bool
-    enhance_prompt: bool
-    warn_on_enhancement_failure: bool
-    priority: int
-    idempotency_key: str | None
-    digest: str
 
 
 class References(Protocol):
@@ -69,22 +35,37 @@ class References(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What will be done for a request: its effective values, before a job is made of it."""
+class _New:
+    """A request that may become a job, or turn out to be a repeat."""
 
-    settings: GenerationSettings
-    stages: tuple[Stage, ...]
-    warnings: tuple[Warning_, ...]
-    deadline: timedelta
+    job_id: str
+    request: Request
+    plan: Plan
+    references: tuple[Reference, ...]
+    owner: Owner
+    is_retry: bool
+
+    @property
+    def repeat_of(self) -> tuple[Owner, str] | None:
+        """What an earlier submission of the same would be found by: the key, or the digest of a marked retry."""
+        if self.request.idempotency_key:
+            return self.owner, f"key:{self.request.idempotency_key}"
+        return (self.owner, f"digest:{self.request.digest}") if self.is_retry else None
 
 
 class Admission:
     """Makes jobs of requests."""
 
-    def __init__(self, storage: Storage, references: References, signals: Signals) -> None:
+    def __init__(self, storage: Storage, references: References, signals: Signals, shares: Shares) -> None:
         self._storage = storage
         self._references = references
         self._signals = signals
+        self._shares = shares
+        self._submissions: Batcher[_New, Job] = Batcher("router.admit", self._admit_all)
+
+    async def close(self) -> None:
+        """Let what runs end."""
+        await self._submissions.close()
 
     async def admit(self, request: Request, table: RoutingTable, owner: Owner, *, is_retry: bool = False) -> Job:
         """Accept a request as one job, or answer the job that it became before.
@@ -101,46 +82,92 @@ class Admission:
             Aborted: the idempotency key was used with another request.
         """
         plan = make_plan(request, table)
+        new = _New(new_id(), request, plan, (), owner, is_retry)
         if request.references:
-            # A repeat must not take a hold; without references the look in the transaction below is enough.
+            # A repeat must not take a hold; without references the look in the transaction is enough.
             async with self._storage.read() as tx:
-                known = await self._find_known(tx, request, owner, is_retry=is_retry)
+                known = await self._known_job(tx, new)
             if known is not None:
                 return known
-        job_id = new_id()
-        references = await self._hold(job_id, request.references, owner)
-        async with self._storage.write() as tx:
-            known = await self._find_known(tx, request, owner, is_retry=is_retry)
-            if known is not None:
-                return known
-            job = make_job(job_id, request, plan, references, owner, await tx.now())
-            await tx.jobs.add(job)
-            await tx.queue.enter(job, confirmed=not references)
-            await tx.ledger.add_submission(owner, request.idempotency_key, request.digest, job_id)
-            if references:
-                await tx.ledger.send(OutboxKind.CONFIRM, job_id)
-        crash.reach("router.admit.committed")
-        # The dispatcher first: watchers can wait, the worker should not.
-        self._signals.queue_changed()
-        self._signals.job_changed(job)
-        if references:
-            self._signals.outbox_changed()
-        return job
+            crash.reach("router.hold.sending")
+            new = replace(new, references=await self._hold(new.job_id, request.references, owner))
+            crash.reach("router.hold.answered")
+        return await self._submissions.submit(new)
 
-    async def _find_known(self, tx: Transaction, request: Request, owner: Owner, *, is_retry: bool) -> Job | None:
-        submission: Submission | None = None
-        if request.idempotency_key:
-            submission = await tx.ledger.find_submission(owner, request.idempotency_key)
-        elif is_retry:
-            submission = await tx.ledger.find_equal_submission(owner, request.digest, within=RETRY_WINDOW)
-        if submission is None:
+    async def _admit_all(self, batch: Sequence[_New]) -> list[Job | AtelierError]:
+        """Write jobs once for each idempotency key, also when several replicas or one batch have the same."""
+        async with self._storage.write() as tx:
+            firsts = await self._first_of_each(tx, batch)
+            now = await tx.now()
+            mine = {
+                new.job_id: make_job(new, now, tier=self._shares.of(new.owner).tier)
+                for new in batch
+                if firsts[new.job_id].job_id == new.job_id
+            }
+            await _write(tx, list(mine.values()), now)
+            if mine:
+                crash.reach("router.admit.before_commit")
+            theirs = {first.job_id for first in firsts.values()} - mine.keys()
+            jobs = mine | (await tx.jobs.find(theirs) if theirs else {})
+        if mine:
+            crash.reach("router.admit.committed")
+        self._tell(mine.values())
+        return [_answer(new, firsts[new.job_id], jobs) for new in batch]
+
+    async def _first_of_each(self, tx: Transaction, batch: Sequence[_New]) -> dict[str, Submission]:
+        """Remember the submissions of a batch, but for repeats. Returns for each the first submission of the same."""
+        retries = {(new.owner, new.request.digest) for new in batch if new.is_retry and not new.request.idempotency_key}
+        equal = await tx.ledger.find_equal_submissions(retries, within=RETRY_WINDOW)
+        firsts: dict[str, Submission] = {}
+        same = {(owner, f"digest:{digest}"): submission for (owner, digest), submission in equal.items()}
+        fresh: list[Submission] = []
+        for new in batch:
+            submission = _submission(new)
+            first = same.get(new.repeat_of) if new.repeat_of is not None else None
+            if first is None:
+                first = submission
+                fresh.append(submission)
+                if new.repeat_of is not None:
+                    same[new.repeat_of] = submission
+            firsts[new.job_id] = first
+        written = await tx.ledger.add_submissions(fresh, await tx.now())
+        repeats = {
+            submission.job_id: (submission.owner, submission.idempotency_key or "")
+            for submission in fresh
+            if submission.job_id not in written
+        }
+        earlier = await tx.ledger.find_submissions(set(repeats.values()))
+        if len(earlier) < len(set(repeats.values())):
+            raise Aborted("A submission with the same key was forgotten at this moment; repeat.")
+        return {
+            job_id: earlier[repeats[first.job_id]] if first.job_id in repeats else first
+            for job_id, first in firsts.items()
+        }
+
+    async def _known_job(self, tx: Transaction, new: _New) -> Job | None:
+        """Return the job that an earlier submission of the same became, None when there is none."""
+        first: Submission | None = None
+        if new.request.idempotency_key:
+            key = (new.owner, new.request.idempotency_key)
+            first = (await tx.ledger.find_submissions([key])).get(key)
+        elif new.is_retry:
+            equal = (new.owner, new.request.digest)
+            first = (await tx.ledger.find_equal_submissions([equal], within=RETRY_WINDOW)).get(equal)
+        if first is None:
             return None
-        if submission.digest != request.digest:
-            raise Aborted(
-                f"The idempotency key {request.idempotency_key!r} was used for another request: send a new key.",
-                ErrorReason.IDEMPOTENCY_KEY_REUSED,
-            )
-        return await tx.jobs.get_owned(submission.job_id, owner)
+        answer = _answer(new, first, await tx.jobs.find([first.job_id]))
+        if isinstance(answer, AtelierError):
+            raise answer
+        return answer
+
+    def _tell(self, jobs: Collection[Job]) -> None:
+        # The dispatcher first: watchers can wait, the worker should not.
+        if jobs:
+            self._signals.queue_changed()
+        for job in jobs:
+            self._signals.job_changed(job)
+        if any(job.references for job in jobs):
+            self._signals.outbox_changed()
 
     async def _hold(self, job_id: str, references: Sequence[Reference], owner: Owner) -> tuple[Reference, ...]:
         if not references:
@@ -158,134 +185,49 @@ class Admission:
             raise NotFound(problem.message, ErrorReason.NOT_FOUND, fields=problem.fields) from error
 
 
-def make_plan(request: Request, table: RoutingTable) -> Plan:
-    """Work out the effective values of a request.
-
-    Raises:
-        InvalidArgument: names the field that cannot be.
-    """
-    route = table.route(request.model)
-    if request.enhancement_only:
-        return _enhancement_plan(request, route, table)
-    form = _format_of(request, route)
-    _check_generation(request, form)
-    quantity = 1 if request.quantity is None else request.quantity
-    if quantity > route.row.max_quantity:
-        message = f"must be 1..{route.row.max_quantity} for the model {route.model}, got {quantity}"
-        raise InvalidArgument.field("quantity", message, ErrorReason.OUT_OF_RANGE)
-    quality = request.quality or Quality.STANDARD
-    aspect_ratio = request.aspect_ratio or ("16:9" if form is Format.VIDEO else "1:1")
-    width, height = effective_size(route.row, aspect_ratio, quality)
-    seconds = _DEFAULT_SECONDS if request.duration_seconds is None else request.duration_seconds
-    settings = GenerationSettings(
-        worker_type=route.row.worker_type,
-        model=route.model,
-        format=form,
-        seed=_seed(request, quantity),
-        width=width,
-        height=height,
-        steps=effective_steps(route.row, quality) if request.steps is None else request.steps,
-        quantity=quantity,
-        quality=quality,
-        aspect_ratio=aspect_ratio,
-        frames=round(seconds * FRAME_RATE) if form is Format.VIDEO else 0,
-        frame_rate=FRAME_RATE if form is Format.VIDEO else 0,
-    )
-    stages = [Stage(StageKind.GENERATE, route.row.worker_type)]
-    deadline = route.row.deadline
-    if request.enhance_prompt:
-        enhancer = table.enhancer()
-        stages.insert(0, Stage(StageKind.ENHANCE, enhancer.worker_type))
-        deadline += enhancer.deadline
-    stages[0] = replace(stages[0], state=StageState.QUEUED)
-    return Plan(settings, tuple(stages), route.warnings, deadline)
-
-
-def make_job(
-    job_id: str, request: Request, plan: Plan, references: tuple[Reference, ...], owner: Owner, now: datetime
-) -> Job:
-    """Return the new job of a plan, waiting for its first stage."""
+def make_job(new: _New, now: datetime, *, tier: int) -> Job:
+    """Return the new job of a request, waiting for its first stage."""
+    request, plan = new.request, new.plan
     outputs = 0 if request.enhancement_only else plan.settings.quantity
     return Job(
-        job_id=job_id,
-        owner=owner,
+        job_id=new.job_id,
+        owner=new.owner,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         settings=plan.settings,
         enhancement_only=request.enhancement_only,
         warn_on_enhancement_failure=request.warn_on_enhancement_failure,
-        references=references,
+        references=new.references,
         priority=request.priority,
         created_at=now,
         deadline_at=now + plan.deadline,
         stages=plan.stages,
         outputs=tuple(Output(index) for index in range(outputs)),
         warnings=plan.warnings,
+        tier=tier,
     )
 
 
-def _enhancement_plan(request: Request, route: Route, table: RoutingTable) -> Plan:
-    meaningless = {
-        "enhance_prompt": request.enhance_prompt,
-        "quantity": request.quantity not in (None, 1),
-        "quality": request.quality is not None,
-        "aspect_ratio": request.aspect_ratio is not None,
-        "steps": request.steps is not None,
-        "duration_seconds": request.duration_seconds is not None,
-        "reference_images": bool(request.references),
-    }
-    for field, is_sent in meaningless.items():
-        if is_sent:
-            message = "means nothing together with enhancement_only: leave it out"
-            raise InvalidArgument.field(field, message, ErrorReason.CONFLICTING_FIELDS)
-    enhancer = table.enhancer()
-    settings = GenerationSettings(
-        worker_type=enhancer.worker_type,
-        model=route.model,
-        format=request.format,
-        seed=_seed(request, 1),
-        width=0,
-        height=0,
-        steps=0,
-        quantity=0,
-        quality=Quality.STANDARD,
-        aspect_ratio="",
-        frames=0,
-        frame_rate=0,
-    )
-    stage = Stage(StageKind.ENHANCE, enhancer.worker_type, StageState.QUEUED)
-    return Plan(settings, (stage,), route.warnings, enhancer.deadline)
+def _submission(new: _New) -> Submission:
+    return Submission(new.owner, new.request.idempotency_key, new.request.digest, new.job_id)
 
 
-def _format_of(request: Request, route: Route) -> Format:
-    if request.format is None:
-        message = "is required: send image or video (or set enhancement_only)"
-        raise InvalidArgument.field("format", message, ErrorReason.MISSING_FIELD)
-    if request.format not in route.row.formats:
-        made = " and ".join(form.value for form in route.row.formats)
-        message = f"the model {route.model} makes {made}, not {request.format.value}: send another format or model"
-        raise InvalidArgument.field("format", message, ErrorReason.CONFLICTING_FIELDS)
-    return request.format
+def _answer(new: _New, first: Submission, jobs: Mapping[str, Job]) -> Job | AtelierError:
+    """Return the job of the first submission, or why a repeat of it cannot be answered."""
+    if first.digest != new.request.digest:
+        return Aborted(
+            f"The idempotency key {new.request.idempotency_key!r} was used for another request: send a new key.",
+            ErrorReason.IDEMPOTENCY_KEY_REUSED,
+        )
+    job = jobs.get(first.job_id)
+    if job is None:
+        return NotFound(
+            f"This was submitted before, as the job {first.job_id}, which was removed since: send a new key."
+        )
+    return job
 
 
-def _check_generation(request: Request, form: Format) -> None:
-    if request.duration_seconds is not None and form is not Format.VIDEO:
-        message = "is for videos only: leave it out for an image"
-        raise InvalidArgument.field("duration_seconds", message, ErrorReason.CONFLICTING_FIELDS)
-    kinds = [reference.kind for reference in request.references]
-    for index, kind in enumerate(kinds):
-        path = f"reference_images[{index}].kind"
-        if kind == "first_frame" and form is not Format.VIDEO:
-            raise InvalidArgument.field(path, "first_frame is for videos only", ErrorReason.CONFLICTING_FIELDS)
-        if kind == "mask" and "init" not in kinds:
-            message = "mask needs a reference of kind init beside it"
-            raise InvalidArgument.field(path, message, ErrorReason.CONFLICTING_FIELDS)
-
-
-def _seed(request: Request, quantity: int) -> int:
-    if request.seed is None:
-        return secrets.randbelow(_RANDOM_SEEDS)
-    if request.seed + quantity - 1 > LARGEST_SEED:
-        message = f"the last output's seed must be at most {LARGEST_SEED}, got {request.seed} for {quantity} outputs"
-        raise InvalidArgument.field("seed", message, ErrorReason.OUT_OF_RANGE)
-    return request.seed
+async def _write(tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
+    await tx.jobs.add(jobs)
+    await tx.queue.enter([Waiting(job, confirmed=not job.references) for job in jobs], now)
+    await tx.ledger.send(OutboxKind.CONFIRM, [job.job_id for job in jobs if job.references], now)

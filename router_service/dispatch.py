@@ -1,250 +1,259 @@
-"""Moves stages between waiting and running: lease, acknowledge, renew, keep, lose, cancel."""
+"""Moves stages between waiting and running: lease, acknowledge, renew, keep, hand back, lose."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
-from router_service.domain import FINAL, Failure, Job, JobState, Lease, LeaseRef
-from router_service.fairness import rank
+from router_service.domain import Failure, Job, JobState, Lease, LeaseRef
+from router_service.patience import Patience
 from router_service.relay import Relay
-from router_service.sessions import Grant, Session, Sessions
+from router_service.rounds import LeaseRules, Rounds
+from router_service.sessions import Grant, Session
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxKind
-from router_service.storage.queue import Candidate, QueueKey
+from router_service.storage.queue import Waiting
 from service_kit import crash
-from service_kit.capabilities import Capabilities, LeaseClaims, ReferenceGrant
-from service_kit.errors import ErrorReason, FailedPrecondition
-from service_kit.identity import Owner
+from service_kit.batching import Batcher
+from service_kit.clock import Clock
+from service_kit.errors import AtelierError, ErrorReason
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class LeaseRules:
-    """How leases live. `max_output_bytes` is the largest output that a worker may upload."""
-
-    ttl: timedelta
-    max_attempts: int
-    max_leases: int
-    max_output_bytes: int
+# What another replica did, and a pause that is over, is found after this long, even if nobody tells.
+POLL_S = 1.0
+_Named = tuple[LeaseRef, str]
 
 
 class Dispatch:
-    """Leases waiting stages to connected workers, and takes them back."""
+    """Leases waiting stages to connected workers, hears what they say of their leases, and takes leases back."""
 
     def __init__(
         self,
         storage: Storage,
-        sessions: Sessions,
         relay: Relay,
         signals: Signals,
-        capabilities: Capabilities,
+        rounds: Rounds,
         rules: LeaseRules,
+        patience: Patience,
+        clock: Clock,
     ) -> None:
         self._storage = storage
-        self._sessions = sessions
+        self._patience = patience
         self._relay = relay
         self._signals = signals
-        self._capabilities = capabilities
+        self._rounds = rounds
         self._rules = rules
-        self._served: dict[Owner, int] = {}
-        self._serving = 0
+        self._clock = clock
+        self._looks_at = 0.0
+        self._one_round = asyncio.Lock()
+        self._acknowledgements: Batcher[_Named, None] = Batcher("router.acknowledge", self._acknowledge_all)
+        self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
+        self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
+            "router.renew", self._renew_all
+        )
+
+    async def close(self) -> None:
+        """Let what runs end."""
+        await asyncio.gather(self._acknowledgements.close(), self._rejections.close(), self._renewals.close())
 
     # --- leasing ----------------------------------------------------------------------------------------------------
 
     async def lease_waiting(self) -> int:
-        """Fill the free slots of this replica's sessions, once. Returns how many stages were leased."""
-        takers = [session for session in self._sessions if session.free > 0]
-        if not takers:
-            return 0
-        async with self._storage.write() as tx:
-            chosen = await self._choose(tx, takers)
-            grants = [
-                (session, grant)
-                for session, candidate in chosen
-                if (grant := await self._lease_one(tx, session, candidate)) is not None
-            ]
-        crash.reach("router.lease.committed")
-        for session, grant in grants:
-            self._hand_over(session, grant)
-        return len(grants)
+        """Fill the free slots of this replica's sessions. Returns how many stages were leased."""
+        leased = 0
+        async with self._one_round:
+            await self._end_pauses()
+            while True:
+                done = await self._rounds.run()
+                if done.grants:
+                    crash.reach("router.lease.committed")
+                for session, grant in done.grants:
+                    self._hand_over(session, grant)
+                leased += len(done.grants)
+                if not done.goes_on:
+                    return leased
 
-    async def _choose(self, tx: Transaction, takers: Sequence[Session]) -> list[tuple[Session, Candidate]]:
-        free = {session.epoch: session.free for session in takers}
-        keys = {
-            QueueKey(worker_type, session.worker.models)
-            for session in takers
-            for worker_type in session.worker.worker_types
-        }
-        slots = sum(free.values())
-        candidates = await tx.queue.find_candidates(sorted(keys, key=repr), per_owner=slots)
-        several = len({candidate.owner for candidate in candidates}) > 1
-        running = await tx.queue.count_running() if several else {}
-        chosen = []
-        for candidate in rank(candidates, running, last_served=self._served, limit=len(candidates)):
-            session = _best_session(takers, free, candidate)
-            if session is not None:
-                free[session.epoch] -= 1
-                chosen.append((session, candidate))
-                if len(chosen) == slots:
-                    break
-        return chosen
+    @property
+    def looks_again_in(self) -> float:
+        """After how many seconds `lease_waiting` may find something of which nobody tells."""
+        return max(self._looks_at - self._clock.monotonic(), 0.0)
 
-    async def _lease_one(self, tx: Transaction, session: Session, candidate: Candidate) -> Grant | None:
-        before = await tx.jobs.get(candidate.job_id)
-        if before is None or before.state is not JobState.QUEUED:
-            await tx.queue.leave(candidate.job_id)
-            return None
-        job = before.leased(session.worker.holder, await tx.now())
-        await tx.jobs.save(before, job)
-        attempt = before.current.attempt + 1
-        lease = await tx.queue.lease(job, session=session.epoch, attempt=attempt, acknowledged=False)
-        return Grant(lease, job, self._token(job))
+    async def _end_pauses(self) -> None:
+        """Once a second, and when a pause is known to be over: let stages be leased whose pause is over."""
+        if self._clock.monotonic() < self._looks_at:
+            return
+        async with self._storage.read() as tx:
+            now, next_at = await tx.now(), await tx.queue.next_ready_at()
+        if next_at is not None and next_at <= now:
+            async with self._storage.write() as tx:
+                await tx.queue.make_ready()
+        pause_s = POLL_S if next_at is None or next_at <= now else (next_at - now).total_seconds()
+        self._looks_at = self._clock.monotonic() + min(pause_s, POLL_S)
 
     def _hand_over(self, session: Session, grant: Grant) -> None:
         ref = grant.lease.ref
-        self._serving += 1
-        self._served[grant.job.owner] = self._serving
         session.held[ref.job_id] = ref
         session.unacknowledged.add(ref)
         self._relay.began(grant.job)
         session.send(grant)
         self._signals.job_changed(grant.job)
-        log.info("job_leased", job_id=ref.job_id, stage=ref.stage, fence=ref.fence, holder=session.worker.holder)
-
-    def _token(self, job: Job) -> str:
-        references = tuple(
-            ReferenceGrant(
-                bucket=reference.bucket,
-                key=reference.key,
-                generation=reference.generation,
-                asset_id=reference.asset_id,
-            )
-            for reference in job.references
-        )
-        return self._capabilities.sign_lease(
-            LeaseClaims(
-                job_id=job.job_id,
-                stage=job.stage,
-                fence=job.fence,
-                owner=job.owner,
-                max_outputs=len(job.outputs),
-                max_bytes=self._rules.max_output_bytes,
-                formats=(job.settings.format.value,) if job.settings.format else (),
-                references=references,
-                expires_at=job.deadline_at + self._rules.ttl,
-            )
-        )
+        log.debug("job_leased", job_id=ref.job_id, stage=ref.stage, fence=ref.fence, holder=session.worker.holder)
 
     # --- what workers say about their leases ------------------------------------------------------------------------
 
     async def acknowledge(self, session: Session, ref: LeaseRef) -> None:
-        """Note that a worker has started a stage: from now on the attempt counts."""
+        """Note that a worker has begun a stage: from now on the lease lives as long as it is renewed."""
+        await self._acknowledgements.submit((ref, session.epoch))
+
+    async def _acknowledge_all(self, refs: Sequence[_Named]) -> list[None]:
         async with self._storage.write() as tx:
-            lease = await tx.queue.get_lease(ref.job_id)
-            if lease is None or lease.acknowledged or not await tx.queue.acknowledge(ref, session.epoch):
-                return
-            job = await tx.jobs.get(ref.job_id)
-            if job is not None and job.ref == ref:
-                await tx.jobs.save(job, job.acknowledged(lease.attempt))
+            await tx.leases.acknowledge(refs, await tx.now())
+            crash.reach("router.ack.before_commit")
+        crash.reach("router.ack.committed")
+        return [None] * len(refs)
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
-        """Take a lease back that a worker has not started. It burns no attempt."""
+        """Take a lease back that a worker does not want, begun or not. It burns no attempt."""
         log.info("lease_rejected", job_id=ref.job_id, holder=session.worker.holder, reason=reason)
-        self._sessions.forget_lease(ref)
+        await self._rejections.submit((ref, session.epoch))
+
+    async def _reject_all(self, refs: Sequence[_Named]) -> list[None]:
         async with self._storage.write() as tx:
-            lease = await tx.queue.get_lease(ref.job_id)
-            if lease is None or lease.ref != ref or lease.session != session.epoch:
-                return
-            job = await self._take_back(tx, lease)
-        self._after_take_back(job)
+            job_ids = sorted({ref.job_id for ref, _ in refs})
+            before = await tx.jobs.lock(job_ids)
+            held = await tx.leases.lock(job_ids)
+            back = [lease for lease in held.values() if (lease.ref, lease.session) in set(refs)]
+            jobs = await self._take_back(tx, before, back, none_began=True)
+            crash.reach("router.reject.before_commit")
+        crash.reach("router.reject.committed")
+        self._after_take_back(jobs)
+        return [None] * len(refs)
 
     async def renew(self, session: Session, refs: Sequence[LeaseRef]) -> tuple[list[LeaseRef], list[LeaseRef]]:
         """Renew the leases that a heartbeat names. Returns those whose job was cancelled, and those that are lost."""
-        cancelled: list[LeaseRef] = []
-        lost: list[LeaseRef] = []
+        try:
+            renewed = await self._renewals.submit((session.epoch, refs))
+        except AtelierError:
+            # It was heard and could not be written: nobody's silence proves anything now.
+            self._patience.begin()
+            raise
+        gone = [ref for ref in refs if ref not in renewed]
+        if not gone:
+            return [], []
+        async with self._storage.read() as tx:
+            jobs = await tx.jobs.find({ref.job_id for ref in gone})
+        cancelled = [ref for ref in gone if ref.job_id in jobs and jobs[ref.job_id].state is JobState.CANCELLED]
+        return cancelled, [ref for ref in gone if ref not in cancelled]
+
+    async def _renew_all(
+        self, heartbeats: Sequence[tuple[str, Sequence[LeaseRef]]]
+    ) -> list[frozenset[LeaseRef] | AtelierError]:
         async with self._storage.write() as tx:
-            await tx.registry.worker_seen(session.epoch)
-            renewed = await tx.queue.renew(refs, session.epoch)
-            for ref in refs:
-                if ref not in renewed:
-                    job = await tx.jobs.get(ref.job_id)
-                    is_cancelled = job is not None and job.state is JobState.CANCELLED
-                    (cancelled if is_cancelled else lost).append(ref)
-        return cancelled, lost
+            named = {(ref, epoch) for epoch, refs in heartbeats for ref in refs}
+            renewed = await tx.leases.renew(named, await tx.now()) if named else set()
+            await tx.registry.workers_seen({epoch for epoch, _ in heartbeats})
+            crash.reach("router.renew.before_commit")
+        crash.reach("router.renew.committed")
+        return [frozenset(ref for ref in refs if (ref, epoch) in renewed) for epoch, refs in heartbeats]
 
     async def keep(self, session: Session, refs: Sequence[LeaseRef]) -> tuple[list[LeaseRef], list[LeaseRef]]:
         """Give a worker that has come back the leases that it still holds. Returns what it keeps, and what it has lost.
 
         Leases of the same worker that it does not name went down with its last process: they wait again at once.
         """
-        kept: dict[LeaseRef, Job] = {}
+        holder = session.worker.holder
         async with self._storage.write() as tx:
-            for ref in refs:
-                job = await self._keep_one(tx, session, ref)
-                if job is not None:
-                    kept[ref] = job
-            dropped = [
-                await self._take_back(tx, lease)
-                for lease in await tx.queue.find_held(session.worker.holder)
-                if lease.ref not in kept
-            ]
+            held = [lease.ref.job_id for lease in await tx.leases.find_held(holder)]
+            before = await tx.jobs.lock(sorted({*held, *(ref.job_id for ref in refs)}))
+            leases = await tx.leases.lock(before)
+            kept = await self._keep_named(
+                tx, session, {ref for ref in refs if _may_keep(ref, before, holder)}, before, leases
+            )
+            dropped = [lease for lease in leases.values() if lease.holder == holder and lease.ref not in kept]
+            taken_back = await self._take_back(tx, before, dropped)
+            crash.reach("router.keep.before_commit")
+        crash.reach("router.keep.committed")
         for ref, job in kept.items():
             session.held[ref.job_id] = ref
             self._relay.began(job)
             self._signals.job_changed(job)
-        for taken_back in dropped:
-            self._after_take_back(taken_back)
-        return list(kept), [ref for ref in refs if ref not in kept]
+        self._after_take_back(taken_back)
+        return [ref for ref in refs if ref in kept], [ref for ref in refs if ref not in kept]
 
-    async def _keep_one(self, tx: Transaction, session: Session, ref: LeaseRef) -> Job | None:
-        """Give one lease back. Returns the job, None when the lease is lost."""
-        job = await tx.jobs.get(ref.job_id)
-        if job is None or not job.accepts(ref, session.worker.holder):
-            return None
-        if job.state is JobState.QUEUED:
-            kept = job.kept(await tx.now())
-            await tx.jobs.save(job, kept)
-            await tx.queue.lease(kept, session=session.epoch, attempt=max(job.current.attempt, 1), acknowledged=True)
-            return kept
-        return job if await tx.queue.adopt(ref, session.epoch) else None
+    async def _keep_named(
+        self,
+        tx: Transaction,
+        session: Session,
+        refs: Collection[LeaseRef],
+        before: Mapping[str, Job],
+        leases: Mapping[str, Lease],
+    ) -> dict[LeaseRef, Job]:
+        """Bind leases to the session, and lease again what waits since it was lost. Returns the jobs by lease."""
+        now = await tx.now()
+        adopted = {ref: before[ref.job_id] for ref in refs if ref.job_id in leases and leases[ref.job_id].ref == ref}
+        again = {
+            ref: before[ref.job_id].kept(now)
+            for ref in refs
+            if ref not in adopted and before[ref.job_id].state is JobState.QUEUED
+        }
+        await tx.leases.adopt(adopted.keys(), session.epoch, now)
+        await tx.jobs.save([(before[ref.job_id], job) for ref, job in again.items()])
+        await tx.queue.leave([ref.job_id for ref in again])
+        await tx.leases.add([(job, session.epoch) for job in again.values()], now, acknowledged=True)
+        return adopted | again
 
     # --- taking back ------------------------------------------------------------------------------------------------
 
     async def take_back_expired(self, *, ack_timeout: timedelta, limit: int = 200) -> int:
-        """Let stages wait again whose worker was not heard of in time. Returns how many."""
+        """Let stages wait again whose worker was not heard of in time. Returns how many. Any replica may do it."""
+        rules = {"lease_ttl": self._rules.ttl, "ack_timeout": ack_timeout}
+        async with self._storage.read() as tx:
+            expired = await tx.leases.find_expired(**rules, limit=limit)
+        if not expired:
+            return 0
         async with self._storage.write() as tx:
-            expired = await tx.queue.find_expired(lease_ttl=self._rules.ttl, ack_timeout=ack_timeout, limit=limit)
-            jobs = [(lease, await self._take_back(tx, lease)) for lease in expired]
-        for lease, job in jobs:
+            before = await tx.jobs.lock(expired, skip_locked=True)
+            # Looked at again under the lock: its worker may have been heard of meanwhile.
+            leases = await tx.leases.lock_expired(before.keys(), **rules)
+            jobs = await self._take_back(tx, before, leases.values())
+            crash.reach("router.take_back.before_commit")
+        crash.reach("router.take_back.committed")
+        for lease in leases.values():
             log.warning("lease_lost", job_id=lease.ref.job_id, holder=lease.holder, acknowledged=lease.acknowledged)
             self._signals.lease_ended(lease.ref, cancelled=False)
-            self._after_take_back(job)
-        return len(jobs)
+        self._after_take_back(jobs)
+        return len(leases)
 
-    async def _take_back(self, tx: Transaction, lease: Lease) -> Job | None:
-        """End a lease without an outcome. The fence stays: its holder may still record until somebody else has it."""
-        await tx.queue.end_lease(lease.ref.job_id)
-        before = await tx.jobs.get(lease.ref.job_id)
-        if before is None or before.state is not JobState.RUNNING or before.ref != lease.ref:
-            return None
-        spent = self._spent(before)
-        if spent is not None:
-            job = before.failed(spent, await tx.now())
-            await tx.jobs.save(before, job)
-            await tx.ledger.send(OutboxKind.SETTLE, job.job_id)
-            return job
-        job = before.requeued()
-        await tx.jobs.save(before, job)
-        await tx.queue.enter(job, confirmed=True)
-        return job
+    async def _take_back(
+        self, tx: Transaction, before: Mapping[str, Job], leases: Collection[Lease], *, none_began: bool = False
+    ) -> list[Job]:
+        """End leases without an outcome; their jobs are locked. Returns the jobs as they are then.
+
+        The fences stay: their holders may still record until somebody else has the stages.
+        """
+        if not leases:
+            return []
+        now = await tx.now()
+        await tx.leases.end([lease.ref.job_id for lease in leases])
+        transitions = []
+        for lease in leases:
+            job = before.get(lease.ref.job_id)
+            if job is not None and job.state is JobState.RUNNING and job.ref == lease.ref:
+                back = job.requeued(began=lease.acknowledged and not none_began)
+                spent = self._spent(back)
+                transitions.append((job, back if spent is None else job.stage_failed(spent, now)))
+        after = [job for _, job in transitions]
+        await tx.jobs.save(transitions)
+        await tx.queue.enter([Waiting(job) for job in after if job.state is JobState.QUEUED], now)
+        await tx.ledger.send(OutboxKind.SETTLE, [job.job_id for job in after if job.state is JobState.FAILED], now)
+        return after
 
     def _spent(self, job: Job) -> Failure | None:
+        """Return why a stage is not leased again, None if it is."""
         if job.current.attempt >= self._rules.max_attempts:
             message = f"The worker was lost in each of {job.current.attempt} attempts."
             return Failure(ErrorReason.ATTEMPTS_EXHAUSTED, message)
@@ -252,74 +261,14 @@ class Dispatch:
             return Failure(ErrorReason.ATTEMPTS_EXHAUSTED, f"The job was leased {job.leases} times without an outcome.")
         return None
 
-    def _after_take_back(self, job: Job | None) -> None:
-        if job is None:
-            return
-        self._relay.ended(job.job_id)
-        self._signals.job_changed(job)
-        self._signals.queue_changed()
-        self._signals.outbox_changed()
-
-    # --- ending -----------------------------------------------------------------------------------------------------
-
-    async def cancel(self, job_id: str, owner: Owner) -> Job:
-        """Cancel a job that waits or runs; one that has ended is returned as it is. The worker is told at once.
-
-        Raises:
-            NotFound: no such job, or somebody else owns it.
-            FailedPrecondition: its last outcome is recorded; it is too late.
-        """
-        async with self._storage.write() as tx:
-            before = await tx.jobs.get_owned(job_id, owner, lock=True)
-            if before.state in FINAL:
-                return before
-            if before.state is JobState.PUBLISHING:
-                message = f"The job {job_id} is done and its assets are being published: it is too late to cancel it."
-                raise FailedPrecondition(message, ErrorReason.TOO_LATE)
-            job = await self._end(tx, before, before.cancelled(await tx.now()))
-        crash.reach("router.cancel.committed")
-        self._after_end(before, job)
-        return job
-
-    async def fail_overdue(self, *, limit: int = 200) -> int:
-        """Fail the jobs whose deadline has passed. Returns how many."""
-        ended = []
-        async with self._storage.write() as tx:
-            for job_id in await tx.queue.find_overdue(limit=limit):
-                before = await tx.jobs.get(job_id)
-                if before is None or before.state not in (JobState.QUEUED, JobState.RUNNING):
-                    continue
-                allowed = before.deadline_at - before.created_at
-                failure = Failure(
-                    ErrorReason.JOB_DEADLINE_EXCEEDED,
-                    f"The job did not end within {allowed.total_seconds():.0f} seconds.",
-                )
-                ended.append((before, await self._end(tx, before, before.failed(failure, await tx.now()))))
-        for before, job in ended:
-            log.warning("job_overdue", job_id=job.job_id)
-            self._after_end(before, job)
-        return len(ended)
-
-    async def _end(self, tx: Transaction, before: Job, after: Job) -> Job:
-        await tx.jobs.save(before, after)
-        await tx.queue.leave(before.job_id)
-        await tx.queue.end_lease(before.job_id)
-        await tx.ledger.sent(OutboxKind.CONFIRM, before.job_id)
-        await tx.ledger.send(OutboxKind.SETTLE, before.job_id)
-        return after
-
-    def _after_end(self, before: Job, after: Job) -> None:
-        self._signals.lease_ended(before.ref, cancelled=True)
-        self._relay.ended(after.job_id)
-        self._signals.job_changed(after)
-        self._signals.queue_changed()
-        self._signals.outbox_changed()
+    def _after_take_back(self, jobs: Collection[Job]) -> None:
+        for job in jobs:
+            self._relay.ended(job.job_id)
+            self._signals.job_changed(job)
+        if jobs:
+            self._signals.queue_changed()
+            self._signals.outbox_changed()
 
 
-def _best_session(takers: Sequence[Session], free: Mapping[str, int], candidate: Candidate) -> Session | None:
-    """Return the session with the most free slots that takes the stage, or None."""
-    fitting: dict[int, list[Session]] = defaultdict(list)
-    for session in takers:
-        if free[session.epoch] > 0 and session.worker.takes(candidate.worker_type, candidate.model):
-            fitting[free[session.epoch]].append(session)
-    return fitting[max(fitting)][0] if fitting else None
+def _may_keep(ref: LeaseRef, jobs: Mapping[str, Job], holder: str) -> bool:
+    return ref.job_id in jobs and jobs[ref.job_id].accepts(ref, holder)

@@ -166,7 +166,10 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One accepted request."""
+    """One accepted request.
+
+    `leases` counts those of the current stage; `start_is_uncounted`: the last was taken back before its worker began.
+    """
 
     job_id: str
     owner: Owner
@@ -187,6 +190,8 @@ class Job:
     fence: int = 0
     stage: int = 0
     leases: int = 0
+    tier: int = 0
+    start_is_uncounted: bool = False
     holder: str = ""
     enhanced_prompt: str = ""
     engine: str = ""
@@ -216,12 +221,13 @@ class Job:
     # --- transitions ------------------------------------------------------------------------------------------------
 
     def leased(self, holder: str, now: datetime) -> Job:
-        """Give the waiting stage to a worker."""
-        stage = replace(self.current, state=StageState.RUNNING, started_at=now)
+        """Give the waiting stage to a worker: a new fence, and one attempt more."""
+        stage = replace(self.current, state=StageState.RUNNING, started_at=now, attempt=self.current.attempt + 1)
         return self._with(
             state=JobState.RUNNING,
             fence=self.fence + 1,
             leases=self.leases + 1,
+            start_is_uncounted=False,
             holder=holder,
             started_at=self.started_at or now,
             stages=self._stages(stage),
@@ -229,20 +235,38 @@ class Job:
 
     def kept(self, now: datetime) -> Job:
         """Give the stage back to the holder that had lost it, before anybody else took it."""
-        stage = replace(self.current, state=StageState.RUNNING, started_at=self.current.started_at or now)
-        return self._with(state=JobState.RUNNING, stages=self._stages(stage))
+        began = self.begun()
+        stage = replace(began.current, state=StageState.RUNNING, started_at=began.current.started_at or now)
+        return began._with(state=JobState.RUNNING, stages=self._stages(stage))
 
-    def acknowledged(self, attempt: int) -> Job:
-        """Count the start of the stage. Nobody needs to be told, so the version stays."""
-        return replace(self, stages=self._stages(replace(self.current, attempt=attempt)))
+    def begun(self) -> Job:
+        """Count the attempt after all: its worker proves that it began. The version stays."""
+        counted = replace(self.current, attempt=self.current.attempt + int(self.start_is_uncounted))
+        return replace(self, start_is_uncounted=False, stages=self._stages(counted))
 
-    def requeued(self) -> Job:
-        """Let the stage wait again after its lease was lost or handed back. The fence stays."""
-        return self._with(state=JobState.QUEUED, stages=self._stages(replace(self.current, state=StageState.QUEUED)))
+    def requeued(self, *, began: bool) -> Job:
+        """Let the stage wait again after its lease was lost or handed back. The fence stays.
+
+        If its worker had not said that it `began`, it was no attempt.
+        """
+        attempt = self.current.attempt if began else max(self.current.attempt - 1, 0)
+        stage = replace(self.current, state=StageState.QUEUED, attempt=attempt)
+        return self._with(state=JobState.QUEUED, start_is_uncounted=not began, stages=self._stages(stage))
 
     def retried(self) -> Job:
         """Let the stage wait again after an outcome that said it failed."""
-        return replace(self.requeued(), fence=self.fence + 1)
+        return replace(self.requeued(began=True), fence=self.fence + 1)
+
+    def stopped(self) -> Job:
+        """Let the stage wait again after its worker stopped it, as one that goes down does. It was no attempt."""
+        return replace(self.requeued(began=False), start_is_uncounted=False, fence=self.fence + 1)
+
+    def stage_failed(self, failure: Failure, now: datetime) -> Job:
+        """End the job, or go on with its next stage if the request says so of an enhancement that fails."""
+        has_next = self.stage + 1 < len(self.stages)
+        if has_next and self.current.kind is StageKind.ENHANCE and self.warn_on_enhancement_failure:
+            return self.enhancement_skipped(failure, now)
+        return self.failed(failure, now)
 
     def enhanced(self, text: str, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
         """Record the text of the enhancement: the next stage waits, or the job is done."""
@@ -252,7 +276,8 @@ class Job:
         """Go on with the prompt as it was sent."""
         warning = Warning_("enhancement_failed", f"The prompt was not enhanced: {failure.message}")
         job = self._stage_done(now, warnings=(*self.warnings, warning))
-        return replace(job, stages=(replace(job.stages[0], state=StageState.FAILED), *job.stages[1:]))
+        failed = replace(job.stages[self.stage], state=StageState.FAILED)
+        return replace(job, stages=(*job.stages[: self.stage], failed, *job.stages[self.stage + 1 :]))
 
     def recorded(self, outputs: Mapping[int, Output], warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
         """Record the outputs of the last stage. The job waits for its assets to be published."""
@@ -269,8 +294,14 @@ class Job:
             engine=engine,
         )
 
+    def refused(self, message: str, now: datetime) -> Job:
+        """End a recorded job whose assets can never be published."""
+        failure = Failure(ErrorReason.OUTPUT_LOST, f"The outputs could not be published: {message}")
+        outputs = tuple(replace(output, state=OutputState.FAILED, failure=failure) for output in self.outputs)
+        return self._with(state=JobState.FAILED, outputs=outputs, failure=failure, finished_at=now)
+
     def settled(self, lost: Sequence[int], now: datetime) -> Job:
-        """End a job whose assets are published, less those whose bytes were lost."""
+        """End a recorded job whose assets are published, less those whose bytes were lost."""
         failure = Failure(ErrorReason.OUTPUT_LOST, "The bytes of this output were lost before it was published.")
         outputs = tuple(
             replace(output, state=OutputState.FAILED, failure=failure)
@@ -306,7 +337,8 @@ class Job:
             return self._with(state=JobState.SUCCEEDED, fence=self.fence + 1, stages=done, finished_at=now, **changes)
         after = replace(done[self.stage + 1], state=StageState.QUEUED)
         stages = (*done[: self.stage + 1], after, *done[self.stage + 2 :])
-        return self._with(state=JobState.QUEUED, fence=self.fence + 1, stage=self.stage + 1, stages=stages, **changes)
+        further = {"state": JobState.QUEUED, "fence": self.fence + 1, "stage": self.stage + 1, "leases": 0}
+        return self._with(**further, stages=stages, **changes)
 
     def _ended(self, state: JobState, failure: Failure, now: datetime) -> Job:
         return self._with(

@@ -1,22 +1,22 @@
-"""When waiting stages are leased: as soon as a stage waits or a slot is free, and when a retry has paused enough."""
+"""When waiting stages are leased: as soon as a stage waits or a slot is free, and when a pause is over."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
-from router_service.dispatch import Dispatch
+from router_service.dispatch import POLL_S, Dispatch
 from router_service.signals import Signals
-from router_service.storage import Storage
+from service_kit.errors import AtelierError
+from service_kit.telemetry import get_logger
 
-# Another replica's stages are found after this long.
-_POLL_S = 1.0
+log = get_logger(__name__)
 
 
 class LeasingLoop:
     """Runs leasing rounds."""
 
-    def __init__(self, storage: Storage, dispatch: Dispatch, signals: Signals) -> None:
-        self._storage = storage
+    def __init__(self, dispatch: Dispatch, signals: Signals) -> None:
         self._dispatch = dispatch
         self._signals = signals
 
@@ -24,15 +24,10 @@ class LeasingLoop:
         """Lease whatever can be leased, until cancelled."""
         while True:
             self._signals.queue.clear()
-            await self._dispatch.lease_waiting()
-            await self._pause()
-
-    async def _pause(self) -> None:
-        """Wait until something changes, or the next stage has waited out its pause."""
-        async with self._storage.read() as tx:
-            now, next_at = await tx.now(), await tx.queue.next_available()
-        wait_s = _POLL_S if next_at is None else min((next_at - now).total_seconds() + 0.001, _POLL_S)
-        try:
-            await asyncio.wait_for(self._signals.queue.wait(), max(wait_s, 0.0))
-        except TimeoutError:
-            return
+            try:
+                await self._dispatch.lease_waiting()
+            except AtelierError as error:
+                log.warning("leasing_delayed", reason=error.reason.value, detail=error.message)
+                await asyncio.sleep(POLL_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._signals.queue.wait(), self._dispatch.looks_again_in)

@@ -25,7 +25,9 @@ from router_service.sessions import Sessions
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxKind
+from router_service.storage.queue import Waiting
 from service_kit import crash
+from service_kit.batching import Batcher
 from service_kit.capabilities import Capabilities
 from service_kit.errors import AtelierError, ErrorReason
 from service_kit.telemetry import get_logger
@@ -68,10 +70,24 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class RetryRules:
-    """How often a stage is started, and how long it waits before its second attempt; doubled for each further one."""
+    """How often a stage is started and leased, and how long it waits before its second attempt; doubled each time."""
 
     max_attempts: int
+    max_leases: int
     backoff: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """An outcome that counts, and what it makes of the job. `pause` is how long it waits if it waits."""
+
+    before: Job
+    after: Job
+    outcome: Outcome
+    pause: timedelta
+
+
+_Report = tuple[Outcome, str]
 
 
 class Recording:
@@ -92,6 +108,11 @@ class Recording:
         self._signals = signals
         self._capabilities = capabilities
         self._rules = rules
+        self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all)
+
+    async def close(self) -> None:
+        """Let what runs end."""
+        await self._outcomes.close()
 
     async def record(self, outcome: Outcome, *, holder: str) -> str:
         """Record an outcome, once.
@@ -99,45 +120,57 @@ class Recording:
         Returns:
             `recorded`, `duplicate` for a repeat, or `stale` when the lease was no longer the holder's.
         """
+        return await self._outcomes.submit((outcome, holder))
+
+    async def _record_all(self, reports: Sequence[_Report]) -> list[str]:
+        statuses: list[str] = []
+        taken: list[_Taken] = []
         async with self._storage.write() as tx:
-            if await tx.ledger.has_outcome(outcome.ref, outcome.completion_id):
-                return DUPLICATE
-            before = await tx.jobs.get(outcome.ref.job_id)
-            if before is None or not before.accepts(outcome.ref, holder):
-                log.info("outcome_stale", job_id=outcome.ref.job_id, fence=outcome.ref.fence, holder=holder)
-                return STALE
-            job = await self._apply(tx, before, outcome)
+            job_ids = sorted({outcome.ref.job_id for outcome, _ in reports})
+            jobs = await tx.jobs.lock(job_ids)
+            # Only now, under the locks: a repeat may have been recorded by another replica a moment ago.
+            known = await tx.ledger.find_outcomes(job_ids)
+            await tx.leases.lock(job_ids)
+            now = await tx.now()
+            for outcome, holder in reports:
+                this = (outcome.ref.job_id, outcome.ref.stage, outcome.completion_id)
+                before = jobs.get(outcome.ref.job_id)
+                if this in known:
+                    statuses.append(DUPLICATE)
+                elif before is None or not before.accepts(outcome.ref, holder):
+                    log.info("outcome_stale", job_id=outcome.ref.job_id, fence=outcome.ref.fence, holder=holder)
+                    statuses.append(STALE)
+                else:
+                    after, pause = self._next(before, outcome, now)
+                    taken.append(_Taken(before, after, outcome, pause))
+                    jobs[before.job_id] = after
+                    known.add(this)
+                    statuses.append(RECORDED)
+            await _write(tx, taken, now)
             crash.reach("router.record.before_commit")
         crash.reach("router.record.committed")
-        log.info("outcome_recorded", job_id=job.job_id, state=job.state.value, fence=outcome.ref.fence)
-        self._sessions.forget_lease(outcome.ref)
-        self._relay.ended(job.job_id)
-        self._signals.job_changed(job)
-        self._signals.queue_changed()
-        self._signals.outbox_changed()
-        return RECORDED
+        self._after(taken)
+        return statuses
 
-    async def _apply(self, tx: Transaction, before: Job, outcome: Outcome) -> Job:
-        # A lost ack must not make the start free: an outcome proves that the stage ran.
-        lease = await tx.queue.get_lease(before.job_id)
-        started = before if lease is None else before.acknowledged(max(before.current.attempt, lease.attempt))
-        await tx.queue.end_lease(before.job_id)
-        await tx.queue.leave(before.job_id)
-        await tx.ledger.add_outcome(outcome.ref, outcome.completion_id, outcome.payload)
-        job, delay = await self._next(tx, started, outcome)
-        await tx.jobs.save(before, job)
-        if job.state is JobState.QUEUED:
-            await tx.queue.enter(job, confirmed=True, delay=delay)
-        else:
-            await tx.ledger.send(OutboxKind.SETTLE, job.job_id)
-        return job
+    def _after(self, taken: Sequence[_Taken]) -> None:
+        for record in taken:
+            job = record.after
+            log.debug("outcome_recorded", job_id=job.job_id, state=job.state.value, fence=record.outcome.ref.fence)
+            self._sessions.forget_lease(record.outcome.ref)
+            self._relay.ended(job.job_id)
+            self._signals.job_changed(job)
+        if any(record.after.state is JobState.QUEUED for record in taken):
+            self._signals.queue_changed()
+        if any(record.after.state is not JobState.QUEUED for record in taken):
+            self._signals.outbox_changed()
 
-    async def _next(self, tx: Transaction, job: Job, outcome: Outcome) -> tuple[Job, timedelta]:
+    def _next(self, before: Job, outcome: Outcome, now: datetime) -> tuple[Job, timedelta]:
         """Return the job after the outcome, and how long it waits if it waits."""
-        now = await tx.now()
+        # An outcome proves that the stage began, even if its lease was taken back before that was known.
+        job = before.begun()
         warnings = [Warning_("engine", text[:1000]) for text in outcome.warnings[:_MOST_WARNINGS]]
         if outcome.stopped:
-            return job.retried(), timedelta(0)
+            return self._stopped(job, now), timedelta(0)
         if outcome.text is not None and job.current.kind is StageKind.ENHANCE and outcome.text.strip():
             return job.enhanced(outcome.text[:_LONGEST_TEXT], warnings, outcome.engine, now), timedelta(0)
         if outcome.outputs is not None and job.current.kind is StageKind.GENERATE:
@@ -150,17 +183,23 @@ class Recording:
         failure = outcome.failure or _nothing_came()
         return self._failed(job, failure, retryable=outcome.retryable or outcome.failure is None, now=now)
 
+    def _stopped(self, job: Job, now: datetime) -> Job:
+        if job.leases >= self._rules.max_leases:
+            message = f"The job was leased {job.leases} times, and no worker brought it to an end."
+            return job.stage_failed(Failure(ErrorReason.ATTEMPTS_EXHAUSTED, message), now)
+        return job.stopped()
+
     def _failed(self, job: Job, failure: Failure, *, retryable: bool, now: datetime) -> tuple[Job, timedelta]:
         attempt = job.current.attempt
-        if retryable and attempt < self._rules.max_attempts:
+        if not retryable:
+            return job.stage_failed(failure, now), timedelta(0)
+        if attempt < self._rules.max_attempts and job.leases < self._rules.max_leases:
             backoff: timedelta = self._rules.backoff * 2 ** max(attempt - 1, 0)
             return job.retried(), min(backoff, _LONGEST_BACKOFF)
-        if retryable:
-            failure = replace(failure, message=f"{failure.message} It failed in each of {attempt} attempts.")
-        has_next = job.stage + 1 < len(job.stages)
-        if has_next and job.current.kind is StageKind.ENHANCE and job.warn_on_enhancement_failure:
-            return job.enhancement_skipped(failure, now), timedelta(0)
-        return job.failed(failure, now), timedelta(0)
+        message = f"{failure.message} It failed in each of {attempt} attempts."
+        if attempt < self._rules.max_attempts:
+            message = f"{failure.message} The job was leased {job.leases} times."
+        return job.stage_failed(replace(failure, message=message), now), timedelta(0)
 
     def _checked(self, job: Job, outcome: Outcome) -> Sequence[Output]:
         """Return the outputs of an outcome; one without a valid receipt has failed at its index."""
@@ -184,6 +223,24 @@ class Recording:
         if said != (job.job_id, job.stage, job.fence, report.asset_index):
             return Failure(ErrorReason.OUTPUT_LOST, "The worker reported this output with the receipt of another.")
         return None
+
+
+async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime) -> None:
+    """Store outcomes, end their leases, move their jobs, and put settlements into the outbox."""
+    if not taken:
+        return
+    job_ids = [record.after.job_id for record in taken]
+    await tx.jobs.save([(record.before, record.after) for record in taken])
+    # One that was lost waits; its holder was heard in time after all.
+    await tx.queue.leave([record.before.job_id for record in taken if record.before.state is JobState.QUEUED])
+    waiting = [Waiting(record.after, record.pause) for record in taken if record.after.state is JobState.QUEUED]
+    await tx.queue.enter(waiting, now)
+    await tx.leases.end(job_ids)
+    await tx.ledger.add_outcomes(
+        [(record.outcome.ref, record.outcome.completion_id, record.outcome.payload) for record in taken], now
+    )
+    over = [record.after.job_id for record in taken if record.after.state is not JobState.QUEUED]
+    await tx.ledger.send(OutboxKind.SETTLE, over, now)
 
 
 def _nothing_came() -> Failure:

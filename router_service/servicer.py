@@ -9,7 +9,7 @@ from atelier.router.v1 import router_service_pb2 as pb
 from atelier.router.v1 import router_service_pb2_grpc
 from router_service import wire
 from router_service.admission import Admission
-from router_service.dispatch import Dispatch
+from router_service.ending import Ending
 from router_service.jobs import JobViews
 from router_service.pools import Pools
 from router_service.registry import ModelRegistry
@@ -28,14 +28,14 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self,
         *,
         admission: Admission,
-        dispatch: Dispatch,
+        ending: Ending,
         views: JobViews,
         watch: Watch,
         registry: ModelRegistry,
         pools: Pools,
     ) -> None:
         self._admission = admission
-        self._dispatch = dispatch
+        self._ending = ending
         self._views = views
         self._watch = watch
         self._registry = registry
@@ -65,7 +65,7 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
 
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
-        job = await self._dispatch.cancel(request.job_id, current_caller().owner)
+        job = await self._ending.cancel(request.job_id, current_caller().owner)
         return pb.CancelJobResponse(job=wire.job_to_proto(job, self._pools))
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:

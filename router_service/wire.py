@@ -14,7 +14,6 @@ from atelier.asset.v1 import asset_control_service_pb2
 from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
-from router_service.admission import Request
 from router_service.domain import (
     Failure,
     Format,
@@ -31,6 +30,7 @@ from router_service.domain import (
     StageState,
     Warning_,
 )
+from router_service.plans import Request
 from router_service.pools import Pools
 from router_service.reports import LogLine, Preview, Progress, Report, TextDelta
 from service_kit.errors import ErrorReason, InvalidArgument

@@ -85,6 +85,17 @@ class RouterSettings:
     )
     max_attempts: int = _is(3, "How often a stage is started before its job fails.")
     max_leases: int = _is(10, "How often a stage is leased, acknowledged or not, before its job fails.")
+    most_running_per_owner: int = _is(
+        0, "How many stages of one owner may run at once in one pool; 0 for as many as there are workers."
+    )
+    owner_shares: tuple[str, ...] = _is(
+        (),
+        "What some owners are granted, as `TENANT/OWNER tier=1 weight=2 most_running=8`: higher tiers go first, and an "
+        "owner of weight 2 has twice as much running as the others.",
+    )
+    raise_tier_after: timedelta = _is(
+        timedelta(minutes=5), "How long a stage waits before it rises to the next tier that is granted to anybody."
+    )
     retry_backoff: timedelta = _is(
         timedelta(seconds=1), "How long a stage waits before its second attempt; doubled for each further one."
     )

@@ -1,4 +1,8 @@
-"""The router's storage: every query is a named method of one of the classes that a transaction carries."""
+"""The router's storage: every query is a named method of one of the classes that a transaction carries.
+
+Who locks several rows locks pools first, then jobs in the order of their ids, then what hangs on jobs, and the heads of
+owners' events last. So no two transactions wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.storage.events import Events
 from router_service.storage.jobs import Jobs
+from router_service.storage.leases import Leases
 from router_service.storage.ledger import Ledger
+from router_service.storage.moment import Moment
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
 from service_kit.database import Database
@@ -23,9 +29,11 @@ class Transaction(View):
     def __init__(self, db: Database, connection: AsyncConnection) -> None:
         self._db = db
         self._connection = connection
+        self._moment = Moment()
         self.events = Events(connection)
-        self.jobs = Jobs(connection, self.events)
+        self.jobs = Jobs(connection, self.events, self._moment)
         self.queue = Queue(connection)
+        self.leases = Leases(connection)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
 
@@ -34,8 +42,10 @@ class Transaction(View):
         await self.events.write()
 
     async def now(self) -> datetime:
-        """Return the moment of the database's clock."""
-        return await self._db.now(self._connection)
+        """Return the moment of the database's clock, the same during the whole transaction."""
+        if self._moment.now is None:
+            self._moment.now = await self._db.now(self._connection)
+        return self._moment.now
 
 
 class Storage(TransactionalStorage[Transaction]):

@@ -1,54 +1,81 @@
-"""Every query on jobs, and the events that tell of their changes."""
+"""Every query on jobs. An event tells of each change that grows the version."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, delete, exists, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import FINAL, Job, JobState
 from router_service.storage import codec
 from router_service.storage.events import Events
+from router_service.storage.moment import Moment
 from router_service.storage.tables import jobs, outbox, outcomes
+from service_kit.bulk import among, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted, NotFound
 from service_kit.identity import Owner
+
+_MANY = select(jobs.c.job_id, jobs.c.document).where(among(jobs.c.job_id, "job_ids"))
+# In the order of their ids, so that two transactions never wait for each other.
+_LOCKED = select(jobs.c.document, db_now()).where(among(jobs.c.job_id, "job_ids")).order_by(jobs.c.job_id)
+_EXPECTED = ("job_id", "state", "version", "fence", "stage")
 
 
 class Jobs:
     """The jobs table."""
 
-    def __init__(self, connection: AsyncConnection, events: Events) -> None:
+    def __init__(self, connection: AsyncConnection, events: Events, moment: Moment) -> None:
         self._connection = connection
         self._events = events
+        self._moment = moment
 
-    async def add(self, job: Job) -> None:
-        """Write a new job and its first event."""
-        await self._connection.execute(insert(jobs).values(job_id=job.job_id, **_columns(job)))
-        self._events.add(job, codec.to_bytes(job))
+    async def add(self, new: Sequence[Job]) -> None:
+        """Write new jobs and their first events."""
+        rows = []
+        for job in new:
+            document = codec.to_text(job)
+            self._events.add(job, document.encode())
+            rows.append({"job_id": job.job_id, **_columns(job), "document": document})
+        await insert_rows(self._connection, jobs, rows)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return a job and lock its row, or None when there is none."""
-        row = await self._connection.execute(select(jobs.c.document).where(jobs.c.job_id == job_id).with_for_update())
-        document = row.scalar_one_or_none()
-        return None if document is None else codec.from_json(Job, document)
+        """Return a job as it is now, or None when there is none."""
+        return (await self.find([job_id])).get(job_id)
 
-    async def get_owned(self, job_id: str, owner: Owner, *, lock: bool = False) -> Job:
+    async def get_owned(self, job_id: str, owner: Owner) -> Job:
         """Return one job of one owner. Raises NotFound when there is none."""
-        query = select(jobs.c.document).where(jobs.c.job_id == job_id, *_of(owner))
-        row = await self._connection.execute(query.with_for_update() if lock else query)
+        row = await self._connection.execute(select(jobs.c.document).where(jobs.c.job_id == job_id, *_of(owner)))
         document = row.scalar_one_or_none()
         if document is None:
             raise NotFound.of("job", job_id)
         return codec.from_json(Job, document)
 
-    async def find_many(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """Return the jobs of these ids that exist, by id."""
-        rows = await self._connection.execute(select(jobs.c.job_id, jobs.c.document).where(jobs.c.job_id.in_(job_ids)))
+    async def find(self, job_ids: Iterable[str]) -> dict[str, Job]:
+        """Return the jobs of these ids that exist, by id, as they are now."""
+        rows = await self._connection.execute(_MANY, {"job_ids": list(job_ids)})
         return {job_id: codec.from_json(Job, document) for job_id, document in rows}
+
+    async def lock(self, job_ids: Iterable[str], *, skip_locked: bool = False) -> dict[str, Job]:
+        """Lock the jobs of these ids that exist and return them by id. Whoever changes a job has locked it before.
+
+        Args:
+            job_ids: in any order.
+            skip_locked: leave out those that another transaction has locked, instead of waiting for it.
+        """
+        ids = list(job_ids)
+        if not ids:
+            return {}
+        query = _LOCKED.with_for_update(skip_locked=skip_locked)
+        found = {}
+        for document, now in await self._connection.execute(query, {"job_ids": ids}):
+            self._moment.now = now
+            job = codec.from_json(Job, document)
+            found[job.job_id] = job
+        return found
 
     async def find_page(
         self, owner: Owner, *, state: JobState | None, before: tuple[datetime, str] | None, limit: int
@@ -72,27 +99,30 @@ class Jobs:
         )
         return [codec.from_json(Job, document) for (document,) in await self._connection.execute(query)]
 
-    async def save(self, before: Job, after: Job) -> None:
-        """Write a transition, and its event if the version has grown.
+    async def save(self, transitions: Sequence[tuple[Job, Job]]) -> None:
+        """Write transitions (before, after), one a job, and an event for each version that has grown.
 
         Raises:
-            Aborted: the row is no longer the job that the transition began with.
+            Aborted: a row is no longer the job that its transition began with.
         """
-        result = await self._connection.execute(
-            update(jobs)
-            .where(
-                jobs.c.job_id == before.job_id,
-                jobs.c.state == before.state.value,
-                jobs.c.version == before.version,
-                jobs.c.fence == before.fence,
-                jobs.c.stage == before.stage,
+        rows = []
+        for before, after in transitions:
+            document = codec.to_text(after)
+            if after.version != before.version:
+                self._events.add(after, document.encode())
+            rows.append(
+                {
+                    **{"job_id": before.job_id, "state": before.state.value, "version": before.version},
+                    **{"fence": before.fence, "stage": before.stage},
+                    **{"new_state": after.state.value, "new_version": after.version},
+                    **{"new_fence": after.fence, "new_stage": after.stage},
+                    "finished_at": after.finished_at,
+                    "document": document,
+                }
             )
-            .values(**_columns(after))
-        )
-        if result.rowcount != 1:
-            raise Aborted(f"The job {before.job_id} changed at the same moment.")
-        if after.version != before.version:
-            self._events.add(after, codec.to_bytes(after))
+        changed = await update_rows(self._connection, jobs, rows, match=_EXPECTED)
+        if changed != len(rows):
+            raise Aborted(f"{len(rows) - changed} of {len(rows)} jobs changed at the same moment; repeat.")
 
     async def remove_ended(self, older_than: timedelta, *, limit: int) -> int:
         """Remove jobs that ended longer ago than this, with their outcomes. Returns how many.
@@ -101,14 +131,16 @@ class Jobs:
         """
         ended = (
             select(jobs.c.job_id)
-            .where(jobs.c.finished_at.is_not(None), jobs.c.finished_at < db_now(plus=-older_than))
-            .where(jobs.c.job_id.not_in(select(outbox.c.job_id)))
+            .where(jobs.c.finished_at < db_now(plus=-older_than))
+            .where(~exists().where(outbox.c.job_id == jobs.c.job_id))
+            .order_by(jobs.c.job_id)
             .limit(limit)
+            .with_for_update(skip_locked=True)
         )
         ids = list((await self._connection.execute(ended)).scalars())
         if ids:
-            await self._connection.execute(delete(outcomes).where(outcomes.c.job_id.in_(ids)))
-            await self._connection.execute(delete(jobs).where(jobs.c.job_id.in_(ids)))
+            await self._connection.execute(delete(outcomes).where(among(outcomes.c.job_id, ids)))
+            await self._connection.execute(delete(jobs).where(among(jobs.c.job_id, ids)))
         return len(ids)
 
 
@@ -122,7 +154,6 @@ def _columns(job: Job) -> dict[str, object]:
         "stage": job.stage,
         "created_at": job.created_at,
         "finished_at": job.finished_at,
-        "document": codec.to_json(job),
     }
 
 

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, insert, select, update
+from sqlalchemy import delete, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import LeaseRef
 from router_service.storage.tables import outbox, outcomes, submissions
+from service_kit.bulk import among, insert_new_rows, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.identity import Owner
+
+_OUTCOMES = select(outcomes.c.job_id, outcomes.c.stage, outcomes.c.completion_id).where(
+    among(outcomes.c.job_id, "job_ids")
+)
+# No entry is put off for longer, so that one that is due later than this was written before the clock was set back.
+_LONGEST_WAIT = timedelta(hours=1)
 
 
 class OutboxKind(StrEnum):
@@ -34,8 +43,10 @@ class OutboxEntry:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """An earlier submission: its digest and the job that it became."""
+    """A submission, earlier or new: its digest and the job that it became."""
 
+    owner: Owner
+    idempotency_key: str | None
     digest: str
     job_id: str
 
@@ -46,39 +57,54 @@ class Ledger:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def find_submission(self, owner: Owner, idempotency_key: str) -> Submission | None:
-        """Return the submission with this key, or None when it is new."""
-        row = (
-            await self._connection.execute(
-                select(submissions).where(*_of(owner), submissions.c.idempotency_key == idempotency_key)
-            )
-        ).one_or_none()
-        return None if row is None else Submission(row.digest, row.job_id)
+    # --- submissions ------------------------------------------------------------------------------------------------
 
-    async def find_equal_submission(self, owner: Owner, digest: str, *, within: timedelta) -> Submission | None:
-        """Return the newest submission with this digest that is not older than `within`, or None."""
-        row = (
-            await self._connection.execute(
-                select(submissions)
-                .where(*_of(owner), submissions.c.digest == digest, submissions.c.created_at > db_now(plus=-within))
-                .order_by(submissions.c.created_at.desc(), submissions.c.submission_id.desc())
-                .limit(1)
-            )
-        ).one_or_none()
-        return None if row is None else Submission(row.digest, row.job_id)
+    async def add_submissions(self, new: Sequence[Submission], now: datetime) -> set[str]:
+        """Remember submissions, but for those whose key was used before, by whatever replica.
 
-    async def add_submission(self, owner: Owner, idempotency_key: str | None, digest: str, job_id: str) -> None:
-        """Remember a submission. Raises IntegrityError when the key was used meanwhile."""
-        await self._connection.execute(
-            insert(submissions).values(
-                tenant_id=owner.tenant_id,
-                owner_id=owner.owner_id,
-                idempotency_key=idempotency_key,
-                digest=digest,
-                job_id=job_id,
-                created_at=db_now(),
-            )
+        Returns:
+            The jobs of those that were remembered.
+        """
+        rows = [
+            {
+                "tenant_id": submission.owner.tenant_id,
+                "owner_id": submission.owner.owner_id,
+                "idempotency_key": submission.idempotency_key,
+                "digest": submission.digest,
+                "job_id": submission.job_id,
+                "created_at": now,
+            }
+            for submission in new
+        ]
+        # Two transactions that insert the same keys wait for each other in the same order.
+        rows.sort(key=lambda row: (row["tenant_id"], row["owner_id"], row["idempotency_key"] or ""))
+        unique = ("tenant_id", "owner_id", "idempotency_key")
+        return await insert_new_rows(self._connection, submissions, rows, unique=unique, returning="job_id")
+
+    async def find_submissions(self, keys: Collection[tuple[Owner, str]]) -> dict[tuple[Owner, str], Submission]:
+        """Return the submissions with these keys, by owner and key; keys that are new are absent."""
+        if not keys:
+            return {}
+        columns = tuple_(submissions.c.tenant_id, submissions.c.owner_id, submissions.c.idempotency_key)
+        wanted = columns.in_([(owner.tenant_id, owner.owner_id, key) for owner, key in keys])
+        found = [_to_submission(row) for row in await self._connection.execute(select(submissions).where(wanted))]
+        return {(submission.owner, submission.idempotency_key or ""): submission for submission in found}
+
+    async def find_equal_submissions(
+        self, digests: Collection[tuple[Owner, str]], *, within: timedelta
+    ) -> dict[tuple[Owner, str], Submission]:
+        """Return the newest submissions with these digests that are not older than `within`, by owner and digest."""
+        if not digests:
+            return {}
+        columns = tuple_(submissions.c.tenant_id, submissions.c.owner_id, submissions.c.digest)
+        wanted = columns.in_([(owner.tenant_id, owner.owner_id, digest) for owner, digest in digests])
+        rows = await self._connection.execute(
+            select(submissions)
+            .where(wanted, submissions.c.created_at > db_now(plus=-within))
+            .order_by(submissions.c.created_at, submissions.c.submission_id)
         )
+        found = [_to_submission(row) for row in rows]
+        return {(submission.owner, submission.digest): submission for submission in found}
 
     async def remove_old_submissions(self, older_than: timedelta) -> int:
         """Forget submissions. Returns how many."""
@@ -87,55 +113,68 @@ class Ledger:
         )
         return result.rowcount
 
-    async def has_outcome(self, ref: LeaseRef, completion_id: str) -> bool:
-        """Tell whether this very outcome is recorded."""
-        row = await self._connection.execute(
-            select(outcomes.c.fence).where(
-                outcomes.c.job_id == ref.job_id,
-                outcomes.c.stage == ref.stage,
-                outcomes.c.completion_id == completion_id,
-            )
+    # --- outcomes ---------------------------------------------------------------------------------------------------
+
+    async def find_outcomes(self, job_ids: Iterable[str]) -> set[tuple[str, int, str]]:
+        """Return which outcomes of these jobs are recorded: (job, stage, completion id)."""
+        rows = await self._connection.execute(_OUTCOMES, {"job_ids": list(job_ids)})
+        return {(row.job_id, row.stage, row.completion_id) for row in rows}
+
+    async def add_outcomes(self, new: Sequence[tuple[LeaseRef, str, bytes]], now: datetime) -> None:
+        """Record outcomes as they came: (lease, completion id, payload)."""
+        rows = [
+            {
+                "job_id": ref.job_id,
+                "stage": ref.stage,
+                "completion_id": completion_id,
+                "fence": ref.fence,
+                "payload": payload,
+                "recorded_at": now,
+            }
+            for ref, completion_id, payload in new
+        ]
+        await insert_rows(self._connection, outcomes, rows)
+
+    # --- outbox -----------------------------------------------------------------------------------------------------
+
+    async def send(self, kind: OutboxKind, job_ids: Iterable[str], now: datetime) -> None:
+        """Put something for the asset service into the outbox about each of these jobs, due at once."""
+        rows: list[dict[str, Any]] = [
+            {"kind": kind.value, "job_id": job_id, "tries": 0, "due_at": now, "created_at": now} for job_id in job_ids
+        ]
+        await insert_rows(self._connection, outbox, rows)
+
+    async def claim_due(self, kind: OutboxKind, *, limit: int, claim_for: timedelta) -> list[OutboxEntry]:
+        """Claim entries that are due, oldest first: nobody else gets them for a time.
+
+        Whoever claimed them removes them when they are told, or puts them off. If it dies they are due again.
+        """
+        late = or_(outbox.c.due_at <= db_now(), outbox.c.due_at > db_now(plus=_LONGEST_WAIT))
+        due = (
+            select(outbox.c.entry_id)
+            .where(outbox.c.kind == kind.value, late)
+            .order_by(outbox.c.due_at, outbox.c.entry_id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
         )
-        return row.one_or_none() is not None
+        claim = update(outbox).where(outbox.c.entry_id.in_(due)).values(due_at=db_now(plus=claim_for)).returning(outbox)
+        rows = (await self._connection.execute(claim)).all()
+        entries = [OutboxEntry(row.entry_id, OutboxKind(row.kind), row.job_id, row.tries) for row in rows]
+        return sorted(entries, key=lambda entry: entry.entry_id)
 
-    async def add_outcome(self, ref: LeaseRef, completion_id: str, payload: bytes) -> None:
-        """Record an outcome as it came."""
-        await self._connection.execute(
-            insert(outcomes).values(
-                job_id=ref.job_id,
-                stage=ref.stage,
-                completion_id=completion_id,
-                fence=ref.fence,
-                payload=payload,
-                recorded_at=db_now(),
-            )
-        )
+    async def put_off(self, delays: Collection[tuple[OutboxEntry, timedelta]], now: datetime) -> None:
+        """Try entries again later, each after its delay."""
+        rows = [
+            {"entry_id": entry.entry_id, "tries": entry.tries + 1, "due_at": now + delay} for entry, delay in delays
+        ]
+        await update_rows(self._connection, outbox, rows, match=("entry_id",))
 
-    async def send(self, kind: OutboxKind, job_id: str) -> None:
-        """Put something for the asset service into the outbox, due at once."""
-        await self._connection.execute(
-            insert(outbox).values(kind=kind.value, job_id=job_id, tries=0, due_at=db_now(), created_at=db_now())
-        )
-
-    async def find_due(self, *, limit: int) -> list[OutboxEntry]:
-        """Return entries that are due, oldest first."""
-        rows = await self._connection.execute(
-            select(outbox).where(outbox.c.due_at <= db_now()).order_by(outbox.c.due_at, outbox.c.entry_id).limit(limit)
-        )
-        return [OutboxEntry(row.entry_id, OutboxKind(row.kind), row.job_id, row.tries) for row in rows]
-
-    async def put_off(self, entry: OutboxEntry, delay: timedelta) -> None:
-        """Try an entry again later."""
-        await self._connection.execute(
-            update(outbox)
-            .where(outbox.c.entry_id == entry.entry_id)
-            .values(tries=entry.tries + 1, due_at=db_now(plus=delay))
-        )
-
-    async def sent(self, kind: OutboxKind, job_id: str) -> None:
-        """Remove what was told."""
-        await self._connection.execute(delete(outbox).where(outbox.c.kind == kind.value, outbox.c.job_id == job_id))
+    async def sent(self, kind: OutboxKind, job_ids: Collection[str]) -> None:
+        """Remove what was told about jobs."""
+        if job_ids:
+            told = delete(outbox).where(outbox.c.kind == kind.value, among(outbox.c.job_id, job_ids))
+            await self._connection.execute(told)
 
 
-def _of(owner: Owner) -> tuple[ColumnElement[bool], ...]:
-    return (submissions.c.tenant_id == owner.tenant_id, submissions.c.owner_id == owner.owner_id)
+def _to_submission(row: Any) -> Submission:
+    return Submission(Owner(row.tenant_id, row.owner_id), row.idempotency_key, row.digest, row.job_id)

@@ -1,36 +1,101 @@
-"""Every query on waiting and running stages."""
+"""Every query on waiting stages: who waits, who is next, who was served."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import TextClause, delete, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import Job, Lease, LeaseRef
-from router_service.storage.tables import leases, queue
-from service_kit.database import db_now
+from router_service.domain import Job
+from router_service.storage.tables import NEVER, leases, pools, queue, served
+from service_kit.bulk import among, insert_new_rows, insert_rows, put_rows
+from service_kit.database import db_now, json_list
 from service_kit.identity import Owner
+
+_COUNT_AT_MOST = 1000
+_MAKE_READY_AT_ONCE = 1000
+
+# Hops through the index `queue_next`: from model to model, and in each from owner to owner. A scalar subquery finds the
+# next one, so what lies in between costs nothing, however deep the queue is.
+_HOP = """
+WITH RECURSIVE
+wanted AS ({wanted}),
+models AS (
+    SELECT types.worker_type, (
+        SELECT min(q.model) FROM queue q WHERE q.ready AND q.worker_type = types.worker_type
+    ) AS model
+    FROM (SELECT DISTINCT worker_type FROM wanted) AS types
+    UNION ALL
+    SELECT models.worker_type, (
+        SELECT min(q.model) FROM queue q
+        WHERE q.ready AND q.worker_type = models.worker_type AND q.model > models.model
+    )
+    FROM models WHERE models.model IS NOT NULL
+),
+heads AS (
+    SELECT (
+        SELECT q.job_id FROM queue q
+        WHERE q.ready AND q.worker_type = models.worker_type AND q.model = models.model
+        ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1
+    ) AS job_id
+    FROM models WHERE EXISTS (
+        SELECT 1 FROM wanted WHERE wanted.worker_type = models.worker_type AND wanted.model IN ('', models.model)
+    )
+    UNION ALL
+    SELECT (
+        SELECT q.job_id FROM queue q
+        WHERE q.ready AND q.worker_type = head.worker_type AND q.model = head.model
+            AND (q.tier, q.tenant_id, q.owner_id) > (head.tier, head.tenant_id, head.owner_id)
+        ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1
+    )
+    FROM heads JOIN queue head ON head.job_id = heads.job_id
+)
+SELECT first.job_id, first.tenant_id, first.owner_id, first.worker_type, first.model, first.tier, first.precedence,
+    first.order_key
+FROM heads JOIN queue head ON head.job_id = heads.job_id {joined}
+"""
+_FIRST = """(
+    SELECT {columns} FROM queue q
+    WHERE q.ready AND q.worker_type = head.worker_type AND q.model = head.model AND q.tier = head.tier
+        AND q.tenant_id = head.tenant_id AND q.owner_id = head.owner_id
+    ORDER BY q.precedence, q.order_key, q.job_id LIMIT :each
+)"""
+_CANDIDATES = {
+    "postgresql": text(
+        _HOP.format(
+            wanted="SELECT * FROM unnest(CAST(:types AS text[]), CAST(:models AS text[])) AS sent (worker_type, model)",
+            joined=f"CROSS JOIN LATERAL {_FIRST.format(columns='q.*')} AS first",
+        )
+    ).columns(order_key=queue.c.order_key.type),
+    # There is no LATERAL.
+    "sqlite": text(
+        _HOP.format(
+            wanted="SELECT json_extract(value, '$[0]') AS worker_type, json_extract(value, '$[1]') AS model "
+            "FROM json_each(:keys)",
+            joined=f"JOIN queue first ON first.job_id IN {_FIRST.format(columns='q.job_id')}",
+        )
+    ).columns(order_key=queue.c.order_key.type),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A waiting stage that could be leased; `place` counts from 0 among those of its owner."""
+    """A waiting stage that could be leased now."""
 
     job_id: str
     owner: Owner
     worker_type: str
     model: str
     tier: int
+    precedence: int
     order_key: datetime
-    place: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class QueueKey:
     """What a worker session takes from the queue. Without models it takes every model of the worker type."""
 
@@ -38,45 +103,99 @@ class QueueKey:
     models: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A stage that begins to wait: the current one of a job. It is ready at once, after a pause, or when confirmed."""
+
+    job: Job
+    pause: timedelta = timedelta(0)
+    confirmed: bool = True
+
+
 class Queue:
-    """The queue and the leases."""
+    """The queue and its pools."""
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    # --- waiting ----------------------------------------------------------------------------------------------------
+    async def enter(self, entries: Sequence[Waiting], now: datetime) -> None:
+        """Let stages wait."""
+        await insert_rows(self._connection, queue, [_row(entry, now) for entry in entries])
 
-    async def enter(self, job: Job, *, confirmed: bool, delay: timedelta = timedelta(0)) -> None:
-        """Let the current stage of a job wait; it can be leased when confirmed and after the delay."""
-        await self._connection.execute(
-            insert(queue).values(
-                job_id=job.job_id,
-                stage=job.stage,
-                tenant_id=job.owner.tenant_id,
-                owner_id=job.owner.owner_id,
-                worker_type=job.current.worker_type,
-                model=job.settings.model,
-                tier=0,
-                priority=job.priority,
-                order_key=job.created_at,
-                available_at=db_now(plus=delay),
-                confirmed=confirmed,
-                deadline_at=job.deadline_at,
-            )
+    async def leave(self, job_ids: Collection[str]) -> None:
+        """Take jobs out of the queue; those that are not there are passed over."""
+        if job_ids:
+            await self._connection.execute(delete(queue).where(among(queue.c.job_id, job_ids)))
+
+    async def take(self, job_ids: Collection[str]) -> set[str]:
+        """Take those of some jobs out of the queue that are ready. Returns which."""
+        if not job_ids:
+            return set()
+        ready = delete(queue).where(among(queue.c.job_id, job_ids), queue.c.ready).returning(queue.c.job_id)
+        return set((await self._connection.execute(ready)).scalars())
+
+    async def confirm(self, job_ids: Collection[str]) -> None:
+        """Let jobs be leased whose references are held now."""
+        if job_ids:
+            held = update(queue).where(among(queue.c.job_id, job_ids), queue.c.available_at == NEVER)
+            await self._connection.execute(held.values(ready=True, available_at=db_now()))
+
+    async def make_ready(self) -> int:
+        """Let stages be leased whose pause is over. Returns how many. For a transaction of its own."""
+        over = (
+            select(queue.c.job_id)
+            .where(~queue.c.ready, queue.c.available_at <= db_now())
+            .limit(_MAKE_READY_AT_ONCE)
+            .with_for_update(skip_locked=True)
         )
+        return (
+            await self._connection.execute(update(queue).where(queue.c.job_id.in_(over)).values(ready=True))
+        ).rowcount
 
-    async def confirm(self, job_id: str) -> bool:
-        """Let a job be leased, now that its references are held. Returns whether it waited."""
-        result = await self._connection.execute(update(queue).where(queue.c.job_id == job_id).values(confirmed=True))
-        return result.rowcount == 1
+    async def next_ready_at(self) -> datetime | None:
+        """Return when the next pause is over, or None when no stage pauses."""
+        query = select(func.min(queue.c.available_at)).where(~queue.c.ready, queue.c.available_at < NEVER)
+        moment: datetime | None = (await self._connection.execute(query)).scalar_one()
+        return moment
 
-    async def leave(self, job_id: str) -> bool:
-        """Take a job out of the queue. Returns whether it was there."""
-        return (await self._connection.execute(delete(queue).where(queue.c.job_id == job_id))).rowcount == 1
+    async def raise_tiers(self, *, waited: timedelta, highest: int, limit: int) -> int:
+        """Raise stages by a tier that have waited this long in theirs. Returns how many."""
+        since = func.coalesce(queue.c.tier_since, queue.c.order_key)
+        old = (
+            select(queue.c.job_id)
+            .where(queue.c.tier < highest, since < db_now(plus=-waited))
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        raised = update(queue).where(queue.c.job_id.in_(old)).values(tier=queue.c.tier + 1, tier_since=db_now())
+        return (await self._connection.execute(raised)).rowcount
 
-    async def find_candidates(self, keys: Sequence[QueueKey], *, per_owner: int) -> list[Candidate]:
-        """Return, for each owner, the first `per_owner` stages that a worker with these keys could take now."""
-        rows = await self._connection.execute(_candidates(tuple(keys)), {"per_owner": per_owner})
+    # --- who is next ------------------------------------------------------------------------------------------------
+
+    async def lock_pools(self, worker_types: Iterable[str]) -> None:
+        """Lock pools until the transaction ends, in the order of their names; a pool that is new is made."""
+        wanted = sorted(set(worker_types))
+        query = select(pools.c.worker_type).where(among(pools.c.worker_type, "worker_types"))
+        query = query.order_by(pools.c.worker_type).with_for_update()
+        locked = set((await self._connection.execute(query, {"worker_types": wanted})).scalars())
+        if len(locked) < len(wanted):
+            rows = [{"worker_type": worker_type} for worker_type in wanted if worker_type not in locked]
+            unique, key = ("worker_type",), "worker_type"
+            await insert_new_rows(self._connection, pools, rows, unique=unique, returning=key)
+            await self._connection.execute(query, {"worker_types": wanted})
+
+    async def find_candidates(self, keys: Collection[QueueKey], *, each: int) -> list[Candidate]:
+        """Return what a worker with these keys could take now: of each model, tier and owner the first `each` stages.
+
+        The cost grows with the models and owners that wait, not with the depth of the queue.
+        """
+        pairs = sorted({(key.worker_type, model) for key in keys for model in key.models or ("",)})
+        statement: TextClause | Any = _CANDIDATES[self._connection.dialect.name]
+        if self._connection.dialect.name == "sqlite":
+            values: dict[str, Any] = {"keys": json_list(pairs)}
+        else:
+            values = {"types": [pair[0] for pair in pairs], "models": [pair[1] for pair in pairs]}
+        rows = await self._connection.execute(statement, {**values, "each": each})
         return [
             Candidate(
                 job_id=row.job_id,
@@ -84,22 +203,60 @@ class Queue:
                 worker_type=row.worker_type,
                 model=row.model,
                 tier=row.tier,
+                precedence=row.precedence,
                 order_key=row.order_key,
-                place=row.place,
             )
             for row in rows
         ]
 
-    async def next_available(self) -> datetime | None:
-        """Return when the next stage that waits for its moment may be leased, or None when none does."""
-        query = select(func.min(queue.c.available_at)).where(queue.c.available_at > db_now())
-        moment: datetime | None = (await self._connection.execute(query)).scalar_one()
-        return moment
+    async def count_running(self, worker_types: Collection[str]) -> dict[Owner, int]:
+        """Return how many stages of each owner run in some pools."""
+        query = (
+            select(leases.c.tenant_id, leases.c.owner_id, func.count())
+            .where(among(leases.c.worker_type, worker_types))
+            .group_by(leases.c.tenant_id, leases.c.owner_id)
+        )
+        rows = await self._connection.execute(query)
+        return {Owner(tenant_id, owner_id): count for tenant_id, owner_id, count in rows}
+
+    async def last_served(self, worker_types: Collection[str], owners: Collection[Owner]) -> dict[Owner, datetime]:
+        """Return when these owners were last served in some pools; one that never was is absent."""
+        query = (
+            select(served.c.tenant_id, served.c.owner_id, func.max(served.c.served_at))
+            .where(among(served.c.worker_type, worker_types))
+            .where(among(served.c.owner_id, {owner.owner_id for owner in owners}))
+            .group_by(served.c.tenant_id, served.c.owner_id)
+        )
+        rows = await self._connection.execute(query)
+        return {Owner(tenant_id, owner_id): moment for tenant_id, owner_id, moment in rows}
+
+    async def note_served(self, moments: Collection[tuple[str, Owner, datetime]]) -> None:
+        """Note when owners were served in a pool: (worker type, owner, moment)."""
+        rows = [
+            {
+                "worker_type": worker_type,
+                "tenant_id": owner.tenant_id,
+                "owner_id": owner.owner_id,
+                "served_at": moment,
+            }
+            for worker_type, owner, moment in moments
+        ]
+        rows.sort(key=lambda row: (row["worker_type"], row["tenant_id"], row["owner_id"]))
+        await put_rows(self._connection, served, rows, key=("worker_type", "tenant_id", "owner_id"))
+
+    async def forget_served(self, older_than: timedelta) -> int:
+        """Forget owners that were not served for this long. Returns how many rows that were."""
+        old = delete(served).where(served.c.served_at < db_now(plus=-older_than))
+        return (await self._connection.execute(old)).rowcount
+
+    # --- looking ----------------------------------------------------------------------------------------------------
 
     async def count_waiting(self) -> dict[str, int]:
-        """Return how many stages wait, by worker type."""
-        rows = await self._connection.execute(select(queue.c.worker_type, func.count()).group_by(queue.c.worker_type))
-        return {row.worker_type: row[1] for row in rows}
+        """Return how many stages wait, by worker type; it counts no further than a thousand."""
+        waiting = select(queue.c.job_id).where(queue.c.worker_type == pools.c.worker_type).limit(_COUNT_AT_MOST)
+        count = select(func.count()).select_from(waiting.correlate(pools).subquery()).scalar_subquery()
+        rows = await self._connection.execute(select(pools.c.worker_type, count))
+        return {row.worker_type: row[1] for row in rows if row[1]}
 
     async def find_overdue(self, *, limit: int) -> list[str]:
         """Return jobs whose deadline has passed while a stage waits or runs."""
@@ -107,108 +264,20 @@ class Queue:
         running = select(leases.c.job_id).where(leases.c.deadline_at < db_now())
         return list((await self._connection.execute(waiting.union(running).limit(limit))).scalars())
 
-    # --- running ----------------------------------------------------------------------------------------------------
 
-    async def count_running(self) -> dict[Owner, int]:
-        """Return how many stages run, by owner."""
-        rows = await self._connection.execute(
-            select(leases.c.tenant_id, leases.c.owner_id, func.count()).group_by(leases.c.tenant_id, leases.c.owner_id)
-        )
-        return {Owner(tenant_id, owner_id): count for tenant_id, owner_id, count in rows}
-
-    async def lease(self, job: Job, *, session: str, attempt: int, acknowledged: bool) -> Lease:
-        """Move the current stage of a job from the queue to the leases."""
-        await self.leave(job.job_id)
-        await self._connection.execute(
-            insert(leases).values(
-                job_id=job.job_id,
-                stage=job.stage,
-                fence=job.fence,
-                tenant_id=job.owner.tenant_id,
-                owner_id=job.owner.owner_id,
-                worker_type=job.current.worker_type,
-                holder=job.holder,
-                session=session,
-                attempt=attempt,
-                acknowledged=acknowledged,
-                renewed_at=db_now(),
-                deadline_at=job.deadline_at,
-            )
-        )
-        return Lease(job.ref, job.holder, session, attempt, acknowledged)
-
-    async def get_lease(self, job_id: str) -> Lease | None:
-        """Return the lease of a job, or None when no stage of it runs."""
-        row = (await self._connection.execute(select(leases).where(leases.c.job_id == job_id))).one_or_none()
-        if row is None:
-            return None
-        return _to_lease(row)
-
-    async def acknowledge(self, ref: LeaseRef, session: str) -> bool:
-        """Note that a worker has its lease. Returns False when it is no longer its."""
-        result = await self._connection.execute(
-            update(leases).where(_is(ref), leases.c.session == session).values(acknowledged=True, renewed_at=db_now())
-        )
-        return result.rowcount == 1
-
-    async def adopt(self, ref: LeaseRef, session: str) -> bool:
-        """Bind a lease to a new session of its holder. Returns False when there is no such lease."""
-        result = await self._connection.execute(
-            update(leases).where(_is(ref)).values(session=session, acknowledged=True, renewed_at=db_now())
-        )
-        return result.rowcount == 1
-
-    async def renew(self, refs: Sequence[LeaseRef], session: str) -> set[LeaseRef]:
-        """Renew exactly these leases of a session. Returns those that are still its."""
-        return {ref for ref in refs if await self._renew_one(ref, session)}
-
-    async def end_lease(self, job_id: str) -> bool:
-        """End the lease of a job. Returns whether there was one."""
-        return (await self._connection.execute(delete(leases).where(leases.c.job_id == job_id))).rowcount == 1
-
-    async def find_expired(self, *, lease_ttl: timedelta, ack_timeout: timedelta, limit: int) -> list[Lease]:
-        """Return leases that were not renewed for their time, or not acknowledged for theirs."""
-        lost = and_(leases.c.acknowledged, leases.c.renewed_at < db_now(plus=-lease_ttl))
-        silent = and_(~leases.c.acknowledged, leases.c.renewed_at < db_now(plus=-ack_timeout))
-        rows = await self._connection.execute(select(leases).where(or_(lost, silent)).limit(limit))
-        return [_to_lease(row) for row in rows]
-
-    async def find_held(self, holder: str) -> list[Lease]:
-        """Return the leases of a worker. May be empty."""
-        rows = await self._connection.execute(select(leases).where(leases.c.holder == holder))
-        return [_to_lease(row) for row in rows]
-
-    async def _renew_one(self, ref: LeaseRef, session: str) -> bool:
-        result = await self._connection.execute(
-            update(leases).where(_is(ref), leases.c.session == session).values(renewed_at=db_now())
-        )
-        return result.rowcount == 1
-
-
-@lru_cache(maxsize=256)
-def _candidates(keys: tuple[QueueKey, ...]) -> Select[Any]:
-    """Return the query of `find_candidates`. It runs at every submission; building it took longer than running it."""
-    place = func.row_number().over(
-        partition_by=(queue.c.tenant_id, queue.c.owner_id),
-        order_by=(queue.c.tier.desc(), queue.c.priority.desc(), queue.c.order_key, queue.c.job_id),
-    )
-    ready = (
-        select(queue, (place - 1).label("place"))
-        .where(or_(*(_fits(key) for key in keys)), queue.c.confirmed, queue.c.available_at <= db_now())
-        .subquery()
-    )
-    return select(ready).where(ready.c.place < bindparam("per_owner"))
-
-
-def _fits(key: QueueKey) -> ColumnElement[bool]:
-    fits = queue.c.worker_type == key.worker_type
-    return and_(fits, queue.c.model.in_(key.models)) if key.models else fits
-
-
-def _is(ref: LeaseRef) -> ColumnElement[bool]:
-    return and_(leases.c.job_id == ref.job_id, leases.c.stage == ref.stage, leases.c.fence == ref.fence)
-
-
-def _to_lease(row: Row[Any]) -> Lease:
-    ref = LeaseRef(row.job_id, row.stage, row.fence)
-    return Lease(ref, row.holder, row.session, row.attempt, row.acknowledged)
+def _row(entry: Waiting, now: datetime) -> dict[str, Any]:
+    job = entry.job
+    return {
+        "job_id": job.job_id,
+        "stage": job.stage,
+        "tenant_id": job.owner.tenant_id,
+        "owner_id": job.owner.owner_id,
+        "worker_type": job.current.worker_type,
+        "model": job.settings.model,
+        "tier": job.tier,
+        "precedence": -job.priority,
+        "order_key": job.created_at,
+        "available_at": now + entry.pause if entry.confirmed else NEVER,
+        "ready": entry.confirmed and not entry.pause,
+        "deadline_at": job.deadline_at,
+    }

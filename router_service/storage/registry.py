@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import ConnectedWorker, ModelRow
 from router_service.storage import codec
 from router_service.storage.tables import leases, models, workers
+from service_kit.bulk import among, upsert
 from service_kit.database import db_now
 
 
@@ -26,10 +28,9 @@ class Registry:
 
     async def put_model(self, row: ModelRow) -> None:
         """Add a row, or replace the row of that name."""
-        await self.delete_model(row.name)
-        await self._connection.execute(
-            insert(models).values(name=row.name, position=row.position, document=codec.to_json(row))
-        )
+        values = {"position": row.position, "document": codec.to_json(row)}
+        new = upsert(self._connection, models).values(name=row.name, **values)
+        await self._connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=values))
 
     async def delete_model(self, name: str) -> bool:
         """Remove a row. Returns whether there was one."""
@@ -37,23 +38,22 @@ class Registry:
 
     async def worker_connected(self, worker: ConnectedWorker) -> None:
         """Note that a worker is connected; a later session of the same worker takes the place of an earlier one."""
-        await self._connection.execute(delete(workers).where(workers.c.holder == worker.holder))
-        await self._connection.execute(
-            insert(workers).values(
-                holder=worker.holder,
-                session=worker.session,
-                worker_types=list(worker.worker_types),
-                models=list(worker.models),
-                slots=worker.slots,
-                labels=dict(worker.labels),
-                version=worker.version,
-                seen_at=db_now(),
-            )
-        )
+        values = {
+            "session": worker.session,
+            "worker_types": list(worker.worker_types),
+            "models": list(worker.models),
+            "slots": worker.slots,
+            "labels": dict(worker.labels),
+            "version": worker.version,
+            "seen_at": db_now(),
+        }
+        new = upsert(self._connection, workers).values(holder=worker.holder, **values)
+        await self._connection.execute(new.on_conflict_do_update(index_elements=["holder"], set_=values))
 
-    async def worker_seen(self, session: str) -> None:
-        """Note that a worker lives."""
-        await self._connection.execute(update(workers).where(workers.c.session == session).values(seen_at=db_now()))
+    async def workers_seen(self, sessions: Collection[str]) -> None:
+        """Note that the workers of these sessions live."""
+        alive = update(workers).where(among(workers.c.session, sessions))
+        await self._connection.execute(alive.values(seen_at=db_now()))
 
     async def session_of(self, holder: str) -> str | None:
         """Return the session of a worker, on whichever replica it is; None when it is not connected."""

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, String, Table, Text, UniqueConstraint
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy import text as sql
 
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
@@ -11,6 +28,20 @@ from service_kit.events.log import EventLog
 
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
+
+NEVER = datetime(9999, 1, 1, tzinfo=UTC)
+"""When a stage may be leased that waits for something else than the time."""
+
+
+class Document(TypeDecorator[Any]):
+    """A JSON value that is written as the text that it already is, and read as what the text says."""
+
+    impl = Json
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        """Leave the text as it is."""
+
 
 # SQLite counts up only an INTEGER primary key.
 _Serial = BigInteger().with_variant(Integer(), "sqlite")
@@ -28,12 +59,14 @@ jobs = Table(
     Column("stage", Integer, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
-    Column("document", Json, nullable=False),
+    Column("document", Document, nullable=False),
     Index("jobs_by_owner", "tenant_id", "owner_id", "created_at", "job_id"),
     Index("jobs_by_end", "finished_at"),
 )
 
-# One narrow row a waiting stage; `order_key` is that of the job, so a later stage keeps its place.
+# One narrow row a waiting stage; `order_key` is that of the job, so a later stage keeps its place. A stage whose
+# references are not held yet, or whose pause is not over, is not `ready`, and not in the index that leasing rounds hop
+# through. `precedence` is the job's priority the other way round: the lowest goes first, as in all of that index.
 queue = Table(
     "queue",
     metadata,
@@ -44,12 +77,33 @@ queue = Table(
     Column("worker_type", String(64), nullable=False),
     Column("model", String(100), nullable=False),
     Column("tier", Integer, nullable=False),
-    Column("priority", Integer, nullable=False),
+    Column("precedence", Integer, nullable=False),
     Column("order_key", UtcDateTime, nullable=False),
     Column("available_at", UtcDateTime, nullable=False),
-    Column("confirmed", Boolean, nullable=False),
+    Column("ready", Boolean, nullable=False),
     Column("deadline_at", UtcDateTime, nullable=False),
-    Index("queue_order", "worker_type", "model", "tier", "tenant_id", "owner_id", "priority", "order_key", "job_id"),
+    Column("tier_since", UtcDateTime),
+    Index(
+        "queue_next",
+        *("worker_type", "model", "tier", "tenant_id", "owner_id", "precedence", "order_key", "job_id"),
+        postgresql_where=sql("ready"),
+        sqlite_where=sql("ready"),
+    ),
+    Index("queue_paused", "available_at", postgresql_where=sql("NOT ready"), sqlite_where=sql("NOT ready")),
+    Index("queue_deadline", "deadline_at"),
+)
+
+# One row a worker type. A leasing round locks it, so that only one replica at a time says who is next there.
+pools = Table("pools", metadata, Column("worker_type", String(64), primary_key=True))
+
+# When an owner was last served in a pool: between owners that have as much, the one that waited longest is next.
+served = Table(
+    "served",
+    metadata,
+    Column("worker_type", String(64), primary_key=True),
+    Column("tenant_id", String(64), primary_key=True),
+    Column("owner_id", String(128), primary_key=True),
+    Column("served_at", UtcDateTime, nullable=False),
 )
 
 # One narrow row a running stage. A heartbeat writes `renewed_at`, which no index holds.

@@ -16,6 +16,8 @@ from service_kit.errors import Aborted, ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router, ScriptedWorker
 
+DATABASES = ("sqlite", "postgresql")
+
 TTL = timedelta(seconds=30)
 
 
@@ -121,7 +123,7 @@ async def test_after_an_outage_of_the_database_workers_have_the_time_of_a_lease_
     one = await router.worker()
     accepted = await router.submit()
     await one.heartbeat(await one.take())
-    monkeypatch.setattr(router.service.dispatch, "fail_overdue", fail)
+    monkeypatch.setattr(router.service.ending, "fail_overdue", fail)
     monkeypatch.setattr(router.service.dispatch, "take_back_expired", fail)
     router.clock.advance(TTL + timedelta(seconds=1))
     await router.service.reaper.try_round()
@@ -402,9 +404,9 @@ async def test_a_transition_is_written_only_if_the_row_still_is_what_it_began_wi
     async with router.service.storage.write() as tx:
         before = await tx.jobs.get(accepted.job_id)
         assert before is not None
-        await tx.jobs.save(before, before.requeued())
+        await tx.jobs.save([(before, before.requeued(began=True))])
         with pytest.raises(Aborted):
-            await tx.jobs.save(before, before.requeued())
+            await tx.jobs.save([(before, before.requeued(began=True))])
 
 
 async def test_a_job_stays_until_the_asset_service_knows_its_end(router: Router) -> None:

@@ -10,13 +10,15 @@ import grpc
 import pytest
 
 from atelier.router.v1 import router_service_pb2 as pb
-from router_service.fairness import rank
+from router_service.fairness import Shares, rank
 from router_service.storage.queue import Candidate
+from service_kit.errors import FailedPrecondition
 from service_kit.identity import Owner
 from service_kit.paging import encode_page_token
 from tests.router_service.support import WAIT_S, Router
 
 ANN, BOB = Owner("default", "ann"), Owner("default", "bob")
+EQUAL = Shares.parse([], most_running=0)
 MORNING = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -77,28 +79,81 @@ async def test_a_stream_of_all_jobs_holds_the_owners_own_and_resumes(router: Rou
     resumed.cancel()
 
 
-def candidate(owner: Owner, place: int, *, minute: int = 0, tier: int = 0) -> Candidate:
+def candidate(
+    owner: Owner, place: int, *, minute: int = 0, tier: int = 0, precedence: int = 0, model: str = "sdxl"
+) -> Candidate:
     """Return a waiting stage."""
     at = MORNING + timedelta(minutes=minute)
-    return Candidate(f"{owner.owner_id}-{place}", owner, "sdxl", "sdxl", tier, at, place)
+    return Candidate(f"{owner.owner_id}-{place}", owner, "sdxl", model, tier, precedence, at)
+
+
+def order(
+    candidates: list[Candidate],
+    running: dict[Owner, int] | None = None,
+    *,
+    shares: Shares = EQUAL,
+    last_served: dict[Owner, datetime] | None = None,
+    each: int = 100,
+) -> list[str]:
+    """Return the ids of candidates in the order in which they are leased."""
+    ranking = rank(candidates, running or {}, shares=shares, last_served=last_served or {}, each=each)
+    return [chosen.job_id for chosen in ranking.candidates]
 
 
 def test_owners_take_turns_however_many_jobs_one_has() -> None:
     many = [candidate(ANN, place, minute=place) for place in range(4)]
     late = [candidate(BOB, 0, minute=9)]
-    order = [chosen.job_id for chosen in rank([*many, *late], {}, last_served={}, limit=3)]
-    assert order == ["ann-0", "bob-0", "ann-1"]
+    assert order([*many, *late])[:3] == ["ann-0", "bob-0", "ann-1"]
 
 
 def test_what_already_runs_counts() -> None:
-    order = rank([candidate(ANN, 0), candidate(BOB, 0, minute=9)], {ANN: 1}, last_served={}, limit=2)
-    assert [chosen.owner for chosen in order] == [BOB, ANN]
+    assert order([candidate(ANN, 0), candidate(BOB, 0, minute=9)], {ANN: 1}) == ["bob-0", "ann-0"]
 
 
-def test_of_equals_the_one_that_was_served_longest_ago_is_next_and_tiers_come_first() -> None:
-    equals = [candidate(ANN, 0), candidate(BOB, 0, minute=9)]
-    assert rank(equals, {}, last_served={ANN: 5, BOB: 4}, limit=1)[0].owner == BOB
-    assert rank([*equals, candidate(BOB, 1, tier=1)], {BOB: 9}, last_served={}, limit=1)[0].tier == 1
+def test_of_equals_the_one_that_was_served_longest_ago_is_next_and_then_the_oldest() -> None:
+    equals = [candidate(ANN, 0, minute=9), candidate(BOB, 0)]
+    assert order(equals) == ["bob-0", "ann-0"]
+    assert order(equals, last_served={ANN: MORNING, BOB: MORNING + timedelta(1)}) == ["ann-0", "bob-0"]
+    assert order(equals, last_served={BOB: MORNING}) == ["ann-0", "bob-0"], "one that was never served goes first"
+
+
+def test_higher_tiers_come_first_whatever_runs() -> None:
+    stages = [candidate(ANN, 0), candidate(BOB, 0), candidate(BOB, 1, tier=1, minute=9)]
+    assert order(stages, {BOB: 9}) == ["bob-1", "ann-0", "bob-0"]
+
+
+def test_an_owner_of_twice_the_weight_has_twice_as_much() -> None:
+    shares = Shares.parse(["default/ann weight=2"], most_running=0)
+    stages = [candidate(owner, place, minute=place) for owner in (ANN, BOB) for place in range(4)]
+    assert sorted(order(stages, shares=shares)[:6]) == ["ann-0", "ann-1", "ann-2", "ann-3", "bob-0", "bob-1"]
+
+
+def test_what_is_above_an_owners_bound_is_not_leased() -> None:
+    stages = [candidate(owner, place, minute=place) for owner in (ANN, BOB) for place in range(3)]
+    shares = Shares.parse(["default/bob most_running=3"], most_running=1)
+    assert order(stages, shares=shares) == ["ann-0", "bob-0", "bob-1", "bob-2"]
+    assert order(stages, {ANN: 1, BOB: 2}, shares=shares) == ["bob-0"]
+
+
+def test_the_order_ends_where_what_was_not_seen_could_come() -> None:
+    seen = [candidate(ANN, 0), candidate(ANN, 1, minute=1), candidate(BOB, 0, minute=2)]
+    ranking = rank(seen, {BOB: 9}, shares=EQUAL, last_served={}, each=2)
+    assert ([chosen.job_id for chosen in ranking.candidates], ranking.is_cut) == (["ann-0", "ann-1"], True)
+    whole = rank(seen, {BOB: 9}, shares=EQUAL, last_served={}, each=3)
+    assert ([chosen.job_id for chosen in whole.candidates], whole.is_cut) == (["ann-0", "ann-1", "bob-0"], False)
+
+
+def test_an_owners_priority_orders_its_jobs_of_several_models() -> None:
+    stages = [candidate(ANN, 0), candidate(ANN, 1, precedence=-5, model="turbo", minute=9), candidate(BOB, 0, minute=5)]
+    assert order(stages) == ["bob-0", "ann-1", "ann-0"]
+
+
+@pytest.mark.parametrize(
+    "text", ["ann weight=1", "default/ann", "default/ann weight=0", "default/ann colour=1", "default/ann tier=-1", ""]
+)
+def test_a_share_that_cannot_be_read_is_refused(text: str) -> None:
+    with pytest.raises(FailedPrecondition, match="owner_shares"):
+        Shares.parse([text], most_running=0)
 
 
 async def test_an_owners_own_priority_orders_only_that_owners_jobs(router: Router) -> None:

@@ -1,0 +1,167 @@
+"""What a request becomes: its checks, its effective values, its stages and its deadline. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from router_service.domain import (
+    Format,
+    GenerationSettings,
+    Quality,
+    Reference,
+    Stage,
+    StageKind,
+    StageState,
+    Warning_,
+)
+from router_service.models import FRAME_RATE, Route, RoutingTable, effective_size, effective_steps
+from service_kit.errors import ErrorReason, InvalidArgument
+
+LARGEST_SEED = 2**53 - 1
+_DEFAULT_SECONDS = 3.0
+_RANDOM_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a client asks for. None means absent: zero is a value. `digest` names all of it but the idempotency key."""
+
+    prompt: str
+    negative_prompt: str
+    model: str
+    format: Format | None
+    quantity: int | None
+    seed: int | None
+    quality: Quality | None
+    aspect_ratio: str | None
+    steps: int | None
+    duration_seconds: float | None
+    references: tuple[Reference, ...]
+    enhancement_only: bool
+    enhance_prompt: bool
+    warn_on_enhancement_failure: bool
+    priority: int
+    idempotency_key: str | None
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done for a request: its effective values, before a job is made of it."""
+
+    settings: GenerationSettings
+    stages: tuple[Stage, ...]
+    warnings: tuple[Warning_, ...]
+    deadline: timedelta
+
+
+def make_plan(request: Request, table: RoutingTable) -> Plan:
+    """Work out the effective values of a request.
+
+    Raises:
+        InvalidArgument: names the field that cannot be.
+    """
+    route = table.route(request.model)
+    if request.enhancement_only:
+        return _enhancement_plan(request, route, table)
+    form = _format_of(request, route)
+    _check_generation(request, form)
+    quantity = 1 if request.quantity is None else request.quantity
+    if quantity > route.row.max_quantity:
+        message = f"must be 1..{route.row.max_quantity} for the model {route.model}, got {quantity}"
+        raise InvalidArgument.field("quantity", message, ErrorReason.OUT_OF_RANGE)
+    quality = request.quality or Quality.STANDARD
+    aspect_ratio = request.aspect_ratio or ("16:9" if form is Format.VIDEO else "1:1")
+    width, height = effective_size(route.row, aspect_ratio, quality)
+    seconds = _DEFAULT_SECONDS if request.duration_seconds is None else request.duration_seconds
+    settings = GenerationSettings(
+        worker_type=route.row.worker_type,
+        model=route.model,
+        format=form,
+        seed=_seed(request, quantity),
+        width=width,
+        height=height,
+        steps=effective_steps(route.row, quality) if request.steps is None else request.steps,
+        quantity=quantity,
+        quality=quality,
+        aspect_ratio=aspect_ratio,
+        frames=round(seconds * FRAME_RATE) if form is Format.VIDEO else 0,
+        frame_rate=FRAME_RATE if form is Format.VIDEO else 0,
+    )
+    stages = [Stage(StageKind.GENERATE, route.row.worker_type)]
+    deadline = route.row.deadline
+    if request.enhance_prompt:
+        enhancer = table.enhancer()
+        stages.insert(0, Stage(StageKind.ENHANCE, enhancer.worker_type))
+        deadline += enhancer.deadline
+    stages[0] = replace(stages[0], state=StageState.QUEUED)
+    return Plan(settings, tuple(stages), route.warnings, deadline)
+
+
+def _enhancement_plan(request: Request, route: Route, table: RoutingTable) -> Plan:
+    meaningless = {
+        "enhance_prompt": request.enhance_prompt,
+        "quantity": request.quantity not in (None, 1),
+        "quality": request.quality is not None,
+        "aspect_ratio": request.aspect_ratio is not None,
+        "steps": request.steps is not None,
+        "duration_seconds": request.duration_seconds is not None,
+        "reference_images": bool(request.references),
+    }
+    for field, is_sent in meaningless.items():
+        if is_sent:
+            message = "means nothing together with enhancement_only: leave it out"
+            raise InvalidArgument.field(field, message, ErrorReason.CONFLICTING_FIELDS)
+    enhancer = table.enhancer()
+    settings = GenerationSettings(
+        worker_type=enhancer.worker_type,
+        model=route.model,
+        format=request.format,
+        seed=_seed(request, 1),
+        width=0,
+        height=0,
+        steps=0,
+        quantity=0,
+        quality=Quality.STANDARD,
+        aspect_ratio="",
+        frames=0,
+        frame_rate=0,
+    )
+    stage = Stage(StageKind.ENHANCE, enhancer.worker_type, StageState.QUEUED)
+    return Plan(settings, (stage,), route.warnings, enhancer.deadline)
+
+
+def _format_of(request: Request, route: Route) -> Format:
+    if request.format is None:
+        message = "is required: send image or video (or set enhancement_only)"
+        raise InvalidArgument.field("format", message, ErrorReason.MISSING_FIELD)
+    if request.format not in route.row.formats:
+        made = " and ".join(form.value for form in route.row.formats)
+        message = f"the model {route.model} makes {made}, not {request.format.value}: send another format or model"
+        raise InvalidArgument.field("format", message, ErrorReason.CONFLICTING_FIELDS)
+    return request.format
+
+
+def _check_generation(request: Request, form: Format) -> None:
+    if request.duration_seconds is not None and form is not Format.VIDEO:
+        message = "is for videos only: leave it out for an image"
+        raise InvalidArgument.field("duration_seconds", message, ErrorReason.CONFLICTING_FIELDS)
+    kinds = [reference.kind for reference in request.references]
+    for index, kind in enumerate(kinds):
+        path = f"reference_images[{index}].kind"
+        if kind == "first_frame" and form is not Format.VIDEO:
+            raise InvalidArgument.field(path, "first_frame is for videos only", ErrorReason.CONFLICTING_FIELDS)
+        if kind == "mask" and "init" not in kinds:
+            message = "mask needs a reference of kind init beside it"
+            raise InvalidArgument.field(path, message, ErrorReason.CONFLICTING_FIELDS)
+
+
+def _seed(request: Request, quantity: int) -> int:
+    if request.seed is None:
+        return secrets.randbelow(_RANDOM_SEEDS)
+    if request.seed + quantity - 1 > LARGEST_SEED:
+        message = f"the last output's seed must be at most {LARGEST_SEED}, got {request.seed} for {quantity} outputs"
+        raise InvalidArgument.field("seed", message, ErrorReason.OUT_OF_RANGE)
+    return request.seed

@@ -1,0 +1,169 @@
+"""One leasing round: the free slots of this replica's sessions are filled with who is next, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from router_service.domain import Job, JobState
+from router_service.fairness import Shares, rank
+from router_service.sessions import Grant, Session, Sessions
+from router_service.storage import Storage, Transaction
+from router_service.storage.queue import Candidate, QueueKey
+from service_kit import crash
+from service_kit.capabilities import Capabilities, LeaseClaims, ReferenceGrant
+from service_kit.identity import Owner
+
+# How exactly it is remembered when an owner was served that has the pool for itself.
+_SERVED_WITHIN = timedelta(seconds=1)
+_MOST_REMEMBERED = 10_000
+# A look sees at least so many stages of each owner, and altogether a few times as many as there are slots.
+_LEAST_EACH = 8
+_LOOK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRules:
+    """How leases live. `max_output_bytes` is the largest output that a worker may upload."""
+
+    ttl: timedelta
+    max_attempts: int
+    max_leases: int
+    max_output_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round has leased, and whether another one would find more at once."""
+
+    grants: tuple[tuple[Session, Grant], ...]
+    goes_on: bool
+
+
+_NOTHING = Round((), goes_on=False)
+
+
+class Rounds:
+    """Runs leasing rounds; one at a time in a replica, and one at a time in a pool."""
+
+    def __init__(
+        self, storage: Storage, sessions: Sessions, capabilities: Capabilities, rules: LeaseRules, shares: Shares
+    ) -> None:
+        self._storage = storage
+        self._sessions = sessions
+        self._capabilities = capabilities
+        self._rules = rules
+        self._shares = shares
+        self._owners = 1
+        self._served: dict[tuple[str, Owner], datetime] = {}
+
+    async def run(self) -> Round:
+        """Fill the free slots of this replica's sessions."""
+        takers = [session for session in self._sessions if session.free > 0]
+        if not takers:
+            return _NOTHING
+        async with self._storage.write() as tx:
+            chosen, is_cut = await self._choose(tx, takers)
+            grants = await self._lease(tx, chosen)
+            if grants:
+                crash.reach("router.lease.before_commit")
+        return Round(tuple(grants), goes_on=is_cut and bool(grants))
+
+    async def _choose(self, tx: Transaction, takers: Sequence[Session]) -> tuple[list[tuple[Session, Candidate]], bool]:
+        """Lock the pools and say who is next. Returns which session takes which stage, and whether there is more."""
+        free = {session.epoch: session.free for session in takers}
+        keys = {
+            QueueKey(worker_type, session.worker.models)
+            for session in takers
+            for worker_type in session.worker.worker_types
+        }
+        worker_types = {key.worker_type for key in keys}
+        slots = sum(free.values())
+        each = min(slots, max(_LEAST_EACH, _LOOK * slots // self._owners))
+        await tx.queue.lock_pools(worker_types)
+        candidates = await tx.queue.find_candidates(keys, each=each)
+        owners = {candidate.owner for candidate in candidates}
+        self._owners = max(len(owners), 1)
+        matters = len(owners) > 1 or (owners and self._shares.is_bounded)
+        running = await tx.queue.count_running(worker_types) if matters else {}
+        last_served = await tx.queue.last_served(worker_types, owners) if len(owners) > 1 else {}
+        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each)
+        chosen = []
+        for candidate in ranking.candidates:
+            session = _best_session(takers, free, candidate)
+            if session is not None:
+                free[session.epoch] -= 1
+                chosen.append((session, candidate))
+                if len(chosen) == slots:
+                    break
+        return chosen, ranking.is_cut
+
+    async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
+        """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""
+        jobs = await tx.jobs.lock((candidate.job_id for _, candidate in chosen), skip_locked=True)
+        taken = await tx.queue.take(jobs.keys())
+        if not taken:
+            return []
+        now = await tx.now()
+        transitions, sessions = [], []
+        for session, candidate in chosen:
+            before = jobs.get(candidate.job_id)
+            if before is not None and candidate.job_id in taken and before.state is JobState.QUEUED:
+                transitions.append((before, before.leased(session.worker.holder, now)))
+                sessions.append(session)
+        after = [job for _, job in transitions]
+        await tx.jobs.save(transitions)
+        epochs = [(job, session.epoch) for job, session in zip(after, sessions, strict=True)]
+        leases = await tx.leases.add(epochs, now, acknowledged=False)
+        await self._note_served(tx, after, now)
+        return [
+            (session, Grant(leases[job.job_id], job, self._token(job)))
+            for job, session in zip(after, sessions, strict=True)
+        ]
+
+    async def _note_served(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
+        served = {(job.current.worker_type, job.owner) for job in jobs}
+        if self._owners == 1:
+            # Nobody competes: it is enough to know it roughly.
+            served = {key for key in served if key not in self._served or now - self._served[key] > _SERVED_WITHIN}
+        if not served:
+            return
+        await tx.queue.note_served([(worker_type, owner, now) for worker_type, owner in served])
+        if len(self._served) > _MOST_REMEMBERED:
+            self._served.clear()
+        self._served |= dict.fromkeys(served, now)
+
+    def _token(self, job: Job) -> str:
+        references = tuple(
+            ReferenceGrant(
+                bucket=reference.bucket,
+                key=reference.key,
+                generation=reference.generation,
+                asset_id=reference.asset_id,
+            )
+            for reference in job.references
+        )
+        return self._capabilities.sign_lease(
+            LeaseClaims(
+                job_id=job.job_id,
+                stage=job.stage,
+                fence=job.fence,
+                owner=job.owner,
+                max_outputs=len(job.outputs),
+                max_bytes=self._rules.max_output_bytes,
+                formats=(job.settings.format.value,) if job.settings.format else (),
+                references=references,
+                expires_at=job.deadline_at + self._rules.ttl,
+            )
+        )
+
+
+def _best_session(takers: Sequence[Session], free: Mapping[str, int], candidate: Candidate) -> Session | None:
+    """Return the session with the most free slots that takes the stage, or None."""
+    best: Session | None = None
+    for session in takers:
+        most = free[best.epoch] if best is not None else 0
+        if free[session.epoch] > most and session.worker.takes(candidate.worker_type, candidate.model):
+            best = session
+    return best
