@@ -246,6 +246,21 @@ async def test_a_first_message_goes_at_once_and_many_go_together(
     assert ask("SELECT max(number) FROM exchange") == [(1,)]
 
 
+async def test_who_is_far_behind_hears_everything(url: str, stack: AsyncExitStack) -> None:
+    """Such as a replica that stood still: it reads many rows at once, and more than at once."""
+    first, second = await replica(stack, url, every=timedelta(0)), await replica(stack, url)
+    await first.company()
+    await second.company()
+    with psycopg.connect(url) as locking:
+        locking.execute("LOCK TABLE exchange IN ACCESS EXCLUSIVE MODE")
+        writer = first.exchange._me  # type: ignore[attr-defined]
+        rows = ((writer, number, to_bytes([("t", b"%d" % number)])) for number in range(1, 251))
+        statement = "INSERT INTO exchange (writer, number, written_at, body) VALUES (%s, %s, statement_timestamp(), %b)"
+        locking.cursor().executemany(statement, rows)
+        locking.execute("SELECT pg_notify('atelier_exchange_public', 'somebody')")
+    assert await second.until_last(b"250") == [b"%d" % number for number in range(1, 251)]
+
+
 async def test_without_a_notify_it_is_found_all_the_same(url: str, stack: AsyncExitStack) -> None:
     """A pooler in between, for instance, does not pass notifications on."""
     first = await replica(stack, url, look_anyway=timedelta(milliseconds=20))
