@@ -39,7 +39,7 @@ def main() -> int:
             databases, template = Databases(postgres.url()), make_template()
             for seed in seeds:
                 schedule = plan(seed, arguments.jobs)
-                _say_plan(schedule, whole=bool(arguments.seed))
+                _say_plan(schedule, whole=len(seeds) == 1)
                 result = _run(schedule, postgres, databases, folder, template, arguments)
                 if arguments.results:
                     with arguments.results.open("a", encoding="utf-8") as file:
