@@ -14,7 +14,7 @@ Replicas = tuple[Router, Router]
 @pytest.fixture
 def _nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no dispatcher look by itself, so that only what is told wakes it."""
-    monkeypatch.setattr("router_service.leasing._POLL_S", 3600.0)
+    monkeypatch.setattr("router_service.dispatch.POLL_S", 3600.0)
 
 
 @pytest.mark.usefixtures("_nobody_looks")

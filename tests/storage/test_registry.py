@@ -54,7 +54,7 @@ async def test_who_is_not_seen_is_forgotten(router: Storage, clock: ManualClock)
         await tx.registry.worker_connected(WORKER)
         await tx.registry.worker_connected(dataclasses.replace(WORKER, holder="k1/other", session="s2"))
         clock.advance(SECOND)
-        await tx.registry.worker_seen("s2")
+        await tx.registry.workers_seen(["s2"])
         assert [worker.session for worker in await tx.registry.list_workers(seen_within=SECOND)] == ["s2"]
         assert await tx.registry.remove_unseen(SECOND) == 0
         clock.advance(SECOND)
