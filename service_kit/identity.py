@@ -35,6 +35,8 @@ _ALGORITHM = "EdDSA"
 _REFRESH_BEFORE = timedelta(seconds=60)
 _RELOAD_EVERY_S = 5.0
 _MAX_OWNER_PART = 128
+# About 3 MB. A caller uses its token for minutes, and checking a signature costs more than the rest of a call.
+_MOST_KNOWN = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class IdentityVerifier:
         self._clock = clock
         self._keys: dict[str, VerifyKey] = {}
         self._read_at = float("-inf")
+        # The oldest first. Of a token that was verified nothing can change but that it expires.
+        self._known: dict[str, Caller] = {}
 
     def verify(self, token: str) -> Caller:
         """Return who a token speaks for.
@@ -162,6 +166,18 @@ class IdentityVerifier:
         Raises:
             Unauthenticated: it is not ours, was changed, or has expired (reason `expired_identity`).
         """
+        caller = self._known.get(token)
+        if caller is None:
+            caller = self._verified(token)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.pop(next(iter(self._known)))
+            self._known[token] = caller
+        if caller.expires_at <= self._clock.now():
+            self._known.pop(token, None)
+            raise expired_identity()
+        return caller
+
+    def _verified(self, token: str) -> Caller:
         try:
             key = self._key(jwt.get_unverified_header(token).get("kid"))
             claims = jwt.decode(
@@ -172,12 +188,9 @@ class IdentityVerifier:
                 issuer=_ISSUER,
                 options={"require": ["exp", "iat", "sub", "aud", "iss"], "verify_exp": False, "verify_iat": False},
             )
-            caller = _caller_from(claims)
+            return _caller_from(claims)
         except (jwt.InvalidTokenError, KeyError, ValueError, TypeError):
             raise Unauthenticated("The identity token is not valid: exchange the API key again.") from None
-        if caller.expires_at <= self._clock.now():
-            raise expired_identity()
-        return caller
 
     def _key(self, key_id: object) -> VerifyKey:
         # A token of a new key makes the ring be read again, but made-up key ids must not make it be read each time.

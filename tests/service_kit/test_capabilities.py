@@ -118,6 +118,9 @@ def test_a_token_expires_and_a_receipt_does_not(caps: Capabilities, clock: Manua
     assert caps.verify_receipt(receipt) == RECEIPT
 
 
+_ANY_TIME: Any = {"verify_exp": False}
+
+
 def test_one_kind_is_never_taken_for_the_other(caps: Capabilities) -> None:
     refused(caps.verify_receipt, caps.sign_lease(LEASE))
     refused(caps.verify_lease, caps.sign_receipt(RECEIPT))
@@ -132,7 +135,33 @@ def test_another_version_or_algorithm_is_refused(clock: ManualClock) -> None:
     refused(caps.verify_lease, jwt.encode(body | {"typ": "receipt"}, key.secret, algorithm="HS256", headers=headers))
     refused(caps.verify_lease, jwt.encode(body | {"v": 2}, key.secret, algorithm="HS256", headers=headers))
     refused(caps.verify_lease, jwt.encode(body, "", algorithm="none", headers=headers))
+    refused(caps.verify_lease, jwt.encode(body, key.secret * 2, algorithm="HS512", headers=headers))
     refused(caps.verify_lease, jwt.encode(body | {"more": 1}, key.secret, algorithm="HS256", headers=headers))
+
+
+def test_what_is_signed_is_a_token_as_others_read_it(caps: Capabilities, clock: ManualClock) -> None:
+    key = MacKey("k1", b"s" * 32)
+    told = jwt.decode(Capabilities([key], clock).sign_lease(LEASE), key.secret, algorithms=["HS256"], options=_ANY_TIME)
+    assert told["job_id"] == LEASE.job_id
+
+
+def test_a_made_up_token_is_refused(caps: Capabilities) -> None:
+    head, body, mac = caps.sign_lease(LEASE).split(".")
+    brackets = base64.urlsafe_b64encode(b"[" * 5000).decode()
+    of_a_list = base64.urlsafe_b64encode(b"[1]").decode()
+    for text in (
+        "",
+        ".",
+        "..",
+        "é",
+        f"{head}.{body}",
+        f"{head}.{body}.",
+        f"{head}.{body}.{mac}=",
+        f"{head}.{body}.x{mac}",
+    ):
+        refused(caps.verify_lease, text)
+    for header in ("", "e30", of_a_list, brackets):
+        refused(caps.verify_lease, f"{header}.{body}.{mac}")
 
 
 def test_a_ring_may_turn(clock: ManualClock) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jwt
 import pytest
 
-from service_kit import keyring
+from service_kit import identity, keyring
 from service_kit.api_keys import new_api_key, parse_api_key, secret_matches
 from service_kit.capabilities import current_lease
 from service_kit.clock import ManualClock
@@ -158,6 +158,20 @@ def test_a_token_expires_after_five_minutes(rings: Keyrings, clock: ManualClock)
     with pytest.raises(Unauthenticated) as caught:
         verifier.verify(token)
     assert caught.value.reason == ErrorReason.EXPIRED_IDENTITY
+
+
+def test_a_token_is_checked_once_and_the_oldest_is_forgotten(
+    rings: Keyrings, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_MOST_KNOWN", 2)
+    signer, verifier = rings.identity_signer(clock), rings.identity_verifier(clock)
+    tokens = [signer.issue(owner=ANN, kind=KeyKind.USER, key_id="k").token.reveal() for _ in range(3)]
+    callers = [verifier.verify(token) for token in tokens]
+    assert verifier.verify(tokens[2]) is callers[2]
+    again = verifier.verify(tokens[0])
+    assert again == callers[0] and again is not callers[0]
+    with pytest.raises(Unauthenticated):
+        verifier.verify(tokens[2] + "x")
 
 
 def forged(token: str, key: Any, algorithm: str = "EdDSA", **changes: Any) -> str:
