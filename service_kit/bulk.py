@@ -206,5 +206,6 @@ def _update_sql(table: Table, names: tuple[str, ...], match: tuple[str, ...]) ->
 
 def _sent(table: Table, names: tuple[str, ...]) -> str:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    arrays = ", ".join(f"%({name})s::{table.c[_target(name)].type.compile(dialect)}[]" for name in names)
+    # In binary: as text an array of documents costs a hundred times as much.
+    arrays = ", ".join(f"%({name})b::{table.c[_target(name)].type.compile(dialect)}[]" for name in names)
     return f"unnest({arrays}) AS sent ({', '.join(names)})"
