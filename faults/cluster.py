@@ -17,15 +17,15 @@ from faults.schedule import ASSET_SERVICES, ROUTERS, WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Short, so that what a death leaves behind is taken up again soon; not so short that a busy machine loses leases.
-LEASE_TTL_S = 2.0
+LEASE_TTL_S = 2.5
 _SETTINGS = {
     "ROUTER_LEASE_TTL": f"{int(LEASE_TTL_S * 1000)}ms",
     "ROUTER_HEARTBEAT_INTERVAL": "400ms",
     "ROUTER_LEASE_ACK_TIMEOUT": "1s",
     "ROUTER_RETRY_BACKOFF": "50ms",
     # Faults burn attempts. A job that fails for that alone would hide a job that was lost.
-    "ROUTER_MAX_ATTEMPTS": "12",
-    "ROUTER_MAX_LEASES": "50",
+    "ROUTER_MAX_ATTEMPTS": "30",
+    "ROUTER_MAX_LEASES": "100",
     "ASSET_EXPIRY_INTERVAL": "1s",
     "WORKER_ENGINE": "faults.engine:FaultsEngine",
     "WORKER_WORKER_TYPES": "chat,sdxl,wan",

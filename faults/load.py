@@ -27,7 +27,7 @@ _WINDOW_SHARE = 0.4
 _SUBMITTERS = 4
 # Every so many jobs one is followed by itself, and the owners' listings are looked at.
 _FOLLOWED = 6
-_PEEP_EVERY = 8
+_PEEP_EVERY = 20
 
 
 class Load:
