@@ -32,6 +32,7 @@ from service_kit.ids import new_id
 from service_kit.key_types import MacKey
 from service_kit.secret import Secret
 
+# The beginning of its workers' names; each lie is a worker of its own, so that two at a time do not fence each other.
 NAME = "hostile"
 _BEAT_S = 0.4
 _ANSWER_S = 6.0
@@ -119,11 +120,13 @@ class HostileWorker:
         self._key = key
         self._evidence = evidence
         self._database_url = database_url
+        self._name = NAME
         self._ring = [MacKey("forged", b"nobody's secret, but long enough for HS256")]
 
     async def do(self, behaviour: str) -> str:
         """Lie once, in as many sessions as it takes. Returns what was done. The caller has a deadline."""
         lie = getattr(self, f"_{behaviour}")
+        self._name = f"{NAME}-{behaviour}-{new_id()}"
         while True:
             try:
                 return str(await lie())
@@ -211,7 +214,9 @@ class HostileWorker:
         call = worker_service_pb2_grpc.WorkerServiceStub(channel).Work()
         try:
             async with asyncio.timeout(_ANSWER_S):
-                hello = pb.Hello(worker_id=NAME, instance_id=new_id(), worker_types=["sdxl"], slots=1, version="1")
+                hello = pb.Hello(
+                    worker_id=self._name, instance_id=new_id(), worker_types=["sdxl"], slots=1, version="1"
+                )
                 await call.write(pb.WorkRequest(hello=hello))
                 welcome = await call.read()
             if not isinstance(welcome, pb.WorkResponse):
