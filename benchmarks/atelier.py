@@ -44,13 +44,16 @@ class Atelier:
         self._workers = workers
         self._finished = finished
 
-    def burst(self, jobs: int) -> Burst:
-        """Submit with 64 submitters; done is a job whose asset is visible and whose state is SUCCEEDED."""
+    def burst(self, jobs: int, *, text: bool = False) -> Burst:
+        """Submit with 64 submitters; done is a job whose asset is visible and whose state is SUCCEEDED.
+
+        With `text` the jobs ask for an enhancement, which has no bytes and no asset.
+        """
         self._submitters.ask("prepare")
         self._take()
         before, used = self._finished(), self._used()
-        submitted = self._submitters.ask("burst", jobs=jobs, submitters=SUBMITTERS)
-        self._wait(before, jobs)
+        submitted = self._submitters.ask("burst", jobs=jobs, submitters=SUBMITTERS, text=text)
+        self._wait(before, 0 if text else jobs, jobs)
         seconds = time.monotonic() - submitted["started_ns"] / 1e9
         used = {part: now - used[part] for part, now in self._used().items()}
         return Burst(jobs, seconds, submitted["cpu_s"] + self._take()[1], used)
@@ -61,18 +64,24 @@ class Atelier:
         self._take()
         before = self._finished()
         self._submitters.ask("paced", jobs=jobs, per_second=per_second)
-        self._wait(before, jobs)
+        self._wait(before, jobs, jobs)
         return [wait / 1e6 for wait in self._take()[0]]
 
     def _take(self) -> tuple[list[int], float]:
         answers = [worker.ask("take") for worker in self._workers]
         return [wait for answer in answers for wait in answer["waits_ns"]], sum(answer["cpu_s"] for answer in answers)
 
-    def _wait(self, before: Counts, jobs: int) -> None:
-        wanted = [count + jobs for count in before]
-        wait_until(
-            lambda: all(has >= wants for has, wants in zip(self._finished(), wanted, strict=True)), "jobs of Atelier"
-        )
+    def _wait(self, before: Counts, assets: int, jobs: int) -> None:
+        wanted = (before[0] + assets, before[1] + jobs)
+
+        def done() -> bool:
+            return all(has >= wants for has, wants in zip(self._finished(), wanted, strict=True))
+
+        wait_until(done, "jobs of Atelier", self._check)
+
+    def _check(self) -> None:
+        for worker in self._workers:
+            worker.ask("check")
 
     def _used(self) -> dict[str, float]:
         return {part: cpu_seconds_of(process_id) for part, process_id in self.servers.items()}

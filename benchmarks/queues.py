@@ -9,6 +9,7 @@ from typing import Protocol
 
 _DONE_WITHIN_S = 120.0
 _LOOK_EVERY_S = 0.02
+_CHECK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,19 @@ class Queue(Protocol):
         """Submit at a steady rate; returns, per job, the milliseconds from its submission until a worker had it."""
 
 
-def wait_until(done: Callable[[], bool], what: str) -> None:
-    """Look again and again. Raises RuntimeError when it is not done within two minutes."""
-    deadline = time.monotonic() + _DONE_WITHIN_S
+def wait_until(done: Callable[[], bool], what: str, check: Callable[[], None] | None = None) -> None:
+    """Look again and again; call `check` now and then, which raises when it will never be done.
+
+    Raises:
+        RuntimeError: it is not done within two minutes.
+    """
+    started = time.monotonic()
+    checked = started
     while not done():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now - started > _DONE_WITHIN_S:
             raise RuntimeError(f"{what}: not done within {_DONE_WITHIN_S:g} s")
+        if check is not None and now - checked > _CHECK_EVERY_S:
+            check()
+            checked = now
         time.sleep(_LOOK_EVERY_S)

@@ -41,9 +41,9 @@ class Submitters:
                 self._keys.append(made.secret)
         self._calls = itertools.cycle([await self._token(key) for key in self._keys])
 
-    async def burst(self, jobs: int, submitters: int) -> dict[str, Any]:
-        """Submit as fast as the router answers."""
-        return await submit_burst(self._submit, jobs, submitters)
+    async def burst(self, jobs: int, submitters: int, text: bool) -> dict[str, Any]:
+        """Submit as fast as the router answers; jobs for a text, which have no bytes, or for a picture."""
+        return await submit_burst(self._submit_text if text else self._submit, jobs, submitters)
 
     async def paced(self, jobs: int, per_second: float) -> dict[str, Any]:
         """Submit at a steady rate."""
@@ -53,6 +53,12 @@ class Submitters:
         # The worker reads from the prompt when its job was submitted.
         request = pb.GenerateContentRequest(
             prompt=f"{_PROMPT} #{submitted_ns}", model="sdxl", format=generation_pb2.FORMAT_IMAGE, quantity=1, seed=1
+        )
+        await self._router.GenerateContent(request, metadata=next(self._calls))
+
+    async def _submit_text(self, submitted_ns: int) -> None:
+        request = pb.GenerateContentRequest(
+            prompt=f"{_PROMPT} #{submitted_ns}", model="sdxl", enhancement_only=True, seed=1
         )
         await self._router.GenerateContent(request, metadata=next(self._calls))
 
