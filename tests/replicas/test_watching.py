@@ -152,10 +152,12 @@ async def test_what_nobody_watches_is_not_told(replicas: Replicas) -> None:
     unwatched, watched = await here.submit(), await here.submit()
     leases = {lease.ref.job_id: lease for lease in [await one.take(), await one.take()]}
     async with watching(there, watched.job_id) as watcher:
-        preview = worker.PreviewImage(asset_index=0, step=1, content_type="image/webp", image=b"x")
-        await report(one, leases[unwatched.job_id], preview=preview)
-        await report(one, leases[watched.job_id], preview=preview)
-        await watcher.until("preview")
+        # The second time it is known for sure that somebody watches the one, and that nobody watches the other.
+        for step in (1, 2):
+            preview = worker.PreviewImage(asset_index=0, step=step, content_type="image/webp", image=b"x")
+            await report(one, leases[unwatched.job_id], preview=preview)
+            await report(one, leases[watched.job_id], preview=preview)
+            assert (await watcher.until("preview")).step == step
     assert told
     assert not any(unwatched.job_id.encode() in one_told for one_told in told)
 
