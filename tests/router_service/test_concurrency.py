@@ -1,0 +1,443 @@
+"""Two replicas at once on PostgreSQL: whoever comes second finds what the first one did. SQLite hides such races."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from router_service.__main__ import Service
+from router_service.domain import ConnectedWorker, Format, Job, JobState, LeaseRef
+from router_service.plans import Request
+from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
+from router_service.sessions import Session
+from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
+from router_service.storage.ledger import OutboxKind
+from service_kit import settings as kit_settings
+from service_kit.capabilities import Receipt
+from service_kit.channels import connect
+from service_kit.clock import ManualClock
+from service_kit.database import Database
+from service_kit.errors import Aborted, AtelierError, ErrorReason, FailedPrecondition, InvalidArgument
+from service_kit.identity import Owner
+
+ANN = Owner("default", "ann")
+TTL = timedelta(seconds=30)
+WAIT_S = 10.0
+
+
+class Assets:
+    """An asset service that answers as a test says, and remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.settled: list[str] = []
+        self.answers: dict[str, Answer] = {}
+        self.breaks: set[str] = set()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def settle(self, jobs: Sequence[Job]) -> Sequence[Answer]:
+        await self.gate.wait()
+        if self.breaks & {job.job_id for job in jobs}:
+            raise InvalidArgument("one of these is not well-formed")
+        self.settled += [job.job_id for job in jobs]
+        usual = Settled((0,), ())
+        return [self.answers.get(job.job_id, usual) for job in jobs]
+
+    async def confirm_hold(self, job: Job) -> None:
+        """Nothing is held in these tests."""
+
+
+class Replica:
+    """A router without its loops: it does what a test calls, and nothing else."""
+
+    def __init__(self, service: Service, assets: Assets) -> None:
+        self.service = service
+        self.settlement = Settlement(service.storage, assets, service.signals)
+
+    def connect(self, name: str, *, free: int) -> Session:
+        """Connect a worker that takes so many stages."""
+        worker = ConnectedWorker(f"key/{name}", f"{name}'s session", ("sdxl",), (), max(free, 1), (), "")
+        session = Session(worker)
+        session.credits = free
+        self.service.sessions.add(session)
+        return session
+
+    async def submit(self, *, key: str | None = None, prompt: str = "a lighthouse") -> Job:
+        """Submit a picture."""
+        table = await self.service.registry.table()
+        return await self.service.admission.admit(request(key, prompt), table, ANN)
+
+    async def record(self, ref: LeaseRef, *, by: str = "key/one", completion_id: str = "c") -> str:
+        """Report that the one output of a stage is there."""
+        receipt = self.service.capabilities.sign_receipt(receipt_of(ref))
+        outcome = Outcome(ref, completion_id, (OutputReport(0, receipt, None),), None, None, False, False, (), "", b"x")
+        return await self.service.recording.record(outcome, holder=by)
+
+    async def job(self, job_id: str) -> Job:
+        """Return a job as it is now."""
+        async with self.service.storage.read() as tx:
+            job = await tx.jobs.get(job_id)
+        assert job is not None
+        return job
+
+    async def events(self, job_id: str) -> list[JobState]:
+        """Return the states that the watchers of a job are told of, in order."""
+        async with self.service.storage.read() as tx:
+            return [event.job.state for event in await tx.events.find_after(0, owner=ANN, job_id=job_id)]
+
+
+class House:
+    """Two replicas on one database, and what holds both back."""
+
+    def __init__(self, one: Replica, other: Replica, assets: Assets, clock: ManualClock, db: Database) -> None:
+        self.one = one
+        self.other = other
+        self.assets = assets
+        self.clock = clock
+        self._db = db
+
+    async def running(self, *, acknowledged: bool = True) -> LeaseRef:
+        """Submit a job and lease it to the worker `one`, of replica one."""
+        session = next(iter(self.one.service.sessions), None) or self.one.connect("one", free=100)
+        await self.one.submit()
+        before = set(session.held.values())
+        assert await self.one.service.dispatch.lease_waiting() == 1
+        (ref,) = set(session.held.values()) - before
+        if acknowledged:
+            await self.one.service.dispatch.acknowledge(session, ref)
+        return ref
+
+    @asynccontextmanager
+    async def locked(self, job_id: str) -> AsyncIterator[None]:
+        """Lock a job, as a third replica would, so that others queue up for it in the order in which they come."""
+        async with self._db.write() as tx:
+            await tx.execute(text("SELECT 1 FROM jobs WHERE job_id = :job_id FOR UPDATE"), {"job_id": job_id})
+            yield
+
+    async def queued_up(self, count: int) -> None:
+        """Wait until so many transactions wait for a lock."""
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                async with self._db.read() as tx:
+                    if (await tx.execute(waiting)).scalar_one() >= count:
+                        return
+
+    async def is_due(self) -> bool:
+        """Tell whether something in the outbox waits for somebody to claim it."""
+        due = text("SELECT count(*) FROM outbox WHERE due_at <= :now")
+        async with self._db.read() as tx:
+            return bool((await tx.execute(due, {"now": self.clock.now()})).scalar_one())
+
+    async def in_order(self, job_id: str, *steps: Awaitable[Any]) -> list[Any]:
+        """Let several try to change a job at once; they get at it in this order. Returns results and errors."""
+        tasks: list[asyncio.Future[Any]] = []
+        async with self.locked(job_id):
+            for step in steps:
+                tasks.append(asyncio.ensure_future(step))
+                await self.queued_up(len(tasks))
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def request(key: str | None, prompt: str) -> Request:
+    """Return a request for a picture."""
+    return Request(
+        prompt=prompt,
+        negative_prompt="",
+        model="sdxl",
+        format=Format.IMAGE,
+        quantity=1,
+        seed=0,
+        quality=None,
+        aspect_ratio=None,
+        steps=None,
+        duration_seconds=None,
+        references=(),
+        enhancement_only=False,
+        enhance_prompt=False,
+        warn_on_enhancement_failure=False,
+        priority=0,
+        idempotency_key=key,
+        digest=prompt,
+    )
+
+
+def receipt_of(ref: LeaseRef) -> Receipt:
+    """Return what the asset service says of the first output of a stage."""
+    return Receipt(
+        upload_id="u",
+        job_id=ref.job_id,
+        stage=ref.stage,
+        fence=ref.fence,
+        asset_index=0,
+        bucket="b",
+        key="k",
+        generation="1",
+        sha256="0" * 64,
+        size_bytes=1,
+        content_type="image/png",
+        width=1,
+        height=1,
+        duration_ms=None,
+        renditions=(),
+    )
+
+
+@pytest_asyncio.fixture
+async def house(tmp_path: Path, migrated_postgres_url: str) -> AsyncIterator[House]:
+    """Give two replicas that do nothing by themselves."""
+    clock, assets = ManualClock(datetime.now(UTC)), Assets()
+    settings = kit_settings.for_tests(tmp_path, **{"core.database_url": migrated_postgres_url})
+    async with AsyncExitStack() as stack:
+        replicas = []
+        for _ in range(2):
+            db = await Database.open_service(settings, "router", clock=clock)
+            stack.push_async_callback(db.close)
+            channel = connect("127.0.0.1:1")
+            stack.push_async_callback(channel.close)
+            replicas.append(Replica(Service(settings, db, clock, channel), assets))
+        third = Database(migrated_postgres_url, schema="router", clock=clock)
+        stack.push_async_callback(third.close)
+        yield House(replicas[0], replicas[1], assets, clock, third)
+
+
+# --- submissions ------------------------------------------------------------------------------------------------------
+
+
+async def test_one_key_makes_one_job_however_many_submit_it_at_once(house: House) -> None:
+    submits = [replica.submit(key="k") for _ in range(16) for replica in (house.one, house.other)]
+    jobs = await asyncio.gather(*submits)
+    assert len({job.job_id for job in jobs}) == 1
+    async with house.one.service.storage.read() as tx:
+        assert len(await tx.jobs.find_page(ANN, state=None, before=None, limit=10)) == 1
+    assert await house.other.events(jobs[0].job_id) == [JobState.QUEUED]
+
+
+async def test_keys_that_come_in_opposite_orders_wait_for_each_other_and_never_in_a_circle(house: House) -> None:
+    keys = [f"k{number}" for number in range(32)]
+    here = [house.one.submit(key=key) for key in keys]
+    there = [house.other.submit(key=key) for key in reversed(keys)]
+    jobs = await asyncio.gather(*here, *there)
+    assert len({job.job_id for job in jobs}) == 32
+
+
+async def test_a_key_with_another_request_is_refused_wherever_it_comes(house: House) -> None:
+    submits = [house.one.submit(key="k"), house.other.submit(key="k", prompt="a harbour")]
+    results = await asyncio.gather(*submits, return_exceptions=True)
+    (refused,) = [result for result in results if isinstance(result, Aborted)]
+    assert refused.reason is ErrorReason.IDEMPOTENCY_KEY_REUSED
+
+
+# --- leasing ----------------------------------------------------------------------------------------------------------
+
+
+async def test_replicas_that_lease_at_once_lease_every_stage_once(house: House) -> None:
+    made = {job.job_id for job in await asyncio.gather(*(house.one.submit() for _ in range(40)))}
+    sessions = [house.one.connect("one", free=25), house.other.connect("two", free=25)]
+    rounds = [replica.service.dispatch.lease_waiting() for _ in range(3) for replica in (house.one, house.other)]
+    assert sum(await asyncio.gather(*rounds)) == 40
+    held = [ref.job_id for session in sessions for ref in session.held.values()]
+    assert sorted(held) == sorted(made)
+    assert {ref.fence for session in sessions for ref in session.held.values()} == {1}
+    async with house.one.service.storage.read() as tx:
+        leases = [*await tx.leases.find_held("key/one"), *await tx.leases.find_held("key/two")]
+    assert sorted(lease.ref.job_id for lease in leases) == sorted(made)
+
+
+async def test_what_somebody_else_has_locked_is_passed_over_not_waited_for(house: House) -> None:
+    locked, free = await house.one.submit(), await house.one.submit()
+    session = house.one.connect("one", free=5)
+    async with house.locked(locked.job_id):
+        assert await house.one.service.dispatch.lease_waiting() == 1
+    assert list(session.held) == [free.job_id]
+    assert await house.one.service.dispatch.lease_waiting() == 1
+
+
+# --- outcomes, against everything else --------------------------------------------------------------------------------
+
+
+async def test_of_two_repeats_at_once_one_is_recorded_and_the_other_is_its_duplicate(house: House) -> None:
+    ref = await house.running()
+    said = await house.in_order(ref.job_id, house.one.record(ref), house.other.record(ref))
+    assert said == [RECORDED, DUPLICATE]
+    assert await house.one.events(ref.job_id) == [JobState.QUEUED, JobState.RUNNING, JobState.PUBLISHING]
+
+
+async def test_of_two_outcomes_at_once_the_second_is_stale(house: House) -> None:
+    ref = await house.running()
+    second = house.other.record(ref, completion_id="d")
+    assert await house.in_order(ref.job_id, house.one.record(ref), second) == [RECORDED, STALE]
+
+
+@pytest.mark.parametrize("cancel_first", [False, True])
+async def test_a_cancel_beside_an_outcome(house: House, cancel_first: bool) -> None:
+    ref = await house.running()
+    cancel, record = house.other.service.ending.cancel(ref.job_id, ANN), house.one.record(ref)
+    if cancel_first:
+        cancelled, status = await house.in_order(ref.job_id, cancel, record)
+        assert (cancelled.state, status) == (JobState.CANCELLED, STALE)
+    else:
+        status, refused = await house.in_order(ref.job_id, record, cancel)
+        assert status == RECORDED
+        assert isinstance(refused, FailedPrecondition)
+        assert refused.reason is ErrorReason.TOO_LATE
+    assert (await house.one.job(ref.job_id)).state is (JobState.CANCELLED if cancel_first else JobState.PUBLISHING)
+
+
+async def test_an_outcome_that_is_being_recorded_is_not_reaped(house: House) -> None:
+    ref = await house.running()
+    house.clock.advance(TTL + timedelta(seconds=1))
+    async with house.locked(ref.job_id):
+        # Its row is in somebody's hands, so the reaper passes on.
+        assert await house.other.service.dispatch.take_back_expired(ack_timeout=TTL) == 0
+    assert await house.one.record(ref) == RECORDED
+    assert await house.other.service.dispatch.take_back_expired(ack_timeout=TTL) == 0
+
+
+async def test_an_outcome_that_comes_right_after_the_reaper_still_counts_once(house: House) -> None:
+    ref = await house.running()
+    house.clock.advance(TTL + timedelta(seconds=1))
+    reaped = [replica.service.dispatch.take_back_expired(ack_timeout=TTL) for replica in (house.one, house.other)]
+    assert sum(await asyncio.gather(*reaped)) == 1
+    assert (await house.one.job(ref.job_id)).state is JobState.QUEUED
+    house.other.connect("two", free=1)
+    record, leased = await asyncio.gather(house.one.record(ref), house.other.service.dispatch.lease_waiting())
+    assert (record, leased) in {(RECORDED, 0), (STALE, 1)}
+
+
+async def test_a_lease_that_is_renewed_under_the_reapers_eyes_is_kept(house: House) -> None:
+    ref = await house.running()
+    house.clock.advance(TTL + timedelta(seconds=1))
+    rules = {"lease_ttl": TTL, "ack_timeout": TTL}
+    async with house.other.service.storage.write() as tx:
+        assert await tx.leases.find_expired(**rules, limit=9) == [ref.job_id]
+        (session,) = house.one.service.sessions
+        assert await house.one.service.dispatch.renew(session, [ref]) == ([], [])
+        assert await tx.leases.lock_expired([ref.job_id], **rules) == {}
+
+
+@pytest.mark.parametrize("deadline_first", [False, True])
+async def test_a_deadline_beside_an_outcome(house: House, deadline_first: bool) -> None:
+    ref = await house.running()
+    house.clock.advance(timedelta(hours=1))
+    if deadline_first:
+        assert await house.other.service.ending.fail_overdue() == 1
+        assert await house.one.record(ref) == STALE
+        assert (await house.one.job(ref.job_id)).state is JobState.FAILED
+        return
+    async with house.locked(ref.job_id):
+        record = asyncio.ensure_future(house.one.record(ref))
+        await house.queued_up(1)
+        assert await house.other.service.ending.fail_overdue() == 0, "it is in somebody's hands"
+    assert await record == RECORDED
+    assert await house.other.service.ending.fail_overdue() == 0
+
+
+async def test_a_deadline_ends_a_job_once_whoever_looks(house: House) -> None:
+    refs = [await house.running() for _ in range(3)]
+    house.clock.advance(timedelta(hours=1))
+    ended = [replica.service.ending.fail_overdue() for replica in (house.one, house.other)]
+    assert sum(await asyncio.gather(*ended)) == 3
+    for ref in refs:
+        assert (await house.one.events(ref.job_id))[-1:] == [JobState.FAILED]
+        assert (await house.one.events(ref.job_id)).count(JobState.FAILED) == 1
+
+
+async def test_acknowledgements_and_outcomes_of_the_same_leases_never_wait_in_a_circle(house: House) -> None:
+    refs = [await house.running(acknowledged=False) for _ in range(12)]
+    (session,) = house.one.service.sessions
+    acks = [house.one.service.dispatch.acknowledge(session, ref) for ref in reversed(refs)]
+    renewals = [house.one.service.dispatch.renew(session, refs)]
+    records = [house.other.record(ref) for ref in refs]
+    done = await asyncio.gather(*acks, *renewals, *records)
+    assert done[len(acks) + 1 :] == [RECORDED] * 12
+    async with house.one.service.storage.read() as tx:
+        assert await tx.leases.find_held("key/one") == []
+
+
+# --- settlements ------------------------------------------------------------------------------------------------------
+
+
+async def test_replicas_that_settle_at_once_tell_of_every_job_once(house: House) -> None:
+    refs = [await house.running() for _ in range(10)]
+    await asyncio.gather(*(house.one.record(ref) for ref in refs))
+    sent = await asyncio.gather(house.one.settlement.send_due(), house.other.settlement.send_due())
+    assert sum(sent) == 10
+    assert sorted(house.assets.settled) == sorted(ref.job_id for ref in refs)
+    for ref in refs:
+        assert (await house.one.events(ref.job_id))[-2:] == [JobState.PUBLISHING, JobState.SUCCEEDED]
+
+
+async def test_what_a_replica_claimed_that_died_is_sent_by_another_when_its_time_is_over(house: House) -> None:
+    ref = await house.running()
+    await house.one.record(ref)
+    async with house.one.service.storage.write() as tx:
+        assert await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=timedelta(seconds=15))
+    assert await house.other.settlement.send_due() == 0
+    house.clock.advance(timedelta(seconds=16))
+    assert await house.other.settlement.send_due() == 1
+    assert (await house.one.job(ref.job_id)).state is JobState.SUCCEEDED
+
+
+async def test_a_settlement_that_two_replicas_sent_ends_the_job_once(house: House) -> None:
+    ref = await house.running()
+    await house.one.record(ref)
+    house.assets.gate.clear()
+    first = asyncio.ensure_future(house.one.settlement.send_due())
+    async with asyncio.timeout(WAIT_S):
+        while await house.is_due():  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0)
+    # It is slow, and taken for dead.
+    house.clock.advance(timedelta(seconds=16))
+    second = asyncio.ensure_future(house.other.settlement.send_due())
+    async with asyncio.timeout(WAIT_S):
+        while await house.is_due():  # noqa: ASYNC110 - only the database knows
+            await asyncio.sleep(0)
+    house.assets.gate.set()
+    await asyncio.gather(first, second)
+    assert house.assets.settled == [ref.job_id, ref.job_id]
+    assert (await house.one.events(ref.job_id)).count(JobState.SUCCEEDED) == 1
+
+
+async def test_a_refused_settlement_ends_its_job_and_no_other(house: House) -> None:
+    refused, postponed, good = [(await house.running()).job_id for _ in range(3)]
+    for ref in list(next(iter(house.one.service.sessions)).held.values()):
+        await house.one.record(ref)
+    house.assets.answers = {refused: Refused("no such owner"), postponed: Postponed("busy")}
+    assert await house.one.settlement.send_due() == 2
+    states = {job_id: (await house.one.job(job_id)).state for job_id in (refused, postponed, good)}
+    assert states == {refused: JobState.FAILED, postponed: JobState.PUBLISHING, good: JobState.SUCCEEDED}
+    failure = (await house.one.job(refused)).failure
+    assert failure is not None
+    assert failure.message == "The outputs could not be published: no such owner"
+    house.assets.answers = {}
+    house.clock.advance(timedelta(seconds=1))
+    assert await house.one.settlement.send_due() == 1
+    assert (await house.one.job(postponed)).state is JobState.SUCCEEDED
+
+
+async def test_a_settlement_that_breaks_the_whole_call_is_told_by_itself(house: House) -> None:
+    refs = [await house.running() for _ in range(4)]
+    await asyncio.gather(*(house.one.record(ref) for ref in refs))
+    house.assets.breaks = {refs[2].job_id}
+    assert await house.one.settlement.send_due() == 4
+    states = [(await house.one.job(ref.job_id)).state for ref in refs]
+    assert states == [JobState.SUCCEEDED, JobState.SUCCEEDED, JobState.FAILED, JobState.SUCCEEDED]
+
+
+async def test_a_job_that_changed_is_not_overwritten(house: House) -> None:
+    job = await house.one.submit()
+    async with house.one.service.storage.write() as tx:
+        await tx.jobs.save([(job, replace(job, version=2))])
+    with pytest.raises(AtelierError):
+        async with house.other.service.storage.write() as tx:
+            await tx.jobs.save([(job, replace(job, version=2))])
