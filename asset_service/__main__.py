@@ -8,12 +8,14 @@ from asset_service.client_uploads import ClientUploads
 from asset_service.expiry import Expiry
 from asset_service.holds import Holds
 from asset_service.intake import Intake
+from asset_service.lease_rules import LeaseRules
 from asset_service.locks import UploadLocks
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.removal import Removal
 from asset_service.servicer import AssetControlServicer, AssetServicer
 from asset_service.settlement import Settling
+from asset_service.small_outputs import SmallOutputs
 from asset_service.spool import Spool
 from asset_service.storage import MIGRATIONS, Storage
 from asset_service.tasks import Unbroken
@@ -87,11 +89,29 @@ class Service:
         settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
         uploads, client_uploads = self._uploads(receipts)
+        self.small_outputs = self._small_outputs(receipts)
         return [
             AssetServicer(workspace, self.watchers, encoder).registration,
-            UploadServicer(uploads, client_uploads, self.store, encoder).registration,
+            UploadServicer(uploads, self.small_outputs, client_uploads, self.store, encoder).registration,
             AssetControlServicer(settling, holds, workspace, encoder).registration,
         ]
+
+    def _lease_rules(self) -> LeaseRules:
+        mine = self.settings.asset
+        return LeaseRules(mine.max_output_bytes, mine.retention_settlements, self._clock)
+
+    def _small_outputs(self, receipts: Receipts) -> SmallOutputs:
+        return SmallOutputs(
+            self.storage,
+            Intake(self.store, self.spool, self.probe.measure),
+            self.probe,
+            self.spool,
+            receipts,
+            self.locks,
+            self.unbroken,
+            self._lease_rules(),
+            nudge=self.removal.nudge,
+        )
 
     def _uploads(self, receipts: Receipts) -> tuple[Uploads, ClientUploads]:
         mine = self.settings.asset
@@ -103,9 +123,7 @@ class Service:
             receipts,
             self.locks,
             self.unbroken,
-            max_output_bytes=mine.max_output_bytes,
-            longest_lease=mine.retention_settlements,
-            clock=self._clock,
+            self._lease_rules(),
             nudge=self.removal.nudge,
         )
         client_uploads = ClientUploads(
@@ -135,9 +153,9 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service = Service(settings, db, open_store(settings), clock)
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
-    await service.locks.prepare()
     stack.callback(service.locks.close)
     stack.push_async_callback(service.probe.close)
+    stack.push_async_callback(service.small_outputs.close)
     stack.push_async_callback(service.unbroken.close)
     await service.vitals.look()
     tasks = BackgroundTasks()

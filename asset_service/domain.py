@@ -245,4 +245,5 @@ def upload_key(owner: Owner, upload_id: str, *, job_id: str | None, fence: int, 
     whose = f"{_segment(owner.tenant_id)}/{_segment(owner.owner_id)}"
     if job_id is None:
         return f"{whose}/uploads/{upload_id}"
-    return f"{whose}/jobs/{job_id}/{fence}/{asset_index}/{upload_id}"
+    # One folder for all of an owner: a folder for each job would cost the store as much as the file, and stay behind.
+    return f"{whose}/jobs/{job_id}.{fence}.{asset_index}.{upload_id}"

@@ -45,13 +45,19 @@ class Intake:
         shape = await self._measure(self._spool.path(upload.upload_id))
         return Media(shape.content_type, size_bytes, sha256, shape.width, shape.height, shape.duration_ms)
 
-    async def publish(self, upload: Upload, media: Media) -> str:
-        """Write the blob of an upload, unless an earlier try has. Returns its generation."""
+    async def publish(self, upload: Upload, media: Media, data: bytes | None = None) -> str:
+        """Write the blob of an upload, of spooled bytes or of `data`, unless an earlier try has.
+
+        Returns:
+            Its generation.
+        """
+        info: BlobInfo | None
         try:
-            async with aclosing(self._spool.chunks(upload.upload_id)) as chunks:
-                info: BlobInfo | None = await self._store.put(
-                    WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type
-                )
+            if data is not None:
+                info = await self._store.put_bytes(WORKSPACE_BUCKET, upload.key, data, content_type=media.content_type)
+            else:
+                async with aclosing(self._spool.chunks(upload.upload_id)) as chunks:
+                    info = await self._store.put(WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type)
         except AlreadyExists:
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)

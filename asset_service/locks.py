@@ -37,12 +37,6 @@ class UploadLocks:
         self._descriptor = -1
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
-    async def prepare(self) -> None:
-        """Open the file, and make it unless it is there."""
-        if self._descriptor < 0:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            self._descriptor = await asyncio.to_thread(os.open, self._file, flags, 0o600)
-
     def close(self) -> None:
         """Close the file. Nothing may be held any more."""
         descriptor, self._descriptor = self._descriptor, -1
@@ -60,6 +54,8 @@ class UploadLocks:
         self._locks[name] = (lock, users + 1)
         try:
             async with lock:
+                if self._descriptor < 0:
+                    self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % _PLACES
                 await self._take(place, self._wait.total_seconds() if patient else 0.0)
                 try:

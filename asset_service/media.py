@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 from service_kit.errors import ErrorReason, InvalidArgument
 
@@ -74,15 +75,20 @@ def sniff(head: bytes) -> str:
     raise unsupported("The file is not a picture or a video that is known here")
 
 
-def measure(path: Path) -> Shape:
-    """Tell what a file is, and decode enough of it to know that it is whole. Blocks; not for the event loop.
+def measure(file: Path | BinaryIO) -> Shape:
+    """Tell what a file on the disk or in memory is, and decode enough of it to know that it is whole. Blocks.
 
     Raises:
         InvalidArgument: `unsupported_media`; says what is wrong.
     """
-    with path.open("rb") as file:
-        content_type = sniff(file.read(_HEAD_BYTES))
-    return _video(path) if content_type == "video/mp4" else _image(path, content_type)
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            head = opened.read(_HEAD_BYTES)
+    else:
+        head = file.read(_HEAD_BYTES)
+        file.seek(0)
+    content_type = sniff(head)
+    return _video(file) if content_type == "video/mp4" else _image(file, content_type)
 
 
 def unsupported(what: str) -> InvalidArgument:
@@ -97,12 +103,12 @@ def _check_size(width: int, height: int) -> None:
         )
 
 
-def _image(path: Path, content_type: str) -> Shape:
+def _image(file: Path | BinaryIO, content_type: str) -> Shape:
     from PIL import Image  # slow to import, and only needed here
 
     name = _IMAGES[content_type]
     try:
-        with Image.open(path, formats=[name]) as image:
+        with Image.open(file, formats=[name]) as image:
             _check_size(image.width, image.height)
             image.load()
             turned = image.getexif().get(_ORIENTATION) in _TURNED
@@ -115,11 +121,11 @@ def _image(path: Path, content_type: str) -> Shape:
     return Shape(content_type, width, height)
 
 
-def _video(path: Path) -> Shape:
+def _video(file: Path | BinaryIO) -> Shape:
     import av  # slow to import, and only needed for videos
 
     try:
-        with av.open(str(path), format="mp4") as container:
+        with av.open(str(file) if isinstance(file, Path) else file, mode="r", format="mp4") as container:
             if not container.streams.video:
                 raise unsupported("The file is an MP4 file without a picture")
             stream = container.streams.video[0]

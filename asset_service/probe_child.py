@@ -1,6 +1,7 @@
 """The process that decodes what strangers sent: it has little memory, writes nothing, and may be killed at any time.
 
-It takes one JSON line `{"path": …}` at a time and answers one: `{"shape": {…}}` or `{"refused": "…"}`.
+It takes one JSON line at a time: `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…"}`; or `{"sizes": […]}`
+followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import select
 import sys
 from contextlib import suppress
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
 
 from asset_service.media import measure
@@ -33,7 +35,15 @@ def main() -> None:
         line = requests.readline()
         if not line:
             return
-        replies.write(json.dumps(_answer(Path(json.loads(line)["path"]))).encode() + b"\n")
+        asked = json.loads(line)
+        reply: dict[str, object]
+        if "sizes" in asked:
+            # All are read before the first is decoded: who writes them must not wait for a decoder.
+            files = [requests.read(size) for size in asked["sizes"]]
+            reply = {"answers": [_answer(BytesIO(data)) for data in files]}
+        else:
+            reply = _answer(Path(asked["path"]))
+        replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
 
 
@@ -45,9 +55,9 @@ def _limit(kind: int, most: int) -> None:
         resource.setrlimit(kind, (wanted, wanted))
 
 
-def _answer(path: Path) -> dict[str, object]:
+def _answer(file: Path | BytesIO) -> dict[str, object]:
     try:
-        return {"shape": asdict(measure(path))}
+        return {"shape": asdict(measure(file))}
     except InvalidArgument as error:
         return {"refused": error.message}
 

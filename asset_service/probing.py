@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, cast
 
 from asset_service.media import Shape, unsupported
 from asset_service.probe_child import READY
-from service_kit.errors import ErrorReason, InvalidArgument, Unavailable
+from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unavailable
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -39,11 +41,24 @@ class Probe:
             InvalidArgument: `unsupported_media`; also when it cannot be decoded in time, or kills its decoder.
             Unavailable: no child could be started.
         """
+        return _shape(await self._reply({"path": str(path)}, ()))
+
+    async def measure_bytes(self, files: Sequence[bytes]) -> list[Shape | AtelierError]:
+        """Return what small files are, or why one is refused. All share the time of one.
+
+        Raises:
+            InvalidArgument: one of them cannot be decoded in time, or kills its decoder.
+            Unavailable: no child could be started.
+        """
+        reply = await self._reply({"sizes": [len(data) for data in files]}, files)
+        return [_shape_or_refusal(answer) for answer in reply["answers"]]
+
+    async def _reply(self, request: dict[str, Any], files: Sequence[bytes]) -> dict[str, Any]:
         async with self._turn:
             for _ in range(_TRIES):
                 try:
                     async with asyncio.timeout(self._limit.total_seconds()):
-                        reply = await self._ask(path)
+                        reply = await self._ask(request, files)
                 except TimeoutError:
                     await self._end()
                     raise unsupported(
@@ -54,7 +69,7 @@ class Probe:
                     await asyncio.shield(self._end())
                     raise
                 if reply:
-                    return _shape(json.loads(reply))
+                    return cast(dict[str, Any], json.loads(reply))
                 # It may have ended for lack of work in this very moment, so one more try.
                 log.warning("probe_died")
                 await self._end()
@@ -65,7 +80,7 @@ class Probe:
         async with self._turn:
             await self._end()
 
-    async def _ask(self, path: Path) -> bytes:
+    async def _ask(self, request: dict[str, Any], files: Sequence[bytes]) -> bytes:
         """Return the child's reply; empty when it died."""
         if self._child is None or self._child.returncode is not None:
             await self._end()
@@ -73,7 +88,7 @@ class Probe:
         if self._child.stdin is None or self._child.stdout is None:
             raise RuntimeError("the child has no pipes")
         try:
-            self._child.stdin.write(json.dumps({"path": str(path)}).encode() + b"\n")
+            self._child.stdin.write(b"".join((json.dumps(request).encode(), b"\n", *files)))
             await self._child.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
             return b""
@@ -121,8 +136,15 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
     await child.wait()
 
 
-def _shape(reply: dict[str, object]) -> Shape:
+def _shape_or_refusal(reply: dict[str, Any]) -> Shape | AtelierError:
+    try:
+        return _shape(reply)
+    except InvalidArgument as error:
+        return error
+
+
+def _shape(reply: dict[str, Any]) -> Shape:
     refused = reply.get("refused")
     if refused is not None:
         raise InvalidArgument(str(refused), ErrorReason.UNSUPPORTED_MEDIA)
-    return Shape(**reply["shape"])  # type: ignore[arg-type]
+    return Shape(**reply["shape"])

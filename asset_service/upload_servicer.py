@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
 from asset_service.domain import MAX_PIECE_BYTES
+from asset_service.small_outputs import SmallFile, SmallOutputs
 from asset_service.uploads import Piece, Uploads, granted_reference
 from asset_service.wire import Encoder, media, rendition_from
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
@@ -32,8 +33,16 @@ _M = TypeVar("_M", bound=Message)
 class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     """How bytes come in."""
 
-    def __init__(self, uploads: Uploads, client_uploads: ClientUploads, store: BlobStore, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        uploads: Uploads,
+        small_outputs: SmallOutputs,
+        client_uploads: ClientUploads,
+        store: BlobStore,
+        encoder: Encoder,
+    ) -> None:
         self._uploads = uploads
+        self._small_outputs = small_outputs
         self._client_uploads = client_uploads
         self._store = store
         self._encoder = encoder
@@ -60,6 +69,13 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
             async with aclosing(pieces()) as data:
                 asset = await self._client_uploads.create(current_caller().owner, announced, data)
         return upload_service_pb2.CreateUploadResponse(asset=self._encoder.asset(asset))
+
+    async def UploadOutput(
+        self, request: upload_service_pb2.UploadOutputRequest, context: Context
+    ) -> upload_service_pb2.UploadOutputResponse:
+        files = [SmallFile(rendition_from(file.rendition), file.sha256, file.data) for file in request.files]
+        receipt, found = await self._small_outputs.take(current_lease(), request.asset_index, files)
+        return upload_service_pb2.UploadOutputResponse(receipt=receipt, media=media(found))
 
     async def StartUpload(
         self, request: upload_service_pb2.StartUploadRequest, context: Context

@@ -6,29 +6,25 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from typing import Protocol
 
 from asset_service.domain import (
     MAX_PIECE_BYTES,
     MAX_UPLOADS_PER_FILE,
     Media,
-    MediaFormat,
     RenditionKind,
     Upload,
     UploadState,
-    upload_key,
 )
 from asset_service.intake import Intake
+from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
-from asset_service.media import unsupported
 from asset_service.receipts import Receipts
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from asset_service.tasks import Unbroken
 from service_kit import crash
 from service_kit.capabilities import LeaseClaims
-from service_kit.clock import Clock
 from service_kit.errors import (
     ErrorReason,
     FailedPrecondition,
@@ -36,9 +32,7 @@ from service_kit.errors import (
     NotFound,
     PermissionDenied,
     ResourceExhausted,
-    Unauthenticated,
 )
-from service_kit.ids import asset_id, new_id, parse_id
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -70,10 +64,8 @@ class Uploads:
         receipts: Receipts,
         locks: UploadLocks,
         unbroken: Unbroken,
+        rules: LeaseRules,
         *,
-        max_output_bytes: int,
-        longest_lease: timedelta,
-        clock: Clock,
         nudge: Nudge,
     ) -> None:
         self._storage = storage
@@ -82,9 +74,7 @@ class Uploads:
         self._receipts = receipts
         self._locks = locks
         self._unbroken = unbroken
-        self._max_output_bytes = max_output_bytes
-        self._longest_lease = longest_lease
-        self._clock = clock
+        self._rules = rules
         self._nudge = nudge
 
     async def start(
@@ -97,22 +87,8 @@ class Uploads:
             FailedPrecondition: `already_settled`.
             ResourceExhausted: too many different uploads of this file.
         """
-        self._check(lease, asset_index, size_bytes, sha256)
-        upload_id = new_id()
-        wanted = Upload(
-            upload_id=upload_id,
-            asset_id=asset_id(lease.job_id, asset_index),
-            owner=lease.owner,
-            job_id=lease.job_id,
-            stage=lease.stage,
-            fence=lease.fence,
-            asset_index=asset_index,
-            rendition=rendition,
-            key=upload_key(lease.owner, upload_id, job_id=lease.job_id, fence=lease.fence, asset_index=asset_index),
-            size_bytes=size_bytes,
-            sha256=sha256,
-            state=UploadState.OPEN,
-        )
+        self._rules.check(lease, asset_index, size_bytes, sha256)
+        wanted = new_upload(lease, asset_index, rendition, size_bytes, sha256)
         async with self._storage.write() as tx:
             await tx.keep_open(lease.job_id)
             upload = await tx.uploads.find_same(wanted) or await self._add(tx, wanted)
@@ -158,26 +134,6 @@ class Uploads:
             FailedPrecondition: `incomplete_upload` or `already_settled`.
         """
         return await self._unbroken.run(self._finish(lease, upload_id, tuple(rendition_upload_ids)))
-
-    def _check(self, lease: LeaseClaims, asset_index: int, size_bytes: int, sha256: str) -> None:
-        parse_id(lease.job_id, "job_id")
-        if lease.expires_at > self._clock.now() + self._longest_lease:
-            # It could outlive what is known of the job's settlement, and begin an upload that nothing would end.
-            raise Unauthenticated(
-                f"The lease token lives longer than {self._longest_lease}, which is how long settlements are kept.",
-                ErrorReason.INVALID_LEASE,
-            )
-        if not 0 <= asset_index < lease.max_outputs:
-            raise InvalidArgument.field(
-                "asset_index",
-                f"must be below {lease.max_outputs}, the outputs of the lease, got {asset_index}",
-                ErrorReason.OUT_OF_RANGE,
-            )
-        limit = min(lease.max_bytes, self._max_output_bytes)
-        if not 1 <= size_bytes <= limit:
-            raise InvalidArgument.field("size_bytes", f"must be 1..{limit}, got {size_bytes}", ErrorReason.OUT_OF_RANGE)
-        if not _SHA256.fullmatch(sha256):
-            raise InvalidArgument.field("sha256", "must be 64 lower-case hexadecimal digits")
 
     async def _add(self, tx: Transaction, wanted: Upload) -> Upload:
         if await tx.uploads.count_same_file(wanted) >= MAX_UPLOADS_PER_FILE:
@@ -230,27 +186,17 @@ class Uploads:
                 await locks.enter_async_context(self._locks.hold(name))
             found = [await self._own(lease, name) for name in ids]
             output, renditions = found[0], found[1:]
-            _check_parts(output, renditions)
+            check_parts(output, renditions)
             if output.receipt is not None and output.media is not None:
-                await self._check_same(output, rendition_upload_ids)
+                async with self._storage.read() as tx:
+                    await check_same_renditions(tx, output, rendition_upload_ids)
                 return output.receipt, output.media
             media = [await self._intake.measured(upload) for upload in found]
-            _check_formats(lease, found, media)
+            check_formats(lease, found, media)
             receipt, staged = await self._stage(found, media)
             for name in ids:
                 await self._spool.remove(name)
         return receipt, staged
-
-    async def _check_same(self, output: Upload, rendition_upload_ids: Sequence[str]) -> None:
-        """Refuse to answer with the receipt of an output that was finished with other renditions."""
-        async with self._storage.read() as tx:
-            known = {upload.upload_id for upload in await tx.uploads.renditions_of(output.upload_id)}
-        if known != set(rendition_upload_ids):
-            raise InvalidArgument.field(
-                "rendition_upload_ids",
-                "must be those with which the output was finished",
-                ErrorReason.CONFLICTING_FIELDS,
-            )
 
     async def _stage(self, found: Sequence[Upload], media: Sequence[Media]) -> tuple[str, Media]:
         staged = []
@@ -274,29 +220,15 @@ class Uploads:
         return receipt, media[0]
 
 
-def _check_parts(output: Upload, renditions: Sequence[Upload]) -> None:
-    """Refuse what is not one output and renditions of it, each kind once."""
-    if output.rendition is not None:
-        raise InvalidArgument.field("upload_id", "must be the upload of an output, not of a rendition")
-    kinds = {upload.rendition for upload in renditions}
-    if None in kinds or len(kinds) != len(renditions):
-        raise InvalidArgument.field("rendition_upload_ids", "must be renditions, and at most one of each kind")
-    if any(upload.asset_index != output.asset_index for upload in renditions):
-        raise InvalidArgument.field("rendition_upload_ids", f"must be of the index {output.asset_index}")
-    if any(upload.output_upload_id not in (None, output.upload_id) for upload in renditions):
-        raise InvalidArgument.field("rendition_upload_ids", "must not belong to another output already")
-
-
-def _check_formats(lease: LeaseClaims, uploads: Sequence[Upload], media: Sequence[Media]) -> None:
-    """Refuse an output whose format the lease does not grant, and a still that is not a picture."""
-    for upload, measured in zip(uploads, media, strict=True):
-        if upload.rendition is None:
-            if not {measured.format.value, measured.content_type} & set(lease.formats):
-                raise unsupported(
-                    f"The output is {measured.content_type}, and the job makes {', '.join(lease.formats)}"
-                )
-        elif upload.rendition is not RenditionKind.CLIP and measured.format is not MediaFormat.IMAGE:
-            raise unsupported(f"The rendition {upload.rendition} is {measured.content_type}, not a picture")
+async def check_same_renditions(tx: Transaction, output: Upload, rendition_upload_ids: Sequence[str]) -> None:
+    """Refuse to answer with the receipt of an output that was finished with other renditions."""
+    known = {upload.upload_id for upload in await tx.uploads.renditions_of(output)}
+    if known != set(rendition_upload_ids):
+        raise InvalidArgument.field(
+            "rendition_upload_ids",
+            "must be those with which the output was finished",
+            ErrorReason.CONFLICTING_FIELDS,
+        )
 
 
 def granted_reference(lease: LeaseClaims, reference_id: str) -> tuple[str, str, str]:

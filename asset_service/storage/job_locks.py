@@ -26,11 +26,11 @@ async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str]) -> None
     """
     if connection.dialect.name == "sqlite":
         return
-    keys = sorted({_key(job_id) for job_id in job_ids})
+    keys = sorted({job_lock(job_id) for job_id in job_ids})
     if keys:
         await connection.execute(_LOCK, {"keys": keys})
 
 
-def _key(job_id: str) -> int:
+def job_lock(job_id: str) -> int:
     """Return the number of a job's lock. Two jobs with one number only wait for each other."""
     return int.from_bytes(hashlib.blake2b(f"asset.job:{job_id}".encode(), digest_size=8).digest(), signed=True)

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Upload, UploadState
 from asset_service.storage.rows import upload_from, upload_values
 from asset_service.storage.tables import uploads
+from service_kit.bulk import among
 from service_kit.database import db_now
 from service_kit.identity import Owner
+
+_MEASURED = ("state", "generation", "media", "output_upload_id", "receipt")
+_STAGE = (
+    update(uploads)
+    .where(uploads.c.upload_id == bindparam("of"))
+    .values({uploads.c[name]: bindparam(f"to_{name}", type_=uploads.c[name].type) for name in _MEASURED})
+)
 
 
 class Uploads:
@@ -24,6 +32,17 @@ class Uploads:
     async def add(self, upload: Upload) -> None:
         """Insert an upload: before its first byte."""
         await self._connection.execute(insert(uploads).values(created_at=db_now()), [upload_values(upload)])
+
+    async def add_many(self, new: Sequence[Upload]) -> None:
+        """Insert uploads: before their first bytes."""
+        if new:
+            await self._connection.execute(
+                insert(uploads).values(created_at=db_now()), [upload_values(upload) for upload in new]
+            )
+
+    async def of_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
+        """Return all uploads of jobs."""
+        return await self._select(select(uploads).where(among(uploads.c.job_id, job_ids)))
 
     async def find(self, upload_id: str) -> Upload | None:
         """Return one upload; None when there is none."""
@@ -56,12 +75,11 @@ class Uploads:
             )
         )
 
-    async def renditions_of(self, upload_id: str) -> Sequence[Upload]:
+    async def renditions_of(self, output: Upload) -> Sequence[Upload]:
         """Return the staged renditions of an output."""
+        mine = and_(uploads.c.asset_id == output.asset_id, uploads.c.output_upload_id == output.upload_id)
         return await self._select(
-            select(uploads)
-            .where(uploads.c.output_upload_id == upload_id, uploads.c.state == UploadState.STAGED.value)
-            .order_by(uploads.c.upload_id)
+            select(uploads).where(mine, uploads.c.state == UploadState.STAGED.value).order_by(uploads.c.upload_id)
         )
 
     async def stage(self, upload: Upload) -> bool:
@@ -72,6 +90,15 @@ class Uploads:
             .values(**upload_values(upload))
         )
         return changed.rowcount == 1
+
+    async def stage_many(self, measured: Sequence[Upload]) -> None:
+        """Write what was measured of uploads of jobs whose locks the caller has, and whose state it has looked at."""
+        rows = [
+            {f"to_{name}": value for name, value in upload_values(upload).items() if name in _MEASURED}
+            | {"of": upload.upload_id}
+            for upload in measured
+        ]
+        await self._connection.execute(_STAGE, rows)
 
     async def lock_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
         """Return the uploads of jobs that were not given up, by id, and keep everybody else from them."""

@@ -47,6 +47,9 @@ class BlobStore(Protocol):
             AlreadyExists: the key is taken; its blob is untouched.
         """
 
+    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+        """Write a small blob whose key is free, as `put` does, with less effort."""
+
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; None when there is none."""
 

@@ -50,6 +50,10 @@ class LocalBlobStore:
             raise
         return info
 
+    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+        """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
+        return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type)
+
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
         return await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
@@ -102,6 +106,23 @@ class LocalBlobStore:
         draft = drafts / secrets.token_hex(16)
         draft.mkdir(mode=0o700)
         return draft
+
+    def _put_bytes(self, bucket: str, key: str, data: bytes, content_type: str) -> BlobInfo:
+        final = self._path(bucket, key)
+        draft = self._new_draft(bucket)
+        try:
+            digest = hashlib.sha256()
+            with (draft / _DATA).open("xb", buffering=0) as file:
+                _write_all(file, data, digest)
+                os.fsync(file.fileno())
+            info = BlobInfo(
+                bucket, key, _new_generation(), len(data), digest.hexdigest(), content_type, datetime.now(UTC)
+            )
+            self._publish(draft, final, info)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return info
 
     def _publish(self, draft: Path, final: Path, info: BlobInfo) -> None:
         _write_meta(draft / _META, info)

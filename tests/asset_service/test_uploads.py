@@ -153,7 +153,7 @@ async def test_a_key_names_owner_job_fence_index_and_upload(harness: Harness) ->
     job_id = new_id()
     finished = await harness.deliver(harness.lease(job_id, fence=3), png(), 1)
     [blob] = await harness.blobs()
-    assert blob.key == f"default/ann/jobs/{job_id}/3/1/{finished.upload_id}"
+    assert blob.key == f"default/ann/jobs/{job_id}.3.1.{finished.upload_id}"
 
 
 async def test_a_video_is_measured(harness: Harness, tmp_path: Path) -> None:

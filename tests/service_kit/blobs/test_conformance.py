@@ -40,6 +40,17 @@ async def test_what_was_put_comes_back_with_its_digest(store: BlobStore) -> None
     assert await read(store, BUCKET, "default/ann/one", generation=info.generation) == content
 
 
+async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore) -> None:
+    info = await store.put_bytes(BUCKET, "default/ann/small", b"small", content_type="image/png")
+    assert (info.sha256, info.size_bytes) == (hashlib.sha256(b"small").hexdigest(), 5)
+    assert await store.stat(BUCKET, "default/ann/small") == info
+    assert await read(store, BUCKET, "default/ann/small", generation=info.generation) == b"small"
+    with pytest.raises(AlreadyExists):
+        await store.put_bytes(BUCKET, "default/ann/small", b"other", content_type="image/png")
+    assert await store.stat(BUCKET, "default/ann/small") == info
+    assert [found async for found in store.list(BUCKET)] == [info]
+
+
 async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
     info = await store.put(BUCKET, "empty", chunks(), content_type="text/plain")
     assert info.size_bytes == 0
@@ -56,7 +67,8 @@ async def test_a_key_that_is_taken_is_never_written_again(store: BlobStore) -> N
 
 async def test_of_eight_that_write_one_key_at_once_exactly_one_wins(store: BlobStore) -> None:
     results = await asyncio.gather(
-        *(store.put(BUCKET, "raced", chunks(bytes([n]) * 1000), content_type="text/plain") for n in range(8)),
+        *(store.put(BUCKET, "raced", chunks(bytes([n]) * 1000), content_type="text/plain") for n in range(4)),
+        *(store.put_bytes(BUCKET, "raced", bytes([n]) * 1000, content_type="text/plain") for n in range(4, 8)),
         return_exceptions=True,
     )
     winners = [n for n, result in enumerate(results) if not isinstance(result, BaseException)]
