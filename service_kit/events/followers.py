@@ -122,7 +122,8 @@ class Followers:
         """Wake those who have not read everything there is for them. One query, and none while nobody follows."""
         if not self._looked_at:
             return
-        for owner, subject_id, position in await self._find_changed(list(self._looked_at.items())):
+        since = [(owner, self._since(owner)) for owner in self._looked_at]
+        for owner, subject_id, position in await self._find_changed(since):
             followers = self._followers.get(owner)
             if followers is None:
                 continue
@@ -131,3 +132,10 @@ class Followers:
                 for follower in followers.get(key, ()):
                     if follower.position < position:
                         follower.wake()
+
+    def _since(self, owner: Owner) -> int:
+        """Return after which position to look. Followers of all that is an owner's have mostly read it already."""
+        followers = self._followers[owner]
+        if followers.keys() == {None}:
+            return max(self._looked_at[owner], min(follower.position for follower in followers[None]))
+        return self._looked_at[owner]

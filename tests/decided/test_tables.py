@@ -19,7 +19,7 @@ TABLES = [
 ]
 # They belong to nobody, or to the row that they name.
 OWNERLESS = {
-    *("event_source", "exchange", "models", "workers", "outbox"),
+    *("event_source", "exchange", "models", "pools", "workers", "outbox"),
     *("outcomes", "holds", "item_files"),
 }
 

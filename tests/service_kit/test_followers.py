@@ -86,6 +86,22 @@ async def test_a_thousand_who_wait_cost_one_query_and_one_of_them_wakes(log: Log
     assert log.asked == [1000], "nobody follows, nobody asks"
 
 
+async def test_who_has_read_all_is_asked_for_nothing_older(log: Log, followers: Followers) -> None:
+    asked: list[tuple[Owner, int]] = []
+
+    async def changed(since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
+        asked.extend(since)
+        return []
+
+    followers._find_changed = changed
+    with followers.follow(ANN, 0) as one, followers.follow(ANN, 5) as other:
+        one.position, other.position = 7, 9
+        await followers.look()
+        with followers.follow(ANN, 9, subject_id="a"):
+            await followers.look()
+    assert asked == [(ANN, 7), (ANN, 0)]
+
+
 async def test_looks_go_on_when_the_database_was_away(log: Log, followers: Followers) -> None:
     looking = asyncio.create_task(followers.run())
     log.is_down = True
