@@ -209,7 +209,10 @@ class EventLog:
         key = (events.c.tenant_id, events.c.owner_id, events.c.position)
         old = select(*key).where(events.c.created_at < db_now(plus=-older_than)).order_by(events.c.created_at)
         removed = await tx.execute(
-            delete(events).where(tuple_(*key).in_(old.limit(TRIM_AT_ONCE))).returning(*key),
+            # What another replica removes at this moment is left to it.
+            delete(events)
+            .where(tuple_(*key).in_(old.limit(TRIM_AT_ONCE).with_for_update(skip_locked=True)))
+            .returning(*key),
         )
         newest: dict[tuple[str, str], int] = {}
         rows = removed.all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -176,6 +177,16 @@ async def test_a_foreign_transaction_that_does_not_end_stalls_nobody(
         mine = foreign.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
         assert mine is not None
         assert horizon.scalar_one() <= mine[0], "it would have held a horizon back"
+
+
+async def test_two_that_trim_do_not_wait_for_each_other(db: Database) -> None:
+    async with db.write() as tx:
+        await log.write(tx, [NewEvent(owner, "old", 1, "state") for owner in (ANN, BOB)])
+    async with asyncio.timeout(IN_TIME_S), db.write() as one, db.write() as other:
+        assert await log.trim(one, older_than=timedelta(seconds=-60)) == 2
+        assert await log.trim(other, older_than=timedelta(seconds=-60)) == 0
+    async with db.read() as tx:
+        assert (await log.place(tx, ANN)).trimmed_to == 1
 
 
 async def test_a_transaction_that_is_turned_down_leaves_no_gap(db: Database) -> None:
