@@ -159,7 +159,6 @@ class House:
         store = cast(BlobStore, self.blobs.seen_by(process))
         service = asset_main.Service(self.settings, db, store, self.clock)
         await service.spool.prepare()
-        await service.locks.prepare()
         return Running(process, service, Methods(service.server._servicers), self.clock.monotonic())
 
     async def _settle_call(self, path: str, data: bytes) -> bytes:

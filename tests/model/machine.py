@@ -25,6 +25,8 @@ from tests.model.working import Working
 from tests.model.world import Work, only
 
 _ROUNDS = 40
+# How often a power cut is set up before a deed.
+_BAD_LUCK = 0.3
 _ANY = st.integers(0, 11)
 
 
@@ -75,6 +77,8 @@ class Machine(Clients, Services, Working):
         self.steps += 1
         # Hypothesis likes equal and small numbers, which would be the same few deeds again and again.
         dice = Random(f"{number} {self.steps}")
+        if dice.random() < _BAD_LUCK:
+            self.cut_the_power(dice.randrange(12), dice.randrange(12))
         what, a, b, c = dice.choice(_DEEDS), dice.randrange(12), dice.randrange(12), dice.randrange(12)
         note(f"{what}({a}, {b}, {c})")
         work = getattr(self, what)(a, b, c)

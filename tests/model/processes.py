@@ -123,9 +123,12 @@ def reach(point: str) -> None:
 
 
 def task_factory(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-    """Make a task; it belongs to the process whose code made it."""
-    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
+    """Make a task; it belongs to the process whose code made it, also in a context of its own."""
     process = _current.get()
+    context: contextvars.Context | None = options.get("context")
+    if context is not None:
+        context.run(_current.set, process)
+    task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, **options)
     if process is not None:
         process.own(task)
     return task

@@ -32,7 +32,7 @@ class Working(World):
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
-    @deed(2)
+    @deed(5)
     def connect(self, a: int, b: int, c: int) -> Work:
         """Begin a session, naming all leases, the first, none, or every one that was ever had."""
         worker = self.workers[a % 2]
@@ -55,7 +55,7 @@ class Working(World):
             self.seen["kept"] += 1
             self.seen["kept, once lost"] += before.jobs[ref[0]].state is JobState.QUEUED
             self.renewed[ref] = self.house.clock.now()
-            self.counted.add(ref)
+            self.began.add(ref)
         await worker.credit(SLOTS - len(worker.leases))
         after = await self.look()
         for job_id, row in before.leases.items():
@@ -65,7 +65,7 @@ class Working(World):
                     "what a worker does not name is not its any more"
                 )
 
-    @deed(2)
+    @deed()
     def disconnect(self, a: int, b: int, c: int) -> Work:
         """A connection breaks, or a worker dies."""
         return self.workers[a % 2].die() if b > 6 else self.workers[a % 2].disconnect()
@@ -85,7 +85,7 @@ class Working(World):
     async def say_started(self, worker: Worker, leased: Leased) -> None:
         """Acknowledge a lease."""
         leased.acknowledged = True
-        self.counted.add(leased.ref)
+        self.began.add(leased.ref)
         row = self.state.leases.get(leased.ref[0])
         await worker.say(lease_ack=pb.LeaseAck(ref=to_message(leased.ref)))
         if row is not None and _has(row, leased.ref, worker) and not row.acknowledged:
@@ -115,8 +115,8 @@ class Working(World):
             assert after == was, "only who has a lease can hand it back"
             return
         self.seen["rejected"] += 1
+        self.began.discard(leased.ref)
         assert after.state in (JobState.QUEUED, JobState.FAILED)
-        assert after.current.attempt <= was.current.attempt, "a lease that is handed back burns no attempt"
 
     @deed(3)
     def heartbeat(self, a: int, b: int, c: int) -> Work | None:
@@ -237,7 +237,7 @@ class Working(World):
         else:
             expected = "recorded" if is_current(job, ref, worker) else "stale"
         if expected == "recorded":
-            self.counted.add(ref)
+            self.began.add(ref)
         status = await worker.report(outcome)
         assert status == expected, "an outcome is recorded once, and iff its fence is current"
         self.seen[status] += 1
@@ -245,8 +245,11 @@ class Working(World):
         after = (await self.look()).jobs[ref[0]]
         if status != "recorded":
             assert after == job, "a repeat and an old fence change nothing"
-        elif result is not None:
-            self._check_recorded(job, after, outcome, result)
+            return
+        if outcome.WhichOneof("result") == "cancelled":
+            self.began.discard(ref)
+        if result is not None:
+            self._check_recorded(job.begun(), after, outcome, result)
 
     def _check_recorded(self, before: Job, after: Job, outcome: pb.Outcome, result: str) -> None:
         kind = outcome.WhichOneof("result")
@@ -266,19 +269,19 @@ class Working(World):
             self._check_failed(before, after, retryable=result != "permanent")
 
     def _check_failed(self, before: Job, after: Job, *, retryable: bool) -> None:
-        starts = sum(ref[:2] == (before.job_id, before.stage) for ref in self.counted)
         goes_on = before.current.kind is StageKind.ENHANCE and before.warn_on_enhancement_failure
-        if after.state is JobState.QUEUED and after.stage == before.stage:
+        spent = before.current.attempt >= MAX_ATTEMPTS or before.leases >= MAX_LEASES
+        if retryable and not spent:
             self.seen["retry"] += 1
-            assert retryable, "what cannot be repeated is not"
-        elif after.state is JobState.QUEUED:
+            assert (after.state, after.stage) == (JobState.QUEUED, before.stage), "it has attempts left"
+            assert self._looked is not None
+            assert self._looked.queue[before.job_id].available_at > self.house.clock.now(), "it waits before a retry"
+        elif goes_on and before.stage + 1 < len(before.stages):
             self.seen["went on"] += 1
-            assert goes_on
+            assert (after.state, after.stage) == (JobState.QUEUED, before.stage + 1)
             assert any(warning.code == "enhancement_failed" for warning in after.warnings)
         else:
-            assert after.state is JobState.FAILED
-            assert not goes_on or len(before.stages) == 1
-            assert not retryable or starts >= MAX_ATTEMPTS or before.leases >= MAX_LEASES, "it has attempts left"
+            assert after.state is JobState.FAILED, "what cannot be repeated is not, and a poison job stops"
 
     def _proves(self, told: pb.OutputResult, ref: pb.LeaseRef) -> bool:
         try:

@@ -53,9 +53,9 @@ class World(RuleBasedStateMachine):
         self.bodies: dict[str, tuple[bytes, str]] = {}
         self.submitted = 0
         self.steps = 0
-        # When each lease was renewed last, and the leases whose start counts as an attempt.
+        # When each lease was renewed last, and the leases under which a worker may have said that it began.
         self.renewed: dict[Ref, datetime] = {}
-        self.counted: set[Ref] = set()
+        self.began: set[Ref] = set()
         self.references: dict[Owner, list[str]] = {owner: [] for owner in OWNERS}
         self.watcher = Watcher(self.house, self.house.capabilities)
         self.state: State
@@ -77,7 +77,16 @@ class World(RuleBasedStateMachine):
         self.seen.update(await self.house.restart_dead())
         await self.hear()
         self.state = await self.watcher.check(self._looked)
+        self._check_attempts()
         self.house.clock.advance(TICK)
+
+    def _check_attempts(self) -> None:
+        for job in self.state.jobs.values():
+            if job.state in OPEN:
+                starts = {ref for ref in self.began if ref[:2] == (job.job_id, job.stage)}
+                if job.state is JobState.RUNNING:
+                    starts.add(ref_of(job))
+                assert job.current.attempt <= len(starts), "only what began is an attempt"
 
     async def look(self) -> State:
         """Return what is in the databases; the last thing that a deed does before it judges its work."""
