@@ -98,7 +98,8 @@ class Uploads:
             | {"of": upload.upload_id}
             for upload in measured
         ]
-        await self._connection.execute(_STAGE, rows)
+        if rows:
+            await self._connection.execute(_STAGE, rows)
 
     async def lock_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
         """Return the uploads of jobs that were not given up, by id, and keep everybody else from them."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import TypeDecorator
 
 from service_kit.events.log import EventLog
 
@@ -45,7 +46,8 @@ def _classes_of(module: Any) -> Iterator[type]:
     for thing in vars(module).values():
         if not inspect.isclass(thing) or thing.__module__ != module.__name__:
             continue
-        if not dataclasses.is_dataclass(thing) and not issubclass(thing, (enum.Enum, Exception)) and methods_of(thing):
+        is_value = dataclasses.is_dataclass(thing) or issubclass(thing, (enum.Enum, Exception, TypeDecorator))
+        if not is_value and methods_of(thing):
             yield thing
 
 

@@ -195,9 +195,34 @@ async def test_an_upload_comes_back_as_it_was(asset_: Storage, clock: ManualCloc
         assert await tx.uploads.find("u1") == plain
         assert await tx.uploads.find("u2") == rich
         assert await tx.uploads.find("unknown") is None
-        assert await tx.uploads.renditions_of("u1") == [rich]
-        assert await tx.uploads.renditions_of("u2") == []
         assert await tx.uploads.open_among(["u1", "u2", "unknown"]) == {"u1"}
+
+
+async def test_renditions_are_those_of_one_staged_output(asset_: Storage) -> None:
+    output = upload("u1", asset_id="a")
+    changes: dict[str, Any] = {"asset_id": "a", "rendition": RenditionKind.POSTER, "state": UploadState.STAGED}
+    mine = [upload(name, **changes, output_upload_id="u1") for name in ("u3", "u2")]
+    others = [
+        upload("u4", **{**changes, "state": UploadState.OPEN}, output_upload_id="u1"),
+        upload("u5", **changes, output_upload_id="u9"),
+    ]
+    async with asset_.write() as tx:
+        await tx.uploads.add_many([output, *mine, *others, upload("u6", job_id="j2")])
+        await tx.uploads.add_many([])
+        assert [one.upload_id for one in await tx.uploads.renditions_of(output)] == ["u2", "u3"]
+        assert await tx.uploads.renditions_of(mine[0]) == []
+        found = await tx.uploads.of_jobs(["j1", "unknown"])
+        assert sorted(one.upload_id for one in found) == ["u1", "u2", "u3", "u4", "u5"]
+        assert await tx.uploads.of_jobs([]) == []
+
+
+async def test_many_are_staged_at_once(asset_: Storage) -> None:
+    staged = [upload(name, state=UploadState.STAGED, generation="1", media=PNG, receipt=name) for name in ("u1", "u2")]
+    await put(asset_, upload("u1"), upload("u2"), upload("u3"))
+    async with asset_.write() as tx:
+        await tx.uploads.stage_many(staged)
+        await tx.uploads.stage_many([])
+        assert sorted(await tx.uploads.of_jobs(["j1"]), key=lambda one: one.upload_id) == [*staged, upload("u3")]
 
 
 async def test_the_same_upload_is_found_by_what_it_is_of(asset_: Storage) -> None:
