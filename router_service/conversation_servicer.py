@@ -13,7 +13,7 @@ from router_service import worker_wire
 from router_service.dispatch import Dispatch
 from router_service.domain import LeaseRef
 from router_service.in_order import InOrder
-from router_service.recording import Outcome, Recording
+from router_service.recording import FENCED, Outcome, Recording
 from router_service.relay import Relay
 from router_service.session_limits import DATABASE_UNITS, NAMED_LEASE_UNITS
 from router_service.sessions import HeartbeatReply, OutcomeReply, Session, superseded
@@ -169,7 +169,10 @@ class Conversations:
         session.send(HeartbeatReply(tuple(cancelled), tuple(lost)))
 
     async def _record(self, session: Session, outcome: Outcome) -> None:
-        status = await self._recording.record(outcome, holder=session.worker.holder)
+        status = await self._recording.record(outcome, holder=session.worker.holder, session=session.epoch)
+        if status == FENCED:
+            session.end(superseded(session.worker))
+            return
         session.send(OutcomeReply(outcome.ref, outcome.completion_id, status))
 
     def _relay_reports(self, session: Session, reports: pb.Reports) -> None:

@@ -14,6 +14,7 @@ from router_service.domain import (
     Failure,
     Job,
     JobState,
+    Lease,
     LeaseRef,
     Output,
     OutputState,
@@ -34,7 +35,7 @@ from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 
-RECORDED, DUPLICATE, STALE = "recorded", "duplicate", "stale"
+RECORDED, DUPLICATE, STALE, FENCED = "recorded", "duplicate", "stale", "fenced"
 _LONGEST_TEXT = 32_000
 _MOST_WARNINGS = 20
 _LONGEST_BACKOFF = timedelta(minutes=5)
@@ -87,7 +88,7 @@ class _Taken:
     pause: timedelta
 
 
-_Report = tuple[Outcome, str]
+_Report = tuple[Outcome, str, str]
 
 
 class Recording:
@@ -114,25 +115,26 @@ class Recording:
         """Let what runs end."""
         await self._outcomes.close()
 
-    async def record(self, outcome: Outcome, *, holder: str) -> str:
+    async def record(self, outcome: Outcome, *, holder: str, session: str) -> str:
         """Record an outcome, once.
 
         Returns:
-            `recorded`, `duplicate` for a repeat, or `stale` when the lease was no longer the holder's.
+            `recorded`, `duplicate` for a repeat, `stale` when the lease was no longer the holder's, or `fenced` when it
+            is, but under another session, in which the worker says it again.
         """
-        return await self._outcomes.submit((outcome, holder))
+        return await self._outcomes.submit((outcome, holder, session))
 
     async def _record_all(self, reports: Sequence[_Report]) -> list[str]:
         statuses: list[str] = []
         taken: list[_Taken] = []
         async with self._storage.write() as tx:
-            job_ids = sorted({outcome.ref.job_id for outcome, _ in reports})
+            job_ids = sorted({outcome.ref.job_id for outcome, _, _ in reports})
             jobs = await tx.jobs.lock(job_ids)
             # Only now, under the locks: a repeat may have been recorded by another replica a moment ago.
             known = await tx.ledger.find_outcomes(job_ids)
-            await tx.leases.lock(job_ids)
+            held = await tx.leases.lock(job_ids)
             now = await tx.now()
-            for outcome, holder in reports:
+            for outcome, holder, session in reports:
                 this = (outcome.ref.job_id, outcome.ref.stage, outcome.completion_id)
                 before = jobs.get(outcome.ref.job_id)
                 if this in known:
@@ -140,6 +142,8 @@ class Recording:
                 elif before is None or not before.accepts(outcome.ref, holder):
                     log.info("outcome_stale", job_id=outcome.ref.job_id, fence=outcome.ref.fence, holder=holder)
                     statuses.append(STALE)
+                elif _is_elsewhere(held.get(outcome.ref.job_id), outcome.ref, session):
+                    statuses.append(FENCED)
                 else:
                     after, pause = self._next(before, outcome, now)
                     taken.append(_Taken(before, after, outcome, pause))
@@ -241,6 +245,11 @@ async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime) -> Non
     )
     over = [record.after.job_id for record in taken if record.after.state is not JobState.QUEUED]
     await tx.ledger.send(OutboxKind.SETTLE, over, now)
+
+
+def _is_elsewhere(lease: Lease | None, ref: LeaseRef, session: str) -> bool:
+    """Tell whether a lease runs under another session. One that was taken back is under none: its holder may record."""
+    return lease is not None and lease.ref == ref and lease.session != session
 
 
 def _nothing_came() -> Failure:

@@ -89,6 +89,7 @@ class Session:
     draining: bool = False
     _expected: dict[LeaseRef, None] = field(default_factory=dict)
     _outgoing: deque[Message] = field(default_factory=deque)
+    _unread: int = 0
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -158,10 +159,11 @@ class Session:
             self.expect_outcome(message.lease.ref)
             self.allowance.earn()
         most = _MOST_WAITING + 2 * _LEASES_PER_SLOT * self.worker.slots
-        if len(self._outgoing) >= most:
-            sentence = f"The worker has not read {most} messages: connect again."
+        if self._unread + _weight(message) > most:
+            sentence = f"The worker has left {len(self._outgoing)} messages unread: connect again."
             self.end(ResourceExhausted(sentence, retry_after=_UNREAD_RETRY))
             return
+        self._unread += _weight(message)
         self._outgoing.append(message)
         self._wake.set()
 
@@ -172,7 +174,9 @@ class Session:
                 return None
             self._wake.clear()
             await self._wake.wait()
-        return self._outgoing.popleft()
+        message = self._outgoing.popleft()
+        self._unread -= _weight(message)
+        return message
 
     def close(self, reason: str) -> None:
         """End the session; the worker is told why, and comes again."""
@@ -269,6 +273,13 @@ class Sessions:
             if session.holds(ref):
                 session.send(message)
         self.forget_lease(ref)
+
+
+def _weight(message: Message) -> int:
+    """Return how many small messages this one counts for: ten leases that an answer names are one more."""
+    if isinstance(message, HeartbeatReply):
+        return 1 + (len(message.cancelled) + len(message.lost)) // 10
+    return 1
 
 
 def superseded(worker: ConnectedWorker) -> AtelierError:

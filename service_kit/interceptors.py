@@ -339,13 +339,17 @@ class _Decoded:
     """The messages of a request stream. No generator: a reader that gives up waiting may go on to read."""
 
     def __init__(self, messages: AsyncIterator[bytes], decode: Callable[[bytes], Any]) -> None:
-        self._messages = aiter(messages)
+        self._stream = messages
+        self._messages: AsyncIterator[bytes] | None = None
         self._decode = decode
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
+        if self._messages is None:
+            # Not before: what gRPC makes here complains when nobody reads, as when a call is refused at once.
+            self._messages = aiter(self._stream)
         return self._decode(await anext(self._messages))
 
 

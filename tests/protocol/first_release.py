@@ -1,4 +1,4 @@
-"""The contracts of the first release, from a stored descriptor set: messages, stubs, and a proxy that knows no others."""
+"""The contracts of the first release, from a stored descriptor set: messages, stubs, a proxy that knows no others."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def stub(service: str) -> Callable[[grpc.aio.Channel], Any]:
 def reencoded(content: bytes, name: str) -> bytes:
     """Return a message as the first release passes it on: without what it does not know."""
     message = message_class(name).FromString(content)
-    message.DiscardUnknownFields()  # type: ignore[attr-defined]
+    message.DiscardUnknownFields()
     return bytes(message.SerializeToString())
 
 

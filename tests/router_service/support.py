@@ -99,7 +99,7 @@ class ScriptedWorker:
     """One session of a worker, message by message."""
 
     def __init__(self, channel: grpc.aio.Channel, router: Router) -> None:
-        self._call = worker_service_pb2_grpc.WorkerServiceStub(channel).Work()
+        self.call = worker_service_pb2_grpc.WorkerServiceStub(channel).Work()
         self._router = router
         self.welcome = worker.Welcome()
         self._delivered = worker.OutputManifest()
@@ -110,7 +110,7 @@ class ScriptedWorker:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._call.cancel()
+        self.call.cancel()
 
     async def hello(
         self, name: str, *, free: int = 4, leases: list[worker.LeaseRef] | None = None, **fields: Any
@@ -124,12 +124,12 @@ class ScriptedWorker:
 
     async def say(self, **message: Any) -> None:
         """Send one message."""
-        await self._call.write(worker.WorkRequest(**message))
+        await self.call.write(worker.WorkRequest(**message))
 
     async def hear(self, kind: str) -> worker.WorkResponse:
         """Return the next message, which must be of this kind."""
         async with asyncio.timeout(WAIT_S):
-            message: Any = await self._call.read()
+            message: Any = await self.call.read()
         assert message is not grpc.aio.EOF, "the session is over"
         assert message.WhichOneof("message") == kind, message
         response: worker.WorkResponse = message
@@ -138,12 +138,12 @@ class ScriptedWorker:
     async def end(self) -> grpc.StatusCode:
         """Return how the router ended the session."""
         async with asyncio.timeout(WAIT_S):
-            return await self._call.code()
+            return await self.call.code()
 
     async def disconnect(self) -> None:
         """Break the session off, as a lost connection does, and wait until the router knows."""
         epoch = self.welcome.session_epoch
-        self._call.cancel()
+        self.call.cancel()
         async with asyncio.timeout(WAIT_S):
             while self._router.service.sessions.get(epoch) is not None:  # noqa: ASYNC110 - the router tells nobody
                 await asyncio.sleep(0)

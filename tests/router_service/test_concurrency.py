@@ -80,7 +80,8 @@ class Replica:
         """Report that the one output of a stage is there."""
         receipt = self.service.capabilities.sign_receipt(receipt_of(ref))
         outcome = Outcome(ref, completion_id, (OutputReport(0, receipt, None),), None, None, False, False, (), "", b"x")
-        return await self.service.recording.record(outcome, holder=by)
+        session = f"{by.removeprefix('key/')}'s session"
+        return await self.service.recording.record(outcome, holder=by, session=session)
 
     async def job(self, job_id: str) -> Job:
         """Return a job as it is now."""
