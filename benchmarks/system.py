@@ -74,8 +74,11 @@ def cpu_seconds_of(process_id: int) -> float:
     ticks = 0
     for member in process_tree(process_id):
         # After the name, which is in brackets: fields 14 to 17 of proc(5), own time and that of ended children.
-        fields = Path(f"/proc/{member}/stat").read_text("utf-8").rpartition(")")[2].split()
-        ticks += sum(int(field) for field in fields[11:15])
+        try:
+            stat = Path(f"/proc/{member}/stat").read_text("utf-8")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended, and counts for its parent now
+        ticks += sum(int(field) for field in stat.rpartition(")")[2].split()[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

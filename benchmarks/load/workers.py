@@ -119,14 +119,9 @@ class Worker:
 
     async def _upload_once(self, lease: pb.Lease) -> str:
         content = picture(lease.ref.job_id)
-        metadata = (("atelier-lease-token", lease.token),)
-        sha256 = hashlib.sha256(content).hexdigest()
-        start = upload_pb.StartUploadRequest(asset_index=0, size_bytes=len(content), sha256=sha256)
-        upload_id = (await self._uploads.StartUpload(start, metadata=metadata)).upload_id
-        piece = upload_pb.WriteUploadRequest(upload_id=upload_id, data=content)
-        await self._uploads.WriteUpload(iter([piece]), metadata=metadata)
-        finish = upload_pb.FinishUploadRequest(upload_id=upload_id)
-        reply = await self._uploads.FinishUpload(finish, metadata=metadata)
+        request = upload_pb.UploadOutputRequest(asset_index=0)
+        request.files.add(sha256=hashlib.sha256(content).hexdigest(), data=content)
+        reply = await self._uploads.UploadOutput(request, metadata=(("atelier-lease-token", lease.token),))
         return str(reply.receipt)
 
     async def _beat(self) -> None:
