@@ -47,7 +47,7 @@ class Service:
             storage=self.storage,
             deliveries=self.deliveries,
             removal=self.removal,
-            retention_events=mine.retention_events,
+            settings=mine,
         )
         servicer = LibraryServicer(
             saving=self.saving,

@@ -12,7 +12,9 @@ from service_kit.errors import AtelierError, FailedPrecondition, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.telemetry import get_logger
 
-_BATCH = 100
+_BATCH = 10
+# Longer than a batch of calls may take: a replica that dies with it leaves it to the others then.
+_CLAIM = timedelta(minutes=2)
 _FIRST_WAIT = timedelta(milliseconds=500)
 _LONGEST_WAIT = timedelta(minutes=1)
 # What a repeat of the same call can never cure.
@@ -34,10 +36,18 @@ class Deliveries:
         done = 0
         async with self._turn:
             while True:
-                async with self._storage.read() as tx:
-                    debts = await tx.outbox.find_due(limit=_BATCH)
-                for debt in debts:
-                    done += await self._deliver(debt)
+                async with self._storage.write() as tx:
+                    debts = await tx.outbox.claim_due(limit=_BATCH, claim=_CLAIM)
+                left = [debt.id for debt in debts]
+                try:
+                    for debt in debts:
+                        done += await self._deliver(debt)
+                        left.remove(debt.id)
+                finally:
+                    # Whoever breaks off, such as a call that waited long enough, leaves the rest to the next round.
+                    if left:
+                        async with self._storage.write() as tx:
+                            await tx.outbox.unclaim(left)
                 if len(debts) < _BATCH:
                     return done
 

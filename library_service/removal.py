@@ -84,11 +84,12 @@ class Removal:
                     return gone
 
     async def clean_up_after_crash(self) -> None:
-        """Give up the copies that the last run of this process left, where no other process can have made them."""
+        """Give up the copies and claims that the last run of this process left, where no other one can have them."""
         if not self._storage.is_ours_alone:
             return
         async with self._storage.write() as tx:
             left = await tx.blobs.give_up_all()
+            await tx.outbox.unclaim_all()
         if left:
             log.warning("copies_given_up", count=left)
 

@@ -176,6 +176,7 @@ class Saving:
             if saved is not None:
                 await tx.blobs.give_up([copy.blob_id for copy, _ in copied])
                 return saved
+            await tx.blobs.lock_for(caller.owner, [copy for copy, _ in copied])
             blob_ids = [await tx.blobs.publish(caller.owner, copy, generation) for copy, generation in copied]
             await self._write_item(tx, caller, item_id, held, blob_ids)
             item = await tx.items.find(caller.owner, item_id)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Awaitable, Callable
 
 from library_service.outbox import Deliveries
 from library_service.removal import Removal
-from library_service.storage import Storage
+from library_service.storage import Storage, Transaction
+from service_kit.settings_table import LibrarySettings
 from service_kit.tasks import BackgroundTasks
 
 _DELIVERY_EVERY_S = 0.5
@@ -24,12 +25,12 @@ class Upkeep:
         storage: Storage,
         deliveries: Deliveries,
         removal: Removal,
-        retention_events: timedelta,
+        settings: LibrarySettings,
     ) -> None:
         self._storage = storage
         self._deliveries = deliveries
         self._removal = removal
-        self._retention_events = retention_events
+        self._settings = settings
 
     def start(self, tasks: BackgroundTasks) -> None:
         """Start every loop."""
@@ -48,9 +49,16 @@ class Upkeep:
             await asyncio.sleep(_SWEEP_EVERY_S)
 
     async def _trim(self) -> None:
+        mine = self._settings
+        trims: list[Callable[[Transaction], Awaitable[int]]] = [
+            lambda tx: tx.trim_events(older_than=mine.retention_events),
+            lambda tx: tx.items.trim_deleted(mine.retention_tombstones),
+            lambda tx: tx.items.trim_audit(mine.retention_audit),
+        ]
         while True:
-            removed = 1
-            while removed:
-                async with self._storage.write() as tx:
-                    removed = await tx.trim_events(older_than=self._retention_events)
+            for trim in trims:
+                removed = 1
+                while removed:
+                    async with self._storage.write() as tx:
+                        removed = await trim(tx)
             await asyncio.sleep(_TRIM_EVERY_S)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from sqlalchemy import ColumnElement, and_, insert, or_, select, update
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -66,6 +66,17 @@ class BlobRows:
             .values(writes_until=db_now(plus=writes_for))
         )
 
+    async def lock_for(self, owner: Owner, copies: Sequence[Copying]) -> None:
+        """Keep everybody else from the rows of copies and of their live twins until the end of the transaction.
+
+        All at once and sorted, so that two transactions never wait for each other.
+        """
+        own = [copy.blob_id for copy in copies]
+        digests = {copy.source.media.sha256 for copy in copies}
+        twins = and_(_of(owner), blobs.c.sha256.in_(digests), blobs.c.state == BlobState.LIVE.value)
+        query = select(blobs.c.blob_id).where(or_(blobs.c.blob_id.in_(own), twins))
+        await self._tx.execute(query.order_by(blobs.c.blob_id).with_for_update())
+
     async def publish(self, owner: Owner, copy: Copying, generation: str) -> str:
         """Count one more use of a copy's bytes. Returns the blob to use: the copy, or a live twin with the same bytes.
 
@@ -91,6 +102,8 @@ class BlobRows:
 
     async def release(self, blob_ids: Sequence[str]) -> None:
         """Count one use less for each id; a blob that nothing uses any more is to be deleted."""
+        rows = select(blobs.c.blob_id).where(blobs.c.blob_id.in_(blob_ids))
+        await self._tx.execute(rows.order_by(blobs.c.blob_id).with_for_update())
         for blob_id in blob_ids:
             await self._tx.execute(
                 update(blobs).where(blobs.c.blob_id == blob_id).values(ref_count=blobs.c.ref_count - 1)
@@ -153,8 +166,7 @@ class BlobRows:
         used = await self._tx.execute(
             update(blobs)
             .where(
-                blobs.c.tenant_id == owner.tenant_id,
-                blobs.c.owner_id == owner.owner_id,
+                _of(owner),
                 blobs.c.sha256 == media.sha256,
                 blobs.c.size_bytes == media.size_bytes,
                 blobs.c.content_type == media.content_type,
@@ -165,3 +177,7 @@ class BlobRows:
         )
         found: str | None = used.scalar_one_or_none()
         return found
+
+
+def _of(owner: Owner) -> ColumnElement[bool]:
+    return and_(blobs.c.tenant_id == owner.tenant_id, blobs.c.owner_id == owner.owner_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, select, tuple_, update
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
 from library_service.storage.tables import audit, blobs, item_files, saved_marks, user_library
+from service_kit.bulk import delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
 from service_kit.errors import Aborted
 from service_kit.identity import Caller, Owner
@@ -110,29 +111,26 @@ class Items:
         )
 
     async def mark(self, owner: Owner, asset_id: str, item_id: str) -> int:
-        """Remember as which item an asset is saved (empty: it is not). Returns the version of this mark.
-
-        Raises:
-            Aborted: the first mark of the asset was written at the same moment.
-        """
-        marks = saved_marks
-        whose = and_(
-            marks.c.tenant_id == owner.tenant_id, marks.c.owner_id == owner.owner_id, marks.c.asset_id == asset_id
-        )
-        changed = await self._tx.execute(
-            update(marks).where(whose).values(item_id=item_id, version=marks.c.version + 1).returning(marks.c.version)
-        )
-        version: int | None = changed.scalar_one_or_none()
-        if version is not None:
-            return version
-        first = insert(marks).values(
+        """Remember as which item an asset is saved (empty: it is not). Returns the version of this mark."""
+        first = upsert(self._tx, saved_marks).values(
             tenant_id=owner.tenant_id, owner_id=owner.owner_id, asset_id=asset_id, item_id=item_id, version=1
         )
-        try:
-            await self._tx.execute(first)
-        except IntegrityError as error:
-            raise Aborted from error
-        return 1
+        marked = await self._tx.execute(
+            first.on_conflict_do_update(
+                index_elements=["tenant_id", "owner_id", "asset_id"],
+                set_={"item_id": item_id, "version": saved_marks.c.version + 1},
+            ).returning(saved_marks.c.version)
+        )
+        version: int = marked.scalar_one()
+        return version
+
+    async def trim_deleted(self, older_than: timedelta) -> int:
+        """Delete some old tombstones of deleted items. Returns how many; when it is none, no old one is left."""
+        return await delete_some(self._tx, user_library, user_library.c.deleted_at <= db_now(plus=-older_than))
+
+    async def trim_audit(self, older_than: timedelta) -> int:
+        """Delete some old lines of the audit. Returns how many; when it is none, no old one is left."""
+        return await delete_some(self._tx, audit, audit.c.at <= db_now(plus=-older_than))
 
     async def note(self, caller: Caller, action: str, item_id: str) -> None:
         """Write to the audit what a caller did to an item."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -56,10 +57,26 @@ class Outbox:
         """Owe the asset service the end of a hold."""
         await self._owe(DebtKind.RELEASE_HOLD, {"holder": holder})
 
-    async def find_due(self, *, limit: int) -> list[Debt]:
-        """Return what is to be tried now, what has waited longest first."""
-        query = select(outbox).where(outbox.c.due_at <= db_now()).order_by(outbox.c.due_at, outbox.c.id).limit(limit)
-        return [Debt(row.id, DebtKind(row.kind), row.payload, row.attempts) for row in await self._tx.execute(query)]
+    async def claim_due(self, *, limit: int, claim: timedelta) -> list[Debt]:
+        """Take what is to be tried now, what has waited longest first; nobody else gets it until the claim is over."""
+        due = select(outbox.c.id).where(outbox.c.due_at <= db_now()).order_by(outbox.c.due_at, outbox.c.id).limit(limit)
+        claimed = await self._tx.execute(
+            update(outbox)
+            .where(outbox.c.id.in_(due.with_for_update(skip_locked=True)))
+            .values(due_at=db_now(plus=claim))
+            .returning(outbox)
+        )
+        debts = [Debt(row.id, DebtKind(row.kind), row.payload, row.attempts) for row in claimed]
+        # Ids grow with time: what was owed first is tried first.
+        return sorted(debts, key=lambda debt: debt.id)
+
+    async def unclaim(self, debt_ids: Sequence[str]) -> None:
+        """Give back what was claimed and not tried."""
+        await self._tx.execute(update(outbox).where(outbox.c.id.in_(debt_ids)).values(due_at=db_now()))
+
+    async def unclaim_all(self) -> None:
+        """Have everything tried at once, where whoever claimed it must be dead."""
+        await self._tx.execute(update(outbox).where(outbox.c.due_at > db_now()).values(due_at=db_now()))
 
     async def settle(self, debt_id: str) -> None:
         """Remove what is owed no more."""

@@ -60,6 +60,13 @@ Index(
     postgresql_where=_NOT_DELETED,
 )
 
+Index(
+    "user_library_deleted",
+    user_library.c.deleted_at,
+    sqlite_where=text("deleted_at IS NOT NULL"),
+    postgresql_where=text("deleted_at IS NOT NULL"),
+)
+
 # Identical bytes of one owner are one row, counted by `ref_count`.
 blobs = Table(
     "blobs",

@@ -50,11 +50,13 @@ BOB = Owner("default", "bob")
 class House:
     """The services, and what owners do with them."""
 
-    def __init__(self, folder: Path, stack: AsyncExitStack, *, start: datetime | None = None) -> None:
+    def __init__(
+        self, folder: Path, stack: AsyncExitStack, *, start: datetime | None = None, database_url: str = ""
+    ) -> None:
         self.folder = folder
         self.clock = ManualClock(start)
         self.rings = Keyrings(folder / "keys")
-        self.settings: Settings = for_tests(folder)
+        self.settings: Settings = for_tests(folder, core__database_url=database_url)
         self.library: Service
         self.asset: Any = None
         self._stack = stack

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,6 +14,7 @@ from library_service.storage import DELETED, SAVED, Storage, Transaction
 from library_service.storage.outbox import Debt, DebtKind
 from library_service.storage.tables import audit, saved_marks
 from service_kit.clock import ManualClock
+from service_kit.database import Database
 from service_kit.errors import Aborted
 from service_kit.identity import Caller, KeyKind, Owner
 from tests.storage.both import snapshot
@@ -103,6 +106,12 @@ async def test_an_asset_is_saved_once_until_its_item_is_deleted(library: Storage
         assert await tx.items.find_saved(ANN, "a") is None
         assert await tx.items.newest(ANN, format=None, before=None, limit=9) == []
     await save(library, item("i4", clock, asset_id="a"))
+    async with library.write() as tx:
+        assert await tx.items.trim_deleted(MINUTE) == 0
+        clock.advance(MINUTE)
+        assert await tx.items.trim_deleted(MINUTE) == 1
+        assert await tx.items.find(ANN, "i1") is None
+        assert await tx.items.find(ANN, "i4") is not None
 
 
 async def test_marks_count_up_per_asset(library: Storage) -> None:
@@ -118,9 +127,11 @@ async def test_a_note_says_who_did_what(library: Storage, clock: ManualClock) ->
     async with library.write() as tx:
         await tx.items.note(caller, "item_saved", "i1")
         row = (await tx._connection.execute(select(audit))).one()
-    assert (row.at, row.actor_key_id, row.owner_id, row.action, row.subject_id) == (
-        *(clock.now(), "k1", "ann", "item_saved", "i1"),
-    )
+        assert await tx.items.trim_audit(MINUTE) == 0
+        clock.advance(MINUTE)
+        assert await tx.items.trim_audit(MINUTE) == 1
+    assert (row.at, row.actor_key_id, row.owner_id) == (clock.now() - MINUTE, "k1", "ann")
+    assert (row.action, row.subject_id) == ("item_saved", "i1")
 
 
 async def test_equal_bytes_of_one_owner_are_one_blob(library: Storage) -> None:
@@ -140,6 +151,26 @@ async def test_equal_bytes_of_one_owner_are_one_blob(library: Storage) -> None:
         for blob_id in ("b1", "b2", "b3"):
             await tx.blobs.forget(blob_id)
         assert await tx.blobs.find_doomed(after="", limit=9) == []
+
+
+async def test_who_publishes_equal_bytes_at_once_shares_one_blob(open_database: Callable[[str], Database]) -> None:
+    """On two connections, as two replicas have them: whoever is second waits, and finds the twin."""
+    stores = [Storage(open_database("library")) for _ in range(2)]
+    async with stores[0].write() as tx:
+        await tx.blobs.announce(ANN, [copying("b0"), copying("b1")], writes_for=MINUTE)
+        await keep(tx, "twin")
+
+    async def publish(number: int) -> str:
+        async with stores[number].write() as tx:
+            await tx.blobs.lock_for(ANN, [copying(f"b{number}")])
+            return await tx.blobs.publish(ANN, copying(f"b{number}"), "g")
+
+    assert await asyncio.gather(publish(0), publish(1)) == ["twin", "twin"]
+    async with stores[0].write() as tx:
+        await tx.blobs.release(["twin"] * 2)
+        assert [each.blob_id for each in await tx.blobs.find_doomed(after="", limit=9)] == ["b0", "b1"]
+        await tx.blobs.release(["twin"])
+        assert len(await tx.blobs.find_doomed(after="", limit=9)) == 3
 
 
 async def test_a_blob_that_is_used_is_never_forgotten(library: Storage) -> None:
@@ -184,28 +215,46 @@ async def test_copies_are_given_up_by_name_or_all(library: Storage) -> None:
         assert [each.blob_id for each in await tx.blobs.find_doomed(after="", limit=9)] == ["b0", "b1", "b2"]
 
 
-async def test_what_is_owed_is_tried_in_order_until_it_is_settled(library: Storage, clock: ManualClock) -> None:
+async def test_what_is_owed_is_claimed_in_order_until_it_is_settled(library: Storage, clock: ManualClock) -> None:
     async with library.write() as tx:
         await tx.outbox.owe_mark(ANN, asset_id="a", item_id="i", version=2**40)
     clock.advance(timedelta(seconds=1))
     async with library.write() as tx:
         await tx.outbox.owe_release("holder")
-        mark, release = await tx.outbox.find_due(limit=9)
-        assert mark == Debt(
-            mark.id,
-            DebtKind.MARK_SAVED,
-            {"tenant_id": "t", "owner_id": "ann", "asset_id": "a", "item_id": "i", "version": 2**40},
-            0,
-        )
+        [mark] = await tx.outbox.claim_due(limit=1, claim=MINUTE)
+        what = {"tenant_id": "t", "owner_id": "ann", "asset_id": "a", "item_id": "i", "version": 2**40}
+        assert mark == Debt(mark.id, DebtKind.MARK_SAVED, what, 0)
+        [release] = await tx.outbox.claim_due(limit=9, claim=MINUTE)
         assert (release.kind, release.payload) == (DebtKind.RELEASE_HOLD, {"holder": "holder"})
-        assert await tx.outbox.find_due(limit=1) == [mark]
-        await tx.outbox.postpone(mark.id, wait=MINUTE)
-        assert await tx.outbox.find_due(limit=9) == [release]
+        assert await tx.outbox.claim_due(limit=9, claim=MINUTE) == []
         await tx.outbox.settle(release.id)
-        assert await tx.outbox.find_due(limit=9) == []
+        await tx.outbox.unclaim([mark.id, release.id, "unknown"])
+        assert await tx.outbox.claim_due(limit=9, claim=MINUTE) == [mark]
+        await tx.outbox.postpone(mark.id, wait=2 * MINUTE)
     clock.advance(MINUTE)
-    async with library.read() as tx:
-        assert [(debt.id, debt.attempts) for debt in await tx.outbox.find_due(limit=9)] == [(mark.id, 1)]
+    async with library.write() as tx:
+        assert await tx.outbox.claim_due(limit=9, claim=MINUTE) == []
+        await tx.outbox.unclaim_all()
+        assert [(debt.id, debt.attempts) for debt in await tx.outbox.claim_due(limit=9, claim=MINUTE)] == [(mark.id, 1)]
+    clock.advance(MINUTE)
+    async with library.write() as tx:
+        # Whoever claimed it died: it is due again.
+        assert len(await tx.outbox.claim_due(limit=9, claim=MINUTE)) == 1
+
+
+async def test_two_that_claim_at_once_never_get_the_same_and_do_not_wait(
+    open_database: Callable[[str], Database], backend: str
+) -> None:
+    if backend == "sqlite":
+        pytest.skip("there is one writer")
+    one, two = Storage(open_database("library")), Storage(open_database("library"))
+    async with one.write() as tx:
+        for number in range(3):
+            await tx.outbox.owe_release(f"h{number}")
+    async with one.write() as first, two.write() as second:
+        mine = await first.outbox.claim_due(limit=2, claim=MINUTE)
+        others = await second.outbox.claim_due(limit=9, claim=MINUTE)
+    assert [[debt.payload["holder"] for debt in each] for each in (mine, others)] == [["h0", "h1"], ["h2"]]
 
 
 async def test_events_are_told_with_the_commit(library: Storage, clock: ManualClock) -> None:
