@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from router_service.signals import Signals, job_topic, owner_topic, reports_topi
 from service_kit.identity import Owner
 
 _MOST_TEXT = 64_000
+# Whose worker has said nothing for this long believes another replica that reports of the same job.
+_SILENT_S = 2.0
 LARGEST_PREVIEW = 64 * 1024
 _K = TypeVar("_K")
 
@@ -30,6 +33,7 @@ class _Live:
     share: tuple[float, float]
     done: dict[int, float] = field(default_factory=dict)
     latest: Pending = field(default_factory=Pending)
+    heard_at: float = field(default_factory=time.monotonic)
 
 
 class Relay:
@@ -108,6 +112,7 @@ class Relay:
             self._tell(live, LogLine(job_id, line[:2000]))
 
     def _tell(self, live: _Live, report: Report) -> None:
+        live.heard_at = time.monotonic()
         live.latest.add(report, only_progress=False)
         self._give(live.owner, report)
         self._neighbours.tell(live.owner, report)
@@ -162,9 +167,13 @@ class Relay:
 
     def _hear(self, owner: Owner, report: Report) -> None:
         job_id = report.job_id
-        if job_id in self._live:
-            # It has come here meanwhile.
-            return
+        live = self._live.get(job_id)
+        if live is not None:
+            if time.monotonic() - live.heard_at < _SILENT_S:
+                # It has come here meanwhile, and this was still on its way.
+                return
+            # Its worker went elsewhere, and the connection that it had here does not know it yet.
+            del self._live[job_id]
         if job_id in self._watching_job:
             mirror = self._mirrors.setdefault(job_id, Pending())
             if isinstance(report, TextDelta):

@@ -202,6 +202,26 @@ async def test_a_worker_that_moves_is_followed_from_where_it_was(replicas: Repli
     assert versions == sorted(set(versions))
 
 
+async def test_a_worker_that_is_elsewhere_is_followed_though_its_old_connection_still_stands(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = replicas
+    one = await here.worker()
+    accepted = await here.submit()
+    lease = await one.take()
+    await applied(one, lease)
+    monkeypatch.setattr("router_service.relay._SILENT_S", 0.0)
+    async with watching(here, accepted.job_id) as watcher:
+        moved = await there.worker(leases=[lease.ref])
+        reading = asyncio.create_task(watcher.until("log"))
+        async with asyncio.timeout(WAIT_S):
+            while not reading.done():
+                # Until it is known there that somebody watches here.
+                await report(moved, lease, log="from over there")
+                await asyncio.wait((reading,), timeout=0.05)
+        assert (await reading).line == "from over there"
+
+
 async def test_without_any_message_the_changes_come_all_the_same(replicas: Replicas) -> None:
     here, there = replicas
     for router in replicas:
