@@ -40,6 +40,7 @@ class Clients(World):
     async def send(self, routers: Sequence[Running], who: int, kind: int, key: int) -> None:
         """Submit one request to each of the routers."""
         self.submitted += 1
+        is_repeat, before = False, len(self.state.holds)
         owner = OWNERS[who % 2]
         request = self._request(owner, kind, who)
         if key < 3:
@@ -47,15 +48,18 @@ class Clients(World):
             request.idempotency_key = f"{owner.owner_id}-{key}"
             known = self.bodies.get(request.idempotency_key)
             if known is not None and who < 10:
-                request = pb.GenerateContentRequest.FromString(known[0])
+                request, is_repeat = pb.GenerateContentRequest.FromString(known[0]), True
         calls = [self.as_owner(router, _ROUTER + "GenerateContent", request, owner) for router in routers]
-        for reply in await asyncio.gather(*calls, return_exceptions=True):
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for reply in replies:
             if isinstance(reply, pb.GenerateContentResponse):
                 self._accepted(request, reply.job_id)
             elif isinstance(reply, AtelierError):
                 self._refused(request, reply)
             elif not isinstance(reply, Gone):
                 raise reply
+        if is_repeat:
+            assert len((await self.look()).holds) == before, "a repeat takes no hold of its own"
 
     def _request(self, owner: Owner, kind: int, quantity: int) -> pb.GenerateContentRequest:
         request = pb.GenerateContentRequest(

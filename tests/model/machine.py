@@ -6,6 +6,7 @@ when the workspace's time is over nothing is left behind.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from random import Random
 
@@ -74,13 +75,17 @@ class Machine(Clients, Services, Working):
 
     @rule(number=st.integers(0, 2**64 - 1))
     def happens(self, number: int) -> None:
-        self.steps += 1
         # Hypothesis likes equal and small numbers, which would be the same few deeds again and again.
-        dice = Random(f"{number} {self.steps}")
+        self.steps += 1
+        for line in self.roll(Random(f"{number} {self.steps}")):
+            note(line)
+
+    def roll(self, dice: Random) -> Iterator[str]:
+        """Do what the dice say. Gives lines that tell of it, each before it happens."""
         if dice.random() < _BAD_LUCK:
-            self.cut_the_power(dice.randrange(12), dice.randrange(12))
+            yield self.cut_the_power(dice.randrange(12), dice.randrange(12))
         what, a, b, c = dice.choice(_DEEDS), dice.randrange(12), dice.randrange(12), dice.randrange(12)
-        note(f"{what}({a}, {b}, {c})")
+        yield f"{what}({a}, {b}, {c})"
         work = getattr(self, what)(a, b, c)
         if work is not None:
             self.seen[what] += 1

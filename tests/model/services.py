@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from hypothesis import note
-
 from router_service.domain import Job, JobState
 from service_kit.errors import AtelierError, ErrorReason
 from tests.model.house import ACK_TIMEOUT, LEASE_TTL, MAX_ATTEMPTS, MAX_LEASES, Running
@@ -127,9 +125,9 @@ class Services(World):
         """The next call from a router to the asset service meets this."""
         self.house.hop.faults.append(_FAULTS[a % len(_FAULTS)])
 
-    def cut_the_power(self, which: int, points: int) -> None:
-        """A process will die at one of its next points."""
+    def cut_the_power(self, which: int, points: int) -> str:
+        """A process will die at one of its next points. Returns what will happen."""
         running = [*self.house.routers, *self.house.asset_services]
         chosen = running[which % len(running)].process
-        note(f"{chosen.name} dies at its point number {1 + points}")
         chosen.fuse = 1 + points
+        return f"{chosen.name} dies at its point number {1 + points}"
