@@ -51,8 +51,11 @@ class Running(Protocol):
 
 async def start_service(name: str, settings: Settings) -> Running:
     """Start one service; returns when it is ready to serve."""
+    from service_kit.process import collect_rarely
+
     module = importlib.import_module(f"{PACKAGES[name]}.__main__")
     running: Running = await module.start(settings)
+    collect_rarely()
     return running
 
 

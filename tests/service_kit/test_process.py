@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -22,6 +24,14 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crash, "_armed", "")
     for name in [name for name in os.environ if name.startswith("ATELIER_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def collection_as_before() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -44,6 +54,8 @@ def test_it_serves_until_it_is_asked_to_end_and_stops_in_order(
 
     run(start)
     assert done == ["started", "stopped"]
+    assert gc.get_freeze_count() > 0
+    assert gc.get_threshold()[0] > 10_000
 
 
 def test_the_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
