@@ -11,7 +11,6 @@ from typing import Any
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import worker_wire
 from router_service.dispatch import Dispatch
-from router_service.domain import LeaseRef
 from router_service.in_order import InOrder
 from router_service.recording import FENCED, Outcome, Recording
 from router_service.relay import Relay
@@ -132,7 +131,11 @@ class Conversations:
             check_limits(request)
             refs = [worker_wire.ref_from_proto(ref) for ref in request.heartbeat.leases]
             pays(size_bytes=size_bytes, extra=DATABASE_UNITS + NAMED_LEASE_UNITS * len(refs))
-            await applying.add(None, size_bytes, lambda: self._renew(session, refs))
+            # Only the newest is dealt with. Were each of them, a router slower than they come would fall behind, renew
+            # what was held long ago, and believe everything lost that is held now.
+            has_waiting, session.heartbeat = session.heartbeat is not None, refs
+            if not has_waiting:
+                await applying.add(None, size_bytes, lambda: self._renew(session))
         elif kind == "outcome":
             pays(size_bytes=size_bytes)
             outcome = worker_wire.outcome_from_proto(request.outcome)
@@ -156,7 +159,8 @@ class Conversations:
         elif kind == "hello":
             raise InvalidArgument("hello comes once, at the beginning of a session.")
 
-    async def _renew(self, session: Session, refs: list[LeaseRef]) -> None:
+    async def _renew(self, session: Session) -> None:
+        refs, session.heartbeat = session.heartbeat or [], None
         if not await self._key_works(current_caller().key_id):
             raise Unauthenticated("The worker's key was revoked or has expired.")
         cancelled, lost = await self._dispatch.renew(session, refs)

@@ -87,6 +87,8 @@ class Session:
     unacknowledged: set[LeaseRef] = field(default_factory=set)
     held: dict[str, LeaseRef] = field(default_factory=dict)
     draining: bool = False
+    # What the newest heartbeat names, until it is dealt with.
+    heartbeat: list[LeaseRef] | None = None
     _expected: dict[LeaseRef, None] = field(default_factory=dict)
     _outgoing: deque[Message] = field(default_factory=deque)
     _unread: int = 0

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from atelier.router.v1 import job_pb2
-from tests.router_service.support import Router
+from atelier.worker.v1 import worker_service_pb2
+from router_service.domain import LeaseRef
+from router_service.sessions import Session
+from tests.router_service.support import WAIT_S, Router
 
 Replicas = tuple[Router, Router]
 TRIES = 12
@@ -26,3 +31,38 @@ async def test_a_job_is_settled_on_postgres(replicas: Replicas) -> None:
     accepted = await here.submit()
     assert await one.deliver(await one.take()) == "recorded"
     assert (await here.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_of_heartbeats_that_wait_the_newest_is_dealt_with(
+    replicas: Replicas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seeds 2 and 16: a slow router fell behind, renewed what had been held long ago, and lost every lease in use."""
+    here, _ = replicas
+    dispatch, one = here.service.dispatch, await here.worker(slots=2)
+    renewed: list[list[LeaseRef]] = []
+    real, begun, go_on = dispatch.renew, asyncio.Event(), asyncio.Event()
+
+    async def renew(session: Session, refs: list[LeaseRef]) -> tuple[list[LeaseRef], list[LeaseRef]]:
+        renewed.append(refs)
+        begun.set()
+        await go_on.wait()
+        return await real(session, refs)
+
+    monkeypatch.setattr(dispatch, "renew", renew)
+    await here.submit()
+    lease = await one.take()
+    await one.say(heartbeat=worker_service_pb2.Heartbeat())
+    await begun.wait()
+    for _ in range(5):
+        await one.say(heartbeat=worker_service_pb2.Heartbeat())
+    await one.say(heartbeat=worker_service_pb2.Heartbeat(leases=[lease.ref]))
+    # What comes after them is heard: so all of them have been.
+    await one.say(credits=worker_service_pb2.Credits(free=2))
+    (session,) = here.service.sessions
+    async with asyncio.timeout(WAIT_S):
+        while session.credits != 2:  # noqa: ASYNC110 - nothing tells it
+            await asyncio.sleep(0.001)
+    go_on.set()
+    await one.hear("heartbeat_ack")
+    await one.hear("heartbeat_ack")
+    assert [[ref.job_id for ref in refs] for refs in renewed] == [[], [lease.ref.job_id]]
