@@ -7,7 +7,7 @@ RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench redis wheel breaking snapshot mutants faketime faults clean
+.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench redis wheel breaking snapshot model mutants faketime faults clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ format: install ## rewrite the code as ruff wants it
 
 test: install ## run every test that needs nothing but Python
 	$(BIN)/pytest
+
+model: SEED := $(or $(SEED),$(shell date +%s))
+model: install ## look longer for what breaks the rules of a job's life (make model SEED=7 repeats a run)
+	@echo "to repeat this run: make model SEED=$(SEED)"
+	MODEL_SEED=$(SEED) MODEL_EXAMPLES=$${MODEL_EXAMPLES:-200} $(BIN)/pytest tests/model -s
 
 mutants: install ## break each rule in a copy of the code; some test must fail (make mutants NAMES="model storage")
 	$(BIN)/python -m scripts.mutants $(NAMES)
