@@ -65,6 +65,7 @@ class Expiry:
             await self._trim()
             await self._clear_away()
             await self._sweep_spool()
+            await self._removal.clear_drafts()
 
     async def clear_away(self) -> None:
         """Delete the bytes of all whose rows say so."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 
 from asset_service.domain import Asset, AssetState, Blob, EventKind, Upload
 from asset_service.locks import UploadLocks
@@ -11,6 +12,9 @@ from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+
+# Far longer than the pause between two pieces of a write.
+_DRAFT_AGE = timedelta(days=1)
 
 
 class Removal:
@@ -92,6 +96,10 @@ class Removal:
             upload = await tx.uploads.find(upload_id)
         if upload is not None:
             await self.delete_upload(upload)
+
+    async def clear_drafts(self) -> None:
+        """Remove what writes to the bucket have left whose process died long ago."""
+        await self._store.clear_drafts(WORKSPACE_BUCKET, older_than=_DRAFT_AGE)
 
     async def _delete(self, blob: Blob) -> None:
         await self._store.delete(blob.bucket, blob.key, blob.generation)

@@ -18,6 +18,7 @@ from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
 from service_kit.errors import AtelierError, Internal, Unavailable
 from service_kit.identity import Owner
 from service_kit.ids import asset_id
+from service_kit.storage_errors import is_full
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -141,7 +142,9 @@ class Settling:
         except AtelierError:
             # The database is away or full: that is no fault of a job.
             raise
-        except Exception:
+        except Exception as error:
+            if is_full(error):
+                raise
             if len(jobs) == 1:
                 # Nothing that we know to be wrong with this job: it is kept and tried again, never given up.
                 [job_id] = jobs

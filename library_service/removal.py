@@ -10,7 +10,7 @@ from library_service.outbox import Deliveries
 from library_service.storage import DELETED, Storage
 from library_service.storage.blob_rows import Doomed
 from service_kit import crash
-from service_kit.blobs import BlobStore
+from service_kit.blobs import LIBRARY_BUCKET, BlobStore
 from service_kit.errors import AtelierError, NotFound
 from service_kit.events.followers import Changes
 from service_kit.identity import Caller
@@ -20,6 +20,7 @@ _BATCH = 100
 _AFTERMATH_LIMIT_S = 2.0
 # How late the write of a process that stood still may arrive.
 _LINGER = timedelta(minutes=10)
+_DRAFT_AGE = timedelta(days=1)
 
 log = get_logger(__name__)
 
@@ -82,6 +83,10 @@ class Removal:
                     after = blob.blob_id
                 if len(doomed) < _BATCH:
                     return gone
+
+    async def clear_drafts(self) -> None:
+        """Remove what copies have left whose process died long ago."""
+        await self._store.clear_drafts(LIBRARY_BUCKET, older_than=_DRAFT_AGE)
 
     async def clean_up_after_crash(self) -> None:
         """Give up the copies and claims that the last run of this process left, where no other one can have them."""

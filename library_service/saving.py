@@ -27,6 +27,7 @@ from service_kit.errors import (
 from service_kit.events.followers import Changes
 from service_kit.identity import Caller, Owner
 from service_kit.ids import new_id, parse_id
+from service_kit.storage_errors import disk_full, is_full
 from service_kit.telemetry import get_logger
 
 _AT_ONCE = 8
@@ -87,9 +88,11 @@ class Saving:
             return SaveResult(asset_id, item=await self._save(caller, asset_id))
         except AtelierError as error:
             failure = error
-        except OSError:
+        except OSError as error:
             log.exception("save_failed", asset_id=asset_id)
             failure = Internal("The copy failed; the asset stays where it was. Repeat later.")
+            if is_full(error):
+                failure = disk_full()
         log.info("save_refused", asset_id=asset_id, reason=failure.reason)
         return SaveResult(asset_id, failure=failure)
 

@@ -61,4 +61,5 @@ class Upkeep:
                 while removed:
                     async with self._storage.write() as tx:
                         removed = await trim(tx)
+            await self._removal.clear_drafts()
             await asyncio.sleep(_TRIM_EVERY_S)

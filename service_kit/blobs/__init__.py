@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 from urllib.parse import quote
 
@@ -75,6 +75,12 @@ class BlobStore(Protocol):
 
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
         """Remove a blob of exactly this generation. Returns False when there is none, so that a repeat is harmless."""
+
+    async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
+        """Remove what writes that broke off long ago, with their process, have left. Returns how many.
+
+        Whoever writes goes on writing: a draft to which nothing was added for that long has nobody.
+        """
 
     def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
         """Give every blob whose key starts with `prefix`, sorted by key."""

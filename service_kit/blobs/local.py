@@ -15,8 +15,9 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -86,6 +87,12 @@ class LocalBlobStore:
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
         """Remove a blob of exactly this generation; see `BlobStore.delete`."""
         return await asyncio.to_thread(self._delete, bucket, key, generation)
+
+    async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
+        """Remove what broken writes have left; see `BlobStore.clear_drafts`."""
+        check_bucket(bucket)
+        drafts = self._root / bucket / _TEMPORARY
+        return await asyncio.to_thread(_clear_drafts, drafts, time.time() - older_than.total_seconds())
 
     async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
         """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
@@ -231,6 +238,20 @@ def _read_meta(path: Path, bucket: str, key: str) -> BlobInfo | None:
         meta["content_type"],
         parse_rfc3339(meta["created_at"]),
     )
+
+
+def _clear_drafts(drafts: Path, before: float) -> int:
+    removed = 0
+    for draft in drafts.iterdir() if drafts.is_dir() else ():
+        try:
+            touched = max(path.stat().st_mtime for path in (draft, *draft.iterdir()))
+        except (FileNotFoundError, NotADirectoryError):
+            # Published, or removed, in this moment.
+            continue
+        if touched < before:
+            shutil.rmtree(draft, ignore_errors=True)
+            removed += 1
+    return removed
 
 
 def _keys(root: Path, prefix: str) -> Iterator[str]:

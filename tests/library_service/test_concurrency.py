@@ -48,7 +48,7 @@ class Pair:
         """Return what a query finds in the library's tables."""
         async with await psycopg.AsyncConnection.connect(self.url) as connection:
             await connection.execute("SET search_path TO library")
-            return await (await connection.execute(query)).fetchall()  # type: ignore[arg-type]
+            return await (await connection.execute(query)).fetchall()
 
     @asynccontextmanager
     async def holding(self, lock: str) -> AsyncIterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -45,6 +45,10 @@ class Probe:
     async def measure(self, path: Path) -> Shape:
         """Return the shape of every file."""
         return Shape("image/png", 8, 8)
+
+    async def measure_bytes(self, files: Sequence[bytes]) -> list[Shape]:
+        """Return the shape of every file that comes whole."""
+        return [Shape("image/png", 8, 8) for _ in files]
 
     async def close(self) -> None:
         """End nothing."""

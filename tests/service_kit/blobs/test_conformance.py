@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore)
         await store.put_bytes(BUCKET, "default/ann/small", b"other", content_type="image/png")
     assert await store.stat(BUCKET, "default/ann/small") == info
     assert [found async for found in store.list(BUCKET)] == [info]
+
+
+async def test_clearing_drafts_harms_no_blob_and_no_write(store: BlobStore) -> None:
+    await store.put_bytes(BUCKET, "whole", b"whole", content_type="text/plain")
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"first"
+        assert await store.clear_drafts(BUCKET, older_than=timedelta(hours=1)) == 0
+        yield b"last"
+
+    await store.put(BUCKET, "slow", slowly(), content_type="text/plain")
+    assert await store.clear_drafts("user-library", older_than=timedelta(0)) == 0
+    assert await read(store, BUCKET, "slow") == b"firstlast"
+    assert await read(store, BUCKET, "whole") == b"whole"
 
 
 async def test_an_empty_blob_is_a_blob(store: BlobStore) -> None:
