@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import conversation_servicer
-from router_service.session_limits import BYTES_PER_UNIT, DATABASE_UNITS, MOST_UNITS, NAMED_LEASE_UNITS
+from router_service.session_limits import BYTES_PER_UNIT, DATABASE_UNITS, MOST_UNITS, NAMED_LEASE_UNITS, Allowance
 from service_kit import interceptors
+from service_kit.errors import ResourceExhausted
 from service_kit.ids import new_id
 from service_kit.rpc_errors import from_rpc_error
 from tests.protocol.harness import System, until
@@ -151,16 +153,26 @@ async def test_one_that_does_not_read_is_cut_off(system: System, monkeypatch: py
     good, deaf = await router.worker("good", free=0), await router.worker("deaf", free=0)
     session = router.service.sessions.get(deaf.welcome.session_epoch)
     assert session is not None
-    named = pb.WorkRequest(heartbeat=pb.Heartbeat(leases=[NOBODYS] * 2000))
+    seconds = itertools.count()
+    session.allowance = Allowance(lambda: 1000.0 * next(seconds))
+    renew, answered = router.service.dispatch.renew, 0
+
+    async def counted(*what: Any) -> Any:
+        nonlocal answered
+        told = await renew(*what)
+        answered += 1
+        return told
+
+    monkeypatch.setattr(router.service.dispatch, "renew", counted)
     while not session.closed:
-        await deaf.call.write(named)
-        system.clock.advance(timedelta(seconds=1))
-        await asyncio.sleep(0)
+        # One after the other: of those that wait only the newest is answered.
+        asked = answered
+        await deaf.say(heartbeat=pb.Heartbeat(leases=[NOBODYS] * 2000))
+        await until(lambda asked=asked: answered > asked or session.closed)  # type: ignore[misc]
     await until(lambda: router.service.sessions.get(session.epoch) is None)
+    assert isinstance(session.ended_by, ResourceExhausted)
+    assert "messages unread" in session.ended_by.message
     await works(router, good)
-    code, sentence, _ = await end_of(deaf)
-    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "messages unread" in sentence
 
 
 async def test_garbage_ends_the_session(system: System) -> None:
