@@ -18,12 +18,15 @@ import psycopg
 
 from faults.actions.disks import NoVolume
 from faults.faketime import NoFakeTime
+from faults.finding import Finding
 from faults.results import to_line
 from faults.run import Result, keep, make_template, run_schedule
 from faults.schedule import JOBS, Schedule, plan
 from tests.support.postgres import Databases, PostgresServer
 
 EVIDENCE = Path("build/faults")
+# Each part of a run has a deadline of its own; this one is for what none of them thought of.
+_NEVER_LONGER_S = 400.0
 
 
 def main() -> int:
@@ -63,7 +66,8 @@ def _run(
     run_folder = folder / f"seed-{schedule.seed}"
     run_folder.mkdir()
     try:
-        result, evidence = asyncio.run(run_schedule(schedule, postgres, url, run_folder, template))
+        running = run_schedule(schedule, postgres, url, run_folder, template)
+        result, evidence = asyncio.run(asyncio.wait_for(running, _NEVER_LONGER_S))
         if result.verdict == "failed" or arguments.keep:
             kept = arguments.evidence / f"seed-{schedule.seed}"
             keep(result, evidence, run_folder, kept)
@@ -71,6 +75,10 @@ def _run(
     except (NoVolume, NoFakeTime) as error:
         _say(f"  {error}")
         result = Result(schedule.seed, "not_run", len(schedule.jobs), schedule.kinds, [], [], {}, 0.0)
+    except (TimeoutError, OSError, psycopg.Error, RuntimeError) as error:
+        # What broke the harness itself must not keep the next schedule from running.
+        finding = Finding("harness", f"{type(error).__name__}: {error}")
+        result = Result(schedule.seed, "failed", len(schedule.jobs), schedule.kinds, [], [finding], {}, 0.0)
     finally:
         shutil.rmtree(run_folder, ignore_errors=True)
         _ensure(postgres)

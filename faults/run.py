@@ -28,7 +28,7 @@ from tests.support.postgres import PostgresServer
 
 # Nothing hangs: whatever has not ended by then is killed, and that is a finding.
 _START_LIMIT_S = 60.0
-_RUN_LIMIT_S = 90.0
+_RUN_LIMIT_S = 150.0
 _QUIET_LIMIT_S = 20.0
 # Uploads of losers are deleted at leisure; so long they are waited for, to be counted less.
 _PATIENCE_S = 2.0

@@ -28,8 +28,10 @@ async def kill_postgres(field: Field, fault: FaultPlan) -> str:
     """Kill every process of PostgreSQL at once, and start it again on what it had written."""
     async with field.cluster.postgres_turn:
         await asyncio.to_thread(field.postgres.kill)
-        await asyncio.sleep(fault.seconds)
-        await asyncio.to_thread(field.postgres.start)
+        try:
+            await asyncio.sleep(fault.seconds)
+        finally:
+            await asyncio.to_thread(field.postgres.start)
     return "postgres"
 
 
