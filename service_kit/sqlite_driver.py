@@ -39,6 +39,8 @@ def engine(
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=wait.total_seconds(),
+        # Prompts are parameters, and errors are logged.
+        hide_parameters=True,
         # Every transaction of ours ends by itself: the pool's own rollback would be one more trip to the thread.
         pool_reset_on_return=None,
         **options,

@@ -116,6 +116,14 @@ async def test_a_moment_comes_back_in_utc_to_the_microsecond_and_is_an_integer_o
     assert stored == (int(moment.timestamp()) * 1_000_000 + 123457, "integer")
 
 
+async def test_an_error_tells_no_values(db: Database) -> None:
+    async with db.write() as tx:
+        with pytest.raises(OperationalError) as caught:
+            await tx.execute(text("INSERT INTO nowhere (name) VALUES (:name)"), {"name": "a secret prompt"})
+    assert "INSERT INTO nowhere" in str(caught.value)
+    assert "a secret prompt" not in str(caught.value)
+
+
 async def test_a_naive_moment_is_refused(db: Database) -> None:
     with pytest.raises(StatementError, match="without a zone"):
         async with db.write() as tx:

@@ -28,7 +28,6 @@ things = Table(
     Column("due_at", UtcDateTime),
     Column("extra", Json),
 )
-LIMITS = ("idle_in_transaction_session_timeout=100", "lock_timeout=50", "deadlock_timeout=10")
 
 
 async def open_database(url: str, **how: object) -> Database:
@@ -42,15 +41,6 @@ async def open_database(url: str, **how: object) -> Database:
 @pytest.fixture
 async def db(postgres_url: str) -> AsyncIterator[Database]:
     database = await open_database(postgres_url, connections=3)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def hasty(postgres_url: str) -> AsyncIterator[Database]:
-    """The same, with limits that a test can wait for; what stands in the URL wins."""
-    options = "".join(f"%20-c%20{setting}" for setting in LIMITS)
-    database = await open_database(f"{postgres_url}?options={options}")
     yield database
     await database.close()
 
@@ -190,44 +180,62 @@ async def test_when_all_connections_are_taken_a_writer_gives_up_with_a_sentence(
     await add(db, "later")
 
 
-async def test_who_waits_too_long_for_a_row_is_told_to_repeat(hasty: Database) -> None:
-    await add(hasty, "row")
-    async with hasty.write() as holder:
+async def test_who_waits_too_long_for_a_row_is_told_to_repeat(db: Database) -> None:
+    await add(db, "row")
+    async with db.write() as holder:
         await holder.execute(update(things).values(extra=1))
         with pytest.raises(Unavailable, match="too long"):
-            async with hasty.write() as tx:
+            async with db.write() as tx:
+                await tx.execute(text("SET LOCAL lock_timeout = '20ms'"))
                 await tx.execute(update(things).values(extra=2))
-    async with hasty.read() as tx:
+    async with db.read() as tx:
         assert (await tx.execute(select(things.c.extra))).scalar_one() == 1
 
 
-async def test_of_two_that_wait_for_each_other_one_is_told_to_repeat(hasty: Database) -> None:
-    await add(hasty, "a", "b")
+async def test_of_two_that_wait_for_each_other_one_is_told_to_repeat(db: Database) -> None:
+    await add(db, "a", "b")
     both_hold_one = asyncio.Barrier(2)
 
     async def change(first: str, second: str) -> None:
-        async with hasty.write() as tx:
-            await tx.execute(text("SET LOCAL lock_timeout = '5s'"))
+        async with db.write() as tx:
+            await tx.execute(text("SET LOCAL deadlock_timeout = '10ms'"))
             await tx.execute(update(things).where(things.c.name == first).values(extra=first))
             await both_hold_one.wait()
             await tx.execute(update(things).where(things.c.name == second).values(extra=first))
 
     outcomes = await asyncio.gather(change("a", "b"), change("b", "a"), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Aborted, type(None)}
-    async with hasty.read() as tx:
+    async with db.read() as tx:
         assert len(set((await tx.execute(select(things.c.extra))).scalars())) == 1
 
 
-async def test_a_transaction_that_stands_still_is_ended_so_that_its_locks_go(hasty: Database) -> None:
-    await add(hasty, "row")
+async def test_a_transaction_that_stands_still_is_ended_so_that_its_locks_go(db: Database) -> None:
+    await add(db, "row")
     with pytest.raises(Unavailable):
-        async with hasty.write() as stuck:
+        async with db.write() as stuck:
             await stuck.execute(text("SET LOCAL application_name = 'stuck'"))
             await stuck.execute(update(things).values(extra="stuck"))
-            await _until_gone(hasty, "stuck")
+            await stuck.execute(text("SET LOCAL idle_in_transaction_session_timeout = '20ms'"))
+            await _until_gone(db, "stuck")
             await stuck.execute(update(things).values(extra="late"))
-    async with hasty.write() as tx:
+    async with db.write() as tx:
         assert (await tx.execute(update(things).values(extra="free").returning(things.c.id))).all()
+
+
+async def test_every_wait_of_the_server_has_a_limit_and_the_url_may_set_another(
+    db: Database, postgres_url: str
+) -> None:
+    async def limits(database: Database) -> dict[str, str]:
+        names = ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout", "tcp_user_timeout")
+        async with database.read() as tx:
+            return {name: (await tx.execute(text(f"SHOW {name}"))).scalar_one() for name in names}
+
+    usual = await limits(db)
+    assert usual["idle_in_transaction_session_timeout"] == "2s"
+    assert not {"0", "0ms"} & {usual["lock_timeout"], usual["statement_timeout"]}
+    other = Database(f"{postgres_url}?options=-c%20statement_timeout=20000")
+    assert await limits(other) == usual | {"statement_timeout": "20s"}
+    await other.close()
 
 
 async def _until_gone(db: Database, application: str) -> None:
@@ -270,6 +278,16 @@ async def test_a_broken_rule_of_the_schema_is_left_to_the_storage(db: Database) 
     await add(db, "one")
     with pytest.raises(IntegrityError):
         await add(db, "one")
+
+
+async def test_an_error_tells_no_values(db: Database, caplog: pytest.LogCaptureFixture, postgres_url: str) -> None:
+    with pytest.raises(Unavailable) as caught:
+        async with db.write() as tx:
+            await end_connections(postgres_url)
+            await tx.execute(insert(things).values(name="a secret prompt"))
+    told = f"{caught.value} {caught.value.__cause__} {[record.__dict__ for record in caplog.records]}"
+    assert "INSERT INTO things" in told
+    assert "a secret prompt" not in told
 
 
 async def test_the_lock_of_a_name_is_held_until_the_transaction_ends(db: Database) -> None:
