@@ -37,6 +37,7 @@ _LAST_LOOK_S = 15.0
 _LAST_FAULT_S = 10.0
 # A fault counts only if at least this share of the jobs had not finished when it fired.
 LEAST_UNFINISHED = 0.3
+NOT_STARTED = "not started"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ async def run_schedule(
     evidence.fired = _with_unfinished(evidence)
     findings = [*late, *audit(evidence)]
     verdict = "failed" if findings else "passed" if _counts(schedule, evidence) else "not_run"
+    if any(finding.name == NOT_STARTED for finding in late):
+        verdict = "not_run"
     seconds = time.monotonic() - begun
     result = Result(
         schedule.seed, verdict, len(schedule.jobs), schedule.kinds, evidence.fired, findings, unowned(evidence), seconds
@@ -120,7 +123,7 @@ async def _live(schedule: Schedule, field: Field, late: list[Finding]) -> None:
             await cluster.start_workers()
         await _work(schedule, field, load, late)
     except TimeoutError:
-        late.append(Finding("not started", f"the system did not start within {_START_LIMIT_S:g} s"))
+        late.append(Finding(NOT_STARTED, f"the system did not start within {_START_LIMIT_S:g} s"))
     finally:
         if load is not None:
             await load.watchers.end()
