@@ -188,6 +188,9 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
         if self.failures[name]:
             await context.abort(self.failures[name].popleft(), f"{name} fails")
 
+    async def UploadOutput(self, request: Any, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "an asset service of the first release")
+
     async def StartUpload(self, request: upload_service_pb2.StartUploadRequest, context: Any) -> Any:
         await self._enter("StartUpload", context)
         if request.rendition and self.refuse_renditions:

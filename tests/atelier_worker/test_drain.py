@@ -11,10 +11,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.atelier_worker.conftest import StartWorker, files, open_gate, pass_gate
-from tests.atelier_worker.fake_router import KEY, FakeRouter, within
+from tests.atelier_worker.fake_router import KEY, LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 from tests.atelier_worker.scripted_engine import ENGINE
 
@@ -54,6 +55,27 @@ async def test_what_does_not_end_in_time_is_handed_back(
     assert (reject.ref.fence, reject.reason) == (1, "the worker goes down before it has finished")
     assert await worker.exit_code() == 0
     assert (tmp_path / "end").read_text() == "Cancelled"
+
+
+async def test_what_could_not_be_handed_back_is_named_and_handed_back_later(
+    router: FakeRouter, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    worker = await start_worker(drain_grace=timedelta(0))
+    session = await router.session()
+    await session.say(lease=lease(f"endless {tmp_path / 'end'}"))
+    await session.report("progress")
+    router.refuse_work = grpc.StatusCode.UNAVAILABLE
+    session.end()
+    await within(session.closed.wait())
+    worker.drain()
+    async with asyncio.timeout(LIMIT_S):
+        while not (tmp_path / "end").exists():  # noqa: ASYNC110 - the engine's process tells nobody
+            await asyncio.sleep(0.005)
+    router.refuse_work = None
+    later = await router.session()
+    assert list(later.hello.leases) == [ref()]
+    assert (await later.expect("lease_reject")).ref == ref()
+    assert await worker.exit_code() == 0
 
 
 async def test_a_worker_without_a_session_can_go(router: FakeRouter, start_worker: StartWorker) -> None:
@@ -160,6 +182,8 @@ async def test_killed_between_any_two_steps(router: FakeRouter, tmp_path: Path, 
         ({"ATELIER_WORKER_SLOTS": "0"}, "worker.slots must be 1 or more, got 0."),
         ({"ATELIER_WORKER_CONNECT": "http://127.0.0.1:7400"}, "worker.connect must be the router's host:port"),
         ({"ATELIER_WORKER_CONNECT": "router"}, "worker.connect must be the router's host:port"),
+        ({"ATELIER_WORKER_CONNECT": "router:7401,"}, "worker.connect must be the router's host:port"),
+        ({"ATELIER_WORKER_LABELS": "gpu"}, "worker.labels takes name=value of at most 100 characters, got 'gpu'."),
         ({"ATELIER_WORKER_NAME": "a/b"}, "worker.name (or ATELIER_WORKER_NAME) cannot be 'a/b'"),
         ({"ATELIER_WORKER_ENGINE": "skech"}, "There is no engine 'skech'. Installed: "),
         ({"ATELIER_WORKER_ENGINE": ENGINE.replace("Scripted", "Broken")}, "the weights are missing"),

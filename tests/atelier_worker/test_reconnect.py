@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -10,9 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker import connection
+from atelier_worker.spool import Spool
 from tests.atelier_worker.conftest import StartWorker, files, pass_gate
-from tests.atelier_worker.fake_router import FakeRouter, within
+from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 
 Gate = Callable[[str], Path]
@@ -118,6 +123,119 @@ async def test_a_spooled_outcome_that_cannot_be_read_is_put_aside(
     await start_worker(worker__name="one")
     assert list((await router.session()).hello.leases) == []
     assert [file.name for file in outcomes.iterdir()] == ["a.unreadable"]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 50, -1])
+async def test_a_torn_outcome_is_put_aside_and_the_others_are_said(
+    router: FakeRouter, start_worker: StartWorker, tmp_path: Path, cut: int
+) -> None:
+    outcomes = tmp_path / "worker" / "one" / "outcomes"
+    outcomes.mkdir(parents=True)
+    for name in ("torn", "whole"):
+        failure = pb.StageFailure(failure=job_pb2.Failure(message="too bad"))
+        content = pb.Outcome(ref=ref(), completion_id=name, failure=failure).SerializeToString()
+        (outcomes / f"{name}.outcome").write_bytes(content[:cut] if name == "torn" else content)
+    (outcomes / ".half.outcome.new").write_bytes(b"its process died")
+    await start_worker(worker__name="one")
+    session = await router.session()
+    assert (await session.expect("outcome")).completion_id == "whole"
+    assert sorted(file.name for file in outcomes.iterdir()) == ["torn.unreadable", "whole.outcome"]
+
+
+async def test_a_full_disk_takes_nothing(
+    router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = True
+    monkeypatch.setattr(Spool, "has_room", lambda spool: room)
+    await start_worker()
+    session = await router.session()
+    assert (await session.expect("credits")).free == 4
+    room = False
+    await session.say(lease=lease("deliver 0 5"))
+    assert (await session.expect("lease_reject")).reason == "the worker's disk is full"
+    assert (await session.expect("credits")).free == 0
+    room = True
+
+    def no_folder(spool: Spool) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Spool, "new_task_dir", no_folder)
+    await session.say(lease=lease("deliver 0 5"))
+    reason = (await session.expect("lease_reject")).reason
+    assert reason == "the worker's disk cannot be written: No space left on device"
+
+
+async def test_an_outcome_that_cannot_be_forgotten_does_not_end_the_session(
+    router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(spool: Spool, completion_id: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Spool, "forget", fails)
+    await start_worker()
+    session = await router.session()
+    for job in ("one", "two"):
+        await session.say(lease=lease("deliver 0 5", job_id=job))
+        await session.answer(await session.expect("outcome"))
+    assert router.no_session()
+
+
+async def test_the_next_router_is_tried_when_one_fails(router: FakeRouter, start_worker: StartWorker) -> None:
+    other = FakeRouter()
+    await other.start()
+    try:
+        await start_worker(worker__connect=f"{router.target},{other.target}")
+        sessions = {asyncio.ensure_future(one.session()): one for one in (router, other)}
+        await asyncio.wait(sessions, return_when=asyncio.FIRST_COMPLETED)
+        (missed,) = (session for session in sessions if not session.done())
+        (met,) = (one for session, one in sessions.items() if session is not missed)
+        await met.stop()
+        await missed
+    finally:
+        await other.stop()
+
+
+async def test_two_workers_of_one_name_do_not_fight_for_ever(
+    router: FakeRouter,
+    start_worker: StartWorker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(connection, "_AGAIN_AFTER", timedelta(0))
+    router.refuse_work = grpc.StatusCode.ABORTED
+    worker = await start_worker()
+    assert await worker.exit_code() == 4
+    assert router.exchanges == 3
+    assert "refuses this worker" in capsys.readouterr().err
+
+
+async def test_a_router_that_asks_for_a_pause_gets_it(
+    router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "_AGAIN_AFTER", timedelta(milliseconds=300))
+    router.refuse_work = grpc.StatusCode.RESOURCE_EXHAUSTED
+    await start_worker()
+    async with asyncio.timeout(LIMIT_S):
+        while "session_refused" not in caplog.text:  # noqa: ASYNC110 - the log tells nobody
+            await asyncio.sleep(0.001)
+    router.refuse_work, began = None, asyncio.get_running_loop().time()
+    await router.session()
+    assert asyncio.get_running_loop().time() - began > 0.25
+
+
+async def test_a_text_is_cut_where_the_router_stops_to_read(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease(f"write {'a' * 31_999}; write bcd; write e", enhance=True))
+    outcome = await session.expect("outcome")
+    assert outcome.text == "a" * 31_999 + "b"
+    assert list(outcome.warnings) == ["The engine wrote more than 32000 characters; the rest is cut off."]
+    await session.answer(outcome)
+
+
+async def test_labels_are_said(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker(worker__labels=("gpu = a100", "rack=7"))
+    assert dict((await router.session()).hello.labels) == {"gpu": "a100", "rack": "7"}
 
 
 async def test_a_router_that_comes_back_is_found_and_its_absence_is_logged_once(

@@ -83,6 +83,7 @@ class Holdings:
             self._outbox.put(pb.WorkRequest(outcome=entry.outcome))
         for back, reason in self._handed_back.items():
             self._reject(back, reason)
+        self._note_idle()
         if self._draining:
             self._outbox.put(pb.WorkRequest(drain=pb.Drain()))
         self.tell_credits(repeat=True)
@@ -91,6 +92,7 @@ class Holdings:
         """Go on without a session."""
         self._connected = False
         self._outbox.reset()
+        self._note_idle()
 
     def take(self, lease: pb.Lease) -> None:
         """Take a lease and start on it, or hand it back."""
@@ -165,7 +167,7 @@ class Holdings:
         self.tell_credits()
 
     async def wait_idle(self) -> None:
-        """Wait until nothing runs and nothing is unanswered."""
+        """Wait until nothing runs, nothing is unanswered, and what is handed back can be said."""
         await self._idle.wait()
 
     def stop_all(self) -> None:
@@ -267,7 +269,7 @@ class Holdings:
         self.tell_credits()
 
     def _note_idle(self) -> None:
-        if self._runs or self._unanswered:
+        if self._runs or self._unanswered or (self._handed_back and not self._connected):
             self._idle.clear()
         else:
             self._idle.set()
