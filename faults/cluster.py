@@ -26,7 +26,7 @@ _SETTINGS = {
     # Faults burn attempts. A job that fails for that alone would hide a job that was lost.
     "ROUTER_MAX_ATTEMPTS": "30",
     "ROUTER_MAX_LEASES": "100",
-    "ASSET_EXPIRY_INTERVAL": "1s",
+    "ASSET_EXPIRY_INTERVAL": "3s",
     "WORKER_ENGINE": "faults.engine:FaultsEngine",
     "WORKER_WORKER_TYPES": "chat,sdxl,wan",
     "WORKER_SLOTS": "3",
