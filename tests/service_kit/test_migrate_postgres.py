@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +12,7 @@ import grpc
 import psycopg
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from sqlalchemy import MetaData, text
+from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from atelier.router.v1.router_service_pb2 import GetJobRequest
@@ -25,7 +23,7 @@ from service_kit.database import Database
 from service_kit.errors import FailedPrecondition, Unavailable
 from service_kit.migrate import ensure_schema, newest_revision, schema_differences, stored_revision, upgrade
 from service_kit.schema_gate import schema_ready
-from tests.support.postgres import SERVICES
+from tests.support.postgres import SERVICES, metadata_of
 from tests.support.processes import ROOT, free_port
 
 MIGRATE = """
@@ -39,15 +37,6 @@ async def main():
     await db.close()
 asyncio.run(main())
 """
-
-
-def metadata_of(service: str) -> MetaData:
-    """Return the tables of a service, of whichever module of its storage they are."""
-    package = importlib.import_module(f"{service}_service.storage")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{package.__name__}.{module.name}")
-    found: MetaData = importlib.import_module(f"{package.__name__}.tables").metadata
-    return found
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 import pytest_asyncio
+from psycopg import sql
 
 import asset_service.storage
 import library_service.storage
 import router_service.storage
+from router_service.storage.shipped_models import SHIPPED
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.migrate import upgrade
 from tests.storage.exercised import BACKENDS, Recorder, storage_classes
-from tests.support.postgres import SERVICES
+from tests.support.postgres import SERVICES, Databases, metadata_of
 
 _RECORDER = Recorder()
 _LAST = "test_exercised.py"
@@ -64,6 +67,28 @@ def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def shared_url(postgres: Databases) -> Iterator[str]:
+    """Give one migrated database to all tests, each of which finds it empty: a copy costs more than most tests."""
+    url = postgres.create()
+    yield url
+    postgres.drop(url)
+
+
+def empty(url: str) -> None:
+    """Delete what a test wrote; what the migrations wrote stays."""
+    tables = [
+        f"{service}.{table.name}" for service in SERVICES for table in reversed(metadata_of(service).sorted_tables)
+    ]
+    kept = {f"{service}.event_source" for service in SERVICES}
+    rows = {"router.models": " WHERE name <> ALL (%(shipped)s)"}
+    with psycopg.connect(url, options="-c lock_timeout=5000") as connection:
+        for table in tables:
+            if table not in kept:
+                statement = sql.SQL(f"DELETE FROM {table}{rows.get(table, '')}")
+                connection.execute(statement, {"shipped": [row["name"] for row in SHIPPED]})
+
+
 @pytest_asyncio.fixture
 async def open_database(
     request: pytest.FixtureRequest, backend: str, clock: ManualClock, tmp_path: Path
@@ -73,7 +98,7 @@ async def open_database(
 
     def open_it(service: str) -> Database:
         if backend == "postgresql":
-            db = Database(request.getfixturevalue("migrated_postgres_url"), schema=service, clock=clock)
+            db = Database(request.getfixturevalue("shared_url"), schema=service, clock=clock)
         else:
             path = tmp_path / f"{service}.sqlite3"
             if not path.exists():
@@ -83,10 +108,12 @@ async def open_database(
         return db
 
     # What is asked for in a running loop must be there already.
-    request.getfixturevalue("migrated_postgres_url" if backend == "postgresql" else "sqlite_templates")
+    prepared = request.getfixturevalue("shared_url" if backend == "postgresql" else "sqlite_templates")
     yield open_it
     for db in opened:
         await db.close()
+    if backend == "postgresql":
+        await asyncio.to_thread(empty, prepared)
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ async def test_who_publishes_equal_bytes_at_once_shares_one_blob(open_database: 
             await tx.blobs.lock_for(ANN, [copying(f"b{number}")])
             return await tx.blobs.publish(ANN, copying(f"b{number}"), "g")
 
-    assert await asyncio.gather(publish(0), publish(1)) == ["twin", "twin"]
+    assert set(await asyncio.gather(publish(0), publish(1))) == {"twin"}
     async with stores[0].write() as tx:
         await tx.blobs.release(["twin"] * 2)
         assert [each.blob_id for each in await tx.blobs.find_doomed(after="", limit=9)] == ["b0", "b1"]

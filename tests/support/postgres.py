@@ -7,8 +7,10 @@ else those of the system. This module needs no pytest: the fixtures are in `test
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import os
+import pkgutil
 import secrets
 import shutil
 import signal
@@ -25,6 +27,7 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
 
 from service_kit.database import Database
@@ -235,6 +238,15 @@ async def migrate_all(url: str) -> None:
             await upgrade(db, f"{service}_service.storage.migrations")
         finally:
             await db.close()
+
+
+def metadata_of(service: str) -> MetaData:
+    """Return the tables of a service, of whichever module of its storage they are."""
+    package = importlib.import_module(f"{service}_service.storage")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    found: MetaData = importlib.import_module(f"{package.__name__}.tables").metadata
+    return found
 
 
 def _free_port() -> int:
