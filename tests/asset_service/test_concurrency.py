@@ -25,6 +25,7 @@ from service_kit.ids import asset_id, new_id
 from service_kit.rpc_errors import from_rpc_error
 from tests.asset_service.harness import ANN, Harness, eventually, running, settlement
 from tests.asset_service.pictures import png
+from tests.asset_service.test_small_outputs import file, upload
 
 MINUTE = timedelta(minutes=1)
 # A machine that is busy with something else must not end a race.
@@ -194,6 +195,30 @@ async def test_an_upload_is_finished_by_two_replicas_with_one_receipt(pair: Pair
     assert len({reply.receipt for reply in replies}) == 1
     assert len(await pair.one.blobs()) == 1
     assert list((await pair.one.settle(job_id, {0: replies[0].receipt})).published) == [0]
+
+
+async def test_a_small_output_that_comes_to_two_replicas_is_one(pair: Pair) -> None:
+    job_id = new_id()
+    replies = await asyncio.gather(
+        *(upload(harness, harness.lease(job_id), file(png())) for harness in (pair.one, pair.other) for _ in range(3))
+    )
+    assert len({reply.receipt for reply in replies}) == 1
+    assert len(await pair.one.blobs()) == 1
+    assert await rows(pair, "uploads") == 1
+
+
+@pytest.mark.parametrize("settled_first", [True, False])
+async def test_no_small_output_comes_that_a_settlement_does_not_end(pair: Pair, settled_first: bool) -> None:
+    job_id = new_id()
+    settle: Race = lambda one: one.settle(job_id, {})  # noqa: E731
+    bring: Race = lambda one: upload(one, one.lease(job_id), file(png()))  # noqa: E731
+    results = await pair.race(of_job(job_id), *((settle, bring) if settled_first else (bring, settle)))
+    refused = results[1 if settled_first else 0]
+    # Begun before the settlement, it is refused when it would be staged, unless it was quicker.
+    assert getattr(refused, "reason", ErrorReason.ALREADY_SETTLED) is ErrorReason.ALREADY_SETTLED
+    await pair.look()
+    assert await rows(pair, "uploads") == 0
+    assert await pair.one.blobs() == []
 
 
 async def test_an_upload_goes_on_at_another_replica(pair: Pair) -> None:

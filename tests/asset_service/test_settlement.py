@@ -14,8 +14,6 @@ from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import ANN, BOB, Harness, refusal, wire_owner
 from tests.asset_service.pictures import encoded, png
 
-ON_BOTH_DATABASES = True
-
 
 async def test_a_repeat_is_answered_as_the_first_and_publishes_nothing_more(harness: Harness) -> None:
     job_id = new_id()

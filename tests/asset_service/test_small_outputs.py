@@ -17,7 +17,6 @@ from service_kit.ids import new_id
 from tests.asset_service.harness import BOB, Harness, refusal
 from tests.asset_service.pictures import encoded, png
 
-ON_BOTH_DATABASES = True
 THUMB = media_pb2.RENDITION_KIND_THUMB_256
 
 

@@ -15,8 +15,6 @@ from service_kit.paging import encode_page_token
 from tests.asset_service.harness import ANN, BOB, Harness, refusal
 from tests.asset_service.pictures import png
 
-ON_BOTH_DATABASES = True
-
 
 async def test_the_newest_job_is_listed_first_and_its_outputs_by_index(harness: Harness) -> None:
     older = await harness.publish(quantity=3)
