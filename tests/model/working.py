@@ -88,13 +88,18 @@ class Working(World):
         self.began.add(leased.ref)
         row = self.state.leases.get(leased.ref[0])
         await worker.say(lease_ack=pb.LeaseAck(ref=to_message(leased.ref)))
-        if row is not None and _has(row, leased.ref, worker) and not row.acknowledged:
+        if row is None:
+            return
+        mine = _has(row, leased.ref, worker)
+        now = (await self.look()).leases.get(leased.ref[0])
+        assert now is None or now.acknowledged == (row.acknowledged or mine), "an ack counts only with its fence"
+        if mine:
             self.renewed[leased.ref] = self.house.clock.now()
 
-    @deed()
+    @deed(2)
     def reject(self, a: int, b: int, c: int) -> Work | None:
         found = self.lease(a)
-        return self._reject(*found) if found else None
+        return self.hand_back(*found) if found else None
 
     @deed()
     def answer_an_old_lease(self, a: int, b: int, c: int) -> Work | None:
@@ -102,9 +107,10 @@ class Working(World):
         leased, worker = self.old_lease(a), self.workers[b % 2]
         if leased is None or not worker.connected:
             return None
-        return self._reject(worker, leased) if c > 5 else self.say_started(worker, leased)
+        return self.hand_back(worker, leased) if c > 5 else self.say_started(worker, leased)
 
-    async def _reject(self, worker: Worker, leased: Leased) -> None:
+    async def hand_back(self, worker: Worker, leased: Leased) -> None:
+        """Reject a lease, begun or not."""
         row, was = self.state.leases.get(leased.ref[0]), self.state.jobs[leased.ref[0]]
         worker.leases.pop(leased.ref, None)
         # Until it says anew how many it takes.
