@@ -21,7 +21,10 @@ from benchmarks.comparison import PeerMissing
 from benchmarks.rounds import ROUNDS, Rounds
 from tests.support.postgres import NoPostgres, PostgresServer
 
-RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+_BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
 PARTS = ("startup", "progress", "jobs", "dispatch")
 
 
@@ -39,7 +42,8 @@ def main() -> None:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "figures.md").write_text(page, "utf-8")
         (RESULTS / "figures.json").write_text(json.dumps(body, indent=1) + "\n", "utf-8")
-        sys.stdout.write(f"\nwritten to {RESULTS.relative_to(Path.cwd())}\n")
+        show(page, DOCUMENT)
+        sys.stdout.write(f"\nwritten to {RESULTS.relative_to(ROOT)} and {DOCUMENT.relative_to(ROOT)}\n")
 
 
 def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
@@ -89,6 +93,21 @@ def _page(sections: Sequence[tuple[str, str]], described: dict[str, str], rounds
         lines += [f"## {title}", "", table, ""]
     lines += ["## Environment", "", *(f"- {name}: {value}" for name, value in described.items()), ""]
     return "\n".join(lines)
+
+
+def show(page: str, document: Path) -> None:
+    """Put the figures into the document, between its marks, a level lower than they are by themselves.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    text = document.read_text("utf-8")
+    before, begin, rest = text.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not end:
+        raise ValueError(f"{document} has no marks for the figures: {_BEGIN} and {_END}")
+    body = page.partition("\n")[2].strip().replace("\n## ", "\n### ")
+    document.write_text(f"{before}{begin}\n\n{body}\n\n{end}{after}", "utf-8")
 
 
 def _arguments() -> tuple[list[str], int]:

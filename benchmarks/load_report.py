@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.comparison import Series, Target, better, ratio, require_all
 from benchmarks.peers.environment import settings
+from benchmarks.rounds import TEXT_JOBS
 
 _TARGETS = {"procrastinate": Target(4.0), "Celery": Target(1.2), "bare gRPC echo": Target(0.2)}
 _LIMITS = {
@@ -45,10 +46,11 @@ def jobs_table(samples: Mapping[str, Sequence[float]], rounds: int) -> list[Line
     """
     peers = _peers() | {"bare gRPC echo": names_of("bare gRPC echo", "echo")}
     floors = names_of(_FLOORS, "floor")
-    names = ["Atelier", *(name for alternatives in peers.values() for name in alternatives), *floors]
+    names = ["Atelier", TEXT_JOBS, *(name for alternatives in peers.values() for name in alternatives), *floors]
     require_all(samples, [f"{name}: jobs/s" for name in names], rounds)
     ours = _series(samples, "Atelier", "jobs/s", "1/s")
-    lines = [Line(ours, note=_share(samples, "Atelier"))]
+    texts = _series(samples, TEXT_JOBS, "jobs/s", "1/s")
+    lines = [Line(ours, note=_share(samples, "Atelier")), Line(texts, note=_share(samples, TEXT_JOBS))]
     for peer, alternatives in peers.items():
         theirs = better([_series(samples, name, "jobs/s", "1/s") for name in alternatives])
         lines.append(Line(theirs, ratio(ours, theirs), _TARGETS[peer], _share(samples, theirs.name)))

@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 
 from benchmarks import atelier
+from benchmarks.atelier import Atelier
 from benchmarks.child import Child, ChildFailed
 from benchmarks.comparison import PeerMissing, percentile
 from benchmarks.peers import celery_queue, floor, procrastinate_queue
@@ -27,9 +28,10 @@ from benchmarks.queues import Queue
 from tests.support.postgres import PostgresServer
 
 ROUNDS = 5
+TEXT_JOBS = "Atelier, jobs for a text, without bytes"
 # The first burst warms up, and says how many jobs make a burst of about three seconds.
 _WARM_UP_JOBS, _BURST_S = 150, 3.0
-_IDLE_JOBS, _IDLE_PER_SECOND = 60, 25.0
+_IDLE_JOBS, _IDLE_PER_SECOND = 50, 10.0
 _HALF_LOAD_S = 2.5
 
 
@@ -100,6 +102,10 @@ class Rounds:
             self.taken.add(f"{name}: load's share", burst.load_share)
             for part, used_s in burst.used_s.items():
                 self.taken.add(f"{name}: {part}, ms of processor per job", used_s / burst.jobs * 1000)
+            if "jobs" in self._parts and isinstance(queue, Atelier):
+                text = queue.burst(burst.jobs, text=True)
+                self.taken.add(f"{TEXT_JOBS}: jobs/s", text.per_second)
+                self.taken.add(f"{TEXT_JOBS}: load's share", text.load_share)
             if "dispatch" in self._parts:
                 self._note(f"{name}: idle", queue.waits_ms(_IDLE_JOBS, _IDLE_PER_SECOND))
                 half = burst.per_second / 2

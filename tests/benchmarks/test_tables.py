@@ -1,0 +1,91 @@
+"""The tables of the load: every peer is in them, its better alternative counts, and they stand in the documents."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks import load_report
+from benchmarks.__main__ import show
+from benchmarks.comparison import PeerMissing
+from benchmarks.peers.environment import settings
+from benchmarks.rounds import TEXT_JOBS
+
+ROOT = Path(__file__).resolve().parents[2]
+PEERS = {"procrastinate": "procrastinate", "Celery": "celery", "bare gRPC echo": "echo", "PostgreSQL floor": "floor"}
+WAITS = ("idle, p50", "idle, p99", "half load, p50", "half load, p99")
+
+
+def taken(ours: float, theirs: float) -> dict[str, list[float]]:
+    """Return the figures of two rounds in which each peer did `theirs`, its later alternative a little more."""
+    names = [name for peer, section in PEERS.items() for name in load_report.names_of(peer, section)]
+    found: dict[str, list[float]] = {}
+    for kind in ("jobs/s", "load's share", *WAITS):
+        found[f"Atelier: {kind}"] = found[f"{TEXT_JOBS}: {kind}"] = [ours, ours]
+        for place, name in enumerate(names):
+            found[f"{name}: {kind}"] = [theirs + place, theirs + place]
+    return found
+
+
+def test_all_peers_are_in_the_table_of_jobs() -> None:
+    page = load_report.markdown(load_report.jobs_table(taken(4000.0, 1000.0), 2))
+    better = {peer: load_report.names_of(peer, section)[-1] for peer, section in PEERS.items()}
+    assert all(name in page for name in better.values())
+    assert load_report.names_of("Celery", "celery")[0] not in page
+    assert page.count("reached") == 2
+    assert "≥ 4 x: MISSED" in page
+
+
+def test_the_shorter_wait_is_the_better_one() -> None:
+    page = load_report.markdown(load_report.dispatch_table(taken(10.0, 20.0), 2))
+    assert load_report.names_of("Celery", "celery")[0] in page
+    assert load_report.names_of("Celery", "celery")[-1] not in page
+    assert "≤ 5 ms: MISSED" in page
+    assert "≤ 25 ms: reached" in page
+
+
+@pytest.mark.parametrize("kind", ["jobs/s", "half load, p99"])
+def test_a_peer_that_did_not_run_is_named(kind: str) -> None:
+    figures = taken(10.0, 20.0)
+    missing = load_report.names_of("Celery", "celery")[1]
+    del figures[f"{missing}: {kind}"]
+    table = load_report.jobs_table if kind == "jobs/s" else load_report.dispatch_table
+    with pytest.raises(PeerMissing, match=re.escape(missing)):
+        table(figures, 2)
+
+
+@pytest.mark.parametrize("section", PEERS.values())
+def test_the_settings_of_a_peer_cite_its_advice(section: str) -> None:
+    text = (ROOT / "benchmarks" / "peers" / f"{section}.toml").read_text("utf-8")
+    assert re.search(r"^# .*https://", text, re.MULTILINE)
+    assert len(settings(section)["alternatives"]) >= 2
+
+
+def test_the_document_shows_the_last_figures() -> None:
+    page = (ROOT / "benchmarks" / "results" / "figures.md").read_text("utf-8")
+    document = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
+    body = json.loads((ROOT / "benchmarks" / "results" / "figures.json").read_text("utf-8"))
+    for title in ("## Durable jobs per second", "## Dispatch latency"):
+        table = page.partition(title)[2].partition("\n## ")[0].strip()
+        assert table
+        assert table in document
+    assert {"PostgreSQL", "Redis", "processor", "packages of the peers"} <= body["environment"].keys()
+
+
+def test_figures_replace_those_before_them(tmp_path: Path) -> None:
+    document = tmp_path / "page.md"
+    document.write_text(
+        "before\n<!-- figures of make bench: begin -->\nold\n<!-- figures of make bench: end -->\nafter\n"
+    )
+    show("# Figures\n\nTaken.\n\n## One\n\n| 1 |\n", document)
+    shown = document.read_text("utf-8")
+    assert "old" not in shown
+    assert "\n### One\n\n| 1 |\n" in shown
+    assert shown.startswith("before\n")
+    assert shown.endswith("end -->\nafter\n")
+    document.write_text("nothing")
+    with pytest.raises(ValueError, match="no marks"):
+        show("# Figures\n", document)
