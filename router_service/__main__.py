@@ -10,6 +10,7 @@ import grpc
 from atelier.identity.v1 import identity_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2_grpc
+from router_service.acknowledgements import Acknowledgements
 from router_service.admission import Admission
 from router_service.clients import AssetClient
 from router_service.conversation_servicer import Conversations, SessionRules
@@ -77,6 +78,7 @@ class Service:
         self.capabilities = capabilities
         self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
         self.patience = Patience(clock, mine.lease_ttl)
+        self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
         self.admission = Admission(self.storage, self.assets, self.signals, self.shares)
@@ -85,6 +87,7 @@ class Service:
             self.sessions,
             self.relay,
             self.signals,
+            self.acknowledgements,
             capabilities,
             RetryRules(mine.max_attempts, mine.max_leases, mine.retry_backoff),
         )
@@ -112,7 +115,9 @@ class Service:
         mine = settings.router
         rules = LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes)
         rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares)
-        return Dispatch(self.storage, self.relay, self.signals, rounds, rules, self.patience, clock)
+        return Dispatch(
+            self.storage, self.relay, self.signals, rounds, self.acknowledgements, rules, self.patience, clock
+        )
 
     def _reaper(self, mine: RouterSettings, clock: Clock) -> Reaper:
         return Reaper(

@@ -167,7 +167,7 @@ class Admission:
         for job in jobs:
             self._signals.job_changed(job)
         if any(job.references for job in jobs):
-            self._signals.outbox_changed()
+            self._signals.holds_changed()
 
     async def _hold(self, job_id: str, references: Sequence[Reference], owner: Owner) -> tuple[Reference, ...]:
         if not references:

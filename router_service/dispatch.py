@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
+from router_service.acknowledgements import Acknowledgements
 from router_service.domain import Failure, Job, JobState, Lease, LeaseRef
 from router_service.patience import Patience
 from router_service.relay import Relay
@@ -37,6 +38,7 @@ class Dispatch:
         relay: Relay,
         signals: Signals,
         rounds: Rounds,
+        acknowledgements: Acknowledgements,
         rules: LeaseRules,
         patience: Patience,
         clock: Clock,
@@ -50,7 +52,7 @@ class Dispatch:
         self._clock = clock
         self._looks_at = 0.0
         self._one_round = asyncio.Lock()
-        self._acknowledgements: Batcher[_Named, None] = Batcher("router.acknowledge", self._acknowledge_all)
+        self._acknowledgements = acknowledgements
         self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
         self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
             "router.renew", self._renew_all
@@ -106,19 +108,16 @@ class Dispatch:
     # --- what workers say about their leases ------------------------------------------------------------------------
 
     async def acknowledge(self, session: Session, ref: LeaseRef) -> None:
-        """Note that a worker has begun a stage: from now on the lease lives as long as it is renewed."""
-        await self._acknowledgements.submit((ref, session.epoch))
+        """Note that a worker has begun a stage: from now on the lease lives as long as it is renewed.
 
-    async def _acknowledge_all(self, refs: Sequence[_Named]) -> list[None]:
-        async with self._storage.write() as tx:
-            await tx.leases.acknowledge(refs, await tx.now())
-            crash.reach("router.ack.before_commit")
-        crash.reach("router.ack.committed")
-        return [None] * len(refs)
+        It is written within a moment, and before this replica writes or decides anything else about leases.
+        """
+        self._acknowledgements.note(ref, session.epoch)
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
         """Take a lease back that a worker does not want, begun or not. It burns no attempt."""
         log.info("lease_rejected", job_id=ref.job_id, holder=session.worker.holder, reason=reason)
+        self._acknowledgements.forget(ref)
         await self._rejections.submit((ref, session.epoch))
 
     async def _reject_all(self, refs: Sequence[_Named]) -> list[None]:
@@ -136,6 +135,7 @@ class Dispatch:
     async def renew(self, session: Session, refs: Sequence[LeaseRef]) -> tuple[list[LeaseRef], list[LeaseRef]]:
         """Renew the leases that a heartbeat names. Returns those whose job was cancelled, and those that are lost."""
         try:
+            await self._acknowledgements.flush()
             renewed = await self._renewals.submit((session.epoch, refs))
         except AtelierError:
             # It was heard and could not be written: nobody's silence proves anything now.
@@ -154,7 +154,7 @@ class Dispatch:
     ) -> list[frozenset[LeaseRef] | AtelierError]:
         async with self._storage.write() as tx:
             named = {(ref, epoch) for epoch, refs in heartbeats for ref in refs}
-            renewed = await tx.leases.renew(named, await tx.now()) if named else set()
+            renewed = await tx.leases.renew(named) if named else set()
             await tx.registry.workers_seen({epoch for epoch, _ in heartbeats})
             crash.reach("router.renew.before_commit")
         crash.reach("router.renew.committed")
@@ -166,6 +166,7 @@ class Dispatch:
         Leases of the same worker that it does not name went down with its last process: they wait again at once.
         """
         holder = session.worker.holder
+        await self._acknowledgements.flush()
         async with self._storage.write() as tx:
             held = [lease.ref.job_id for lease in await tx.leases.find_held(holder)]
             before = await tx.jobs.lock(sorted({*held, *(ref.job_id for ref in refs)}))
@@ -211,6 +212,7 @@ class Dispatch:
     async def take_back_expired(self, *, ack_timeout: timedelta, limit: int = 200) -> int:
         """Let stages wait again whose worker was not heard of in time. Returns how many. Any replica may do it."""
         rules = {"lease_ttl": self._rules.ttl, "ack_timeout": ack_timeout}
+        await self._acknowledgements.flush()
         async with self._storage.read() as tx:
             expired = await tx.leases.find_expired(**rules, limit=limit)
         if not expired:

@@ -6,10 +6,11 @@ nothing else decides how the job ends.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from router_service.acknowledgements import Acknowledgements
 from router_service.domain import (
     Failure,
     Job,
@@ -100,6 +101,7 @@ class Recording:
         sessions: Sessions,
         relay: Relay,
         signals: Signals,
+        acknowledgements: Acknowledgements,
         capabilities: Capabilities,
         rules: RetryRules,
     ) -> None:
@@ -107,6 +109,7 @@ class Recording:
         self._sessions = sessions
         self._relay = relay
         self._signals = signals
+        self._acknowledgements = acknowledgements
         self._capabilities = capabilities
         self._rules = rules
         self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all)
@@ -131,7 +134,7 @@ class Recording:
             job_ids = sorted({outcome.ref.job_id for outcome, _, _ in reports})
             jobs = await tx.jobs.lock(job_ids)
             # Only now, under the locks: a repeat may have been recorded by another replica a moment ago.
-            known = await tx.ledger.find_outcomes(job_ids)
+            known = await tx.ledger.find_outcomes(_may_repeat(jobs, reports))
             held = await tx.leases.lock(job_ids)
             now = await tx.now()
             for outcome, holder, session in reports:
@@ -160,6 +163,7 @@ class Recording:
         for record in taken:
             job = record.after
             log.debug("outcome_recorded", job_id=job.job_id, state=job.state.value, fence=record.outcome.ref.fence)
+            self._acknowledgements.forget(record.outcome.ref)
             self._sessions.forget_lease(record.outcome.ref)
             self._relay.ended(job.job_id)
             self._signals.job_changed(job)
@@ -250,6 +254,15 @@ async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime) -> Non
 def _is_elsewhere(lease: Lease | None, ref: LeaseRef, session: str) -> bool:
     """Tell whether a lease runs under another session. One that was taken back is under none: its holder may record."""
     return lease is not None and lease.ref == ref and lease.session != session
+
+
+def _may_repeat(jobs: Mapping[str, Job], reports: Sequence[_Report]) -> list[str]:
+    """Return the jobs of which an outcome may be recorded already; a first lease that still counts has none."""
+    return [
+        outcome.ref.job_id
+        for outcome, holder, _ in reports
+        if (job := jobs.get(outcome.ref.job_id)) is None or job.leases > 1 or not job.accepts(outcome.ref, holder)
+    ]
 
 
 def _nothing_came() -> Failure:

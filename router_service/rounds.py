@@ -56,6 +56,7 @@ class Rounds:
         self._rules = rules
         self._shares = shares
         self._owners = 1
+        self._compete = False
         self._served: dict[tuple[str, Owner], datetime] = {}
 
     async def run(self) -> Round:
@@ -85,9 +86,12 @@ class Rounds:
         candidates = await tx.queue.find_candidates(keys, each=each)
         owners = {candidate.owner for candidate in candidates}
         self._owners = max(len(owners), 1)
-        matters = len(owners) > 1 or (owners and self._shares.is_bounded)
-        running = await tx.queue.count_running(worker_types) if matters else {}
-        last_served = await tx.queue.last_served(worker_types, owners) if len(owners) > 1 else {}
+        # Where everything is leased at once, nobody is before another.
+        takes_all = len({(session.worker.worker_types, session.worker.models) for session in takers}) == 1
+        self._compete = len(owners) > 1 and not (takes_all and len(candidates) < each)
+        counts = self._compete or (bool(owners) and self._shares.is_bounded)
+        running = await tx.queue.count_running(worker_types) if counts else {}
+        last_served = await tx.queue.last_served(worker_types, owners) if self._compete else {}
         ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each)
         chosen = []
         for candidate in ranking.candidates:
@@ -124,8 +128,8 @@ class Rounds:
 
     async def _note_served(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
         served = {(job.current.worker_type, job.owner) for job in jobs}
-        if self._owners == 1:
-            # Nobody competes: it is enough to know it roughly.
+        if not self._compete:
+            # It is enough to know it roughly.
             served = {key for key in served if key not in self._served or now - self._served[key] > _SERVED_WITHIN}
         if not served:
             return

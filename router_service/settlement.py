@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -78,38 +79,27 @@ class Settlement:
         self._storage = storage
         self._assets = assets
         self._signals = signals
-        self._wakes = {kind: asyncio.Event() for kind in OutboxKind}
 
     async def run(self) -> None:
         """Send whatever becomes due, until cancelled. Holds and settlements do not wait for each other."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._wake_all())
-            for kind in OutboxKind:
-                tasks.create_task(self._keep_sending(kind))
+            tasks.create_task(self._keep_sending(OutboxKind.SETTLE, self._signals.outbox))
+            tasks.create_task(self._keep_sending(OutboxKind.CONFIRM, self._signals.holds))
 
     async def send_due(self) -> int:
         """Send the entries that are due now, once. Returns how many were sent."""
         return sum([await self._send_due(kind) for kind in OutboxKind])
 
-    async def _wake_all(self) -> None:
+    async def _keep_sending(self, kind: OutboxKind, wake: asyncio.Event) -> None:
         while True:
-            await self._signals.outbox.wait()
-            self._signals.outbox.clear()
-            for wake in self._wakes.values():
-                wake.set()
-
-    async def _keep_sending(self, kind: OutboxKind) -> None:
-        while True:
-            self._wakes[kind].clear()
+            wake.clear()
             try:
-                if await self._send_due(kind):
+                if await self._send_due(kind) >= _AT_ONCE[kind]:
                     continue
             except AtelierError as error:
                 log.warning("outbox_delayed", kind=kind.value, reason=error.reason.value, detail=error.message)
-            try:
-                await asyncio.wait_for(self._wakes[kind].wait(), _POLL_S)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), _POLL_S)
 
     async def _send_due(self, kind: OutboxKind) -> int:
         async with self._storage.write() as tx:

@@ -34,6 +34,7 @@ class Signals:
         self.watchers = WakeUps()
         self.queue = asyncio.Event()
         self.outbox = asyncio.Event()
+        self.holds = asyncio.Event()
         self.exchange = exchange or LocalExchange(Hub())
         self._changes = Changes(self.watchers, self.exchange)
         self._when_lease_ended: list[LeaseEnded] = []
@@ -56,6 +57,10 @@ class Signals:
     def outbox_changed(self) -> None:
         """Wake this replica's sender of settlements. Another one would only be in its way."""
         self.outbox.set()
+
+    def holds_changed(self) -> None:
+        """Wake this replica's confirmer of holds."""
+        self.holds.set()
 
     def on_lease_ended(self, handler: LeaseEnded) -> None:
         """Call a handler with each lease that ends under its worker, and whether its job was cancelled."""

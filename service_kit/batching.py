@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 MOST_AT_ONCE = 256
 MOST_WAITING = 8192
-GATHER_FOR = timedelta(milliseconds=2)
+GATHER_FOR = timedelta(milliseconds=3)
 _RETRY_AFTER = timedelta(seconds=1)
 # What would meet the next item in the same way: the caller repeats it later.
 _PASSING = (Unavailable, ResourceExhausted, DeadlineExceeded)

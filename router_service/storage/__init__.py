@@ -33,7 +33,7 @@ class Transaction(View):
         self.events = Events(connection)
         self.jobs = Jobs(connection, self.events, self._moment)
         self.queue = Queue(connection)
-        self.leases = Leases(connection)
+        self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
 

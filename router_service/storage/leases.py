@@ -10,19 +10,26 @@ from sqlalchemy import ColumnElement, Row, and_, delete, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job, Lease, LeaseRef
+from router_service.storage.moment import Moment
 from router_service.storage.tables import leases
 from service_kit.bulk import among, insert_rows, update_rows
 from service_kit.database import db_now
 
-_LOCKED = select(leases).where(among(leases.c.job_id, "job_ids")).order_by(leases.c.job_id).with_for_update()
+_LOCKED = (
+    select(leases, db_now().label("moment"))
+    .where(among(leases.c.job_id, "job_ids"))
+    .order_by(leases.c.job_id)
+    .with_for_update()
+)
 _THIS = ("job_id", "stage", "fence")
 
 
 class Leases:
     """The leases table."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, moment: Moment) -> None:
         self._connection = connection
+        self._moment = moment
 
     async def add(self, jobs: Sequence[tuple[Job, str]], now: datetime, *, acknowledged: bool) -> dict[str, Lease]:
         """Let the current stages of jobs run, each for a session. Returns their leases by job."""
@@ -51,25 +58,31 @@ class Leases:
     async def lock(self, job_ids: Iterable[str]) -> dict[str, Lease]:
         """Lock the leases of these jobs that exist and return them by job."""
         ids = list(job_ids)
-        rows = await self._connection.execute(_LOCKED, {"job_ids": ids}) if ids else ()
+        rows = (await self._connection.execute(_LOCKED, {"job_ids": ids})).all() if ids else ()
+        if rows:
+            self._moment.now = rows[0].moment
         return {row.job_id: _to_lease(row) for row in rows}
 
-    async def acknowledge(self, refs: Collection[tuple[LeaseRef, str]], now: datetime) -> None:
+    async def acknowledge(self, refs: Collection[tuple[LeaseRef, str]]) -> None:
         """Note that workers have begun: (lease, session). Others' leases stay as they are."""
-        await self.lock(ref.job_id for ref, _ in refs)
+        live = await self._live(refs)
         rows = [
-            {**_row(ref), "session": session, "acknowledged": True, "renewed_at": now}
-            for ref, session in dict.fromkeys(refs)
+            {**_row(ref), "session": session, "acknowledged": True, "renewed_at": self._moment.now}
+            for ref, session in live
         ]
         await update_rows(self._connection, leases, rows, match=(*_THIS, "session"))
 
-    async def renew(self, refs: Collection[tuple[LeaseRef, str]], now: datetime) -> set[tuple[LeaseRef, str]]:
+    async def renew(self, refs: Collection[tuple[LeaseRef, str]]) -> set[tuple[LeaseRef, str]]:
         """Renew exactly these leases, each for its session. Returns those that still are its."""
-        held = await self.lock(ref.job_id for ref, _ in refs)
-        live = {(lease.ref, lease.session) for lease in held.values()}.intersection(refs)
-        rows = [{**_row(ref), "session": session, "renewed_at": now} for ref, session in live]
+        live = await self._live(refs)
+        rows = [{**_row(ref), "session": session, "renewed_at": self._moment.now} for ref, session in live]
         await update_rows(self._connection, leases, rows, match=(*_THIS, "session"))
         return live
+
+    async def _live(self, refs: Collection[tuple[LeaseRef, str]]) -> set[tuple[LeaseRef, str]]:
+        """Lock leases. Returns those that still are their session's; then the transaction's moment is known."""
+        held = await self.lock(ref.job_id for ref, _ in refs)
+        return {(lease.ref, lease.session) for lease in held.values()}.intersection(refs)
 
     async def adopt(self, refs: Collection[LeaseRef], session: str, now: datetime) -> None:
         """Bind leases to a new session of their holder, which has locked them."""

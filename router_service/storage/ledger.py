@@ -117,7 +117,8 @@ class Ledger:
 
     async def find_outcomes(self, job_ids: Iterable[str]) -> set[tuple[str, int, str]]:
         """Return which outcomes of these jobs are recorded: (job, stage, completion id)."""
-        rows = await self._connection.execute(_OUTCOMES, {"job_ids": list(job_ids)})
+        ids = list(job_ids)
+        rows = await self._connection.execute(_OUTCOMES, {"job_ids": ids}) if ids else ()
         return {(row.job_id, row.stage, row.completion_id) for row in rows}
 
     async def add_outcomes(self, new: Sequence[tuple[LeaseRef, str, bytes]], now: datetime) -> None:
