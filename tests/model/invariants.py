@@ -100,6 +100,8 @@ class Watcher:
     gone: set[str] = field(default_factory=set)
     digests: dict[tuple[str, int, int], set[str]] = field(default_factory=lambda: defaultdict(set))
     accepted: set[str] = field(default_factory=set)
+    # Keys whose blobs the store has lost.
+    lost: set[str] = field(default_factory=set)
 
     async def check(self, looked: State | None = None) -> State:
         """Check what was read a moment ago, or what is read now. Returns it."""
@@ -153,7 +155,7 @@ class Watcher:
             self.uploads[upload_id] = row.job_id
             if row.job_id not in state.settlements:
                 assert row.state != UploadState.DELETING.value, "an unsettled job's upload is never deleted"
-                if row.state == UploadState.STAGED.value:
+                if row.state == UploadState.STAGED.value and row.key not in self.lost:
                     assert row.key in self.house.blobs.taken(), "what has a receipt is there"
             else:
                 assert row.state == UploadState.DELETING.value, "a settled job has no upload left that could win"

@@ -24,7 +24,7 @@ def test_whatever_happens_every_accepted_job_ends_once(model: Opens, database_ur
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES or (8 if database_url else 16),
+            max_examples=EXAMPLES or (6 if database_url else 12),
             stateful_step_count=STEPS,
             deadline=None,
             derandomize=not SEED,

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from router_service.domain import JobState
+from router_service.domain import JobState, OutputState
 from service_kit.errors import ErrorReason
 from tests.model.conftest import Opens
-from tests.model.house import ACK_TIMEOUT, LEASE_TTL, MAX_LEASES
+from tests.model.house import ACK_TIMEOUT, LEASE_TTL, MAX_ATTEMPTS, MAX_LEASES
 from tests.model.machine import Machine
 from tests.model.workers import SLOTS, Leased, Worker
 from tests.model.world import TICK, Work
@@ -82,3 +82,62 @@ def taken(machine: Machine) -> tuple[Worker, Leased]:
     found = machine.lease(0)
     assert found is not None
     return found
+
+
+def test_a_stage_that_fails_is_begun_so_often_and_no_more(model: Opens) -> None:
+    machine = model("")()
+    machine.begin([8], False)
+    for _ in range(MAX_ATTEMPTS):
+        machine.house.clock.advance(timedelta(seconds=5))
+        machine.step(machine.lease_round(machine.router(0)))
+        machine.step(machine.say_outcome(*taken(machine), "retryable"))
+        machine.step(machine.workers[0].credit(SLOTS))
+    job = machine.state.jobs[machine.jobs[0]]
+    assert (job.state, job.current.attempt) == (JobState.FAILED, MAX_ATTEMPTS)
+    machine.teardown()
+
+
+@pytest.mark.parametrize("result", ["good", "permanent"])
+@pytest.mark.parametrize(("kind", "goes_on"), [(1, True), (2, False)])
+def test_a_job_goes_on_with_its_enhancement_or_without_if_its_owner_says_so(
+    model: Opens, result: str, kind: int, goes_on: bool
+) -> None:
+    machine = model("")()
+    machine.begin([kind], False)
+    machine.step(machine.settle_due([machine.router(0)]))
+    machine.step(machine.lease_round(machine.router(0)))
+    machine.step(machine.say_outcome(*taken(machine), result))
+    job = machine.state.jobs[machine.jobs[0]]
+    assert (job.state is JobState.QUEUED) == (goes_on or result == "good")
+    machine.teardown()
+
+
+@pytest.mark.parametrize("fault", ["", "lost", "unanswered", "repeated", "late"])
+def test_a_job_with_an_undeclared_output_and_a_bad_line_to_the_workspace_ends_once(model: Opens, fault: str) -> None:
+    machine = model("")()
+    machine.begin([8], False)
+    machine.step(machine.lease_round(machine.router(0)))
+    machine.step(machine.say_outcome(*taken(machine), "undeclared"))
+    machine.house.hop.faults = [fault] if fault else []
+    machine.step(machine.settle_due([machine.router(0)]))
+    assert (machine.state.jobs[machine.jobs[0]].state is JobState.SUCCEEDED) == (fault in ("", "repeated"))
+    machine.teardown()
+    assert machine.state.jobs[machine.jobs[0]].state is JobState.SUCCEEDED
+
+
+def test_an_output_that_the_store_has_lost_fails_at_its_index(model: Opens) -> None:
+    machine = model("")()
+    machine.begin([8, 8, 8], False)
+    machine.step(machine.lease_round(machine.router(0)))
+    worker, leased = next(
+        (worker, each) for worker in machine.workers for each in worker.leases.values() if each.quantity > 1
+    )
+    machine.step(machine.say_outcome(worker, leased, "good"))
+    receipt = machine.house.capabilities.verify_receipt(leased.receipts[0])
+    machine.watcher.lost.add(receipt.key)
+    del machine.house.blobs.files[receipt.bucket, receipt.key]
+    machine.step(machine.settle_due([machine.router(0)]))
+    job = machine.state.jobs[leased.ref[0]]
+    assert [output.state for output in job.outputs] == [OutputState.FAILED, OutputState.DELIVERED]
+    assert job.state is JobState.SUCCEEDED
+    machine.teardown()
