@@ -28,9 +28,14 @@ PATIENCE = timedelta(seconds=5)
 
 async def end_of(worker: ScriptedWorker) -> tuple[grpc.StatusCode, str, timedelta]:
     """Return how the router has ended a session: the code, the sentence, and when to come again."""
+    return await end_of_call(worker.call)
+
+
+async def end_of_call(call: Any) -> tuple[grpc.StatusCode, str, timedelta]:
+    """Return how a stream of bytes or messages has ended; its status comes behind what was not read."""
     async with asyncio.timeout(10):
         try:
-            while await worker.call.read() is not grpc.aio.EOF:
+            while await call.read() is not grpc.aio.EOF:
                 pass
         except grpc.aio.AioRpcError as error:
             return error.code(), error.details() or "", from_rpc_error(error).retry_after or timedelta(0)
@@ -186,9 +191,9 @@ async def test_garbage_ends_the_session(system: System) -> None:
         yield pb.WorkRequest(hello=hello).SerializeToString()
         yield b"\xff\xfe garbage"
 
-    call = raw(said())
-    assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "not a message of this call" in await call.details()
+    code, sentence, _ = await end_of_call(raw(said()))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a message of this call" in sentence
     await works(router, good)
 
 
