@@ -27,7 +27,7 @@ from service_kit.errors import (
 from service_kit.events.followers import Changes
 from service_kit.identity import Caller, Owner
 from service_kit.ids import new_id, parse_id
-from service_kit.storage_errors import disk_full, is_full
+from service_kit.storage_errors import RETRY_AFTER, is_full
 from service_kit.telemetry import get_logger
 
 _AT_ONCE = 8
@@ -92,7 +92,11 @@ class Saving:
             log.exception("save_failed", asset_id=asset_id)
             failure = Internal("The copy failed; the asset stays where it was. Repeat later.")
             if is_full(error):
-                failure = disk_full()
+                failure = ResourceExhausted(
+                    "The disk is full; the asset stays where it was. Repeat when the operator has made room.",
+                    ErrorReason.SERVICE_UNAVAILABLE,
+                    retry_after=RETRY_AFTER,
+                )
         log.info("save_refused", asset_id=asset_id, reason=failure.reason)
         return SaveResult(asset_id, failure=failure)
 

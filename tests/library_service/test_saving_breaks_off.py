@@ -129,8 +129,8 @@ async def test_a_copy_that_fails_leaves_the_asset_and_says_so(
         await house.library.removal.sweep()
         await house.library.deliveries.deliver_due()
 
-        assert result.failure.reason == error_pb2.ERROR_REASON_INTERNAL
-        assert "stays where it was" in result.failure.message
+        assert result.failure.reason == error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE
+        assert "The disk is full; the asset stays where it was." in result.failure.message
         assert await house.keys_in(LIBRARY_BUCKET) == []
         assert not await house.is_held(asset_id)
         asset = (await ada.workspace.GetAsset(asset_service_pb2.GetAssetRequest(asset_id=asset_id))).asset
