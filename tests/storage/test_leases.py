@@ -50,10 +50,10 @@ async def test_only_the_session_with_the_fence_acknowledges(router: Storage, clo
             (LeaseRef("j1", 0, 3), "s2"),
             (LeaseRef("unknown", 0, 3), "s1"),
         ):
-            await tx.leases.acknowledge([(ref, session)], clock.now())
+            await tx.leases.acknowledge([(ref, session)])
         assert not (await tx.leases.lock(["j1"]))["j1"].acknowledged
-        await tx.leases.acknowledge([(LeaseRef("j1", 0, 3), "s1")] * 2, clock.now())
-        await tx.leases.acknowledge([], clock.now())
+        await tx.leases.acknowledge([(LeaseRef("j1", 0, 3), "s1")] * 2)
+        await tx.leases.acknowledge([])
         locked = await tx.leases.lock(["j1", "j2"])
         assert (locked["j1"].acknowledged, locked["j2"].acknowledged) == (True, False)
 
@@ -70,12 +70,12 @@ async def test_only_the_session_with_the_fence_renews(router: Storage, clock: Ma
     ]
     clock.advance(TTL)
     async with router.write() as tx:
-        assert await tx.leases.renew([mine, *strangers], clock.now()) == {mine}
-        assert await tx.leases.renew([], clock.now()) == set()
+        assert await tx.leases.renew([mine, *strangers]) == {mine}
+        assert await tx.leases.renew([]) == set()
     clock.advance(MOMENT)
     async with router.write() as tx:
         assert await tx.leases.find_expired(lease_ttl=TTL, ack_timeout=ACK, limit=9) == ["j2"]
-        assert await tx.leases.renew([mine, other], clock.now()) == {mine, other}
+        assert await tx.leases.renew([mine, other]) == {mine, other}
         assert await tx.leases.find_expired(lease_ttl=TTL, ack_timeout=ACK, limit=9) == []
 
 
@@ -88,8 +88,8 @@ async def test_a_new_session_of_the_holder_takes_leases_over(router: Storage, cl
         locked = await tx.leases.lock(["j1", "j2"])
         assert (locked["j1"].session, locked["j1"].acknowledged) == ("s2", True)
         assert (locked["j2"].session, locked["j2"].acknowledged) == ("s1", False)
-        assert await tx.leases.renew([(ref, "s1")], clock.now()) == set()
-        assert await tx.leases.renew([(ref, "s2")], clock.now()) == {(ref, "s2")}
+        assert await tx.leases.renew([(ref, "s1")]) == set()
+        assert await tx.leases.renew([(ref, "s2")]) == {(ref, "s2")}
 
 
 async def test_a_lease_expires_sooner_while_it_is_not_acknowledged(router: Storage, clock: ManualClock) -> None:
@@ -139,7 +139,7 @@ async def test_a_lease_that_is_renewed_meanwhile_does_not_expire(
     async with asyncio.TaskGroup() as group:
         reaping = group.create_task(reap())
         async with one.write() as tx:
-            await tx.leases.renew([(LeaseRef("j1", 0, 3), "s1")], clock.now())
+            await tx.leases.renew([(LeaseRef("j1", 0, 3), "s1")])
             renewed.set()
             done, _ = await asyncio.wait({reaping}, timeout=0.05)
             assert not done
