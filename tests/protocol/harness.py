@@ -19,6 +19,7 @@ from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as worker
 from atelier_worker.uploads import Patience
 from atelier_worker.worker import run_worker
+from router_service.sessions import Session
 from service_kit import settings as kit_settings
 from service_kit.channels import connect, key_tokens
 from service_kit.clock import ManualClock
@@ -26,7 +27,7 @@ from tests.protocol.bare_worker import BareWorker
 from tests.protocol.gated_engine import ENGINE, WAIT
 from tests.router_service.support import Router
 
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 GRACE = timedelta(seconds=10)
 
 
@@ -108,6 +109,13 @@ class System:
         """Stop a router as SIGTERM does."""
         await self.routers.pop(name).stack.aclose()
 
+    async def subject_connected(self) -> None:
+        """Wait until the worker that is tested has a session; its engine may take its time to start."""
+        await until(lambda: any(session.worker.holder.endswith("/subject") for session in self._sessions()))
+
+    def _sessions(self) -> list[Session]:
+        return [session for router in self.routers.values() for session in router.service.sessions]
+
     def key(self) -> str:
         """Return the workers' key."""
         return (self.folder / "keys" / "worker.key").read_text("utf-8").strip()
@@ -132,8 +140,8 @@ async def running_system(folder: Path, database_url: str = "", **flags: str) -> 
 class Subject(Protocol):
     """A worker of one slot that a test starts and ends. Its name is `subject`."""
 
-    def start(self, system: System, *connect: str, grace: timedelta = ...) -> None:
-        """Start it; it connects to one of these addresses. `grace` is what it has when it is asked to end."""
+    async def start(self, system: System, *connect: str, grace: timedelta = ...) -> None:
+        """Start it and wait until it has connected to one of these addresses. `grace` is what it has to end."""
 
     def go_to(self, connect: str) -> None:
         """Have it use another address from its next session on, unless it knows it already."""
@@ -154,11 +162,12 @@ class BareSubject:
     def __init__(self, worker_class: type[BareWorker] = BareWorker) -> None:
         self._class = type("GatedBareWorker", (_Gated, worker_class), {})
 
-    def start(self, system: System, *connect: str, grace: timedelta = GRACE) -> None:
+    async def start(self, system: System, *connect: str, grace: timedelta = GRACE) -> None:
         """Start it."""
         self._grace = grace
         self._worker: BareWorker = self._class(connect[0], system.key(), "subject")
         self._task = asyncio.create_task(self._worker.run())
+        await system.subject_connected()
 
     def go_to(self, connect: str) -> None:
         """Use another address."""
@@ -198,7 +207,7 @@ class _Gated:
 class RuntimeSubject:
     """The worker that is shipped, in this process, with an engine in a child process."""
 
-    def start(self, system: System, *connect: str, grace: timedelta = GRACE) -> None:
+    async def start(self, system: System, *connect: str, grace: timedelta = GRACE) -> None:
         """Start it."""
         given: dict[str, object] = {
             "worker__connect": ",".join(connect),
@@ -211,6 +220,7 @@ class RuntimeSubject:
         self._settings = kit_settings.for_tests(system.folder, **given)
         patience = Patience(timedelta(seconds=10), first_pause_s=0.001)
         self._task = asyncio.create_task(run_worker(self._settings, stop=self._stop, patience=patience))
+        await system.subject_connected()
 
     def go_to(self, connect: str) -> None:
         """It goes through its addresses by itself."""

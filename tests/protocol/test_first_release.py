@@ -38,7 +38,7 @@ def bare_worker_of_the_first_release() -> type[BareWorker]:
 
 async def test_a_worker_of_the_first_release_on_todays_router(system: System) -> None:
     router, subject = system.routers["a"], BareSubject(bare_worker_of_the_first_release())
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(quantity=2)
     job = await router.ended(accepted.job_id)
     await subject.kill()
@@ -52,7 +52,7 @@ async def test_todays_worker_on_a_router_of_the_first_release(system: System, su
         await system.stop_router()
         router = await system.start_router()
         async with first_release.proxy(router.target) as target:
-            subject.start(system, target)
+            await subject.start(system, target)
             accepted = await router.submit(quantity=2, enhance_prompt=True)
             job = await router.ended(accepted.job_id)
             await subject.kill()

@@ -21,7 +21,7 @@ MakeGate = Callable[[], Gate]
 
 async def test_a_job(system: System, subject: Subject) -> None:
     router = system.routers["a"]
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit()
     job = await router.ended(accepted.job_id)
     assert (job.state, job.delivered) == (job_pb2.JOB_STATE_SUCCEEDED, 1)
@@ -30,7 +30,7 @@ async def test_a_job(system: System, subject: Subject) -> None:
 
 async def test_a_batch(system: System, subject: Subject) -> None:
     router = system.routers["a"]
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(quantity=3)
     job = await router.ended(accepted.job_id)
     assert (job.state, job.delivered) == (job_pb2.JOB_STATE_SUCCEEDED, 3)
@@ -39,7 +39,7 @@ async def test_a_batch(system: System, subject: Subject) -> None:
 
 async def test_a_job_of_two_stages(system: System, subject: Subject) -> None:
     router = system.routers["a"]
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(enhance_prompt=True)
     job = await router.ended(accepted.job_id)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
@@ -49,7 +49,7 @@ async def test_a_job_of_two_stages(system: System, subject: Subject) -> None:
 
 async def test_a_cancelled_job_frees_its_worker(system: System, subject: Subject, gate: MakeGate) -> None:
     router, here = system.routers["a"], gate()
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(prompt=here.prompt)
     os.close(await here.reached())
     await router.jobs.CancelJob(router_service_pb2.CancelJobRequest(job_id=accepted.job_id))
@@ -61,7 +61,7 @@ async def test_a_cancelled_job_frees_its_worker(system: System, subject: Subject
 
 async def test_work_goes_on_over_a_restart_of_the_router(system: System, subject: Subject, gate: MakeGate) -> None:
     router, here = system.routers["a"], gate()
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(prompt=here.prompt)
     writer = await here.reached()
     await system.stop_router()
@@ -79,7 +79,7 @@ async def test_work_goes_on_over_a_restart_of_the_router(system: System, subject
 
 async def test_a_lost_lease_is_dropped(system: System, subject: Subject, gate: MakeGate) -> None:
     router, here = system.routers["a"], gate()
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(prompt=here.prompt)
     first = await here.reached()
     (lease,) = (session.held[accepted.job_id] for session in router.service.sessions)
@@ -115,7 +115,7 @@ async def test_an_outcome_is_said_until_it_is_answered(
         return said[-1][1]
 
     monkeypatch.setattr(router.service.recording, "record", and_break)
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit()
     job = await router.ended(accepted.job_id)
     assert (job.state, job.delivered) == (job_pb2.JOB_STATE_SUCCEEDED, 1)
@@ -129,7 +129,7 @@ async def test_an_outcome_is_said_until_it_is_answered(
 
 async def test_a_draining_worker_finishes_and_goes(system: System, subject: Subject, gate: MakeGate) -> None:
     router, here = system.routers["a"], gate()
-    subject.start(system, router.target)
+    await subject.start(system, router.target)
     accepted = await router.submit(prompt=here.prompt)
     writer = await here.reached()
     subject.drain()
@@ -146,7 +146,7 @@ async def test_what_a_draining_worker_cannot_finish_costs_no_attempt(
     system: System, subject: Subject, gate: MakeGate
 ) -> None:
     router, here = system.routers["a"], gate()
-    subject.start(system, router.target, grace=timedelta(0))
+    await subject.start(system, router.target, grace=timedelta(0))
     accepted = await router.submit(prompt=here.prompt)
     os.close(await here.reached())
     subject.drain()
@@ -160,7 +160,7 @@ async def test_what_a_draining_worker_cannot_finish_costs_no_attempt(
 
 async def test_work_goes_on_with_another_replica(replicas: System, subject: Subject, gate: MakeGate) -> None:
     here, targets = gate(), {name: router.target for name, router in replicas.routers.items()}
-    subject.start(replicas, *targets.values())
+    await subject.start(replicas, *targets.values())
     accepted = await replicas.routers["a"].submit(prompt=here.prompt)
     writer = await here.reached()
     (name,) = (name for name, router in replicas.routers.items() if len(router.service.sessions))
