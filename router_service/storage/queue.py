@@ -20,7 +20,8 @@ _COUNT_AT_MOST = 1000
 _MAKE_READY_AT_ONCE = 1000
 
 # Hops through the index `queue_next`: from model to model, and in each from owner to owner. A scalar subquery finds the
-# next one, so what lies in between costs nothing, however deep the queue is.
+# next one, so what lies in between costs nothing, however deep the queue is. It compares column by column: SQLite would
+# walk through all stages of an owner to find a row that is greater as a whole.
 _HOP = """
 WITH RECURSIVE
 wanted AS ({wanted}),
@@ -46,11 +47,13 @@ heads AS (
         SELECT 1 FROM wanted WHERE wanted.worker_type = models.worker_type AND wanted.model IN ('', models.model)
     )
     UNION ALL
-    SELECT (
-        SELECT q.job_id FROM queue q
-        WHERE q.ready AND q.worker_type = head.worker_type AND q.model = head.model
-            AND (q.tier, q.tenant_id, q.owner_id) > (head.tier, head.tenant_id, head.owner_id)
-        ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1
+    SELECT coalesce(
+        (SELECT q.job_id FROM queue q WHERE {same} AND q.tier = head.tier AND q.tenant_id = head.tenant_id
+            AND q.owner_id > head.owner_id ORDER BY q.owner_id LIMIT 1),
+        (SELECT q.job_id FROM queue q WHERE {same} AND q.tier = head.tier
+            AND q.tenant_id > head.tenant_id ORDER BY q.tenant_id, q.owner_id LIMIT 1),
+        (SELECT q.job_id FROM queue q WHERE {same}
+            AND q.tier > head.tier ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1)
     )
     FROM heads JOIN queue head ON head.job_id = heads.job_id
 )
@@ -60,23 +63,25 @@ FROM heads JOIN queue head ON head.job_id = heads.job_id {joined}
 """
 _FIRST = """(
     SELECT {columns} FROM queue q
-    WHERE q.ready AND q.worker_type = head.worker_type AND q.model = head.model AND q.tier = head.tier
-        AND q.tenant_id = head.tenant_id AND q.owner_id = head.owner_id
+    WHERE {same} AND q.tier = head.tier AND q.tenant_id = head.tenant_id AND q.owner_id = head.owner_id
     ORDER BY q.precedence, q.order_key, q.job_id LIMIT :each
 )"""
+_SAME = "q.ready AND q.worker_type = head.worker_type AND q.model = head.model"
 _CANDIDATES = {
     "postgresql": text(
         _HOP.format(
+            same=_SAME,
             wanted="SELECT * FROM unnest(CAST(:types AS text[]), CAST(:models AS text[])) AS sent (worker_type, model)",
-            joined=f"CROSS JOIN LATERAL {_FIRST.format(columns='q.*')} AS first",
+            joined=f"CROSS JOIN LATERAL {_FIRST.format(same=_SAME, columns='q.*')} AS first",
         )
     ).columns(order_key=queue.c.order_key.type),
     # There is no LATERAL.
     "sqlite": text(
         _HOP.format(
+            same=_SAME,
             wanted="SELECT json_extract(value, '$[0]') AS worker_type, json_extract(value, '$[1]') AS model "
             "FROM json_each(:keys)",
-            joined=f"JOIN queue first ON first.job_id IN {_FIRST.format(columns='q.job_id')}",
+            joined=f"JOIN queue first ON first.job_id IN {_FIRST.format(same=_SAME, columns='q.job_id')}",
         )
     ).columns(order_key=queue.c.order_key.type),
 }
