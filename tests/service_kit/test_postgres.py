@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -18,6 +21,7 @@ from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceEx
 from service_kit.storage_errors import disk_full, is_full, postgres_error
 from tests.conftest import databases_for_tests
 from tests.support.postgres import NoPostgres, PostgresServer
+from tests.support.processes import ROOT
 
 metadata = MetaData()
 things = Table(
@@ -370,3 +374,17 @@ async def test_a_server_that_is_named_is_used(postgres_url: str) -> None:
     assert make_url(url).port == make_url(postgres_url).port
     databases.drop(url)
     assert list(giving) == []
+
+
+def test_a_server_does_not_outlive_a_test_run_that_is_killed() -> None:
+    script = (
+        "import os; from tests.support.postgres import PostgresServer; server = PostgresServer(); server.start(); "
+        "print(server.folder, flush=True); os.kill(os.getpid(), 9)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    folder = Path(run.stdout.strip())
+    assert folder.name.startswith("atelier-pg-")
+    until = time.monotonic() + 30
+    while folder.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not folder.exists()

@@ -83,6 +83,7 @@ class PostgresServer:
         if not fsync:
             self._settings += _FAST
         self._server: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
             # PostgreSQL refuses to run as root.
@@ -114,6 +115,7 @@ class PostgresServer:
         command = ["postgres", "-D", str(self.data), "-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.folder)]
         # A session of its own: an interrupt from the keyboard is for the tests, which stop the server then.
         self._server = self._spawn([*command, *settings], start_new_session=True)
+        self._guard = self._spawn_guard(self._server.pid)
         deadline = time.monotonic() + _START_WITHIN_S
         while not self._answers():
             if self._server.poll() is not None or time.monotonic() > deadline:
@@ -164,6 +166,20 @@ class PostgresServer:
                 **how,
             )
 
+    def _spawn_guard(self, server: int) -> subprocess.Popen[bytes]:
+        """Start what ends the server when this process has died: then the other end of its input is closed."""
+        remove = 'sleep 1; rm -rf "$2"' if self._own_folder else ":"
+        script = f'read -r _; kill -QUIT "$1" 2>/dev/null; {remove}'
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, "guard", str(server), str(self.folder)],
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            **self._as,
+        )
+
     def _answers(self) -> bool:
         try:
             psycopg.connect(self.url(), connect_timeout=5).close()
@@ -172,6 +188,10 @@ class PostgresServer:
         return True
 
     def _end(self, number: int) -> None:
+        if self._guard is not None:
+            self._guard.kill()
+            self._guard.communicate()
+            self._guard = None
         if self._server is not None:
             self._server.send_signal(number)
             self._server.wait(_START_WITHIN_S)
