@@ -10,10 +10,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import Database
-from service_kit.storage import TransactionalStorage
+from service_kit.storage import TransactionalStorage, View
 
 
-class View:
+class OwnView(View):
     """A service's own view of a transaction."""
 
     def __init__(self, db: Database, connection: AsyncConnection) -> None:
@@ -22,7 +22,7 @@ class View:
 
 async def test_transactions_carry_the_view_and_a_ping_reads_the_file(tmp_path: Path) -> None:
     db = Database(f"sqlite+aiosqlite:///{tmp_path / 'x.sqlite3'}")
-    storage = TransactionalStorage(db, View)
+    storage = TransactionalStorage(db, OwnView)
     try:
         with pytest.raises(OperationalError):
             await storage.ping()
