@@ -38,6 +38,7 @@ from router_service.worker_servicer import WorkerServicer
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.errors import Unavailable
 from service_kit.events.exchange import open_exchange
 from service_kit.health import HealthBoard, follow
 from service_kit.identity import IssuedToken, KeyKind, Owner, TokenSource
@@ -48,9 +49,13 @@ from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
 from service_kit.settings_table import RouterSettings
 from service_kit.tasks import BackgroundTasks
+from service_kit.telemetry import get_logger
 from service_kit.vitals import Vitals
 
 _OWN_IDENTITY = Owner("default", "router")
+_START_AGAIN_S = 0.2
+
+log = get_logger(__name__)
 
 
 class Service:
@@ -194,6 +199,20 @@ def _own_tokens(rings: Keyrings, clock: Clock) -> TokenSource:
     return TokenSource(issue, clock)
 
 
+async def _prepare(service: Service, db: Database, listen: str) -> None:
+    """Wait for the schema, and make what the first start needs; a database that goes away meanwhile is waited for."""
+    while True:
+        await schema_ready(db, MIGRATIONS, listen=listen)
+        try:
+            await service.identities.bootstrap(service.rings)
+            await service.reaper.refresh_pools()
+        except Unavailable as error:
+            log.warning("database_lost_at_start", problem=error.message)
+            await asyncio.sleep(_START_AGAIN_S)
+        else:
+            return
+
+
 async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
     """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is down.
 
@@ -203,12 +222,10 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     clock = clock or SystemClock()
     db = await Database.open_service(settings, "router", clock=clock)
     stack.push_async_callback(db.close)
-    await schema_ready(db, MIGRATIONS, listen=settings.router.listen)
     channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), clock))
     stack.push_async_callback(channel.close)
     service = Service(settings, db, clock, channel)
-    await service.identities.bootstrap(service.rings)
-    await service.reaper.refresh_pools()
+    await _prepare(service, db, settings.router.listen)
     await service.vitals.look()
     await service.server.start()
     service.pools.connect = service.server.target

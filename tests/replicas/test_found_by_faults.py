@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2
 from router_service.domain import LeaseRef
+from router_service.identity import Identities
 from router_service.sessions import Session
-from tests.router_service.support import WAIT_S, Router
+from service_kit.errors import Unavailable
+from service_kit.keyring import Keyrings
+from tests.router_service.support import WAIT_S, Router, running_router
 
 Replicas = tuple[Router, Router]
 TRIES = 12
@@ -31,6 +35,25 @@ async def test_a_job_is_settled_on_postgres(replicas: Replicas) -> None:
     accepted = await here.submit()
     assert await one.deliver(await one.take()) == "recorded"
     assert (await here.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_router_that_loses_its_database_at_the_start_waits_for_it(
+    tmp_path: Path, migrated_postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seed 182: PostgreSQL was killed after the schema was looked at and before the keys were: the router ended."""
+    real, tries = Identities.bootstrap, 0
+
+    async def bootstrap(self: Identities, rings: Keyrings) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise Unavailable("The database cannot be reached at the moment; repeat.")
+        await real(self, rings)
+
+    monkeypatch.setattr(Identities, "bootstrap", bootstrap)
+    async with running_router(tmp_path, **{"core.database_url": migrated_postgres_url}) as router:
+        assert tries == 2
+        assert (await router.submit()).job_id
 
 
 async def test_of_heartbeats_that_wait_the_newest_is_dealt_with(
