@@ -55,13 +55,15 @@ def seeds_as_ranges(seeds: Iterable[int]) -> str:
 
 
 def _sentences(runs: list[dict[str, Any]], passed: list[dict[str, Any]], faults: list[dict[str, Any]]) -> list[str]:
-    failed = [run["seed"] for run in runs if run["verdict"] == "failed"]
+    failed = {run["seed"] for run in runs if run["verdict"] == "failed"}
+    mended = {run["seed"] for run in passed} & failed
     not_run = [run["seed"] for run in runs if run["verdict"] == "not_run"]
     unowned = sum((Counter(run["unowned_blobs"]) for run in passed), Counter[str]())
     lines = [
         f"- Passed: {len(passed)} schedules with {JOBS} jobs and {len(faults)} faults in all;"
         f" seeds {seeds_as_ranges(run['seed'] for run in passed)}.",
-        f"- Failed: {seeds_as_ranges(failed) or 'none'}. Not counted, since a fault found too little work left:"
+        f"- Failed: {seeds_as_ranges(failed - mended) or 'none'}; failed, and passed once its fault was mended:"
+        f" {seeds_as_ranges(mended) or 'none'}. Not counted, since a fault found too little work left:"
         f" {seeds_as_ranges(not_run) or 'none'}.",
     ]
     if passed:

@@ -17,11 +17,12 @@ def test_only_whole_schedules_that_passed_are_counted() -> None:
     fired = {"kind": "kill_router", "target": "router-0", "point": "", "note": "", "unfinished": 40}
     run = {"seed": 7, "verdict": "passed", "jobs": 100, "kinds": ["kill_router"], "faults": [fired], "seconds": 10.0}
     run["unowned_blobs"] = {"staged by a settled job": 2}
-    results = [run, run | {"seed": 8}, run | {"seed": 9, "jobs": 20}, run | {"seed": 12, "verdict": "failed"}]
+    results = [run | {"verdict": "failed"}, run, run | {"seed": 8}, run | {"seed": 9, "jobs": 20}]
+    results.append(run | {"seed": 12, "verdict": "failed"})
     page = with_counts(f"{BEGIN}{END}", "\n".join(json.dumps(result) for result in results))
     assert "| `kill_router` | 2 | 2 |" in page
     assert "Passed: 2 schedules with 100 jobs and 2 faults in all; seeds 7-8." in page
-    assert "Failed: 12." in page
+    assert "Failed: 12; failed, and passed once its fault was mended: 7." in page
     assert "4; 4 staged by a settled job." in page
 
 
