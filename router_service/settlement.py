@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from router_service.domain import FINAL, Failure, Job, JobState
 from router_service.signals import Signals
@@ -26,10 +26,11 @@ from service_kit.errors import (
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+_T = TypeVar("_T")
 
 _AT_ONCE = {OutboxKind.SETTLE: 256, OutboxKind.CONFIRM: 32}
-# Longer than a call may take, so that an entry is sent again only when whoever claimed it is gone.
-_CLAIM_FOR = timedelta(seconds=15)
+# Short, so that what a dead replica claimed is soon sent by another; renewed at each third while an answer is due.
+_CLAIM_FOR = timedelta(seconds=3)
 _FIRST_DELAY = timedelta(milliseconds=200)
 _LONGEST_DELAY = timedelta(seconds=30)
 _POLL_S = 1.0
@@ -75,10 +76,13 @@ class AssetControl(Protocol):
 class Settlement:
     """Sends what is due. Any number of replicas may: each claims what it sends, and repeats are harmless."""
 
-    def __init__(self, storage: Storage, assets: AssetControl, signals: Signals) -> None:
+    def __init__(
+        self, storage: Storage, assets: AssetControl, signals: Signals, claim_for: timedelta = _CLAIM_FOR
+    ) -> None:
         self._storage = storage
         self._assets = assets
         self._signals = signals
+        self._claim_for = claim_for
 
     async def run(self) -> None:
         """Send whatever becomes due, until cancelled. Holds and settlements do not wait for each other."""
@@ -103,7 +107,7 @@ class Settlement:
 
     async def _send_due(self, kind: OutboxKind) -> int:
         async with self._storage.write() as tx:
-            entries = await tx.ledger.claim_due(kind, limit=_AT_ONCE[kind], claim_for=_CLAIM_FOR)
+            entries = await tx.ledger.claim_due(kind, limit=_AT_ONCE[kind], claim_for=self._claim_for)
             jobs = await tx.jobs.find([entry.job_id for entry in entries]) if entries else {}
             # Removed with its job in a way that nobody foresaw: there is nobody to tell about.
             await tx.ledger.sent(kind, [entry.job_id for entry in entries if entry.job_id not in jobs])
@@ -116,10 +120,29 @@ class Settlement:
         told = await (self._settle(known, jobs) if kind is OutboxKind.SETTLE else self._confirm(known, jobs))
         return told + len(entries) - len(known)
 
+    async def _while_claimed(self, entries: Mapping[str, OutboxEntry], answers: Awaitable[_T]) -> _T:
+        """Wait for answers and renew the claim meanwhile. A claim that lapses after all costs a harmless repeat."""
+        asking = asyncio.ensure_future(answers)
+        try:
+            while not (await asyncio.wait([asking], timeout=self._claim_for.total_seconds() / 3))[0]:
+                await self._renew(entries.values())
+            return asking.result()
+        finally:
+            if not asking.done():
+                asking.cancel()
+                await asyncio.wait([asking])
+
+    async def _renew(self, entries: Collection[OutboxEntry]) -> None:
+        try:
+            async with self._storage.write() as tx:
+                await tx.ledger.renew_claim(entries, claim_for=self._claim_for)
+        except AtelierError as error:
+            log.warning("outbox_claim_not_renewed", reason=error.reason.value, detail=error.message)
+
     # --- settlements ------------------------------------------------------------------------------------------------
 
     async def _settle(self, entries: Mapping[str, OutboxEntry], jobs: Mapping[str, Job]) -> int:
-        answers = await self._ask(list(jobs.values()))
+        answers = await self._while_claimed(entries, self._ask(list(jobs.values())))
         crash.reach("router.settle.answered")
         postponed = {job_id: answer for job_id, answer in answers.items() if isinstance(answer, Postponed)}
         for job_id, answer in postponed.items():
@@ -159,7 +182,7 @@ class Settlement:
 
     async def _confirm(self, entries: Mapping[str, OutboxEntry], jobs: Mapping[str, Job]) -> int:
         crash.reach("router.confirm.sending")
-        results = await asyncio.gather(*(self._hold(job) for job in jobs.values()))
+        results = await self._while_claimed(entries, asyncio.gather(*(self._hold(job) for job in jobs.values())))
         crash.reach("router.confirm.answered")
         errors = {job_id: error for job_id, error in zip(jobs, results, strict=True) if error is not None}
         gone = {job_id: error for job_id, error in errors.items() if isinstance(error, NotFound | FailedPrecondition)}

@@ -148,7 +148,8 @@ class Ledger:
     async def claim_due(self, kind: OutboxKind, *, limit: int, claim_for: timedelta) -> list[OutboxEntry]:
         """Claim entries that are due, oldest first: nobody else gets them for a time.
 
-        Whoever claimed them removes them when they are told, or puts them off. If it dies they are due again.
+        Whoever claimed them removes them when they are told, puts them off, or renews its claim until it can. If it
+        dies they are due again.
         """
         late = or_(outbox.c.due_at <= db_now(), outbox.c.due_at > db_now(plus=_LONGEST_WAIT))
         due = (
@@ -162,6 +163,12 @@ class Ledger:
         rows = (await self._connection.execute(claim)).all()
         entries = [OutboxEntry(row.entry_id, OutboxKind(row.kind), row.job_id, row.tries) for row in rows]
         return sorted(entries, key=lambda entry: entry.entry_id)
+
+    async def renew_claim(self, entries: Collection[OutboxEntry], *, claim_for: timedelta) -> None:
+        """Keep entries that were claimed for some more time. Those that were told meanwhile stay gone."""
+        entry_ids = [entry.entry_id for entry in entries]
+        renewed = update(outbox).where(outbox.c.entry_id.in_(entry_ids)).values(due_at=db_now(plus=claim_for))
+        await self._connection.execute(renewed)
 
     async def put_off(self, delays: Collection[tuple[OutboxEntry, timedelta]], now: datetime) -> None:
         """Try entries again later, each after its delay."""

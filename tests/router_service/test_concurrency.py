@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 import pytest_asyncio
@@ -21,7 +22,7 @@ from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, Output
 from router_service.sessions import Session
 from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
 from router_service.storage import Storage
-from router_service.storage.ledger import OutboxKind
+from router_service.storage.queue import Queue
 from service_kit import settings as kit_settings
 from service_kit.capabilities import Receipt
 from service_kit.channels import connect
@@ -62,7 +63,12 @@ class Replica:
 
     def __init__(self, service: Service, assets: Assets) -> None:
         self.service = service
+        self._assets = assets
         self.settlement = Settlement(service.storage, assets, service.signals)
+
+    def claiming_for(self, claim_for: timedelta) -> Settlement:
+        """Return what sends the outbox and claims for another time than usual."""
+        return Settlement(self.service.storage, self._assets, self.service.signals, claim_for)
 
     def connect(self, name: str, *, free: int) -> Session:
         """Connect a worker that takes so many stages."""
@@ -139,11 +145,17 @@ class House:
                     if (await tx.execute(waiting)).scalar_one() >= count:
                         return
 
-    async def is_due(self) -> bool:
-        """Tell whether something in the outbox waits for somebody to claim it."""
-        due = text("SELECT count(*) FROM outbox WHERE due_at <= :now")
+    async def is_due(self, within: timedelta) -> bool:
+        """Tell whether something in the outbox waits for somebody to claim it, or will within this time."""
+        due = text("SELECT count(*) FROM outbox WHERE due_at <= :moment")
         async with self._db.read() as tx:
-            return bool((await tx.execute(due, {"now": self.clock.now()})).scalar_one())
+            return bool((await tx.execute(due, {"moment": self.clock.now() + within})).scalar_one())
+
+    async def claimed(self, within: timedelta = timedelta(0)) -> None:
+        """Wait until all that is in the outbox is claimed, for longer than this."""
+        async with asyncio.timeout(WAIT_S):
+            while await self.is_due(within):  # noqa: ASYNC110 - only the database knows
+                await asyncio.sleep(0)
 
     async def in_order(self, job_id: str, *steps: Awaitable[Any]) -> list[Any]:
         """Let several try to change a job at once; they get at it in this order. Returns results and errors."""
@@ -351,6 +363,18 @@ async def test_a_deadline_beside_an_outcome(house: House, deadline_first: bool) 
     assert await house.other.service.ending.fail_overdue() == 0
 
 
+async def test_a_deadline_looks_again_under_the_lock(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = {"recorded": await house.running(), "overdue": await house.running()}
+    assert await house.one.record(refs["recorded"]) == RECORDED
+    found = AsyncMock(return_value=[ref.job_id for ref in refs.values()])
+    monkeypatch.setattr(Queue, "find_overdue", found)
+    assert await house.one.service.ending.fail_overdue() == 0, "neither is overdue"
+    house.clock.advance(timedelta(hours=1))
+    assert await house.one.service.ending.fail_overdue() == 1
+    states = {name: (await house.one.job(ref.job_id)).state for name, ref in refs.items()}
+    assert states == {"recorded": JobState.PUBLISHING, "overdue": JobState.FAILED}
+
+
 async def test_a_deadline_ends_a_job_once_whoever_looks(house: House) -> None:
     refs = [await house.running() for _ in range(3)]
     house.clock.advance(timedelta(hours=1))
@@ -389,28 +413,43 @@ async def test_replicas_that_settle_at_once_tell_of_every_job_once(house: House)
 async def test_what_a_replica_claimed_that_died_is_sent_by_another_when_its_time_is_over(house: House) -> None:
     ref = await house.running()
     await house.one.record(ref)
-    async with house.one.service.storage.write() as tx:
-        assert await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=timedelta(seconds=15))
+    house.assets.gate.clear()
+    dying = asyncio.ensure_future(house.one.settlement.send_due())
+    await house.claimed()
+    dying.cancel()
+    await asyncio.wait([dying])
+    house.assets.gate.set()
     assert await house.other.settlement.send_due() == 0
-    house.clock.advance(timedelta(seconds=16))
+    house.clock.advance(timedelta(seconds=3))
     assert await house.other.settlement.send_due() == 1
     assert (await house.one.job(ref.job_id)).state is JobState.SUCCEEDED
+
+
+async def test_a_claim_holds_as_long_as_its_answer_is_due(house: House) -> None:
+    ref = await house.running()
+    await house.one.record(ref)
+    house.assets.gate.clear()
+    slow = asyncio.ensure_future(house.one.claiming_for(timedelta(milliseconds=30)).send_due())
+    await house.claimed()
+    for _ in range(3):
+        house.clock.advance(timedelta(milliseconds=29))
+        await house.claimed(within=timedelta(milliseconds=29))
+        assert await house.other.settlement.send_due() == 0
+    house.assets.gate.set()
+    assert await slow == 1
+    assert house.assets.settled == [ref.job_id]
 
 
 async def test_a_settlement_that_two_replicas_sent_ends_the_job_once(house: House) -> None:
     ref = await house.running()
     await house.one.record(ref)
     house.assets.gate.clear()
-    first = asyncio.ensure_future(house.one.settlement.send_due())
-    async with asyncio.timeout(WAIT_S):
-        while await house.is_due():  # noqa: ASYNC110 - only the database knows
-            await asyncio.sleep(0)
-    # It is slow, and taken for dead.
-    house.clock.advance(timedelta(seconds=16))
+    # So slow that it does not come to renew its claim.
+    first = asyncio.ensure_future(house.one.claiming_for(timedelta(minutes=5)).send_due())
+    await house.claimed()
+    house.clock.advance(timedelta(minutes=5))
     second = asyncio.ensure_future(house.other.settlement.send_due())
-    async with asyncio.timeout(WAIT_S):
-        while await house.is_due():  # noqa: ASYNC110 - only the database knows
-            await asyncio.sleep(0)
+    await house.claimed()
     house.assets.gate.set()
     await asyncio.gather(first, second)
     assert house.assets.settled == [ref.job_id, ref.job_id]

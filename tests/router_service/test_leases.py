@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -25,6 +26,12 @@ async def lose_leases(router: Router) -> None:
     """Let the time of a lease pass without a heartbeat, and the reaper see it."""
     router.clock.advance(TTL + timedelta(seconds=1))
     await router.service.reaper.round()
+
+
+async def waiting(router: Router) -> int:
+    """Return how many stages wait for a worker."""
+    async with router.service.storage.read() as tx:
+        return sum((await tx.queue.count_waiting()).values())
 
 
 async def test_an_outcome_that_is_sent_twice_is_recorded_once(router: Router) -> None:
@@ -69,7 +76,9 @@ async def test_a_lost_worker_may_still_record_until_somebody_else_has_the_stage(
     await lose_leases(router)
     assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
     await one.hear("lost")
+    assert await waiting(router) == 1
     assert await one.deliver(lease) == "recorded"
+    assert await waiting(router) == 0
     assert (await router.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
@@ -193,6 +202,19 @@ async def test_a_forged_receipt_and_the_receipt_of_another_output_count_as_no_ou
         "The worker reported this output without a valid receipt.",
     ]
     assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[0]]
+
+
+async def test_an_output_that_was_not_asked_for_is_none_even_with_a_receipt(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit()
+    lease = await one.take()
+    capabilities = router.service.capabilities
+    said = capabilities.verify_receipt(await one.upload(lease, 0))
+    receipt = capabilities.sign_receipt(replace(said, asset_index=5))
+    undeclared = worker.OutputResult(asset_index=5, receipt=receipt)
+    await one.finish(lease, outputs=worker.OutputManifest(outputs=[undeclared]))
+    # Nothing is left, so it is tried again.
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
 
 
 async def test_an_output_that_does_not_say_its_index_is_not_taken_for_the_first(router: Router) -> None:

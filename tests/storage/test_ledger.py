@@ -121,6 +121,24 @@ async def test_what_has_to_be_told_is_claimed_oldest_first_and_by_one(router: St
         ]
 
 
+async def test_a_claim_that_is_renewed_ends_later_and_brings_back_nothing(router: Storage, clock: ManualClock) -> None:
+    async with router.write() as tx:
+        await tx.ledger.send(OutboxKind.SETTLE, ["j1", "j2", "j3"], clock.now())
+        claimed = await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM)
+        await tx.ledger.sent(OutboxKind.SETTLE, ["j2"])
+    clock.advance(CLAIM - MOMENT)
+    async with router.write() as tx:
+        await tx.ledger.renew_claim(claimed[:2], claim_for=CLAIM)
+    clock.advance(MOMENT)
+    async with router.write() as tx:
+        due = await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM)
+        assert [entry.job_id for entry in due] == ["j3"]
+    clock.advance(CLAIM - MOMENT)
+    async with router.write() as tx:
+        due = await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM)
+        assert [entry.job_id for entry in due] == ["j1"]
+
+
 async def test_what_could_not_be_told_is_tried_again_later(router: Storage, clock: ManualClock) -> None:
     async with router.write() as tx:
         await tx.ledger.send(OutboxKind.SETTLE, ["j1", "j2"], clock.now())
