@@ -1,7 +1,8 @@
 """A worker without the runtime, on bare stubs: what `docs/worker-protocol.md` says, as short as it goes.
 
-`python bare_worker.py 127.0.0.1:7401 worker.key` runs it until SIGTERM. All its pictures are the same dot. A worker in
-earnest keeps its outcomes on disk, uploads in pieces and goes on where it was cut off, and checks what it reads.
+`python bare_worker.py 127.0.0.1:7401 worker.key` runs it until SIGTERM. It holds one lease at a time, and all its
+pictures are the same dot. A worker in earnest also keeps its outcome on disk, goes on with an upload where it was cut
+off, waits longer after each failure, and tells how the work goes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import signal
 import sys
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,140 +32,119 @@ DOT = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4
 
 
 class BareWorker:
-    """A worker with one slot: sessions one after another, each with the leases and outcomes of the last."""
+    """Sessions one after another; the lease and its outcome live on from each to the next."""
 
     def __init__(self, target: str, key: str, name: str = "bare") -> None:
         self.target, self.key, self.name, self.draining = target, key, name, False
-        self.tasks: dict[bytes, asyncio.Task[None]] = {}  # by the bytes of the lease's ref
-        self.outcomes: dict[str, pb.Outcome] = {}  # by completion_id, until they are answered
-        self.outbox: asyncio.Queue[pb.WorkRequest | None] = asyncio.Queue()
-        self.upload_endpoint = ""
+        self.lease: pb.Lease | None = None  # from its arrival until its outcome is answered, or it is lost
+        self.task: asyncio.Task[None] | None = None  # what works on it
+        self.outcome: pb.Outcome | None = None
+        self.outbox: asyncio.Queue[pb.WorkRequest | None] = asyncio.Queue()  # None closes our side of the session
 
     async def run(self) -> None:
-        pause = 0.1
-        while not (self.draining and not self.tasks and not self.outcomes):
+        while self.lease or not self.draining:
             try:
                 async with grpc.aio.insecure_channel(self.target) as channel:
                     await self.session(channel)
-                pause = 0.1
-            except grpc.aio.AioRpcError as error:  # RESOURCE_EXHAUSTED carries a RetryInfo to be kept to
-                sys.stderr.write(f"{error.code().name}: {error.details()}\n")
-            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
-            pause = min(2 * pause, 5.0)
+            except (grpc.aio.AioRpcError, TimeoutError) as error:  # the page says after which a worker should end
+                sys.stderr.write(f"{error!r}\n")
+            await asyncio.sleep(random.uniform(0.1, 1.0))
 
     async def session(self, channel: grpc.aio.Channel) -> None:
-        exchanged = await IdentityServiceStub(channel).ExchangeKey(ExchangeKeyRequest(secret=self.key))
-        call = WorkerServiceStub(channel).Work(metadata=(("authorization", f"Bearer {exchanged.identity_token}"),))
-        self.outbox = asyncio.Queue()
+        signed_in = await IdentityServiceStub(channel).ExchangeKey(ExchangeKeyRequest(secret=self.key), timeout=10)
+        outbox = self.outbox = asyncio.Queue()
         self.say(hello=pb.Hello(worker_id=self.name, worker_types=["chat", "sdxl", "wan"], slots=1, leases=self.held()))
-        parts = [asyncio.create_task(self.write(call))]
+        metadata = (("authorization", f"Bearer {signed_in.identity_token}"),)
+        call: Any = WorkerServiceStub(channel).Work(self.requests(outbox), metadata=metadata)
         try:
-            while isinstance(message := await call.read(), pb.WorkResponse):
-                if message.HasField("welcome"):
-                    parts.append(asyncio.create_task(self.beat(message.welcome.heartbeat_interval.ToTimedelta())))
-                self.hear(message)
+            while (message := await asyncio.wait_for(call.read(), timeout=35)) is not grpc.aio.EOF:
+                self.hear(message, message.WhichOneof("message"))
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+            outbox.put_nowait(None)
 
-    async def write(self, call: Any) -> None:
-        while (message := await self.outbox.get()) is not None:
-            await call.write(message)
-        await call.done_writing()  # the router applies what it has heard, then ends the stream
-
-    async def beat(self, interval: Any) -> None:
-        while True:
-            await asyncio.sleep(interval.total_seconds())
-            self.say(heartbeat=pb.Heartbeat(leases=self.held()))
-            self.go_on()
+    async def requests(self, outbox: asyncio.Queue[pb.WorkRequest | None]) -> AsyncIterator[pb.WorkRequest]:
+        while (message := await outbox.get()) is not None:
+            yield message
 
     def say(self, **message: Any) -> None:
         self.outbox.put_nowait(pb.WorkRequest(**message))
 
     def held(self) -> list[pb.LeaseRef]:
-        running = [pb.LeaseRef.FromString(ref) for ref in self.tasks]
-        return running + [outcome.ref for outcome in self.outcomes.values()]
+        return [self.lease.ref] if self.lease else []
 
-    def hear(self, message: pb.WorkResponse) -> None:
-        if message.HasField("welcome"):
-            self.upload_endpoint = message.welcome.upload_endpoint
-            for outcome in self.outcomes.values():
-                self.say(outcome=outcome)
-        elif message.HasField("lease"):
-            ref = message.lease.ref
-            if self.tasks or self.draining:
-                self.say(lease_reject=pb.LeaseReject(ref=ref, reason="no slot is free"))
-            else:
-                self.say(lease_ack=pb.LeaseAck(ref=ref))
-                task = self.tasks[ref.SerializeToString()] = asyncio.create_task(self.work(message.lease))
-                task.add_done_callback(lambda _: self.ended(ref))
-        elif message.HasField("reconnect"):
-            wait_s = message.reconnect.within.ToTimedelta().total_seconds() * random.random()
-            asyncio.get_running_loop().call_later(wait_s, self.outbox.put_nowait, None)
-        self.outcomes.pop(message.outcome_ack.completion_id, None)
-        self.stop([message.cancel.ref, *message.heartbeat_ack.cancelled], "cancelled")
-        self.stop([message.lost.ref, *message.heartbeat_ack.lost, *message.welcome.lost], "lost")
-        if not message.HasField("heartbeat_ack"):
+    def beat(self, outbox: asyncio.Queue[pb.WorkRequest | None], interval_s: float) -> None:
+        if outbox is self.outbox:  # it is still the same session
+            self.say(heartbeat=pb.Heartbeat(leases=self.held()))
             self.go_on()
-
-    def stop(self, refs: list[pb.LeaseRef], why: str) -> None:
-        for ref in refs:
-            if (task := self.tasks.get(ref.SerializeToString())) is not None:
-                task.cancel(why)
+            asyncio.get_running_loop().call_later(interval_s, self.beat, outbox, interval_s)
 
     def go_on(self) -> None:
-        """Say how much is wanted; after a drain, when nothing is held any more, go."""
-        self.say(credits=pb.Credits(free=0 if self.tasks or self.draining else 1))
-        if self.draining and not self.tasks and not self.outcomes:
+        """Say how many leases are wanted; at the end of a drain close our side."""
+        self.say(credits=pb.Credits(free=0 if self.lease or self.draining else 1))
+        if self.draining and not self.lease:
             self.outbox.put_nowait(None)
+
+    def hear(self, message: pb.WorkResponse, kind: str) -> None:
+        if kind == "welcome":
+            self.upload_endpoint = message.welcome.upload_endpoint
+            if self.outcome:
+                self.say(outcome=self.outcome)
+            self.beat(self.outbox, message.welcome.heartbeat_interval.ToTimedelta().total_seconds())
+        elif kind == "lease" and (self.lease or self.draining):
+            self.say(lease_reject=pb.LeaseReject(ref=message.lease.ref, reason="no slot is free"))
+        elif kind == "lease":
+            self.say(lease_ack=pb.LeaseAck(ref=message.lease.ref))
+            self.lease, self.task = message.lease, asyncio.create_task(self.work(message.lease))
+        elif kind == "outcome_ack" and message.outcome_ack.ref in self.held():
+            self.lease = self.outcome = None
+            self.go_on()
+        elif kind == "reconnect":
+            wait_s = message.reconnect.within.ToTimedelta().total_seconds() * random.random()
+            asyncio.get_running_loop().call_later(wait_s, self.outbox.put_nowait, None)
+        if self.lease and self.task and self.lease.ref in [message.cancel.ref, *message.heartbeat_ack.cancelled]:
+            self.task.cancel()
+        self.drop([message.lost.ref, *message.heartbeat_ack.lost, *message.welcome.lost])
+
+    def drop(self, refs: list[pb.LeaseRef], *, hands_back: bool = False) -> None:
+        """Stop what runs, if it is one of these. What has ended already stays until its outcome is answered."""
+        if self.lease and self.lease.ref in refs and self.task and self.task.cancel():
+            if hands_back:
+                self.say(lease_reject=pb.LeaseReject(ref=self.lease.ref, reason="the worker goes down"))
+            self.lease = None
+            self.go_on()
 
     def drain(self, grace_s: float = 10.0) -> None:
         self.draining = True
         self.say(drain=pb.Drain())
         self.go_on()
-        asyncio.get_running_loop().call_later(grace_s, lambda: self.stop(self.held(), "handed back"))
+        asyncio.get_running_loop().call_later(grace_s, lambda: self.drop(self.held(), hands_back=True))
 
     async def work(self, lease: pb.Lease) -> None:
-        outcome = pb.Outcome(ref=lease.ref, completion_id=str(uuid.uuid4()), engine="bare")
         try:
-            await self.make(lease, outcome)
-        except asyncio.CancelledError as stopped:
-            if stopped.args == ("cancelled",):
-                outcome.cancelled.SetInParent()
-            elif stopped.args == ("handed back",):
-                self.say(lease_reject=pb.LeaseReject(ref=lease.ref, reason="the worker goes down"))
-        except grpc.aio.AioRpcError as error:
-            outcome.failure.failure.message = f"An output could not be stored: {error.code().name}."
-            outcome.failure.retryable = True
-        if outcome.WhichOneof("result"):
-            self.outcomes[outcome.completion_id] = outcome
-            self.say(outcome=outcome)
+            result = await self.make(lease)
+        except asyncio.CancelledError:
+            result = {"cancelled": pb.Stopped()}
+        except Exception as error:  # noqa: BLE001 - whatever it is, the stage has failed
+            result = {"failure": pb.StageFailure(retryable=True)}
+            result["failure"].failure.message = f"The stage failed with {type(error).__name__}."
+        if self.lease is lease:  # it was neither lost nor handed back
+            self.outcome = pb.Outcome(ref=lease.ref, completion_id=str(uuid.uuid4()), engine="bare", **result)
+            self.say(outcome=self.outcome)
 
-    def ended(self, ref: pb.LeaseRef) -> None:
-        del self.tasks[ref.SerializeToString()]
-        self.go_on()
-
-    async def make(self, lease: pb.Lease, outcome: pb.Outcome) -> None:
+    async def make(self, lease: pb.Lease) -> dict[str, Any]:
         if lease.spec.kind == STAGE_KIND_ENHANCE:
-            outcome.text = f"{lease.spec.prompt}, in soft morning light"
-            return
-        for index in range(lease.spec.settings.quantity):
-            step = pb.StepProgress(asset_index=index, step=1, steps=1)
-            self.say(reports=pb.Reports(reports=[pb.Report(ref=lease.ref, progress=step)]))
-            outcome.outputs.outputs.add(asset_index=index, receipt=await self.upload(lease, index, DOT))
-
-    async def upload(self, lease: pb.Lease, index: int, data: bytes) -> str:
-        token, sha256 = (("atelier-lease-token", lease.token),), hashlib.sha256(data).hexdigest()
+            return {"text": f"{lease.spec.prompt}, in soft morning light"}
+        outputs, sha256 = pb.OutputManifest(), hashlib.sha256(DOT).hexdigest()
+        given: Any = {"metadata": (("atelier-lease-token", lease.token),), "timeout": 30}
         async with grpc.aio.insecure_channel(self.upload_endpoint) as channel:
             stub = UploadServiceStub(channel)
-            begin = up.StartUploadRequest(asset_index=index, size_bytes=len(data), sha256=sha256)
-            begun = await stub.StartUpload(begin, metadata=token)
-            rest = data[begun.received_bytes :]
-            piece = up.WriteUploadRequest(upload_id=begun.upload_id, offset=begun.received_bytes, data=rest)
-            await stub.WriteUpload(iter([piece] if rest else []), metadata=token)
-            done = await stub.FinishUpload(up.FinishUploadRequest(upload_id=begun.upload_id), metadata=token)
-            return done.receipt
+            for index in range(lease.spec.settings.quantity):
+                start = up.StartUploadRequest(asset_index=index, size_bytes=len(DOT), sha256=sha256)
+                upload_id = (await stub.StartUpload(start, **given)).upload_id
+                await stub.WriteUpload(iter([up.WriteUploadRequest(upload_id=upload_id, data=DOT)]), **given)
+                finished = await stub.FinishUpload(up.FinishUploadRequest(upload_id=upload_id), **given)
+                outputs.outputs.add(asset_index=index, receipt=finished.receipt)
+        return {"outputs": outputs}
 
 
 async def main(target: str, key: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import asset_service.__main__
 import router_service.__main__
@@ -184,16 +184,17 @@ class BareSubject:
 
     async def kill(self) -> None:
         """End it."""
-        tasks = [self._task, *self._worker.tasks.values()]
+        tasks = [self._task, *filter(None, [self._worker.task])]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Gated:
     """Holds a bare worker, of whichever contracts, at the gate of a prompt."""
 
-    async def make(self, lease: worker.Lease, outcome: worker.Outcome) -> None:
+    async def make(self, lease: worker.Lease) -> dict[str, Any]:
         if lease.spec.prompt.startswith(WAIT):
             gate = os.open(lease.spec.prompt.removeprefix(WAIT), os.O_RDONLY | os.O_NONBLOCK)
             try:
@@ -201,7 +202,8 @@ class _Gated:
                     await asyncio.sleep(0.002)
             finally:
                 os.close(gate)
-        await super().make(lease, outcome)  # type: ignore[misc]
+        made: dict[str, Any] = await super().make(lease)  # type: ignore[misc]
+        return made
 
 
 class RuntimeSubject:
@@ -237,7 +239,8 @@ class RuntimeSubject:
     async def kill(self) -> None:
         """End it."""
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(self._task, return_exceptions=True)
 
 
 def _read(descriptor: int) -> bytes:
