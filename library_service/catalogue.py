@@ -46,11 +46,11 @@ class Catalogue:
         """Return one item.
 
         Raises:
-            NotFound: there is no such item, it was deleted, or somebody else owns it.
+            NotFound: there is no such item, it was trashed or deleted, or somebody else owns it.
         """
         async with self._storage.read() as tx:
             item = await tx.items.find(owner, item_id)
-        if item is None or item.deleted_at is not None:
+        if item is None or item.deleted_at is not None or item.trashed_at is not None:
             raise NotFound.of("item", item_id)
         return item
 
@@ -93,7 +93,7 @@ async def _events_after(tx: Transaction, owner: Owner, epoch: str, position: int
         cursor = encode_cursor(epoch, position)
         if stored.kind != SAVED:
             events.append(ItemDeleted(cursor, item))
-        elif item.deleted_at is None:
+        elif item.deleted_at is None and item.trashed_at is None:
             events.append(ItemSaved(cursor, item))
     return events, position
 

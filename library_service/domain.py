@@ -70,7 +70,11 @@ class HeldAsset:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing in a library, or what is left of it: a deleted item has no files and no provenance."""
+    """One thing in a library, or what is left of it: a deleted item has no files and no provenance.
+
+    An item in the trash has everything, and `trashed_at`: nobody sees it but in the trash, its asset is not saved, and
+    saving the asset brings it back.
+    """
 
     item_id: str
     owner: Owner
@@ -81,6 +85,7 @@ class Item:
     created_at: datetime
     deleted_at: datetime | None
     version: int
+    trashed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

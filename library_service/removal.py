@@ -1,19 +1,20 @@
-"""Deletes items, and the bytes of blobs that nothing uses: rows first, bytes after, the blob's row last."""
+"""Trashes, restores and deletes items, and deletes the bytes that nothing uses: rows first, bytes, the blob's row."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 from library_service.domain import Item
 from library_service.outbox import Deliveries
-from library_service.storage import DELETED, Storage
+from library_service.storage import DELETED, SAVED, Storage, Transaction
 from library_service.storage.blob_rows import Doomed
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore
 from service_kit.errors import AtelierError, NotFound
 from service_kit.events.followers import Changes
-from service_kit.identity import Caller
+from service_kit.identity import Caller, Owner
 from service_kit.telemetry import get_logger
 
 _BATCH = 100
@@ -33,7 +34,7 @@ async def erase(store: BlobStore, bucket: str, key: str) -> None:
 
 
 class Removal:
-    """Deletes items and sweeps blobs."""
+    """Trashes, restores and deletes items, and sweeps blobs."""
 
     def __init__(self, storage: Storage, store: BlobStore, deliveries: Deliveries, changes: Changes) -> None:
         self._storage = storage
@@ -42,29 +43,70 @@ class Removal:
         self._changes = changes
         self._turn = asyncio.Lock()
 
-    async def delete_item(self, caller: Caller, item_id: str) -> None:
-        """Delete an item for good; one that is gone is answered again.
+    async def trash_item(self, caller: Caller, item_id: str) -> None:
+        """Put an item into the trash; one that is there, or gone, is answered again.
 
         Raises:
             NotFound: there never was such an item, or somebody else owns it.
         """
         async with self._storage.write() as tx:
-            item = await tx.items.find(caller.owner, item_id)
-            if item is None:
+            item = await _known(tx, caller.owner, item_id)
+            if not await tx.items.trash(caller.owner, item_id):
+                return
+            tx.tell(replace(item, version=item.version + 1), DELETED)
+            await tx.items.note(caller, "item_trashed", item_id)
+            await _mark(tx, item, "")
+        log.info("item_trashed", item_id=item_id)
+        await self._tell(item)
+
+    async def restore_item(self, caller: Caller, item_id: str) -> None:
+        """Take an item out of the trash; one that is not there is answered again.
+
+        Raises:
+            NotFound: there is no such item, it was deleted, or somebody else owns it.
+        """
+        async with self._storage.write() as tx:
+            item = await _known(tx, caller.owner, item_id)
+            if item.deleted_at is not None:
                 raise NotFound.of("item", item_id)
+            if not await restore(tx, caller, item):
+                return
+        log.info("item_restored", item_id=item_id)
+        await self._tell(item)
+
+    async def delete_item(self, caller: Caller, item_id: str) -> None:
+        """Delete an item for good, wherever it is; one that is gone is answered again.
+
+        Raises:
+            NotFound: there never was such an item, or somebody else owns it.
+        """
+        async with self._storage.write() as tx:
+            item = await _known(tx, caller.owner, item_id)
             blob_ids = None if item.deleted_at is not None else await tx.items.bury(caller.owner, item_id)
             if blob_ids is None:
                 return
-            await tx.blobs.release(blob_ids)
-            buried = await tx.items.find(caller.owner, item_id)
-            tx.tell(buried or item, DELETED)
+            await _forget(tx, item, blob_ids)
             await tx.items.note(caller, "item_deleted", item_id)
-            version = await tx.items.mark(caller.owner, item.asset_id, "")
-            await tx.outbox.owe_mark(caller.owner, asset_id=item.asset_id, item_id="", version=version)
         crash.reach("library.delete.committed")
         log.info("item_deleted", item_id=item_id)
         self._changes.tell(caller.owner)
         await self._finish(item)
+
+    async def empty_trash(self, older_than: timedelta) -> int:
+        """Delete some of the items that have been in the trash for too long. Returns how many were found."""
+        async with self._storage.read() as tx:
+            overdue = await tx.items.find_overdue(trashed_for=older_than, limit=_BATCH)
+        for owner, item_id in overdue:
+            async with self._storage.write() as tx:
+                item = await _known(tx, owner, item_id)
+                blob_ids = await tx.items.bury(owner, item_id, trashed_for=older_than)
+                if blob_ids is None:
+                    continue
+                await _forget(tx, item, blob_ids)
+                await tx.items.note_expiry(owner, "item_expired", item_id)
+            log.info("item_expired", item_id=item_id)
+            self._changes.tell(owner)
+        return len(overdue)
 
     async def sweep(self) -> int:
         """Delete the bytes of every blob that is to be deleted. Returns how many are gone; may break off anywhere."""
@@ -110,6 +152,15 @@ class Removal:
             await tx.blobs.forget(blob.blob_id)
         return True
 
+    async def _tell(self, item: Item) -> None:
+        """Tell watchers, and the asset service: who looks at the workspace next sees the mark."""
+        self._changes.tell(item.owner)
+        try:
+            async with asyncio.timeout(_AFTERMATH_LIMIT_S):
+                await self._deliveries.deliver_due()
+        except (TimeoutError, AtelierError) as error:
+            log.info("delivery_postponed", error=repr(error))
+
     async def _finish(self, item: Item) -> None:
         """Do now what the loops would do in a moment, so that who looks next sees neither bytes nor mark."""
         try:
@@ -118,3 +169,37 @@ class Removal:
                 await self._deliveries.deliver_due()
         except (TimeoutError, AtelierError) as error:
             log.info("deletion_goes_on", item_id=item.item_id, error=repr(error))
+
+
+async def restore(tx: Transaction, caller: Caller, item: Item, *, trashed_by: datetime | None = None) -> bool:
+    """Take an item out of the trash, in a transaction; with a moment only if it was there by then.
+
+    Watchers and the asset service are told. Tells whether it was taken out.
+    """
+    if not await tx.items.restore(item.owner, item.item_id, trashed_by=trashed_by):
+        return False
+    tx.tell(replace(item, version=item.version + 1), SAVED)
+    await tx.items.note(caller, "item_restored", item.item_id)
+    await _mark(tx, item, item.item_id)
+    return True
+
+
+async def _known(tx: Transaction, owner: Owner, item_id: str) -> Item:
+    item = await tx.items.find(owner, item_id)
+    if item is None:
+        raise NotFound.of("item", item_id)
+    return item
+
+
+async def _forget(tx: Transaction, item: Item, blob_ids: list[str]) -> None:
+    """Do what follows when an item was buried."""
+    await tx.blobs.release(blob_ids)
+    buried = await tx.items.find(item.owner, item.item_id)
+    tx.tell(buried or item, DELETED)
+    await _mark(tx, item, "")
+
+
+async def _mark(tx: Transaction, item: Item, item_id: str) -> None:
+    """Owe the asset service the news as which item an asset is saved; empty: it is not."""
+    version = await tx.items.mark(item.owner, item.asset_id, item_id)
+    await tx.outbox.owe_mark(item.owner, asset_id=item.asset_id, item_id=item_id, version=version)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from library_service.clients import AssetControl
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
 from library_service.outbox import Deliveries
-from library_service.removal import erase
+from library_service.removal import erase, restore
 from library_service.storage import SAVED, Storage, Transaction
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, key_segment
@@ -62,14 +62,18 @@ class Saving:
     async def save(self, caller: Caller, asset_ids: Sequence[str]) -> list[SaveResult]:
         """Save assets of the caller's workspace. Returns what became of each, in the order that was asked.
 
+        An asset whose item is in the trash gets it back, unless it was trashed after this was asked.
+
         Raises:
             Unavailable: the asset service cannot be reached and nothing was saved.
         """
         turns = asyncio.Semaphore(_AT_ONCE)
+        async with self._storage.read() as tx:
+            asked_at = await tx.now()
 
         async def save_in_turn(asset_id: str) -> SaveResult:
             async with turns:
-                return await self._result(caller, asset_id)
+                return await self._result(caller, asset_id, asked_at)
 
         async with asyncio.TaskGroup() as group:
             tasks = {asset_id: group.create_task(save_in_turn(asset_id)) for asset_id in dict.fromkeys(asset_ids)}
@@ -83,9 +87,9 @@ class Saving:
         await self._deliver()
         return results
 
-    async def _result(self, caller: Caller, asset_id: str) -> SaveResult:
+    async def _result(self, caller: Caller, asset_id: str, asked_at: datetime) -> SaveResult:
         try:
-            return SaveResult(asset_id, item=await self._save(caller, asset_id))
+            return SaveResult(asset_id, item=await self._save(caller, asset_id, asked_at))
         except AtelierError as error:
             failure = error
         except OSError as error:
@@ -100,7 +104,7 @@ class Saving:
         log.info("save_refused", asset_id=asset_id, reason=failure.reason)
         return SaveResult(asset_id, failure=failure)
 
-    async def _save(self, caller: Caller, asset_id: str) -> Item:
+    async def _save(self, caller: Caller, asset_id: str, asked_at: datetime) -> Item:
         """Save one asset, or return the item that it is saved as."""
         try:
             parse_id(asset_id, "asset_ids")
@@ -110,12 +114,22 @@ class Saving:
             async with self._storage.read() as tx:
                 saved = await tx.items.find_saved(caller.owner, asset_id)
             if saved is not None:
-                return saved
+                return saved if saved.trashed_at is None else await self._restore(caller, saved, asked_at)
             try:
                 return await self._copy_in(caller, asset_id)
             except Aborted:
                 continue
         raise Aborted("Something else changed this item at the same moment; repeat.")
+
+    async def _restore(self, caller: Caller, trashed: Item, asked_at: datetime) -> Item:
+        """Return an item that was in the trash as it is now: back, unless it was trashed after a moment."""
+        async with self._storage.write() as tx:
+            await restore(tx, caller, trashed, trashed_by=asked_at)
+            found = await tx.items.find(caller.owner, trashed.item_id)
+        self._changes.tell(caller.owner)
+        if found is None or found.deleted_at is not None:
+            raise Aborted
+        return found
 
     async def _copy_in(self, caller: Caller, asset_id: str) -> Item:
         """Hold, copy, verify and commit one asset.

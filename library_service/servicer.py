@@ -15,7 +15,7 @@ from library_service.domain import Place
 from library_service.removal import Removal
 from library_service.saving import Saving
 from service_kit.identity import current_caller
-from service_kit.media_urls import MediaSigner, SignedUrl
+from service_kit.media_urls import MediaSigner
 from service_kit.server import Registration
 
 
@@ -60,7 +60,11 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         return pb.GetItemResponse(item=wire.item_to_proto(item, self._sign))
 
     async def DeleteItem(self, request: pb.DeleteItemRequest, context: Any) -> pb.DeleteItemResponse:
-        await self._removal.delete_item(current_caller(), request.item_id)
+        caller = current_caller()
+        if request.permanently:
+            await self._removal.delete_item(caller, request.item_id)
+        else:
+            await self._removal.trash_item(caller, request.item_id)
         return pb.DeleteItemResponse()
 
     async def WatchItems(self, request: pb.WatchItemsRequest, context: Any) -> AsyncIterator[pb.WatchItemsResponse]:

@@ -1,4 +1,4 @@
-"""What the library does by itself: pays the outbox, sweeps blobs, trims events."""
+"""What the library does by itself: pays the outbox, sweeps blobs, empties the trash, trims events."""
 
 from __future__ import annotations
 
@@ -56,6 +56,8 @@ class Upkeep:
             lambda tx: tx.items.trim_audit(mine.retention_audit),
         ]
         while True:
+            while await self._removal.empty_trash(mine.retention_trash):
+                pass
             for trim in trims:
                 removed = 1
                 while removed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -24,9 +25,9 @@ from library_service.domain import (
     SaveResult,
     StoredFile,
 )
+from service_kit.blobs import SignedUrl
 from service_kit.errors import InvalidArgument
 from service_kit.identity import Owner
-from service_kit.media_urls import SignedUrl
 
 Sign = Callable[[Place], SignedUrl]
 """Makes a signed address of a file."""
@@ -80,6 +81,8 @@ def item_to_proto(item: Item, sign: Sign) -> pb.Item:
     message = pb.Item(
         item_id=item.item_id, asset_id=item.asset_id, created_at=_time(item.created_at), version=item.version
     )
+    if item.trashed_at is not None:
+        message.trashed_at.CopyFrom(_time(item.trashed_at))
     if not item.files:
         return message
     message.format = generation_pb2.Format.Value(_FORMAT + item.format.upper())
@@ -126,7 +129,9 @@ def event_to_proto(event: ItemEvent, sign: Sign) -> pb.WatchItemsResponse:
         case ItemSaved():
             return pb.WatchItemsResponse(cursor=event.cursor, saved=item_to_proto(event.item, sign))
         case ItemDeleted():
-            return pb.WatchItemsResponse(cursor=event.cursor, deleted=item_to_proto(event.item, sign))
+            # Also one that only went into the trash: who watches the library is shown no more of it.
+            gone = replace(event.item, files=())
+            return pb.WatchItemsResponse(cursor=event.cursor, deleted=item_to_proto(gone, sign))
         case _:
             snapshot = pb.ItemsSnapshot(items=[item_to_proto(item, sign) for item in event.items])
             return pb.WatchItemsResponse(cursor=event.cursor, snapshot=snapshot)

@@ -68,6 +68,29 @@ class CoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class BlobSettings:
+    """Where bytes lie."""
+
+    url: str = _is(
+        "",
+        "Where blobs are kept: a folder's path, or gs://PREFIX for the Google Cloud Storage buckets "
+        "PREFIX-workspace-temp and PREFIX-user-library; empty for the folder blobs in the data folder.",
+    )
+    redirect: bool = _is(
+        True,
+        "Whether the gateway sends whoever asks for media on to an address that Google Cloud Storage serves; otherwise "
+        "the bytes go through the gateway.",
+    )
+    connections: int = _is(10, "How many requests to Google Cloud Storage a process makes at a time.")
+    request_timeout: timedelta = _is(
+        timedelta(seconds=30), "How long one request to Google Cloud Storage may take without an answer."
+    )
+    retry_timeout: timedelta = _is(
+        timedelta(seconds=60), "How long a request to Google Cloud Storage that fails is repeated."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RouterSettings:
     """The router: jobs, leases, workers, identities."""
 
@@ -143,6 +166,7 @@ class LibrarySettings:
     )
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+    retention_trash: timedelta = _is(timedelta(days=30), "How long an item stays in the trash before it is deleted.")
     retention_tombstones: timedelta = _is(timedelta(days=30), "How long ids and times of a deleted item are kept.")
     retention_audit: timedelta = _is(timedelta(days=365), "How long the audit is kept.")
 
@@ -211,6 +235,7 @@ class Settings:
     """All sections."""
 
     core: CoreSettings
+    blobs: BlobSettings
     router: RouterSettings
     asset: AssetSettings
     library: LibrarySettings
@@ -222,6 +247,7 @@ class Settings:
 
 SECTIONS: dict[str, type[Any]] = {
     "core": CoreSettings,
+    "blobs": BlobSettings,
     "router": RouterSettings,
     "asset": AssetSettings,
     "library": LibrarySettings,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, select, true, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -26,7 +26,7 @@ class Items:
         self._tx = tx
 
     async def find_saved(self, owner: Owner, asset_id: str) -> Item | None:
-        """Return the item that an asset is saved as; None when it is not."""
+        """Return the item that an asset is saved as, also if that is in the trash; None when there is none."""
         query = select(user_library).where(_of(owner), _not_deleted(), user_library.c.asset_id == asset_id)
         return await self._one(query)
 
@@ -37,10 +37,10 @@ class Items:
     async def newest(
         self, owner: Owner, *, format: str | None, before: tuple[datetime, str] | None, limit: int
     ) -> list[Item]:
-        """Return an owner's items, newest first, after the place (`created_at`, `item_id`)."""
+        """Return an owner's items outside the trash, newest first, after the place (`created_at`, `item_id`)."""
         query = (
             select(user_library)
-            .where(_of(owner), _not_deleted())
+            .where(_of(owner), _not_deleted(), _not_trashed())
             .order_by(user_library.c.created_at.desc(), user_library.c.item_id.desc())
             .limit(limit)
         )
@@ -53,8 +53,8 @@ class Items:
         return await self._with_files(rows)
 
     async def has_any(self, owner: Owner, *, format: str | None = None) -> bool:
-        """Tell whether an owner has an item, of one format or of any."""
-        query = select(user_library.c.item_id).where(_of(owner), _not_deleted()).limit(1)
+        """Tell whether an owner has an item outside the trash, of one format or of any."""
+        query = select(user_library.c.item_id).where(_of(owner), _not_deleted(), _not_trashed()).limit(1)
         if format is not None:
             query = query.where(user_library.c.format == format)
         return (await self._tx.execute(query)).first() is not None
@@ -89,18 +89,33 @@ class Items:
             ],
         )
 
-    async def bury(self, owner: Owner, item_id: str) -> list[str] | None:
-        """Turn an item into a tombstone of ids and times.
+    async def trash(self, owner: Owner, item_id: str) -> bool:
+        """Put an item into the trash. Tells whether it was outside."""
+        return await self._change(owner, item_id, _not_trashed(), trashed_at=db_now())
+
+    async def restore(self, owner: Owner, item_id: str, *, trashed_by: datetime | None = None) -> bool:
+        """Take an item out of the trash; with a moment only if it was there by then. Tells whether it was taken out."""
+        condition: ColumnElement[bool] = user_library.c.trashed_at.is_not(None)
+        if trashed_by is not None:
+            condition = user_library.c.trashed_at <= literal(trashed_by, UtcDateTime)
+        return await self._change(owner, item_id, condition, trashed_at=None)
+
+    async def find_overdue(self, *, trashed_for: timedelta, limit: int) -> list[tuple[Owner, str]]:
+        """Return items that have been in the trash for so long, and their owners."""
+        query = select(user_library.c.tenant_id, user_library.c.owner_id, user_library.c.item_id).where(
+            _not_deleted(), _trashed_for(trashed_for)
+        )
+        rows = await self._tx.execute(query.order_by(user_library.c.trashed_at).limit(limit))
+        return [(Owner(row.tenant_id, row.owner_id), row.item_id) for row in rows]
+
+    async def bury(self, owner: Owner, item_id: str, *, trashed_for: timedelta | None = None) -> list[str] | None:
+        """Turn an item into a tombstone of ids and times; with a duration only if it is in the trash for so long.
 
         Returns:
-            The blobs that it had, one id for each file; None when somebody else buried it at the same moment.
+            The blobs that it had, one id for each file; None when somebody else buried or restored it meanwhile.
         """
-        buried = await self._tx.execute(
-            update(user_library)
-            .where(_of(owner), user_library.c.item_id == item_id, _not_deleted())
-            .values(deleted_at=db_now(), provenance=b"", version=user_library.c.version + 1)
-        )
-        if buried.rowcount == 0:
+        condition = true() if trashed_for is None else _trashed_for(trashed_for)
+        if not await self._change(owner, item_id, condition, deleted_at=db_now(), provenance=b""):
             return None
         return list(
             (
@@ -134,17 +149,32 @@ class Items:
 
     async def note(self, caller: Caller, action: str, item_id: str) -> None:
         """Write to the audit what a caller did to an item."""
+        await self._note(caller.owner, caller.key_id, action, item_id)
+
+    async def note_expiry(self, owner: Owner, action: str, item_id: str) -> None:
+        """Write to the audit what happened to an item by itself: nobody did it, so no key is named."""
+        await self._note(owner, "", action, item_id)
+
+    async def _note(self, owner: Owner, key_id: str, action: str, item_id: str) -> None:
         await self._tx.execute(
             insert(audit).values(
                 id=new_id(),
                 at=db_now(),
-                actor_key_id=caller.key_id,
-                tenant_id=caller.owner.tenant_id,
-                owner_id=caller.owner.owner_id,
+                actor_key_id=key_id,
+                tenant_id=owner.tenant_id,
+                owner_id=owner.owner_id,
                 action=action,
                 subject_id=item_id,
             )
         )
+
+    async def _change(self, owner: Owner, item_id: str, condition: ColumnElement[bool], **values: Any) -> bool:
+        changed = await self._tx.execute(
+            update(user_library)
+            .where(_of(owner), user_library.c.item_id == item_id, _not_deleted(), condition)
+            .values(version=user_library.c.version + 1, **values)
+        )
+        return changed.rowcount > 0
 
     async def _one(self, query: Any) -> Item | None:
         row = (await self._tx.execute(query)).one_or_none()
@@ -172,6 +202,14 @@ def _not_deleted() -> ColumnElement[bool]:
     return user_library.c.deleted_at.is_(None)
 
 
+def _not_trashed() -> ColumnElement[bool]:
+    return user_library.c.trashed_at.is_(None)
+
+
+def _trashed_for(duration: timedelta) -> ColumnElement[bool]:
+    return user_library.c.trashed_at <= db_now(plus=-duration)
+
+
 def _to_file(row: Row[Any]) -> StoredFile:
     return StoredFile(
         rendition=row.rendition,
@@ -191,4 +229,5 @@ def _to_item(row: Row[Any], files: Sequence[StoredFile]) -> Item:
         created_at=row.created_at,
         deleted_at=row.deleted_at,
         version=row.version,
+        trashed_at=row.trashed_at,
     )

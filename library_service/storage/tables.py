@@ -25,8 +25,10 @@ event_log = EventLog(metadata)
 add_exchange_table(metadata)
 
 _NOT_DELETED = text("deleted_at IS NULL")
+_TRASHED = text("trashed_at IS NOT NULL AND deleted_at IS NULL")
 _LIVE = text("state = 'live'")
 
+# What is in the trash has `trashed_at`, keeps everything it has, and can come back until it is deleted.
 # A deleted item stays as a tombstone: ids and times, so that deleting it again is answered.
 user_library = Table(
     "user_library",
@@ -40,6 +42,7 @@ user_library = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("deleted_at", UtcDateTime),
     Column("version", BigInteger, nullable=False),
+    Column("trashed_at", UtcDateTime),
 )
 Index(
     "user_library_saved_once",
@@ -66,6 +69,7 @@ Index(
     sqlite_where=text("deleted_at IS NOT NULL"),
     postgresql_where=text("deleted_at IS NOT NULL"),
 )
+Index("user_library_trash", user_library.c.trashed_at, sqlite_where=_TRASHED, postgresql_where=_TRASHED)
 
 # Identical bytes of one owner are one row, counted by `ref_count`.
 blobs = Table(

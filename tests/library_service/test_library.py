@@ -128,12 +128,12 @@ async def test_identical_bytes_of_one_owner_are_stored_once_and_counted(house: H
         await house.library.removal.sweep()
         assert len(await house.keys_in(LIBRARY_BUCKET)) == 2
 
-        await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=first.item.item_id))
+        await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=first.item.item_id, permanently=True))
         kept = (await ada.library.GetItem(pb.GetItemRequest(item_id=second.item.item_id))).item
         key = unquote(urlsplit(kept.url).path.split("/", 3)[3])
         assert key in await house.keys_in(LIBRARY_BUCKET)
 
-        await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=second.item.item_id))
+        await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=second.item.item_id, permanently=True))
         assert key not in await house.keys_in(LIBRARY_BUCKET)
 
 
@@ -220,11 +220,11 @@ async def test_a_list_that_cannot_be_is_refused_by_field(
     assert field in (refused.value.details() or "")
 
 
-async def test_deleting_is_final_takes_the_bytes_and_unmarks_the_asset(house: House) -> None:
+async def test_deleting_permanently_takes_the_bytes_and_unmarks_the_asset(house: House) -> None:
     [asset_id] = await house.make_job(ADA, [(picture("red"), picture("red", format="WEBP"))])
     async with house.as_(ADA) as ada:
         [result] = await ada.save(asset_id)
-        delete = pb.DeleteItemRequest(item_id=result.item.item_id)
+        delete = pb.DeleteItemRequest(item_id=result.item.item_id, permanently=True)
         await ada.library.DeleteItem(delete)
         assert await house.keys_in(LIBRARY_BUCKET) == []
         assert len(await house.keys_in(WORKSPACE_BUCKET)) == 2

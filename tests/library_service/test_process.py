@@ -79,7 +79,7 @@ async def test_a_library_that_is_killed_leaves_all_or_nothing(house_of_today: Ho
             await channels.wait_ready(channel, timedelta(seconds=20))
         with pytest.raises(grpc.aio.AioRpcError):
             [saved] = await ada.save(asset_id)
-            await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=saved.item.item_id))
+            await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=saved.item.item_id, permanently=True))
     _, errors = await process.communicate()
     assert process.returncode == -9, errors.decode()
 

@@ -243,6 +243,18 @@ async def test_a_row_stays_while_something_may_still_write_to_its_key(
         assert await tx.blobs.find_doomed(after="", limit=9) == []
 
 
+async def test_what_is_copied_is_held(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, held = house.library.store.copy, []
+
+    async def copy(*arguments: Any, **options: Any) -> Any:
+        held.append(await house.is_held(asset_id))
+        return await real(*arguments, **options)
+
+    monkeypatch.setattr(house.library.store, "copy", copy)
+    await house.library.saving.save(house.caller(ADA), [asset_id])
+    assert held == [True, True]
+
+
 async def test_a_long_copy_renews_its_hold(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     saving = house.library.saving
     monkeypatch.setattr(saving, "_hold_ttl", timedelta(milliseconds=30))

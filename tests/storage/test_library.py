@@ -288,3 +288,31 @@ async def test_events_are_told_with_the_commit(library: Storage, clock: ManualCl
 
 async def test_the_database_answers(library: Storage) -> None:
     await library.ping()
+
+
+async def test_the_trash_holds_items_until_they_are_restored_or_buried(library: Storage, clock: ManualClock) -> None:
+    for item_id in ("i1", "i2"):
+        await save(library, item(item_id, clock))
+    async with library.write() as tx:
+        assert not await tx.items.restore(ANN, "i1")
+        assert not await tx.items.trash(BOB, "i1")
+        assert [await tx.items.trash(ANN, "i1") for _ in range(2)] == [True, False]
+        trashed = await tx.items.find_saved(ANN, "of-i1")
+        assert trashed is not None
+        assert (trashed.item_id, trashed.trashed_at, trashed.version) == ("i1", clock.now(), 2)
+        assert [each.item_id for each in await tx.items.newest(ANN, format=None, before=None, limit=9)] == ["i2"]
+        assert not await tx.items.restore(BOB, "i1")
+        assert not await tx.items.restore(ANN, "i1", trashed_by=clock.now() - MINUTE)
+        assert await tx.items.restore(ANN, "i1", trashed_by=clock.now())
+        assert await tx.items.trash(ANN, "i1")
+        assert await tx.items.find_overdue(trashed_for=MINUTE, limit=9) == []
+        assert await tx.items.bury(ANN, "i1", trashed_for=MINUTE) is None
+        clock.advance(MINUTE)
+        assert await tx.items.find_overdue(trashed_for=MINUTE, limit=9) == [(ANN, "i1")]
+        assert await tx.items.bury(ANN, "i2", trashed_for=MINUTE) is None
+        assert await tx.items.bury(ANN, "i1", trashed_for=MINUTE) == ["blob-i1"]
+        assert await tx.items.find_overdue(trashed_for=MINUTE, limit=9) == []
+        assert not await tx.items.restore(ANN, "i1")
+        await tx.items.note_expiry(ANN, "item_expired", "i1")
+        row = (await tx._connection.execute(select(audit))).one()
+    assert (row.actor_key_id, row.action, row.subject_id) == ("", "item_expired", "i1")
