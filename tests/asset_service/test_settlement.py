@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from unittest.mock import AsyncMock
 
 import pytest
 
+from asset_service.receipts import Receipts
 from atelier.asset.v1 import asset_control_service_pb2, asset_pb2
 from atelier.type.v1 import media_pb2
-from service_kit.errors import InvalidArgument, NotFound, PermissionDenied
+from service_kit.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import ANN, BOB, Harness, refusal, wire_owner
 from tests.asset_service.pictures import encoded, png
@@ -24,6 +26,17 @@ async def test_a_repeat_is_answered_as_the_first_and_publishes_nothing_more(harn
     assert once == again
     assert list(once.published) == [0]
     assert [asset.asset_index for asset in await harness.listed()] == [0]
+
+
+async def test_a_repeat_is_answered_without_a_look_at_the_bytes(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, new = new_id(), new_id()
+    receipts = [(await harness.deliver(harness.lease(job_id), png())).receipt for job_id in (told, new)]
+    once = await harness.settle(told, {0: receipts[0]})
+    monkeypatch.setattr(harness.service.store, "stat", AsyncMock(side_effect=Unavailable("the bucket is away")))
+    assert isinstance(await refusal(harness.settle(new, {0: receipts[1]})), Unavailable)
+    assert await harness.settle(told, {0: receipts[0]}) == once
 
 
 async def test_settlements_at_the_same_time_publish_once(harness: Harness) -> None:
@@ -99,6 +112,17 @@ async def test_an_output_without_a_good_receipt_is_lost(harness: Harness, what: 
     reply = await harness.settle(job_id, {0: receipt, 2: receipt})
     assert (list(reply.published), list(reply.lost)) == ([], [0, 2])
     assert await harness.listed() == []
+
+
+async def test_a_receipt_proves_its_own_output_and_no_other(harness: Harness) -> None:
+    job_id = new_id()
+    finished = await harness.deliver(harness.lease(job_id), png(), 1)
+    receipts = Receipts(harness.capabilities)
+    said = receipts.verify(finished.receipt, job_id=job_id, asset_index=1)
+    assert said is not None
+    assert said.upload_id == finished.upload_id
+    assert receipts.verify(finished.receipt, job_id=job_id, asset_index=0) is None
+    assert receipts.verify(finished.receipt, job_id=new_id(), asset_index=1) is None
 
 
 async def test_an_output_whose_bytes_are_gone_is_lost_and_the_others_are_published(harness: Harness) -> None:

@@ -327,6 +327,15 @@ async def test_a_full_disk_is_told_as_such_and_nothing_is_taken_for_written(harn
     assert (await harness.start(lease, data)).received_bytes == 0
 
 
+async def test_a_lease_that_lives_longer_than_settlements_are_kept_is_refused(harness: Harness) -> None:
+    longest = harness.service.settings.asset.retention_settlements
+    longer = harness.lease(new_id(), expires_at=harness.clock.now() + longest + timedelta(seconds=2))
+    error = await refusal(harness.start(longer, png()))
+    assert isinstance(error, Unauthenticated)
+    assert error.reason is ErrorReason.INVALID_LEASE
+    await harness.start(harness.lease(new_id(), expires_at=harness.clock.now() + longest), png())
+
+
 async def test_an_empty_stream_is_refused(harness: Harness) -> None:
     lease = harness.lease(new_id())
     assert isinstance(await refusal(harness.write(lease, "", b"")), InvalidArgument)

@@ -111,6 +111,17 @@ async def test_addresses_are_signed_anew_and_say_when_they_end(harness: Harness)
     assert again.url.startswith("http://127.0.0.1:7400/media/workspace-temp/default/ann/jobs/")
 
 
+async def test_bytes_stay_until_their_end_is_committed(harness: Harness) -> None:
+    [published] = await harness.publish()
+    with pytest.raises(KeyError):
+        async with harness.service.storage.write() as tx:
+            [asset] = (await tx.assets.lock([published.asset_id], ANN)).values()
+            await harness.service.removal.hide(tx, asset, "discarded")
+            raise KeyError
+    assert len(await harness.blobs()) == 1
+    assert await harness.get(published.asset_id) == published
+
+
 async def test_a_discarded_asset_is_gone_with_its_bytes_and_leaves_ids_and_times(harness: Harness) -> None:
     [asset, other] = await harness.publish(quantity=2)
     tombstone = await harness.discard(asset.asset_id)
