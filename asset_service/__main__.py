@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from asset_service.client_uploads import ClientUploads
 from asset_service.expiry import Expiry
 from asset_service.holds import Holds
+from asset_service.imports import Imports
 from asset_service.intake import Intake
 from asset_service.lease_rules import LeaseRules
 from asset_service.locks import UploadLocks
@@ -27,6 +28,7 @@ from asset_service.workspace import Workspace
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.deletion_pause import pausing
 from service_kit.events import WakeUps
 from service_kit.events.exchange import open_exchange
 from service_kit.events.followers import Changes
@@ -88,11 +90,12 @@ class Service:
         workspace = Workspace(self.storage, self.removal, self.watchers, asset_expiry=expiry)
         settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
-        uploads, client_uploads = self._uploads(receipts)
+        imports = Imports(self.storage)
+        uploads, client_uploads = self._uploads(receipts, imports)
         self.small_outputs = self._small_outputs(receipts)
         return [
             AssetServicer(workspace, self.watchers, encoder).registration,
-            UploadServicer(uploads, self.small_outputs, client_uploads, self.store, encoder).registration,
+            UploadServicer(uploads, self.small_outputs, client_uploads, imports, self.store, encoder).registration,
             AssetControlServicer(settling, holds, workspace, encoder).registration,
         ]
 
@@ -113,7 +116,7 @@ class Service:
             nudge=self.removal.nudge,
         )
 
-    def _uploads(self, receipts: Receipts) -> tuple[Uploads, ClientUploads]:
+    def _uploads(self, receipts: Receipts, imports: Imports) -> tuple[Uploads, ClientUploads]:
         mine = self.settings.asset
         intake = Intake(self.store, self.spool, self.probe.measure)
         uploads = Uploads(
@@ -134,6 +137,7 @@ class Service:
             self.unbroken,
             self.removal,
             self.watchers,
+            imports,
             max_upload_bytes=mine.max_upload_bytes,
             upload_ttl=mine.upload_ttl,
             asset_expiry=mine.asset_expiry,
@@ -150,7 +154,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     clock = clock or SystemClock()
     db = await Database.open_service(settings, "asset", clock=clock)
     stack.push_async_callback(db.close)
-    service = Service(settings, db, open_store(settings), clock)
+    service = Service(settings, db, pausing(open_store(settings), db), clock)
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
     stack.callback(service.locks.close)

@@ -21,6 +21,7 @@ from asset_service.domain import (
     UploadState,
     upload_key,
 )
+from asset_service.imports import Imports, take_provenance
 from asset_service.intake import Intake
 from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
@@ -48,6 +49,13 @@ class Announced:
     content_type: str
     size_bytes: int
     sha256: str
+    import_key: str = ""
+
+
+class _BroughtInMeanwhile(Exception):
+    def __init__(self, asset: Asset) -> None:
+        super().__init__(asset.asset_id)
+        self.asset = asset
 
 
 class ClientUploads:
@@ -62,6 +70,7 @@ class ClientUploads:
         unbroken: Unbroken,
         removal: Removal,
         watchers: Watchers,
+        imports: Imports,
         *,
         max_upload_bytes: int,
         upload_ttl: timedelta,
@@ -74,6 +83,7 @@ class ClientUploads:
         self._unbroken = unbroken
         self._removal = removal
         self._watchers = watchers
+        self._imports = imports
         self._max_upload_bytes = max_upload_bytes
         self._upload_ttl = upload_ttl
         self._asset_expiry = asset_expiry
@@ -91,24 +101,30 @@ class ClientUploads:
         """
         _check_announced(announced)
         self._check_size(announced.size_bytes)
-        upload_id = new_id()
+        upload_id, asset_id = new_id(), new_id()
+        if announced.import_key:
+            asset_id, there = await self._imports.find(owner, announced.import_key)
+            if there is not None:
+                return there
         try:
-            upload = await self._begin(upload_id, owner, announced)
+            upload = await self._begin(upload_id, asset_id, owner, announced)
             async with asyncio.timeout(self._upload_ttl.total_seconds()):
                 received, told_bytes = await self._receive(upload, pieces)
             _check_arrived(announced, received, told_bytes)
             return await self._unbroken.run(self._publish(received, announced))
         except BaseException as error:
             await self._unbroken.run(self._removal.give_up(upload_id))
+            if isinstance(error, _BroughtInMeanwhile):
+                return error.asset
             if isinstance(error, TimeoutError):
                 raise DeadlineExceeded("The file took too long to arrive.") from None
             raise
 
-    async def _begin(self, upload_id: str, owner: Owner, announced: Announced) -> Upload:
+    async def _begin(self, upload_id: str, asset_id: str, owner: Owner, announced: Announced) -> Upload:
         async with self._storage.write() as tx:
             upload = Upload(
                 upload_id=upload_id,
-                asset_id=new_id(),
+                asset_id=asset_id,
                 owner=owner,
                 job_id=None,
                 stage=0,
@@ -159,17 +175,25 @@ class ClientUploads:
                         "The upload took longer than it may, and was given up.", ErrorReason.INCOMPLETE_UPLOAD
                     )
                 now = await tx.now()
+                source, provenance = AssetSource.UPLOAD, b""
+                if announced.import_key:
+                    source = AssetSource.IMPORT
+                    provenance = await take_provenance(tx, upload.owner, announced.import_key)
+                    there = await tx.assets.find(upload.asset_id, upload.owner)
+                    if there is not None:
+                        # Another upload of the same file was quicker; this one is given up.
+                        raise _BroughtInMeanwhile(there)
                 asset = Asset(
                     asset_id=upload.asset_id,
                     owner=upload.owner,
                     job_id=None,
                     asset_index=0,
-                    source=AssetSource.UPLOAD,
+                    source=source,
                     state=AssetState.AVAILABLE,
                     media=media,
                     blob=Blob(WORKSPACE_BUCKET, upload.key, generation),
                     renditions=(),
-                    provenance=b"",
+                    provenance=provenance,
                     filename=announced.filename,
                     saved_item_id="",
                     saved_version=0,

@@ -84,6 +84,7 @@ class Expiry:
             lambda tx: tx.events.trim(mine.retention_events),
             lambda tx: tx.settlements.trim(mine.retention_settlements),
             lambda tx: tx.assets.trim(mine.retention_tombstones),
+            lambda tx: tx.imports.trim(mine.retention_tombstones),
             lambda tx: tx.trim_audit(mine.retention_audit),
         ]
         for trim in trims:

@@ -12,7 +12,10 @@ from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+from service_kit.errors import Unavailable
+from service_kit.telemetry import get_logger
 
+log = get_logger(__name__)
 # Far longer than the pause between two pieces of a write.
 _DRAFT_AGE = timedelta(days=1)
 
@@ -95,7 +98,11 @@ class Removal:
                 return
             upload = await tx.uploads.find(upload_id)
         if upload is not None:
-            await self.delete_upload(upload)
+            try:
+                await self.delete_upload(upload)
+            except Unavailable as error:
+                # Why the upload failed is the news; the row says DELETING, and the next look goes on.
+                log.info("deletion_postponed", id=upload_id, error=error.message)
 
     async def clear_drafts(self) -> None:
         """Remove what writes to the bucket have left whose process died long ago."""

@@ -13,9 +13,10 @@ from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
 from asset_service.domain import MAX_PIECE_BYTES
+from asset_service.imports import Imports
 from asset_service.small_outputs import SmallFile, SmallOutputs
 from asset_service.uploads import Piece, Uploads, granted_reference
-from asset_service.wire import Encoder, media, rendition_from
+from asset_service.wire import Encoder, import_provenance, media, rendition_from
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from service_kit.blobs import BlobStore
 from service_kit.capabilities import current_lease
@@ -38,12 +39,14 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         uploads: Uploads,
         small_outputs: SmallOutputs,
         client_uploads: ClientUploads,
+        imports: Imports,
         store: BlobStore,
         encoder: Encoder,
     ) -> None:
         self._uploads = uploads
         self._small_outputs = small_outputs
         self._client_uploads = client_uploads
+        self._imports = imports
         self._store = store
         self._encoder = encoder
 
@@ -59,7 +62,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
             first = await anext(messages, None)
             if first is None:
                 raise InvalidArgument("The file is empty.", ErrorReason.UNSUPPORTED_MEDIA)
-            announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256)
+            announced = Announced(first.filename, first.content_type, first.size_bytes, first.sha256, first.import_key)
 
             async def pieces() -> AsyncGenerator[tuple[bytes, int]]:
                 yield first.data, first.size_bytes
@@ -69,6 +72,16 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
             async with aclosing(pieces()) as data:
                 asset = await self._client_uploads.create(current_caller().owner, announced, data)
         return upload_service_pb2.CreateUploadResponse(asset=self._encoder.asset(asset))
+
+    async def DescribeImport(
+        self, request: upload_service_pb2.DescribeImportRequest, context: Context
+    ) -> upload_service_pb2.DescribeImportResponse:
+        asset_id, asset = await self._imports.describe(
+            current_caller().owner, request.import_key, import_provenance(request)
+        )
+        return upload_service_pb2.DescribeImportResponse(
+            asset_id=asset_id, asset=None if asset is None else self._encoder.asset(asset)
+        )
 
     async def UploadOutput(
         self, request: upload_service_pb2.UploadOutputRequest, context: Context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -19,7 +20,7 @@ from asset_service.domain import (
 )
 from asset_service.settlement import Ending, Winner
 from asset_service.watch import Told
-from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2
+from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2, upload_service_pb2
 from atelier.type.v1 import generation_pb2, media_pb2
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 from service_kit.identity import Owner
@@ -32,6 +33,8 @@ _SOURCES = {
     AssetSource.ITEM: asset_pb2.ASSET_SOURCE_ITEM,
     AssetSource.IMPORT: asset_pb2.ASSET_SOURCE_IMPORT,
 }
+_SEED = re.compile(r"-?[0-9]{1,39}")
+_MAX_JSON_INTEGER = 2**53 - 1
 _ANYBODY = media_pb2.Owner(tenant_id="-", owner_id="-")
 _FORMATS = {
     MediaFormat.IMAGE: generation_pb2.FORMAT_IMAGE,
@@ -183,6 +186,37 @@ def settle_result(job_id: str, answer: Settlement | AtelierError) -> asset_contr
     else:
         result.settled.CopyFrom(settled(answer))
     return result
+
+
+def import_provenance(request: upload_service_pb2.DescribeImportRequest) -> bytes:
+    """Return the provenance of a file that is brought in. Raises InvalidArgument for a seed that is no number.
+
+    A seed beyond 2^53-1, which JSON cannot carry, is in the text alone.
+    """
+    if request.seed and not _SEED.fullmatch(request.seed):
+        raise InvalidArgument.field("seed", f"must be a whole number as text, got {request.seed[:40]!r}")
+    seed = int(request.seed) if request.seed else 0
+    size = f"{request.width}x{request.height}" if request.width and request.height else ""
+    made = generation_pb2.Provenance(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        enhanced_prompt=request.enhanced_prompt,
+        seed=seed if 0 <= seed <= _MAX_JSON_INTEGER else 0,
+        imported=generation_pb2.ImportedFrom(
+            tool=request.tool, path=request.path, seed=request.seed, sampler=request.sampler
+        ),
+    )
+    if request.model or request.steps or size:
+        made.settings.model = request.model
+        made.settings.size = size
+        made.settings.width, made.settings.height = request.width, request.height
+        made.settings.steps = request.steps
+        made.settings.seed = made.seed
+    if request.HasField("guidance"):
+        made.imported.guidance = request.guidance
+    if request.HasField("made_at"):
+        made.submitted_at.CopyFrom(request.made_at)
+    return made.SerializeToString(deterministic=True)
 
 
 def rendition_from(number: media_pb2.RenditionKind.ValueType) -> RenditionKind | None:

@@ -64,6 +64,20 @@ EXAMPLES: Mapping[str, Example] = {
     ),
     "DeleteModel": Example(path={"name": "house-style"}),
     "CreateUpload": Example(query={"filename": "first-frame.png"}, body=PICTURE, file="first-frame.png"),
+    "DescribeImport": Example(
+        body={
+            "import_key": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "prompt": "a lighthouse on a basalt cliff in a storm",
+            "model": "sd_xl_base_1.0",
+            "seed": "7",
+            "width": 1024,
+            "height": 1024,
+            "steps": 30,
+            "sampler": "Euler a",
+            "tool": "automatic1111",
+            "path": "2024/lighthouse.png",
+        }
+    ),
     "ListAssets": Example(query={"job_id": JOB_ID}),
     "GetAsset": Example(path={"asset_id": ASSET_ID}),
     "DiscardAsset": Example(path={"asset_id": ASSET_ID}),

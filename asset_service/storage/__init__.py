@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from asset_service.storage.assets import Assets
 from asset_service.storage.events import Events
 from asset_service.storage.holds import Holds
+from asset_service.storage.imports import ImportRows
 from asset_service.storage.job_locks import lock_jobs
 from asset_service.storage.settlements import Settlements
 from asset_service.storage.tables import audit
@@ -35,6 +36,7 @@ class Transaction(View):
         self.settlements = Settlements(connection)
         self.holds = Holds(connection)
         self.events = Events(connection)
+        self.imports = ImportRows(connection)
 
     async def finish(self) -> None:
         """Write the events: their owners' heads are locked last, and not for long."""

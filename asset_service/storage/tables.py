@@ -16,12 +16,14 @@ from sqlalchemy import (
 )
 
 from service_kit.database import Json, UtcDateTime
+from service_kit.deletion_pause import add_pause_table
 from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
 metadata = MetaData()
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
+add_pause_table(metadata)
 
 workspace_assets = Table(
     "workspace_assets",
@@ -108,6 +110,21 @@ holds = Table(
     Column("created_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("holder", "asset_id"),
     Index("holds_of_asset", "asset_id"),
+)
+
+# What other systems say about files that are brought in. The asset's id is known before its first byte.
+imports = Table(
+    "imports",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("import_key", Text, nullable=False),
+    Column("asset_id", Text, nullable=False),
+    # Empty as soon as the asset has it.
+    Column("provenance", LargeBinary, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "owner_id", "import_key"),
+    Index("imports_by_time", "created_at"),
 )
 
 audit = Table(

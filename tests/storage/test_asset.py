@@ -355,6 +355,26 @@ async def test_holds_last_until_their_time_or_for_good(asset_: Storage, clock: M
         assert await tx.holds.release(["library"]) == 0
 
 
+async def test_an_import_has_one_asset_per_owner_and_key(asset_: Storage, clock: ManualClock) -> None:
+    async with asset_.write() as tx:
+        assert await tx.imports.find(ANN, "k") is None
+        assert await tx.imports.take(ANN, "k") is None
+        assert await tx.imports.describe(ANN, "k", "a", b"first") == "a"
+        assert await tx.imports.describe(BOB, "k", "b", b"bob's") == "b"
+        assert await tx.imports.describe(ANN, "k", "c", b"second") == "a"
+    async with asset_.write() as tx:
+        assert await tx.imports.find(ANN, "k") == "a"
+        assert await tx.imports.find(OTHER, "k") is None
+        assert await tx.imports.take(ANN, "k") == b"second"
+        assert await tx.imports.take(ANN, "k") == b""
+        assert await tx.imports.take(BOB, "k") == b"bob's"
+    clock.advance(HOUR)
+    async with asset_.write() as tx:
+        assert await tx.imports.trim(HOUR + SECOND) == 0
+        assert await tx.imports.trim(HOUR) == 2
+        assert await tx.imports.trim(HOUR) == 0
+
+
 async def test_the_audit_says_what_was_done_until_it_is_old(asset_: Storage, clock: ManualClock) -> None:
     async with asset_.write() as tx:
         assert await tx.now() == clock.now()
