@@ -141,3 +141,32 @@ def test_an_output_that_the_store_has_lost_fails_at_its_index(model: Opens) -> N
     assert [output.state for output in job.outputs] == [OutputState.FAILED, OutputState.DELIVERED]
     assert job.state is JobState.SUCCEEDED
     machine.teardown()
+
+
+@pytest.mark.parametrize("runs", [False, True])
+def test_a_job_that_is_cancelled_stays_so_and_delivers_nothing(model: Opens, runs: bool) -> None:
+    machine = model("")()
+    machine.begin([8], runs)
+    [job_id] = machine.jobs
+    for _ in range(2):
+        machine.step(machine.cancel_job(machine.router(0), machine.state.jobs[job_id]))
+    assert machine.state.entry("settle", job_id) is not None
+    machine.step(machine.settle_due([machine.router(0)]))
+    assert machine.state.entry("settle", job_id) is None
+    assert machine.state.jobs[job_id].state is JobState.CANCELLED
+    machine.teardown()
+
+
+def test_a_batch_of_which_one_picture_came_says_what_became_of_the_other(model: Opens) -> None:
+    machine = model("")()
+    machine.begin([8, 8], True)
+    worker, leased = next(
+        (worker, each) for worker in machine.workers for each in worker.leases.values() if each.quantity > 1
+    )
+    machine.step(machine.say_outcome(worker, leased, "partial"))
+    recorded = machine.state.jobs[leased.ref[0]]
+    assert recorded.state is JobState.PUBLISHING
+    assert [output.state for output in recorded.outputs] == [OutputState.DELIVERED, OutputState.FAILED]
+    machine.step(machine.settle_due([machine.router(0)]))
+    assert machine.state.jobs[leased.ref[0]].delivered == 1
+    machine.teardown()
