@@ -15,6 +15,7 @@ from library_service.upkeep import Upkeep
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.deletion_pause import pausing
 from service_kit.events import WakeUps
 from service_kit.events.exchange import open_exchange
 from service_kit.events.followers import Changes
@@ -89,7 +90,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
         clock=clock,
     )
     stack.push_async_callback(assets.close)
-    service = Service(settings, db, open_store(settings), assets, clock)
+    service = Service(settings, db, pausing(open_store(settings), db), assets, clock)
     await service.removal.clean_up_after_crash()
     await service.vitals.look()
     tasks = BackgroundTasks()

@@ -12,7 +12,7 @@ from library_service.storage import DELETED, SAVED, Storage, Transaction
 from library_service.storage.blob_rows import Doomed
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore
-from service_kit.errors import AtelierError, NotFound
+from service_kit.errors import AtelierError, NotFound, Unavailable
 from service_kit.events.followers import Changes
 from service_kit.identity import Caller, Owner
 from service_kit.telemetry import get_logger
@@ -143,6 +143,10 @@ class Removal:
     async def _remove(self, blob: Doomed) -> bool:
         try:
             await erase(self._store, blob.bucket, blob.key)
+        except Unavailable as error:
+            # A backup is running: the next sweep deletes it.
+            log.info("deletion_postponed", blob_id=blob.blob_id, error=error.message)
+            return False
         except OSError:
             log.exception("blob_not_deleted", blob_id=blob.blob_id)
             return False

@@ -17,12 +17,14 @@ from sqlalchemy import (
 )
 
 from service_kit.database import Json, UtcDateTime
+from service_kit.deletion_pause import add_pause_table
 from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
 metadata = MetaData()
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
+add_pause_table(metadata)
 
 _NOT_DELETED = text("deleted_at IS NULL")
 _TRASHED = text("trashed_at IS NOT NULL AND deleted_at IS NULL")
