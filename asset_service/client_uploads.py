@@ -236,5 +236,5 @@ def _check_type(believed: str, media: Media) -> None:
     if plain not in _UNKNOWN_TYPES and _ALIASES.get(plain, plain) != media.content_type:
         raise InvalidArgument(
             f"The file was announced as {plain}, and its bytes are {media.content_type}; send the right type, or none.",
-            ErrorReason.UNSUPPORTED_MEDIA,
+            ErrorReason.MEDIA_DISGUISED,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from asset_service.domain import Media, MediaFormat, RenditionKind, Upload, UploadState, upload_key
-from asset_service.media import unsupported
+from asset_service.refusals import unsupported
 from service_kit.capabilities import LeaseClaims
 from service_kit.clock import Clock
 from service_kit.errors import ErrorReason, InvalidArgument, Unauthenticated

@@ -1,7 +1,7 @@
 """The process that decodes what strangers sent: it has little memory, writes nothing, and may be killed at any time.
 
-It takes one JSON line at a time: `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…"}`; or `{"sizes": […]}`
-followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each.
+It takes one JSON line at a time: `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`; or
+`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from asset_service.media import measure
 from service_kit.errors import InvalidArgument
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 2 << 30
 IDLE_S = 60.0
 READY = b"ready\n"
 
@@ -59,7 +59,7 @@ def _answer(file: Path | BytesIO) -> dict[str, object]:
     try:
         return {"shape": asdict(measure(file))}
     except InvalidArgument as error:
-        return {"refused": error.message}
+        return {"refused": error.message, "reason": error.reason.value}
 
 
 if __name__ == "__main__":

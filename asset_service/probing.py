@@ -11,8 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from asset_service.media import Shape, unsupported
+from asset_service.media import Shape
 from asset_service.probe_child import READY
+from asset_service.refusals import too_large, unsupported
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unavailable
 from service_kit.telemetry import get_logger
 
@@ -61,9 +62,7 @@ class Probe:
                         reply = await self._ask(request, files)
                 except TimeoutError:
                     await self._end()
-                    raise unsupported(
-                        f"The file could not be decoded within {self._limit.total_seconds():g} s"
-                    ) from None
+                    raise too_large(f"The file could not be decoded within {self._limit.total_seconds():g} s") from None
                 except BaseException:
                     # A reply that nobody waited for must not be taken for that of the next file.
                     await asyncio.shield(self._end())
@@ -146,5 +145,5 @@ def _shape_or_refusal(reply: dict[str, Any]) -> Shape | AtelierError:
 def _shape(reply: dict[str, Any]) -> Shape:
     refused = reply.get("refused")
     if refused is not None:
-        raise InvalidArgument(str(refused), ErrorReason.UNSUPPORTED_MEDIA)
+        raise InvalidArgument(str(refused), ErrorReason(reply["reason"]))
     return Shape(**reply["shape"])

@@ -48,6 +48,10 @@ class ErrorReason(StrEnum):
     ENHANCEMENT_FAILED = "enhancement_failed"
     CANCELLED = "cancelled"
     FAILED_PRECONDITION = "failed_precondition"
+    OWNER_ERASED = "owner_erased"
+    MEDIA_DAMAGED = "media_damaged"
+    MEDIA_TOO_LARGE = "media_too_large"
+    MEDIA_DISGUISED = "media_disguised"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import pytest
 from asset_service.media import MAX_SIDE, Shape, measure, sniff
 from asset_service.probing import Probe
 from service_kit.errors import ErrorReason, InvalidArgument, Unavailable
-from tests.asset_service.pictures import encoded, mp4, png, png_header_of
+from tests.asset_service.pictures import encoded, mp4, png
+from tests.support.hostile_files import gif_of, png_of, webp_of
 
 
 @pytest.mark.parametrize(
@@ -63,9 +64,45 @@ def test_what_is_not_taken_is_named(head: bytes, word: str) -> None:
     assert caught.value.reason is ErrorReason.UNSUPPORTED_MEDIA
 
 
-def test_a_file_that_is_two_things_is_what_it_begins_with(tmp_path: Path) -> None:
+def test_a_file_that_is_two_things_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "both"
     path.write_bytes(png(8, 8) + b"PK\x03\x04<svg>")
+    with pytest.raises(InvalidArgument, match="ZIP") as caught:
+        measure(path)
+    assert caught.value.reason is ErrorReason.MEDIA_DISGUISED
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(png(8, 8) + bytes(100), id="zeros-behind-a-png"),
+        pytest.param(encoded("JPEG", 40, 30, progressive=True), id="progressive"),
+        pytest.param(encoded("JPEG") + b"\x00\x00\x00\x18ftypmp42" + bytes(500), id="motion-photo"),
+        pytest.param(encoded("JPEG", comment=b"for the \xff\xd9 of it"), id="marker-in-comment"),
+        pytest.param(encoded("WEBP", 33, 21, lossless=True), id="lossless"),
+        pytest.param(encoded("GIF", 300, 200), id="large-gif"),
+    ],
+)
+def test_what_cameras_and_editors_write_is_taken(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    assert measure(path).width > 0
+
+
+def test_animations_are_taken_as_long_as_they_are_not_too_long(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (webp_of(20), gif_of(20, 1, 1)):
+        path.write_bytes(data)
+        assert measure(path).width in (8, 1)
+
+
+def test_a_long_prompt_within_a_png_is_taken(tmp_path: Path) -> None:
+    from PIL import Image, PngImagePlugin
+
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt("parameters", "提灯 " * 100_000, zip=True)
+    path = tmp_path / "file.png"
+    Image.new("RGB", (8, 8)).save(path, pnginfo=text)
     assert measure(path) == Shape("image/png", 8, 8)
 
 
@@ -73,7 +110,7 @@ async def test_the_child_measures_one_after_the_other_and_ends(tmp_path: Path) -
     probe = Probe()
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_bytes(png(8, 8))
-    bad.write_bytes(png_header_of(MAX_SIDE + 1, 10))
+    bad.write_bytes(png_of(MAX_SIDE + 1, 10))
     try:
         shapes = await asyncio.gather(*(probe.measure(good) for _ in range(3)))
         assert shapes == [Shape("image/png", 8, 8)] * 3
@@ -122,7 +159,8 @@ async def test_a_child_that_cannot_start_is_not_the_files_fault(modules: Path) -
 async def test_the_child_knows_none_of_our_secrets(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATELIER_CLIENT_KEY", "atl_0_secret")
     body = "import os\nprint('ready', flush=True)\ninput()\n"
-    body += "print('{\"refused\": \"%s\"}' % sorted(n for n in os.environ if n[:8] == 'ATELIER_'), flush=True)\n"
+    body += "mine = sorted(name for name in os.environ if name[:8] == 'ATELIER_')\n"
+    body += 'print(\'{"refused": "%s", "reason": "media_damaged"}\' % mine, flush=True)\n'
     probe = Probe(child=child(modules, "tells", body))
     with pytest.raises(InvalidArgument, match=r"^\[\]$"):
         await probe.measure(modules / "any")

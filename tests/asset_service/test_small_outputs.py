@@ -83,7 +83,7 @@ async def test_many_at_once_each_get_their_own_receipt_and_a_bad_one_harms_no_ot
     bad = upload(harness, harness.lease(new_id()), file(b"\x89PNG\r\n\x1a\n and no more"))
     replies, refused = await asyncio.gather(asyncio.gather(*calls), refusal(bad))
     assert isinstance(refused, InvalidArgument)
-    assert refused.reason is ErrorReason.UNSUPPORTED_MEDIA
+    assert refused.reason is ErrorReason.MEDIA_DAMAGED
     for seed, (lease, reply) in enumerate(zip(leases, replies, strict=True)):
         receipt = harness.capabilities.verify_receipt(reply.receipt)
         assert (receipt.job_id, receipt.sha256) == (lease.job_id, hashlib.sha256(png(seed=seed)).hexdigest())

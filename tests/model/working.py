@@ -24,6 +24,7 @@ _REFUSALS = (
     ErrorReason.INVALID_LEASE,
     ErrorReason.INCOMPLETE_UPLOAD,
     ErrorReason.UNSUPPORTED_MEDIA,
+    ErrorReason.MEDIA_DAMAGED,
 )
 
 
