@@ -14,9 +14,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from sqlalchemy import Connection, MetaData, inspect, text
+from sqlalchemy import Connection, Index, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.schema import CreateSchema
+from sqlalchemy.schema import CreateSchema, SchemaItem
 
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition
@@ -125,7 +125,14 @@ async def schema_differences(db: Database, package: str, metadata: MetaData) -> 
     await upgrade(db, package)
 
     def compare(connection: Connection) -> list[str]:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        words = _full_text_indexes(connection)
+
+        def is_ours(thing: SchemaItem, name: str | None, kind: str, reflected: bool, other: object) -> bool:
+            if isinstance(thing, Index) and connection.dialect.name == "sqlite":
+                return not thing.dialect_options["postgresql"]["using"]
+            return kind != "table" or not reflected or not words or not (name or "").startswith(words)
+
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_object": is_ours})
         return [repr(difference) for difference in compare_metadata(context, metadata)]
 
     async with db.write() as tx:
@@ -136,6 +143,14 @@ def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _full_text_indexes(connection: Connection) -> tuple[str, ...]:
+    """Return the names of SQLite's full-text indexes: no metadata can tell of them, nor of the tables behind them."""
+    if connection.dialect.name != "sqlite":
+        return ()
+    query = text("SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE%'")
+    return tuple(connection.execute(query).scalars())
 
 
 def _versions(package: str) -> Path:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
+    Dialect,
     ForeignKey,
     Index,
     Integer,
@@ -13,8 +17,12 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
+    TypeDecorator,
+    false,
     text,
 )
+from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.types import TypeEngine
 
 from service_kit.database import Json, UtcDateTime
 from service_kit.deletion_pause import add_pause_table
@@ -28,7 +36,21 @@ add_pause_table(metadata)
 
 _NOT_DELETED = text("deleted_at IS NULL")
 _TRASHED = text("trashed_at IS NOT NULL AND deleted_at IS NULL")
+_UNREAD = text("words_version = 0 AND deleted_at IS NULL")
 _LIVE = text("state = 'live'")
+_Bytewise = Text().with_variant(Text(collation="C"), "postgresql")
+
+
+class Words(TypeDecorator[str]):
+    """Tokens between spaces: a text on SQLite, which has a full-text index of it, and a tsvector on PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Choose the type of a database."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else TSVECTOR())
+
 
 # What is in the trash has `trashed_at`, keeps everything it has, and can come back until it is deleted.
 # A deleted item stays as a tombstone: ids and times, so that deleting it again is answered.
@@ -45,6 +67,16 @@ user_library = Table(
     Column("deleted_at", UtcDateTime),
     Column("version", BigInteger, nullable=False),
     Column("trashed_at", UtcDateTime),
+    Column("title", Text, nullable=False, server_default=""),
+    # What it is sorted by: folded, byte by byte on both databases.
+    Column("title_key", _Bytewise, nullable=False, server_default=""),
+    Column("notes", Text, nullable=False, server_default=""),
+    Column("is_favourite", Boolean, nullable=False, server_default=false()),
+    Column("model", Text, nullable=False, server_default=""),
+    # What it is found by, as `words.tokens_of` makes it; NULL when it is not to be found.
+    Column("words", Words),
+    # In which version it was folded; 0: not yet.
+    Column("words_version", Integer, nullable=False, server_default="0"),
 )
 Index(
     "user_library_saved_once",
@@ -71,6 +103,26 @@ Index(
     sqlite_where=text("deleted_at IS NOT NULL"),
     postgresql_where=text("deleted_at IS NOT NULL"),
 )
+Index(
+    "user_library_by_title",
+    user_library.c.tenant_id,
+    user_library.c.owner_id,
+    user_library.c.title_key,
+    user_library.c.item_id,
+    sqlite_where=_NOT_DELETED,
+    postgresql_where=_NOT_DELETED,
+)
+Index(
+    "user_library_trashed",
+    user_library.c.tenant_id,
+    user_library.c.owner_id,
+    user_library.c.created_at,
+    user_library.c.item_id,
+    sqlite_where=_TRASHED,
+    postgresql_where=_TRASHED,
+)
+Index("user_library_unread", user_library.c.item_id, sqlite_where=_UNREAD, postgresql_where=_UNREAD)
+Index("user_library_words", user_library.c.words, postgresql_using="gin", postgresql_with={"fastupdate": "off"})
 Index("user_library_trash", user_library.c.trashed_at, sqlite_where=_TRASHED, postgresql_where=_TRASHED)
 
 # Identical bytes of one owner are one row, counted by `ref_count`.
@@ -118,6 +170,44 @@ item_files = Table(
     Column("blob_id", Text, ForeignKey("blobs.blob_id"), nullable=False),
     PrimaryKeyConstraint("item_id", "position"),
     Index("item_files_by_blob", "blob_id"),
+)
+
+item_tags = Table(
+    "item_tags",
+    metadata,
+    Column("item_id", Text, ForeignKey("user_library.item_id"), nullable=False),
+    # Folded: what it is compared by.
+    Column("tag_key", _Bytewise, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("tag", Text, nullable=False),
+    PrimaryKeyConstraint("item_id", "tag_key"),
+    Index("item_tags_by_owner", "tenant_id", "owner_id", "tag_key"),
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("collection_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("name_key", _Bytewise, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Index("collections_by_name", "tenant_id", "owner_id", "name_key", unique=True),
+)
+
+collection_items = Table(
+    "collection_items",
+    metadata,
+    Column("collection_id", Text, ForeignKey("collections.collection_id"), nullable=False),
+    Column("item_id", Text, ForeignKey("user_library.item_id"), nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("added_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("collection_id", "item_id"),
+    Index("collection_items_by_item", "item_id"),
 )
 
 # What the asset service is to know about each asset that was ever saved. The version outlives the items.
