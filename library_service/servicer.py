@@ -14,6 +14,7 @@ from library_service.catalogue import Catalogue
 from library_service.domain import Place
 from library_service.removal import Removal
 from library_service.saving import Saving
+from service_kit.blobs import SignedUrl
 from service_kit.identity import current_caller
 from service_kit.media_urls import MediaSigner
 from service_kit.server import Registration

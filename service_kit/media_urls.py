@@ -15,17 +15,10 @@ from urllib.parse import quote, urlencode
 
 from cryptography.exceptions import InvalidSignature
 
+from service_kit.blobs import SignedUrl
 from service_kit.clock import Clock
 from service_kit.errors import PermissionDenied
 from service_kit.key_types import SigningKey, VerifyKey
-
-
-@dataclass(frozen=True, slots=True)
-class SignedUrl:
-    """An address, and when it stops working."""
-
-    url: str
-    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import hypothesis
 import pytest
 
+from tests.support.gcs import CREDENTIALS_ENV, EMULATOR_ENV, emulator, make_buckets, write_key_file
 from tests.support.postgres import Databases, NoPostgres, any_server
 
 hypothesis.settings.register_profile("atelier", derandomize=True, deadline=None, database=None)
@@ -38,6 +41,29 @@ def databases_for_tests(environ: Mapping[str, str]) -> Iterator[Databases]:
         if environ.get("CI", "").lower() not in ("", "0", "false"):
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def gcs_emulator() -> Iterator[str]:
+    """Give one emulator of Google Cloud Storage to all tests; in it a copy of 256 KiB and more takes several calls."""
+    with emulator("--rewrite-bytes", str(256 << 10)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def gcs_key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the key file of a service account."""
+    return write_key_file(tmp_path_factory.mktemp("gcs") / "key.json")
+
+
+@pytest.fixture
+def gcs_url(gcs_emulator: str, gcs_key_file: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Give empty buckets in the emulator, as `blobs.url`."""
+    monkeypatch.setenv(EMULATOR_ENV, gcs_emulator)
+    monkeypatch.setenv(CREDENTIALS_ENV, str(gcs_key_file))
+    prefix = f"t{secrets.token_hex(4)}"
+    make_buckets(gcs_emulator, prefix)
+    return f"gs://{prefix}"
 
 
 @pytest.fixture

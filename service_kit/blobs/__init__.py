@@ -1,6 +1,6 @@
-"""Where bytes lie: the protocol that every blob store follows.
+"""Where bytes lie: the protocol that every blob store follows, and which store the settings name.
 
-A blob is (bucket, key, generation) with a digest and a size.
+A blob is (bucket, key, generation) with a digest and a size. Buckets have logical names; a store knows where each lies.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
-from service_kit.settings import Settings
+from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.settings import Settings, SettingsError
 
 WORKSPACE_BUCKET = "workspace-temp"
 LIBRARY_BUCKET = "user-library"
@@ -22,6 +24,7 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_=@~+%-][A-Za-z0-9._=@~+%-]*")
 _MAX_KEY = 1024
 _MAX_SEGMENT = 200
 RESERVED_SUFFIX = ".blob"
+GCS_SCHEME = "gs://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,37 @@ class BlobInfo:
     created_at: datetime
 
 
-class BlobStore(Protocol):
-    """A place for bytes. What was put is there after a crash, whole, or it is not there at all."""
+@dataclass(frozen=True, slots=True)
+class SignedUrl:
+    """An address, and when it stops working."""
 
-    async def put(self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str) -> BlobInfo:
+    url: str
+    expires_at: datetime
+
+
+class BlobStore(Protocol):
+    """A place for bytes. What was put is there after a crash, whole, or it is not there at all.
+
+    Every method may raise Unavailable: the store cannot be reached in the time that the settings allow. A repeat is
+    harmless; one that finds its own first try done is told AlreadyExists, and `stat` shows whose bytes are there.
+    """
+
+    async def put(
+        self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
         """Write a blob whose key is free. Nobody sees a part of it.
+
+        Args:
+            bucket: where it goes.
+            key: its name there.
+            chunks: its bytes.
+            content_type: what they are.
+            sha256: the digest that the bytes must have, in hexadecimal. Whoever knows it says so: some stores then
+                need no second look at large files.
 
         Raises:
             AlreadyExists: the key is taken; its blob is untouched.
+            InvalidArgument: `digest_mismatch`; nothing was written.
         """
 
     async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
@@ -85,12 +111,33 @@ class BlobStore(Protocol):
     def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
         """Give every blob whose key starts with `prefix`, sorted by key."""
 
+    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+        """Return an address at which the store itself serves this generation of a blob to whoever has it, for `ttl`.
+
+        None when the store serves nobody by itself, as a directory: then the gateway does.
+        """
+
+    async def close(self) -> None:
+        """End what the store has opened."""
+
 
 def open_store(settings: Settings) -> BlobStore:
-    """Return the store that the settings name: a local directory."""
+    """Return the store that `blobs.url` names: a directory, by default one in the data folder, or Google Cloud Storage.
+
+    Raises:
+        SettingsError: the address is of another kind.
+    """
+    url = settings.blobs.url
+    if url.startswith(GCS_SCHEME):
+        # Loaded only by those who use it: it costs a second and 40 MB.
+        from service_kit.blobs.gcs import GcsBlobStore
+
+        return GcsBlobStore.open(settings.blobs)
     from service_kit.blobs.local import LocalBlobStore
 
-    return LocalBlobStore(settings.blobs_dir)
+    if "://" in url:
+        raise SettingsError(f"blobs.url is a folder's path or gs:// and a prefix of buckets, got {url!r}.")
+    return LocalBlobStore(Path(url).expanduser() if url else settings.blobs_dir)
 
 
 def key_segment(text: str) -> str:
@@ -102,6 +149,15 @@ def key_segment(text: str) -> str:
     segment = quote(text, safe="=@~+").replace(".", "%2E")
     check_key(segment)
     return segment
+
+
+def check_digest(sha256: str, expected: str | None) -> None:
+    """Raise InvalidArgument unless bytes have the digest that was announced, where one was."""
+    if expected not in (None, sha256):
+        raise InvalidArgument(
+            f"The bytes have the SHA-256 {sha256}, and {expected} was announced; send them again.",
+            ErrorReason.DIGEST_MISMATCH,
+        )
 
 
 def check_bucket(bucket: str) -> None:

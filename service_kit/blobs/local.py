@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
 
-from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, check_bucket, check_key
+from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
 from service_kit.clock import parse_rfc3339, rfc3339
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange
 
@@ -38,13 +38,16 @@ class LocalBlobStore:
         """Choose the directory; it is made at the first write."""
         self._root = root
 
-    async def put(self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str) -> BlobInfo:
+    async def put(
+        self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
         """Write a blob whose key is free; see `BlobStore.put`."""
         final = self._path(bucket, key)
         draft = await asyncio.to_thread(self._new_draft, bucket)
         try:
-            sha256, size_bytes = await _write(draft / _DATA, chunks)
-            info = BlobInfo(bucket, key, _new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
+            written, size_bytes = await _write(draft / _DATA, chunks)
+            check_digest(written, sha256)
+            info = BlobInfo(bucket, key, _new_generation(), size_bytes, written, content_type, datetime.now(UTC))
             await asyncio.to_thread(self._publish, draft, final, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
@@ -101,6 +104,13 @@ class LocalBlobStore:
             info = await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
             if info is not None:
                 yield info
+
+    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+        """Return None: a directory serves nobody."""
+        return None
+
+    async def close(self) -> None:
+        """Do nothing: no file stays open."""
 
     def _path(self, bucket: str, key: str) -> Path:
         check_bucket(bucket)

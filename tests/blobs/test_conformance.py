@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from service_kit.blobs import BlobStore, check_key, key_segment
-from service_kit.blobs.local import LocalBlobStore
+from service_kit.blobs import BlobStore, check_key, key_segment, open_store
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange
+from service_kit.settings import for_tests
 
-STORES: dict[str, Callable[[Path], BlobStore]] = {"local": lambda folder: LocalBlobStore(folder / "blobs")}
 BUCKET, OTHER = "workspace-temp", "user-library"
+# A fixture that gives its `blobs.url`, for each store.
+STORES = {"local": "local_url", "gcs": "gcs_url"}
+
+
+@pytest.fixture
+def local_url() -> str:
+    return ""
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
-    return STORES[request.param](tmp_path)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    opened = open_store(for_tests(tmp_path, blobs__url=request.getfixturevalue(STORES[request.param])))
+    yield opened
+    await opened.close()
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:

@@ -1,0 +1,377 @@
+"""A blob store in Google Cloud Storage, through its official client.
+
+The logical bucket `workspace-temp` is the bucket `PREFIX-workspace-temp`. A blob is one object; its generation is the
+object's, its SHA-256 stands in the object's metadata from the first moment on. Nothing is ever written over: each write
+carries the precondition that its key is free, each deletion its generation. The client is synchronous, so every request
+runs in one of a few threads of the store's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import IO, Any, Self, TypeVar
+
+import google.auth
+import google_crc32c
+import requests
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import AnonymousCredentials, Signing
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.fileio import BlobWriter
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from service_kit.blobs import GCS_SCHEME, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.errors import AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable
+from service_kit.settings_table import BlobSettings
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+T = TypeVar("T")
+
+# Parts of an upload are multiples of 256 KiB. Two of them are in memory per upload.
+PART_BYTES = 4 << 20
+READ_BYTES = 2 << 20
+_PAGE = 1000
+_LONGEST_ADDRESS = timedelta(days=7)
+_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
+_EMULATOR_ENV = "STORAGE_EMULATOR_HOST"
+_DIGEST = "sha256"
+# A key is written once, so whoever has its bytes has them for good.
+_CACHE_CONTROL = "private, max-age=31536000, immutable"
+_FAILURES = (
+    GoogleAPICallError,
+    RetryError,
+    InvalidResponse,
+    DataCorruption,
+    GoogleAuthError,
+    requests.RequestException,
+    OSError,
+)
+
+
+class _Upload(BlobWriter):  # type: ignore[misc]
+    """A resumable upload that only `close` completes: the client's own would also when it is collected, half done."""
+
+    def __del__(self) -> None:
+        """Leave the session: it is no object, and Google forgets it after a week."""
+
+
+class GcsBlobStore:
+    """Blobs in the buckets of one prefix."""
+
+    def __init__(self, client: storage.Client, prefix: str, settings: BlobSettings, signing: Signing | None) -> None:
+        """Use a client; `signing` are credentials that can sign addresses, if there are any."""
+        self._client = client
+        self._prefix = prefix
+        self._signing = signing
+        self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="gcs")
+        self._patience = (settings.retry_timeout + settings.request_timeout).total_seconds() + 1
+        self._bounds: dict[str, Any] = {
+            "timeout": settings.request_timeout.total_seconds(),
+            "retry": DEFAULT_RETRY.with_timeout(settings.retry_timeout.total_seconds()),
+        }
+
+    @classmethod
+    def open(cls, settings: BlobSettings) -> Self:
+        """Return the store of `gs://PREFIX`, with the credentials that the environment names.
+
+        Raises:
+            FailedPrecondition: there are no credentials, or they cannot be read.
+        """
+        prefix = settings.url.removeprefix(GCS_SCHEME).rstrip("/")
+        check_bucket(prefix)
+        signing = None
+        credentials = AnonymousCredentials()
+        if _EMULATOR_ENV not in os.environ or "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
+            try:
+                found, _ = google.auth.default(scopes=_SCOPES)
+            except DefaultCredentialsError as error:
+                raise FailedPrecondition(
+                    "blobs.url is in Google Cloud Storage, and there are no credentials for it: set "
+                    f"GOOGLE_APPLICATION_CREDENTIALS to a key file. {error}"
+                ) from None
+            signing = found if isinstance(found, Signing) else None
+            credentials = credentials if _EMULATOR_ENV in os.environ else found
+        # No call needs a project: buckets are named by themselves.
+        return cls(storage.Client(project=None, credentials=credentials), prefix, settings, signing)
+
+    async def put(
+        self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
+        """Write a blob whose key is free; see `BlobStore.put`."""
+        self._check(bucket, key)
+        if sha256 is not None:
+            return await self._upload(bucket, key, chunks, content_type, sha256)
+        with tempfile.TemporaryFile() as file:
+            sha256 = await self._spool(chunks, file)
+            async with aclosing(_pieces(file)) as pieces:
+                return await self._upload(bucket, key, pieces, content_type, sha256)
+
+    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+        """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
+        self._check(bucket, key)
+        blob = self._described(bucket, key, content_type, hashlib.sha256(data).hexdigest())
+        send = partial(
+            blob.upload_from_string, data, content_type, if_generation_match=0, checksum="crc32c", **self._bounds
+        )
+        await self._written(bucket, key, send)
+        return _info(bucket, blob)
+
+    async def stat(self, bucket: str, key: str) -> BlobInfo | None:
+        """Return what is known about a blob; see `BlobStore.stat`."""
+        self._check(bucket, key)
+        blob = await self._find(bucket, key, None)
+        return None if blob is None else _info(bucket, blob)
+
+    async def open_range(
+        self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Stream bytes; see `BlobStore.open_range`. The CRC32C of a whole blob is checked before its last piece."""
+        self._check(bucket, key)
+        blob = await self._known(bucket, key, generation)
+        size_bytes = int(blob.size)
+        if offset < 0 or offset > size_bytes:
+            raise OutOfRange(f"offset must be 0..{size_bytes}, got {offset}")
+        end = size_bytes if length is None else min(offset + length, size_bytes)
+        whole = (offset, end) == (0, size_bytes)
+        checksum = google_crc32c.Checksum()
+        while offset < end:
+            last = min(offset + READ_BYTES, end) - 1
+            read = partial(
+                blob.download_as_bytes, start=offset, end=last, raw_download=True, checksum=None, **self._bounds
+            )
+            piece: bytes = await self._run(read, bucket, key)
+            if len(piece) != last + 1 - offset:
+                raise Unavailable("The object store gave fewer bytes than the file has; repeat.")
+            checksum.update(piece)
+            offset += len(piece)
+            if whole and offset == end and _text(checksum) != blob.crc32c:
+                raise Unavailable("The bytes that came from the object store have another CRC32C; repeat.")
+            yield piece
+
+    async def copy(
+        self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
+    ) -> BlobInfo:
+        """Copy a blob inside the store; see `BlobStore.copy`. Google may do a part per call and says so by a token."""
+        self._check(*source)
+        self._check(*target)
+        original = await self._known(*source, generation)
+        copied = self._described(*target, original.content_type, (original.metadata or {}).get(_DIGEST, ""))
+        token: str | None = None
+        moved_bytes = -1
+        while moved_bytes < 0 or token is not None:
+            before = moved_bytes
+            rewrite = partial(copied.rewrite, original, token=token, if_generation_match=0, **self._bounds)
+            token, moved_bytes, _ = await self._run(rewrite, *target, source=source)
+            if token is not None and moved_bytes <= before:
+                raise Unavailable("The object store does not get on with a copy; repeat.")
+        if copied.crc32c != original.crc32c:
+            await self.delete(*target, str(copied.generation))
+            raise Unavailable("The object store has made a copy with another CRC32C; repeat.")
+        return _info(target[0], copied)
+
+    async def delete(self, bucket: str, key: str, generation: str) -> bool:
+        """Remove a blob of exactly this generation; see `BlobStore.delete`."""
+        self._check(bucket, key)
+        if not generation.isascii() or not generation.isdecimal():
+            return False
+        remove = partial(self._bucket(bucket).blob(key).delete, if_generation_match=int(generation), **self._bounds)
+        try:
+            await self._run(remove, bucket, key)
+        except (NotFound, AlreadyExists):
+            return False
+        return True
+
+    async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
+        """Return 0: an upload that broke off is no object, and Google forgets it after a week."""
+        check_bucket(bucket)
+        return 0
+
+    async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
+        """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
+        check_bucket(bucket)
+        found = self._client.list_blobs(self._bucket(bucket), prefix=prefix or None, page_size=_PAGE, **self._bounds)
+        pages = found.pages
+        while (page := await self._reached(bucket, partial(_next_page, pages))) is not None:
+            for blob in page:
+                yield _info(bucket, blob)
+
+    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+        """Return a V4 signed address; see `BlobStore.sign`. None when the credentials cannot sign."""
+        if self._signing is None:
+            return None
+        ttl = min(ttl, _LONGEST_ADDRESS)
+        expires_at = datetime.now(UTC).replace(microsecond=0) + ttl
+        make = partial(
+            self._bucket(blob.bucket).blob(blob.key).generate_signed_url,
+            version="v4",
+            expiration=ttl,
+            generation=blob.generation,
+            credentials=self._signing,
+            api_access_endpoint=self._client.api_endpoint,
+        )
+        return SignedUrl(await self._run(make, blob.bucket, blob.key), expires_at)
+
+    async def close(self) -> None:
+        """Wait for the requests that are on their way, and close the connections."""
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._client.close()
+
+    async def _upload(
+        self, bucket: str, key: str, chunks: AsyncIterable[bytes], content_type: str, sha256: str
+    ) -> BlobInfo:
+        """Send chunks in parts. The last part, which makes the object, goes only when the digest is the announced."""
+        blob = self._described(bucket, key, content_type, sha256)
+        upload = _Upload(
+            blob,
+            chunk_size=PART_BYTES,
+            content_type=content_type,
+            if_generation_match=0,
+            checksum="crc32c",
+            **self._bounds,
+        )
+        digest = hashlib.sha256()
+        part = bytearray()
+        async for chunk in chunks:
+            part += chunk
+            if len(part) >= PART_BYTES:
+                await self._written(bucket, key, partial(_send, upload, digest, bytes(part)))
+                part.clear()
+        await self._written(bucket, key, partial(_send, upload, digest, bytes(part)))
+        check_digest(digest.hexdigest(), sha256)
+        await self._written(bucket, key, upload.close)
+        found = await self._find(bucket, key, None)
+        if found is None or (found.metadata or {}).get(_DIGEST) != sha256:
+            raise Unavailable("The object store does not hold the bytes that were written; repeat.")
+        return _info(bucket, found)
+
+    async def _spool(self, chunks: AsyncIterable[bytes], file: IO[bytes]) -> str:
+        """Write chunks into a file. Returns their SHA-256 in hexadecimal."""
+        digest = hashlib.sha256()
+        async for chunk in chunks:
+            await asyncio.to_thread(_note, file, digest, chunk)
+        await asyncio.to_thread(file.seek, 0)
+        return digest.hexdigest()
+
+    def _check(self, bucket: str, key: str) -> None:
+        check_bucket(bucket)
+        check_key(key)
+
+    def _bucket(self, bucket: str) -> storage.Bucket:
+        return self._client.bucket(f"{self._prefix}-{bucket}")
+
+    def _described(self, bucket: str, key: str, content_type: str, sha256: str) -> storage.Blob:
+        """Return an object that is not there yet, with what is to be known about it."""
+        blob = self._bucket(bucket).blob(key)
+        blob.content_type = content_type
+        blob.cache_control = _CACHE_CONTROL
+        blob.metadata = {_DIGEST: sha256}
+        return blob
+
+    async def _find(self, bucket: str, key: str, generation: str | None) -> storage.Blob | None:
+        if generation is not None and not (generation.isascii() and generation.isdecimal()):
+            return None
+        number = None if generation is None else int(generation)
+        return await self._run(
+            partial(self._bucket(bucket).get_blob, key, generation=number, **self._bounds), bucket, key
+        )
+
+    async def _known(self, bucket: str, key: str, generation: str | None) -> storage.Blob:
+        blob = await self._find(bucket, key, generation)
+        if blob is None:
+            raise _absent(bucket, key)
+        return blob
+
+    async def _written(self, bucket: str, key: str, write: Callable[[], T]) -> T:
+        """Run a write. It finds nothing only where the bucket is missing, or where Google has dropped the upload."""
+        try:
+            return await self._run(write, bucket, key)
+        except NotFound:
+            raise Unavailable(f"The bucket {self._prefix}-{bucket} is not there, or has lost the upload.") from None
+
+    async def _reached(self, bucket: str, look: Callable[[], T]) -> T:
+        try:
+            return await self._run(look, bucket, "")
+        except NotFound:
+            raise Unavailable(f"The bucket {self._prefix}-{bucket} is not there.") from None
+
+    async def _run(self, call: Callable[[], T], bucket: str, key: str, source: tuple[str, str] | None = None) -> T:
+        """Make a request in a thread. Whoever is cancelled waits for it: no write goes on behind one's back."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            future.cancel()
+            await asyncio.wait([future], timeout=self._patience)
+            if future.done() and not future.cancelled():
+                future.exception()
+            raise
+        except TimeoutError:
+            future.cancel()
+            raise Unavailable(f"The object store has not answered for {self._patience:.0f} s; repeat.") from None
+        except _FAILURES as error:
+            status = _status(error)
+            if status == 404:
+                raise _absent(*(source or (bucket, key))) from None
+            if status == 412:
+                raise AlreadyExists(f"The key {key} in {bucket} is taken.") from None
+            log.warning("object_store_failed", bucket=bucket, error=f"{type(error).__name__}: {error}")
+            raise Unavailable("The object store cannot be reached, or refuses; repeat.") from error
+
+
+async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, PART_BYTES):
+        yield chunk
+
+
+def _note(file: IO[bytes], digest: hashlib._Hash, chunk: bytes) -> None:
+    digest.update(chunk)
+    file.write(chunk)
+
+
+def _send(upload: _Upload, digest: hashlib._Hash, part: bytes) -> None:
+    digest.update(part)
+    upload.write(part)
+
+
+def _next_page(pages: Any) -> list[storage.Blob] | None:
+    page = next(pages, None)
+    return None if page is None else list(page)
+
+
+def _absent(bucket: str, key: str) -> NotFound:
+    return NotFound(f"There is no blob {key} in {bucket}.")
+
+
+def _status(error: Exception) -> int:
+    if isinstance(error, InvalidResponse):
+        return int(error.response.status_code)
+    return int(error.code) if isinstance(error, GoogleAPICallError) and error.code else 0
+
+
+def _text(checksum: google_crc32c.Checksum) -> str:
+    return base64.b64encode(checksum.digest()).decode("ascii")
+
+
+def _info(bucket: str, blob: storage.Blob) -> BlobInfo:
+    return BlobInfo(
+        bucket,
+        str(blob.name),
+        str(blob.generation),
+        int(blob.size),
+        (blob.metadata or {}).get(_DIGEST, ""),
+        str(blob.content_type),
+        blob.time_created.astimezone(UTC),
+    )
