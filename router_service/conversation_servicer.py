@@ -21,7 +21,10 @@ from router_service.storage import Storage
 from service_kit import crash
 from service_kit.errors import DeadlineExceeded, InvalidArgument, Unauthenticated
 from service_kit.identity import current_caller
+from service_kit.telemetry import get_logger
 from service_kit.validation import check_limits
+
+log = get_logger(__name__)
 
 # What a session may have under way at once. Beyond it the router reads no further, and the worker waits.
 _MOST_AT_ONCE = 256
@@ -164,13 +167,23 @@ class Conversations:
         if not await self._key_works(current_caller().key_id):
             raise Unauthenticated("The worker's key was revoked or has expired.")
         cancelled, lost = await self._dispatch.renew(session, refs)
-        async with self._storage.read() as tx:
-            current = await tx.registry.session_of(session.worker.holder)
-        if current != session.epoch:
+        if await self._current_session(session) != session.epoch:
             # Leases that this session has lost may well be the worker's, under its later one: it is not told of them.
             session.end(superseded(session.worker))
             return
         session.send(HeartbeatReply(tuple(cancelled), tuple(lost)))
+
+    async def _current_session(self, session: Session) -> str | None:
+        """Return which session is the worker's, as the database says. A worker that it has forgotten is noted again."""
+        async with self._storage.read() as tx:
+            current = await tx.registry.session_of(session.worker.holder)
+        if current is not None:
+            return current
+        # Nobody heard of it for long: this process stood still, or the database's clock was set.
+        log.warning("worker_was_forgotten", holder=session.worker.holder)
+        async with self._storage.write() as tx:
+            await tx.registry.worker_still_connected(session.worker)
+            return await tx.registry.session_of(session.worker.holder)
 
     async def _record(self, session: Session, outcome: Outcome) -> None:
         status = await self._recording.record(outcome, holder=session.worker.holder, session=session.epoch)

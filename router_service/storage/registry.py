@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,17 +39,14 @@ class Registry:
 
     async def worker_connected(self, worker: ConnectedWorker) -> None:
         """Note that a worker is connected; a later session of the same worker takes the place of an earlier one."""
-        values = {
-            "session": worker.session,
-            "worker_types": list(worker.worker_types),
-            "models": list(worker.models),
-            "slots": worker.slots,
-            "labels": dict(worker.labels),
-            "version": worker.version,
-            "seen_at": db_now(),
-        }
+        values = _values(worker)
         new = upsert(self._connection, workers).values(holder=worker.holder, **values)
         await self._connection.execute(new.on_conflict_do_update(index_elements=["holder"], set_=values))
+
+    async def worker_still_connected(self, worker: ConnectedWorker) -> None:
+        """Note that a worker is connected which was forgotten meanwhile; if there is a session of it, that stays."""
+        new = upsert(self._connection, workers).values(holder=worker.holder, **_values(worker))
+        await self._connection.execute(new.on_conflict_do_nothing(index_elements=["holder"]))
 
     async def workers_seen(self, sessions: Collection[str]) -> None:
         """Note that the workers of these sessions live."""
@@ -93,3 +91,15 @@ class Registry:
         """Forget workers that were not seen for this long. Returns how many."""
         result = await self._connection.execute(delete(workers).where(workers.c.seen_at < db_now(plus=-older_than)))
         return result.rowcount
+
+
+def _values(worker: ConnectedWorker) -> dict[str, Any]:
+    return {
+        "session": worker.session,
+        "worker_types": list(worker.worker_types),
+        "models": list(worker.models),
+        "slots": worker.slots,
+        "labels": dict(worker.labels),
+        "version": worker.version,
+        "seen_at": db_now(),
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
-from tests.protocol.harness import System, until
+from tests.protocol.harness import GRACE, System, until
 from tests.protocol.test_bad_workers import end_of, refused
 
 
@@ -46,6 +46,23 @@ async def test_a_later_session_at_another_replica_fences_the_earlier(replicas: S
     assert not (await later.heartbeat(lease)).lost
     assert await later.deliver(lease) == "recorded"
     assert (await there.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+
+
+async def test_a_worker_that_was_forgotten_keeps_its_session_and_its_work(system: System) -> None:
+    """Nobody has begun another session: the row went because nobody was heard of for long."""
+    router = system.routers["a"]
+    one = await router.worker("one", free=1)
+    accepted = await router.submit()
+    lease = await one.take()
+    async with router.service.storage.write() as tx:
+        await tx.registry.worker_gone(one.welcome.session_epoch)
+    assert not (await one.heartbeat(lease)).lost
+    async with router.service.storage.read() as tx:
+        assert [worker.holder.partition("/")[2] for worker in await tx.registry.list_workers(seen_within=GRACE)] == [
+            "one"
+        ]
+    assert await one.deliver(lease) == "recorded"
+    assert (await router.ended(accepted.job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
 
 
 async def test_what_an_earlier_session_hands_back_stays(replicas: System) -> None:

@@ -61,3 +61,13 @@ async def test_who_is_not_seen_is_forgotten(router: Storage, clock: ManualClock)
         assert await tx.registry.remove_unseen(SECOND) == 1
         assert await tx.registry.session_of("k1/one") is None
         assert await tx.registry.session_of("k1/other") == "s2"
+
+
+async def test_a_forgotten_worker_is_noted_again_unless_it_has_a_later_session(router: Storage) -> None:
+    later = dataclasses.replace(WORKER, session="s2")
+    async with router.write() as tx:
+        await tx.registry.worker_still_connected(WORKER)
+        assert await tx.registry.list_workers(seen_within=SECOND) == [WORKER]
+        await tx.registry.worker_connected(later)
+        await tx.registry.worker_still_connected(WORKER)
+        assert await tx.registry.list_workers(seen_within=SECOND) == [later]
