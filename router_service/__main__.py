@@ -17,6 +17,7 @@ from router_service.conversation_servicer import Conversations, SessionRules
 from router_service.dispatch import Dispatch
 from router_service.ending import Ending
 from router_service.fairness import Shares
+from router_service.handover import Handover
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
 from router_service.jobs import JobViews
@@ -86,6 +87,7 @@ class Service:
         self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
+        self.handover = Handover(clock)
         self.admission = Admission(self.storage, self.assets, self.signals, self.shares)
         self.recording = Recording(
             self.storage,
@@ -95,8 +97,9 @@ class Service:
             self.acknowledgements,
             capabilities,
             RetryRules(mine.max_attempts, mine.max_leases, mine.retry_backoff),
+            self.handover,
         )
-        self.settlement = Settlement(self.storage, self.assets, self.signals)
+        self.settlement = Settlement(self.storage, self.assets, self.signals, self.handover)
         self.leasing = LeasingLoop(self.dispatch, self.signals)
         self.reaper = self._reaper(mine, clock)
         self.workers = self._worker_servicer(settings, clock)

@@ -22,6 +22,7 @@ from router_service.domain import (
     StageKind,
     Warning_,
 )
+from router_service.handover import Handover
 from router_service.relay import Relay
 from router_service.sessions import Sessions
 from router_service.signals import Signals
@@ -104,6 +105,7 @@ class Recording:
         acknowledgements: Acknowledgements,
         capabilities: Capabilities,
         rules: RetryRules,
+        handover: Handover,
     ) -> None:
         self._storage = storage
         self._sessions = sessions
@@ -112,6 +114,7 @@ class Recording:
         self._acknowledgements = acknowledgements
         self._capabilities = capabilities
         self._rules = rules
+        self._handover = handover
         self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all)
 
     async def close(self) -> None:
@@ -130,6 +133,7 @@ class Recording:
     async def _record_all(self, reports: Sequence[_Report]) -> list[str]:
         statuses: list[str] = []
         taken: list[_Taken] = []
+        claim_for = self._handover.claim_for(len(reports))
         async with self._storage.write() as tx:
             job_ids = sorted({outcome.ref.job_id for outcome, _, _ in reports})
             jobs = await tx.jobs.lock(job_ids)
@@ -153,10 +157,15 @@ class Recording:
                     jobs[before.job_id] = after
                     known.add(this)
                     statuses.append(RECORDED)
-            await _write(tx, taken, now)
+            await _write(tx, taken, now, claim_for=claim_for)
             crash.reach("router.record.before_commit")
         crash.reach("router.record.committed")
         self._after(taken)
+        over = [record.after for record in taken if record.after.state is not JobState.QUEUED]
+        if over and claim_for:
+            self._handover.put(over)
+        elif over:
+            self._signals.outbox_changed()
         return statuses
 
     def _after(self, taken: Sequence[_Taken]) -> None:
@@ -169,8 +178,6 @@ class Recording:
             self._signals.job_changed(job)
         if any(record.after.state is JobState.QUEUED for record in taken):
             self._signals.queue_changed()
-        if any(record.after.state is not JobState.QUEUED for record in taken):
-            self._signals.outbox_changed()
 
     def _next(self, before: Job, outcome: Outcome, now: datetime) -> tuple[Job, timedelta]:
         """Return the job after the outcome, and how long it waits if it waits."""
@@ -233,8 +240,8 @@ class Recording:
         return None
 
 
-async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime) -> None:
-    """Store outcomes, end their leases, move their jobs, and put settlements into the outbox."""
+async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime, *, claim_for: timedelta) -> None:
+    """Store outcomes, end their leases, move their jobs, and put settlements into the outbox, claimed or due."""
     if not taken:
         return
     job_ids = [record.after.job_id for record in taken]
@@ -248,7 +255,7 @@ async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime) -> Non
         [(record.outcome.ref, record.outcome.completion_id, record.outcome.payload) for record in taken], now
     )
     over = [record.after.job_id for record in taken if record.after.state is not JobState.QUEUED]
-    await tx.ledger.send(OutboxKind.SETTLE, over, now)
+    await tx.ledger.send(OutboxKind.SETTLE, over, now, claim_for=claim_for)
 
 
 def _is_elsewhere(lease: Lease | None, ref: LeaseRef, session: str) -> bool:

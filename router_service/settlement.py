@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
 from router_service.domain import FINAL, Failure, Job, JobState
+from router_service.handover import CLAIM_FOR, Handover
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxEntry, OutboxKind
@@ -29,8 +30,6 @@ log = get_logger(__name__)
 _T = TypeVar("_T")
 
 _AT_ONCE = {OutboxKind.SETTLE: 256, OutboxKind.CONFIRM: 32}
-# Short, so that what a dead replica claimed is soon sent by another; renewed at each third while an answer is due.
-_CLAIM_FOR = timedelta(seconds=3)
 _FIRST_DELAY = timedelta(milliseconds=200)
 _LONGEST_DELAY = timedelta(seconds=30)
 _POLL_S = 1.0
@@ -77,22 +76,36 @@ class Settlement:
     """Sends what is due. Any number of replicas may: each claims what it sends, and repeats are harmless."""
 
     def __init__(
-        self, storage: Storage, assets: AssetControl, signals: Signals, claim_for: timedelta = _CLAIM_FOR
+        self,
+        storage: Storage,
+        assets: AssetControl,
+        signals: Signals,
+        handover: Handover,
+        claim_for: timedelta = CLAIM_FOR,
     ) -> None:
         self._storage = storage
         self._assets = assets
         self._signals = signals
+        self._handover = handover
         self._claim_for = claim_for
 
     async def run(self) -> None:
-        """Send whatever becomes due, until cancelled. Holds and settlements do not wait for each other."""
+        """Send whatever becomes due or is handed over, until cancelled. Neither kind waits for the other."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_sending(OutboxKind.SETTLE, self._signals.outbox))
             tasks.create_task(self._keep_sending(OutboxKind.CONFIRM, self._signals.holds))
+            tasks.create_task(self._keep_taking_over())
 
     async def send_due(self) -> int:
         """Send the entries that are due now, once. Returns how many were sent."""
         return sum([await self._send_due(kind) for kind in OutboxKind])
+
+    async def send_handed_over(self) -> int:
+        """Send what this replica has just recorded and claimed, once. Returns how many were sent."""
+        jobs = {job.job_id: job for job in self._handover.take(most=_AT_ONCE[OutboxKind.SETTLE])}
+        if not jobs:
+            return 0
+        return await self._settle({job_id: OutboxEntry(OutboxKind.SETTLE, job_id, 0) for job_id in jobs}, jobs)
 
     async def _keep_sending(self, kind: OutboxKind, wake: asyncio.Event) -> None:
         while True:
@@ -104,6 +117,20 @@ class Settlement:
                 log.warning("outbox_delayed", kind=kind.value, reason=error.reason.value, detail=error.message)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), _POLL_S)
+
+    async def _keep_taking_over(self) -> None:
+        """Send what this replica has just recorded, and claimed with it."""
+        self._handover.open()
+        try:
+            while True:
+                await self._handover.wait()
+                try:
+                    await self.send_handed_over()
+                except AtelierError as error:
+                    # They are due again when the claim lapses.
+                    log.warning("outbox_delayed", kind="settle", reason=error.reason.value, detail=error.message)
+        finally:
+            self._handover.close()
 
     async def _send_due(self, kind: OutboxKind) -> int:
         async with self._storage.write() as tx:
@@ -121,7 +148,7 @@ class Settlement:
         return told + len(entries) - len(known)
 
     async def _while_claimed(self, entries: Mapping[str, OutboxEntry], answers: Awaitable[_T]) -> _T:
-        """Wait for answers and renew the claim meanwhile. A claim that lapses after all costs a harmless repeat."""
+        """Wait for answers and renew the claim at each third of it. If it lapses, a harmless repeat follows."""
         asking = asyncio.ensure_future(answers)
         try:
             while not (await asyncio.wait([asking], timeout=self._claim_for.total_seconds() / 3))[0]:

@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import delete, or_, select, tuple_, update
+from sqlalchemy import bindparam, delete, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import LeaseRef
@@ -20,6 +21,8 @@ from service_kit.identity import Owner
 _OUTCOMES = select(outcomes.c.job_id, outcomes.c.stage, outcomes.c.completion_id).where(
     among(outcomes.c.job_id, "job_ids")
 )
+_MINE = ("kind", "job_id")
+_TOLD = delete(outbox).where(outbox.c.kind == bindparam("this_kind"), among(outbox.c.job_id, "job_ids"))
 # No entry is put off for longer, so that one that is due later than this was written before the clock was set back.
 _LONGEST_WAIT = timedelta(hours=1)
 
@@ -35,7 +38,6 @@ class OutboxKind(StrEnum):
 class OutboxEntry:
     """One thing to tell about one job, and how often that was tried."""
 
-    entry_id: int
     kind: OutboxKind
     job_id: str
     tries: int
@@ -138,10 +140,17 @@ class Ledger:
 
     # --- outbox -----------------------------------------------------------------------------------------------------
 
-    async def send(self, kind: OutboxKind, job_ids: Iterable[str], now: datetime) -> None:
-        """Put something for the asset service into the outbox about each of these jobs, due at once."""
+    async def send(
+        self, kind: OutboxKind, job_ids: Iterable[str], now: datetime, *, claim_for: timedelta = timedelta(0)
+    ) -> None:
+        """Put something for the asset service into the outbox about each of these jobs.
+
+        It is due at once, or claimed at once by whoever writes it, as `claim_due` would.
+        """
+        due_at = now + claim_for
         rows: list[dict[str, Any]] = [
-            {"kind": kind.value, "job_id": job_id, "tries": 0, "due_at": now, "created_at": now} for job_id in job_ids
+            {"kind": kind.value, "job_id": job_id, "tries": 0, "due_at": due_at, "created_at": now}
+            for job_id in job_ids
         ]
         await insert_rows(self._connection, outbox, rows)
 
@@ -151,37 +160,42 @@ class Ledger:
         Whoever claimed them removes them when they are told, puts them off, or renews its claim until it can. If it
         dies they are due again.
         """
-        late = or_(outbox.c.due_at <= db_now(), outbox.c.due_at > db_now(plus=_LONGEST_WAIT))
-        due = (
-            select(outbox.c.entry_id)
-            .where(outbox.c.kind == kind.value, late)
-            .order_by(outbox.c.due_at, outbox.c.entry_id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        claim = update(outbox).where(outbox.c.entry_id.in_(due)).values(due_at=db_now(plus=claim_for)).returning(outbox)
-        rows = (await self._connection.execute(claim)).all()
-        entries = [OutboxEntry(row.entry_id, OutboxKind(row.kind), row.job_id, row.tries) for row in rows]
-        return sorted(entries, key=lambda entry: entry.entry_id)
+        rows = (await self._connection.execute(_claim(claim_for), {"this_kind": kind.value, "most": limit})).all()
+        rows = sorted(rows, key=lambda row: row.entry_id)
+        return [OutboxEntry(OutboxKind(row.kind), row.job_id, row.tries) for row in rows]
 
     async def renew_claim(self, entries: Collection[OutboxEntry], *, claim_for: timedelta) -> None:
         """Keep entries that were claimed for some more time. Those that were told meanwhile stay gone."""
-        entry_ids = [entry.entry_id for entry in entries]
-        renewed = update(outbox).where(outbox.c.entry_id.in_(entry_ids)).values(due_at=db_now(plus=claim_for))
-        await self._connection.execute(renewed)
+        for kind in {entry.kind for entry in entries}:
+            mine = (outbox.c.kind == kind.value, among(outbox.c.job_id, [entry.job_id for entry in entries]))
+            await self._connection.execute(update(outbox).where(*mine).values(due_at=db_now(plus=claim_for)))
 
     async def put_off(self, delays: Collection[tuple[OutboxEntry, timedelta]], now: datetime) -> None:
         """Try entries again later, each after its delay."""
         rows = [
-            {"entry_id": entry.entry_id, "tries": entry.tries + 1, "due_at": now + delay} for entry, delay in delays
+            {"kind": entry.kind.value, "job_id": entry.job_id, "tries": entry.tries + 1, "due_at": now + delay}
+            for entry, delay in delays
         ]
-        await update_rows(self._connection, outbox, rows, match=("entry_id",))
+        await update_rows(self._connection, outbox, rows, match=_MINE)
 
     async def sent(self, kind: OutboxKind, job_ids: Collection[str]) -> None:
         """Remove what was told about jobs."""
         if job_ids:
-            told = delete(outbox).where(outbox.c.kind == kind.value, among(outbox.c.job_id, job_ids))
-            await self._connection.execute(told)
+            await self._connection.execute(_TOLD, {"this_kind": kind.value, "job_ids": list(job_ids)})
+
+
+@lru_cache(maxsize=8)
+def _claim(claim_for: timedelta) -> Any:
+    """Return the statement that claims; made once, because to make it costs more than to run it."""
+    late = or_(outbox.c.due_at <= db_now(), outbox.c.due_at > db_now(plus=_LONGEST_WAIT))
+    due = (
+        select(outbox.c.entry_id)
+        .where(outbox.c.kind == bindparam("this_kind"), late)
+        .order_by(outbox.c.due_at, outbox.c.entry_id)
+        .limit(bindparam("most"))
+        .with_for_update(skip_locked=True)
+    )
+    return update(outbox).where(outbox.c.entry_id.in_(due)).values(due_at=db_now(plus=claim_for)).returning(outbox)
 
 
 def _to_submission(row: Any) -> Submission:

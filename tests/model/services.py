@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Any
 
 from router_service.domain import Job, JobState
 from service_kit.errors import AtelierError, ErrorReason
@@ -92,7 +93,13 @@ class Services(World):
 
     @deed(4)
     def settle(self, a: int, b: int, c: int) -> Work:
-        return self.settle_due([self.router(a)] if b > 2 else [self.router(0), self.router(1)])
+        return self._settle([self.router(a)] if b > 2 else [self.router(0), self.router(1)], recorded=c > 2)
+
+    async def _settle(self, routers: Sequence[Running], *, recorded: bool) -> None:
+        """Send what is due, and before it what the routers have recorded themselves; they claim it from now on."""
+        if recorded:
+            await at_once(router.do(_send_handed_over) for router in routers)
+        await self.settle_due(routers)
 
     async def settle_due(self, routers: Sequence[Running]) -> None:
         """Send what is due in the outbox."""
@@ -131,3 +138,8 @@ class Services(World):
         chosen = running[which % len(running)].process
         chosen.fuse = 1 + points
         return f"{chosen.name} dies at its point number {1 + points}"
+
+
+async def _send_handed_over(service: Any) -> None:
+    service.handover.open()
+    await service.settlement.send_handed_over()

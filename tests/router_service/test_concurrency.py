@@ -45,12 +45,14 @@ class Assets:
         self.breaks: set[str] = set()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.told = asyncio.Event()
 
     async def settle(self, jobs: Sequence[Job]) -> Sequence[Answer]:
         await self.gate.wait()
         if self.breaks & {job.job_id for job in jobs}:
             raise InvalidArgument("one of these is not well-formed")
         self.settled += [job.job_id for job in jobs]
+        self.told.set()
         usual = Settled((0,), ())
         return [self.answers.get(job.job_id, usual) for job in jobs]
 
@@ -64,11 +66,12 @@ class Replica:
     def __init__(self, service: Service, assets: Assets) -> None:
         self.service = service
         self._assets = assets
-        self.settlement = Settlement(service.storage, assets, service.signals)
+        self.settlement = Settlement(service.storage, assets, service.signals, service.handover)
 
     def claiming_for(self, claim_for: timedelta) -> Settlement:
         """Return what sends the outbox and claims for another time than usual."""
-        return Settlement(self.service.storage, self._assets, self.service.signals, claim_for)
+        service = self.service
+        return Settlement(service.storage, self._assets, service.signals, service.handover, claim_for)
 
     def connect(self, name: str, *, free: int) -> Session:
         """Connect a worker that takes so many stages."""
@@ -420,6 +423,32 @@ async def test_what_a_replica_claimed_that_died_is_sent_by_another_when_its_time
     await asyncio.wait([dying])
     house.assets.gate.set()
     assert await house.other.settlement.send_due() == 0
+    house.clock.advance(timedelta(seconds=3))
+    assert await house.other.settlement.send_due() == 1
+    assert (await house.one.job(ref.job_id)).state is JobState.SUCCEEDED
+
+
+async def test_what_is_handed_over_is_sent_without_being_found_due(house: House) -> None:
+    running = asyncio.ensure_future(house.one.settlement.run())
+    try:
+        ref = await house.running()
+        await house.one.record(ref)
+        async with asyncio.timeout(WAIT_S):
+            # The clock stands still, so that nothing that is claimed becomes due.
+            await house.assets.told.wait()
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+    assert house.assets.settled == [ref.job_id]
+
+
+async def test_what_was_handed_over_in_a_replica_that_died_is_sent_by_another(house: House) -> None:
+    handover = house.one.service.handover
+    handover.open()
+    ref = await house.running()
+    await house.one.record(ref)
+    assert await house.other.settlement.send_due() == 0
+    handover.close()
     house.clock.advance(timedelta(seconds=3))
     assert await house.other.settlement.send_due() == 1
     assert (await house.one.job(ref.job_id)).state is JobState.SUCCEEDED

@@ -121,6 +121,18 @@ async def test_what_has_to_be_told_is_claimed_oldest_first_and_by_one(router: St
         ]
 
 
+async def test_an_entry_may_be_claimed_by_whoever_writes_it(router: Storage, clock: ManualClock) -> None:
+    async with router.write() as tx:
+        await tx.ledger.send(OutboxKind.SETTLE, ["j1"], clock.now(), claim_for=CLAIM)
+    clock.advance(CLAIM - MOMENT)
+    async with router.write() as tx:
+        assert await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM) == []
+    clock.advance(MOMENT)
+    async with router.write() as tx:
+        due = await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM)
+        assert [(entry.job_id, entry.tries) for entry in due] == [("j1", 0)]
+
+
 async def test_a_claim_that_is_renewed_ends_later_and_brings_back_nothing(router: Storage, clock: ManualClock) -> None:
     async with router.write() as tx:
         await tx.ledger.send(OutboxKind.SETTLE, ["j1", "j2", "j3"], clock.now())

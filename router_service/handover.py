@@ -1,0 +1,62 @@
+"""Settlements that this replica has recorded a moment ago, on their way to what sends them.
+
+Whoever records them claims their entries in the outbox with the same transaction, so nothing has to read them again.
+What is here may be lost at any time: the entries in the outbox are the truth, and are due again when the claim lapses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from datetime import timedelta
+
+from router_service.domain import Job
+from service_kit.clock import Clock
+
+CLAIM_FOR = timedelta(seconds=3)
+"""How long an entry is claimed: short, so that what a dead replica claimed is soon sent by another."""
+
+_MOST_WAITING = 2048
+
+
+class Handover:
+    """Jobs whose settlement is claimed and not sent yet, oldest first."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: deque[tuple[float, Job]] = deque()
+        self._wake = asyncio.Event()
+        self._is_open = False
+
+    def claim_for(self, count: int) -> timedelta:
+        """Return for how long so many entries may be claimed here: not at all when nobody would send them soon."""
+        takes = self._is_open and len(self._waiting) + count <= _MOST_WAITING
+        return CLAIM_FOR if takes else timedelta(0)
+
+    def put(self, jobs: Sequence[Job]) -> None:
+        """Hand over jobs whose entries were claimed right now."""
+        now_s = self._clock.monotonic()
+        self._waiting.extend((now_s, job) for job in jobs)
+        self._wake.set()
+
+    def open(self) -> None:
+        """Say that somebody takes what is put here."""
+        self._is_open = True
+
+    def close(self) -> None:
+        """Say that nobody does any more, and forget what waits: it becomes due."""
+        self._is_open = False
+        self._waiting.clear()
+
+    async def wait(self) -> None:
+        """Wait until something is here."""
+        while not self._waiting:
+            self._wake.clear()
+            await self._wake.wait()
+
+    def take(self, *, most: int) -> list[Job]:
+        """Return the oldest jobs. Those whose claim is half over are left to whoever finds them due."""
+        fresh_s = self._clock.monotonic() - CLAIM_FOR.total_seconds() / 2
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        return [job for put_s, job in taken if put_s >= fresh_s]
