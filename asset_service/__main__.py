@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from asset_service.client_uploads import ClientUploads
+from asset_service.erasure import Erasure
 from asset_service.expiry import Expiry
 from asset_service.holds import Holds
 from asset_service.imports import Imports
 from asset_service.intake import Intake
+from asset_service.item_copies import ItemCopies
 from asset_service.lease_rules import LeaseRules
 from asset_service.locks import UploadLocks
 from asset_service.probing import Probe
@@ -19,6 +21,7 @@ from asset_service.settlement import Settling
 from asset_service.small_outputs import SmallOutputs
 from asset_service.spool import Spool
 from asset_service.storage import MIGRATIONS, Storage
+from asset_service.sweep import Sweep
 from asset_service.tasks import Unbroken
 from asset_service.upload_servicer import UploadServicer
 from asset_service.uploads import Uploads
@@ -38,6 +41,7 @@ from service_kit.process import run
 from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Registration, Running
 from service_kit.settings import Settings
+from service_kit.sweeping import sweep_regularly
 from service_kit.tasks import BackgroundTasks
 from service_kit.vitals import Vitals
 
@@ -67,6 +71,8 @@ class Service:
             self.watchers,
             settings=settings.asset,
         )
+        self.sweep = Sweep(self.storage, store, self.removal)
+        self.erasure = Erasure(self.storage, self.removal, self.watchers)
         rings = Keyrings(settings.keys_dir)
         capabilities = rings.capabilities(clock)
         signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
@@ -87,16 +93,32 @@ class Service:
 
     def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
         expiry = self.settings.asset.asset_expiry
-        workspace = Workspace(self.storage, self.removal, self.watchers, asset_expiry=expiry)
+        workspace = Workspace(
+            self.storage,
+            self.removal,
+            self.watchers,
+            asset_expiry=expiry,
+            max_asset_age=self.settings.asset.max_asset_age,
+        )
+        item_copies = ItemCopies(
+            self.storage,
+            self.store,
+            self.locks,
+            self.unbroken,
+            self.removal,
+            self.watchers,
+            upload_ttl=self.settings.asset.upload_ttl,
+            asset_expiry=expiry,
+        )
         settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
         imports = Imports(self.storage)
         uploads, client_uploads = self._uploads(receipts, imports)
         self.small_outputs = self._small_outputs(receipts)
         return [
-            AssetServicer(workspace, self.watchers, encoder).registration,
+            AssetServicer(workspace, self.watchers, encoder, self.sweep, self.erasure).registration,
             UploadServicer(uploads, self.small_outputs, client_uploads, imports, self.store, encoder).registration,
-            AssetControlServicer(settling, holds, workspace, encoder).registration,
+            AssetControlServicer(settling, holds, workspace, item_copies, encoder).registration,
         ]
 
     def _lease_rules(self) -> LeaseRules:
@@ -154,7 +176,9 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     clock = clock or SystemClock()
     db = await Database.open_service(settings, "asset", clock=clock)
     stack.push_async_callback(db.close)
-    service = Service(settings, db, pausing(open_store(settings), db), clock)
+    store = open_store(settings)
+    stack.push_async_callback(store.close)
+    service = Service(settings, db, pausing(store, db), clock)
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
     stack.callback(service.locks.close)
@@ -168,6 +192,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     tasks.start("asset.exchange", service.exchange.run)
     tasks.start("asset.followers", service.watchers.followers.run)
     tasks.start("asset.vitals", service.vitals.run)
+    tasks.start("asset.sweep", lambda: sweep_regularly(service.sweep.page, settings.asset.sweep_interval))
     stack.push_async_callback(service.server.stop)
     await service.server.start()
     return service

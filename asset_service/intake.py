@@ -57,7 +57,9 @@ class Intake:
                 info = await self._store.put_bytes(WORKSPACE_BUCKET, upload.key, data, content_type=media.content_type)
             else:
                 async with aclosing(self._spool.chunks(upload.upload_id)) as chunks:
-                    info = await self._store.put(WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type)
+                    info = await self._store.put(
+                        WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type, sha256=media.sha256
+                    )
         except AlreadyExists:
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)

@@ -16,7 +16,7 @@ from gateway.media import Media
 from gateway.pages import Pages
 from gateway.web_server import WebServer
 from service_kit import channels
-from service_kit.blobs import open_store
+from service_kit.blobs import BlobStore, open_store
 from service_kit.clock import SystemClock
 from service_kit.keyring import Keyrings
 from service_kit.process import run
@@ -35,6 +35,7 @@ class Gateway:
     context: Context
     app: Application
     server: WebServer
+    store: BlobStore
     tls: bool
 
     async def start(self) -> Running:
@@ -43,6 +44,7 @@ class Gateway:
             await self.server.start()
         except BaseException:
             await self.context.backends.close()
+            await self.store.close()
             raise
         host = self.settings.gateway.listen.rpartition(":")[0]
         target = f"{host}:{self.server.port}"
@@ -56,6 +58,7 @@ class Gateway:
         await self.server.stop()
         await self.context.identities.close()
         await self.context.backends.close()
+        await self.store.close()
         log.info("stopped", service="gateway")
 
 
@@ -87,14 +90,17 @@ def compose(settings: Settings) -> Gateway:
         max_body_bytes=settings.gateway.max_body_bytes,
         secure_cookies=tls or settings.core.public_url.startswith("https:"),
     )
+    store = open_store(settings)
+    keys = Keyrings(settings.keys_dir).media_verifier(clock)
+    redirect = settings.blobs.redirect and bool(store.origin)
     limits = Limits(read_timeout=timeout, write_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
     app = Application(
         context=context,
         table=RouteTable(routes()),
         health=Health(backends.all, clock),
-        media=Media(open_store(settings), Keyrings(settings.keys_dir).media_verifier(clock), clock),
-        pages=Pages(settings.core.public_url),
+        media=Media(store, keys, clock, redirect=redirect),
+        pages=Pages(settings.core.public_url, *([store.origin] if redirect else [])),
         edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
         limits=limits,
     )
@@ -102,7 +108,7 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    return Gateway(settings, context, app, server, tls)
+    return Gateway(settings, context, app, server, store, tls)
 
 
 def _check(settings: Settings) -> bool:

@@ -1,11 +1,15 @@
-"""Signed media: `GET|HEAD /media/{bucket}/{key}`, read from the blob store, with ranges and caching (RFC 9110)."""
+"""Signed media: `GET|HEAD /media/{bucket}/{key}`, with ranges, conditions and caching (RFC 9110).
+
+The bytes are read from the blob store, or whoever asks is sent on to an address that the store has signed.
+"""
 
 from __future__ import annotations
 
 import re
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
 
 from gateway.http import Exchange, Reply
 from gateway.requests import query_pairs
@@ -31,9 +35,10 @@ class ByteRange:
 class Media:
     """Serves blobs to whoever has a signed address."""
 
-    def __init__(self, store: BlobStore, verifier: MediaVerifier, clock: Clock) -> None:
-        """Read from `store`, never write."""
+    def __init__(self, store: BlobStore, verifier: MediaVerifier, clock: Clock, *, redirect: bool = False) -> None:
+        """Read from `store`, never write; with `redirect` let it serve by itself if it can."""
         self._store = store
+        self._redirect = redirect
         self._verifier = verifier
         self._clock = clock
 
@@ -48,11 +53,15 @@ class Media:
         if len(dict(pairs)) != len(pairs):
             raise PermissionDenied("The address is not signed: ask for a new one.")
         grant = self._verifier.verify(bucket, key, dict(pairs))
+        if self._redirect and exchange.method == "GET":
+            elsewhere = await self._send_on(grant)
+            if elsewhere is not None:
+                return elsewhere
         info = await self._store.stat(bucket, key)
         if info is None or info.generation != grant.generation:
             raise NotFound("The file is gone.")
         headers = self._headers(info, grant)
-        if _matches(exchange.headers.get("if-none-match"), headers["etag"]):
+        if _is_unchanged(exchange, info, headers["etag"]):
             return Reply(304, headers)
         wanted = _wanted_range(exchange, info, headers["etag"])
         headers["content-type"] = _content_type(info)
@@ -66,10 +75,20 @@ class Media:
         await self._send(exchange, info, wanted or ByteRange(0, info.size_bytes), status, headers)
         return None
 
+    async def _send_on(self, grant: MediaGrant) -> Reply | None:
+        """Return where the store serves the file itself, until the address that was asked for ends; None if nowhere."""
+        left = grant.expires_at - self._clock.now()
+        signed = await self._store.sign(grant.bucket, grant.key, grant.generation, ttl=left)
+        if signed is None:
+            return None
+        age = max(0, int((signed.expires_at - self._clock.now()) / timedelta(seconds=1)))
+        return Reply(307, {"location": signed.url, "cache-control": f"private, max-age={age}"})
+
     def _headers(self, info: BlobInfo, grant: MediaGrant) -> dict[str, str]:
         age = max(0, int((grant.expires_at - self._clock.now()) / timedelta(seconds=1)))
         return {
             "etag": f'"{info.sha256}"',
+            "last-modified": format_datetime(info.created_at, usegmt=True),
             "cache-control": f"private, max-age={age}, immutable",
             "accept-ranges": "bytes",
             "content-disposition": "inline",
@@ -100,12 +119,30 @@ def _content_type(info: BlobInfo) -> str:
     return info.content_type if info.content_type.startswith(_SHOWN_TYPES) else "application/octet-stream"
 
 
-def _matches(header: str | None, etag: str) -> bool:
-    """Tell whether If-None-Match names the file; weak and strong tags compare alike (RFC 9110 section 13.1.2)."""
+def _is_unchanged(exchange: Exchange, info: BlobInfo, etag: str) -> bool:
+    """Tell whether the client has the file already: by its tag, and only without one by its time (section 13.2.2)."""
+    header = exchange.headers.get("if-none-match")
     if header is None:
-        return False
+        since = _date(exchange.headers.get("if-modified-since"))
+        return since is not None and info.created_at.replace(microsecond=0) <= since
+    # Weak and strong tags compare alike here (section 13.1.2).
     tags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
     return "*" in tags or etag in tags
+
+
+def _holds(condition: str, info: BlobInfo, etag: str) -> bool:
+    """Tell whether If-Range still holds: the very tag, or the very time (section 13.1.5)."""
+    return condition.strip() == etag or _date(condition) == info.created_at.replace(microsecond=0)
+
+
+def _date(header: str | None) -> datetime | None:
+    """Return the time of a header; None when it is none, which is then ignored."""
+    try:
+        moment = None if header is None else parsedate_to_datetime(header)
+    except (ValueError, OverflowError):
+        return None
+    # Without a zone it is no date of HTTP.
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def _wanted_range(exchange: Exchange, info: BlobInfo, etag: str) -> ByteRange | None:
@@ -117,7 +154,7 @@ def _wanted_range(exchange: Exchange, info: BlobInfo, etag: str) -> ByteRange | 
     header = exchange.headers.get("range")
     condition = exchange.headers.get("if-range")
     match = _RANGE.fullmatch(header.replace(" ", "")) if header else None
-    if match is None or match[0] == "bytes=-" or (condition is not None and condition.strip() != etag):
+    if match is None or match[0] == "bytes=-" or (condition is not None and not _holds(condition, info, etag)):
         return None
     size = info.size_bytes
     if not match[1]:

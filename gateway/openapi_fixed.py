@@ -133,14 +133,16 @@ def _media() -> Json:
             "GetMedia",
             "Returns a file by its signed address",
             "Take addresses whole from `url` in assets, items and renditions; nothing in them is to be made or "
-            "changed. HEAD, `Range`, `If-Range` and `If-None-Match` are understood. No key is needed.",
+            "changed. HEAD, `Range`, `If-Range`, `If-None-Match` and `If-Modified-Since` are understood. No key is "
+            "needed. Follow redirects: an object store may serve the file by itself.",
         ),
         "security": [],
         "parameters": parameters,
         "responses": {
             "200": whole,
             "206": {"description": "The part that `Range` asked for.", "content": {"*/*": _BYTES}},
-            "304": {"description": "The file is the one that `If-None-Match` names."},
+            "304": {"description": "The file is the one that the client has."},
+            "307": {"description": "The file is at `Location`, until the address that was asked for expires."},
             **errors.references({400, 403, 404, 416, 500}),
         },
     }

@@ -42,10 +42,10 @@ class Page:
 class Pages:
     """The console's files by their path, such as `index.html`. Only what was there at the start is served."""
 
-    def __init__(self, public_url: str) -> None:
-        """Read the files; media is at `public_url`, which pages may show pictures from."""
+    def __init__(self, *media_urls: str) -> None:
+        """Read the files; pages may show pictures and videos from the hosts of `media_urls`."""
         self._pages = dict(_read(PACKAGE))
-        origin = "{0.scheme}://{0.netloc}".format(urlsplit(public_url))
+        origin = " ".join("{0.scheme}://{0.netloc}".format(urlsplit(url)) for url in media_urls)
         self._policy = (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; font-src 'self'; "
             f"img-src 'self' data: blob: {origin}; media-src 'self' blob: {origin}; "

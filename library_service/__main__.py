@@ -90,7 +90,9 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
         clock=clock,
     )
     stack.push_async_callback(assets.close)
-    service = Service(settings, db, pausing(open_store(settings), db), assets, clock)
+    store = open_store(settings)
+    stack.push_async_callback(store.close)
+    service = Service(settings, db, pausing(store, db), assets, clock)
     await service.removal.clean_up_after_crash()
     await service.vitals.look()
     tasks = BackgroundTasks()

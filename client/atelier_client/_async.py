@@ -185,7 +185,9 @@ class AsyncAtelier:
         while True:
             try:
                 # A signed address needs no key, and may lead to another host: the key stays here.
-                async with self._http.stream("GET", fetch.url, headers={"accept-encoding": "identity"}) as response:
+                async with self._http.stream(
+                    "GET", fetch.url, headers={"accept-encoding": "identity"}, follow_redirects=True
+                ) as response:
                     if not response.is_success:
                         await response.aread()
                         pause = attempts.after_response(response)

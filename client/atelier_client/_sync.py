@@ -218,7 +218,9 @@ class Atelier:
         while True:
             try:
                 # A signed address needs no key, and may lead to another host: the key stays here.
-                with self._http.stream("GET", fetch.url, headers={"accept-encoding": "identity"}) as response:
+                with self._http.stream(
+                    "GET", fetch.url, headers={"accept-encoding": "identity"}, follow_redirects=True
+                ) as response:
                     if not response.is_success:
                         response.read()
                         pause = attempts.after_response(response)

@@ -6,14 +6,15 @@ A blob is (bucket, key, generation) with a digest and a size. Buckets have logic
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.identity import Owner
 from service_kit.settings import Settings, SettingsError
 
 WORKSPACE_BUCKET = "workspace-temp"
@@ -23,6 +24,7 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _SEGMENT = re.compile(r"[A-Za-z0-9_=@~+%-][A-Za-z0-9._=@~+%-]*")
 _MAX_KEY = 1024
 _MAX_SEGMENT = 200
+_OWNER_PARTS = 2
 RESERVED_SUFFIX = ".blob"
 GCS_SCHEME = "gs://"
 
@@ -53,7 +55,11 @@ class BlobStore(Protocol):
 
     Every method may raise Unavailable: the store cannot be reached in the time that the settings allow. A repeat is
     harmless; one that finds its own first try done is told AlreadyExists, and `stat` shows whose bytes are there.
+
+    `origin` is where the addresses that it signs lead, such as https://storage.googleapis.com; empty if it signs none.
     """
+
+    origin: str
 
     async def put(
         self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
@@ -108,13 +114,13 @@ class BlobStore(Protocol):
         Whoever writes goes on writing: a draft to which nothing was added for that long has nobody.
         """
 
-    def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
-        """Give every blob whose key starts with `prefix`, sorted by key."""
+    def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
+        """Give every blob whose key starts with `prefix` and comes after another, sorted by key."""
 
-    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+    async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return an address at which the store itself serves this generation of a blob to whoever has it, for `ttl`.
 
-        None when the store serves nobody by itself, as a directory: then the gateway does.
+        None when the store serves nobody by itself, as a directory does not: then the gateway does.
         """
 
     async def close(self) -> None:
@@ -149,6 +155,12 @@ def key_segment(text: str) -> str:
     segment = quote(text, safe="=@~+").replace(".", "%2E")
     check_key(segment)
     return segment
+
+
+def owner_of_key(key: str) -> Owner | None:
+    """Return whose blob it is, as its key says; None when it does not. A part that was too long is its digest."""
+    parts = key.split("/")
+    return Owner(unquote(parts[0]), unquote(parts[1])) if len(parts) > _OWNER_PARTS else None
 
 
 def check_digest(sha256: str, expected: str | None) -> None:

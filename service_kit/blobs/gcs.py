@@ -13,7 +13,7 @@ import base64
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -75,6 +75,7 @@ class GcsBlobStore:
         self._client = client
         self._prefix = prefix
         self._signing = signing
+        self.origin: str = client.api_endpoint if signing else ""
         self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="gcs")
         self._patience = (settings.retry_timeout + settings.request_timeout).total_seconds() + 1
         self._bounds: dict[str, Any] = {
@@ -198,30 +199,35 @@ class GcsBlobStore:
         check_bucket(bucket)
         return 0
 
-    async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
+    async def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
         """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
         check_bucket(bucket)
-        found = self._client.list_blobs(self._bucket(bucket), prefix=prefix or None, page_size=_PAGE, **self._bounds)
+        found = self._client.list_blobs(
+            self._bucket(bucket), prefix=prefix or None, start_offset=after or None, page_size=_PAGE, **self._bounds
+        )
         pages = found.pages
         while (page := await self._reached(bucket, partial(_next_page, pages))) is not None:
             for blob in page:
-                yield _info(bucket, blob)
+                # The offset itself is in the answer.
+                if blob.name > after:
+                    yield _info(bucket, blob)
 
-    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+    async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return a V4 signed address; see `BlobStore.sign`. None when the credentials cannot sign."""
+        self._check(bucket, key)
         if self._signing is None:
             return None
         ttl = min(ttl, _LONGEST_ADDRESS)
         expires_at = datetime.now(UTC).replace(microsecond=0) + ttl
         make = partial(
-            self._bucket(blob.bucket).blob(blob.key).generate_signed_url,
+            self._bucket(bucket).blob(key).generate_signed_url,
             version="v4",
             expiration=ttl,
-            generation=blob.generation,
+            generation=generation,
             credentials=self._signing,
             api_access_endpoint=self._client.api_endpoint,
         )
-        return SignedUrl(await self._run(make, blob.bucket, blob.key), expires_at)
+        return SignedUrl(await self._run(make, bucket, key), expires_at)
 
     async def close(self) -> None:
         """Wait for the requests that are on their way, and close the connections."""

@@ -16,7 +16,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +37,7 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         """Choose the directory; it is made at the first write."""
         self._root = root
+        self.origin = ""
 
     async def put(
         self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
@@ -97,15 +98,16 @@ class LocalBlobStore:
         drafts = self._root / bucket / _TEMPORARY
         return await asyncio.to_thread(_clear_drafts, drafts, time.time() - older_than.total_seconds())
 
-    async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
+    async def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
         """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
         check_bucket(bucket)
-        for key in await asyncio.to_thread(lambda: sorted(_keys(self._root / bucket, prefix))):
+        found = _keys(self._root / bucket, prefix)
+        for key in await asyncio.to_thread(lambda: sorted(key for key in found if key > after)):
             info = await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
             if info is not None:
                 yield info
 
-    async def sign(self, blob: BlobInfo, *, ttl: timedelta) -> SignedUrl | None:
+    async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return None: a directory serves nobody."""
         return None
 
