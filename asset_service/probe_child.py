@@ -1,12 +1,14 @@
 """The process that decodes what strangers sent: it has little memory, writes nothing, and may be killed at any time.
 
 It takes one JSON line at a time: `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`; or
-`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each.
+`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each; or
+`{"render": …, "kinds": […], "video": …}`, answered by `{"made": [{"kind", "size", "shape"}…]}` followed by their bytes.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import select
 import sys
@@ -14,9 +16,12 @@ from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from asset_service.media import measure
+from asset_service.refusals import damaged
 from service_kit.errors import InvalidArgument
+from service_kit.renditions import make
 
 MEMORY_BYTES = 2 << 30
 IDLE_S = 60.0
@@ -28,6 +33,7 @@ def main() -> None:
     _limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _limit(resource.RLIMIT_FSIZE, 0)
     _limit(resource.RLIMIT_CORE, 0)
+    os.nice(int(sys.argv[1]))
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     replies.write(READY)
     replies.flush()
@@ -37,13 +43,16 @@ def main() -> None:
             return
         asked = json.loads(line)
         reply: dict[str, object]
-        if "sizes" in asked:
+        payload: list[bytes] = []
+        if "render" in asked:
+            reply = _render(asked, payload)
+        elif "sizes" in asked:
             # All are read before the first is decoded: who writes them must not wait for a decoder.
             files = [requests.read(size) for size in asked["sizes"]]
             reply = {"answers": [_answer(BytesIO(data)) for data in files]}
         else:
             reply = _answer(Path(asked["path"]))
-        replies.write(json.dumps(reply).encode() + b"\n")
+        replies.write(b"".join((json.dumps(reply).encode(), b"\n", *payload)))
         replies.flush()
 
 
@@ -53,6 +62,23 @@ def _limit(kind: int, most: int) -> None:
     wanted = most if hard == resource.RLIM_INFINITY else min(most, hard)
     with suppress(ValueError, OSError):
         resource.setrlimit(kind, (wanted, wanted))
+
+
+def _render(asked: dict[str, Any], payload: list[bytes]) -> dict[str, object]:
+    """Make renditions; their bytes are added to the payload."""
+    made = []
+    try:
+        for kind, data in make(Path(asked["render"]), asked["kinds"], video=asked["video"]):
+            made.append({"kind": kind, "size": len(data), "shape": asdict(measure(BytesIO(data)))})
+            payload.append(data)
+    except InvalidArgument as error:
+        payload.clear()
+        return {"refused": error.message, "reason": error.reason.value}
+    except Exception as error:  # noqa: BLE001 - decoders raise anything, and the file is to blame
+        payload.clear()
+        refused = damaged(f"The file cannot be made smaller ({type(error).__name__})")
+        return {"refused": refused.message, "reason": refused.reason.value}
+    return {"made": made}
 
 
 def _answer(file: Path | BytesIO) -> dict[str, object]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +20,9 @@ from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unava
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+MAX_MADE_BYTES = 32 << 20
+"""The most bytes that the renditions of one file may have together."""
+
 _CHILD = "asset_service.probe_child"
 _START_S = 20.0
 _TRIES = 2
@@ -25,12 +30,23 @@ _TRIES = 2
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A rendition: its kind, its bytes with their SHA-256, and what they are, as measured."""
+
+    kind: str
+    data: bytes
+    sha256: str
+    shape: Shape
+
+
 class Probe:
     """One child, started when it is needed and started again when it is gone; it measures one file at a time."""
 
-    def __init__(self, *, limit: timedelta = timedelta(seconds=25), child: str = _CHILD) -> None:
-        """Give each file `limit`; `child` is the module that the child runs."""
+    def __init__(self, *, limit: timedelta = timedelta(seconds=25), child: str = _CHILD, niceness: int = 0) -> None:
+        """Give each file `limit`; `child` is the module that the child runs, and it gives way to others if nice."""
         self._limit = limit
+        self._niceness = niceness
         self._module = child
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
@@ -54,6 +70,24 @@ class Probe:
         reply = await self._reply({"sizes": [len(data) for data in files]}, files)
         return [_shape_or_refusal(answer) for answer in reply["answers"]]
 
+    async def render(self, path: Path, kinds: Sequence[str], *, content_type: str) -> list[Made]:
+        """Return renditions of a file, in the order in which they were made.
+
+        Raises:
+            InvalidArgument: they cannot be made, or not in time, or doing so kills the child.
+            Unavailable: no child could be started.
+        """
+        request = {"render": str(path), "kinds": list(kinds), "video": content_type.startswith("video/")}
+        reply = await self._reply(request, ())
+        if "made" not in reply:
+            _shape(reply)
+        payload, place, made = cast(bytes, reply["payload"]), 0, []
+        for one in reply["made"]:
+            data = payload[place : place + one["size"]]
+            place += one["size"]
+            made.append(Made(one["kind"], data, hashlib.sha256(data).hexdigest(), Shape(**one["shape"])))
+        return made
+
     async def _reply(self, request: dict[str, Any], files: Sequence[bytes]) -> dict[str, Any]:
         async with self._turn:
             for _ in range(_TRIES):
@@ -67,8 +101,8 @@ class Probe:
                     # A reply that nobody waited for must not be taken for that of the next file.
                     await asyncio.shield(self._end())
                     raise
-                if reply:
-                    return cast(dict[str, Any], json.loads(reply))
+                if reply is not None:
+                    return reply
                 # It may have ended for lack of work in this very moment, so one more try.
                 log.warning("probe_died")
                 await self._end()
@@ -79,8 +113,8 @@ class Probe:
         async with self._turn:
             await self._end()
 
-    async def _ask(self, request: dict[str, Any], files: Sequence[bytes]) -> bytes:
-        """Return the child's reply; empty when it died."""
+    async def _ask(self, request: dict[str, Any], files: Sequence[bytes]) -> dict[str, Any] | None:
+        """Return the child's reply; None when it died."""
         if self._child is None or self._child.returncode is not None:
             await self._end()
             self._child = await self._start()
@@ -90,8 +124,19 @@ class Probe:
             self._child.stdin.write(b"".join((json.dumps(request).encode(), b"\n", *files)))
             await self._child.stdin.drain()
         except (BrokenPipeError, ConnectionResetError):
-            return b""
-        return await self._child.stdout.readline()
+            return None
+        line = await self._child.stdout.readline()
+        if not line.endswith(b"\n"):
+            return None
+        reply = cast(dict[str, Any], json.loads(line))
+        size = sum(one["size"] for one in reply.get("made", ()))
+        if size > MAX_MADE_BYTES:
+            raise too_large(f"The renditions have {size} bytes; at most {MAX_MADE_BYTES} are kept")
+        try:
+            reply["payload"] = await self._child.stdout.readexactly(size)
+        except asyncio.IncompleteReadError:
+            return None
+        return reply
 
     async def _start(self) -> asyncio.subprocess.Process:
         # Nothing of ours goes into a process that reads what strangers sent.
@@ -102,6 +147,7 @@ class Probe:
             "-P",
             "-m",
             self._module,
+            str(self._niceness),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,

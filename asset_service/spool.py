@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,6 +56,13 @@ class Spool:
         with self.path(upload_id).open("rb", buffering=0) as file:
             while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
                 yield chunk
+
+    async def fill(self, upload_id: str, chunks: AsyncGenerator[bytes]) -> None:
+        """Write all that comes into the empty file of an upload."""
+        offset = 0
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                offset = await self.write(upload_id, offset, chunk)
 
     async def restart(self, upload_id: str) -> None:
         """Throw away the bytes of an upload, which begins anew."""

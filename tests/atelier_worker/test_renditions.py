@@ -45,7 +45,7 @@ def test_a_video_gets_a_poster_too(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     made = complete(output, {}, tmp_path)
-    assert sizes(made) == {"thumb_256": (256, 154), "thumb_1024": (320, 192), "poster": (320, 192)}
+    assert sizes(made) == {"thumb_256": (256, 154), "thumb_1024": (320, 192), "poster": (320, 192), "clip": (320, 192)}
     with Image.open(made["poster"]) as poster:
         red, green, blue = poster.convert("RGB").getpixel((160, 96))  # type: ignore[misc]
     assert red > 200 > 60 > max(green, blue)
