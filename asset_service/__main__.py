@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from datetime import timedelta
 
 from asset_service.client_uploads import ClientUploads
 from asset_service.erasure import Erasure
@@ -16,6 +17,7 @@ from asset_service.locks import UploadLocks
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.removal import Removal
+from asset_service.renditions import Renditions
 from asset_service.servicer import AssetControlServicer, AssetServicer
 from asset_service.settlement import Settling
 from asset_service.small_outputs import SmallOutputs
@@ -46,6 +48,9 @@ from service_kit.tasks import BackgroundTasks
 from service_kit.vitals import Vitals
 
 
+_RENDER_LIMIT = timedelta(seconds=60)
+
+
 class Service:
     """All parts of the asset service, wired. Tests reach the parts here; everybody else uses `start`."""
 
@@ -56,6 +61,7 @@ class Service:
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
         self.probe = Probe()
+        self.renderer = Probe(limit=_RENDER_LIMIT, niceness=10)
         self.unbroken = Unbroken()
         self.health = HealthBoard()
         self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
@@ -73,6 +79,9 @@ class Service:
         )
         self.sweep = Sweep(self.storage, store, self.removal)
         self.erasure = Erasure(self.storage, self.removal, self.watchers)
+        self.renditions = Renditions(
+            self.storage, store, self.spool, self.locks, self.removal, self.watchers, self.renderer
+        )
         rings = Keyrings(settings.keys_dir)
         capabilities = rings.capabilities(clock)
         signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
@@ -183,12 +192,15 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await service.spool.prepare()
     stack.callback(service.locks.close)
     stack.push_async_callback(service.probe.close)
+    stack.push_async_callback(service.renderer.close)
     stack.push_async_callback(service.small_outputs.close)
     stack.push_async_callback(service.unbroken.close)
     await service.vitals.look()
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
     tasks.start("asset.expiry", service.expiry.run)
+    if settings.asset.fill_renditions:
+        tasks.start("asset.renditions", service.renditions.run)
     tasks.start("asset.exchange", service.exchange.run)
     tasks.start("asset.followers", service.watchers.followers.run)
     tasks.start("asset.vitals", service.vitals.run)

@@ -122,6 +122,7 @@ class ClientUploads:
 
     async def _begin(self, upload_id: str, asset_id: str, owner: Owner, announced: Announced) -> Upload:
         async with self._storage.write() as tx:
+            await tx.erased.refuse(owner)
             upload = Upload(
                 upload_id=upload_id,
                 asset_id=asset_id,

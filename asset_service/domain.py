@@ -10,6 +10,8 @@ from enum import StrEnum
 
 from service_kit.blobs import WORKSPACE_BUCKET, key_segment
 from service_kit.identity import Owner
+from service_kit.ids import asset_id as output_asset_id
+from service_kit.renditions import kinds_for
 
 MAX_PIECE_BYTES = 1 << 20
 """The longest piece of a file in one message, in either direction."""
@@ -133,6 +135,18 @@ class Asset:
     created_at: datetime
     expires_at: datetime
     version: int
+    source_item_id: str = ""
+    # Why the renditions that it lacks cannot be made; empty otherwise.
+    rendition_error: str = ""
+
+    @property
+    def lacking_renditions(self) -> tuple[RenditionKind, ...]:
+        """Which renditions it should have and has not; none when its bytes are gone."""
+        if self.media is None or self.blob is None or self.state.gone:
+            return ()
+        there = {rendition.kind for rendition in self.renditions}
+        kinds = (RenditionKind(kind) for kind in kinds_for(self.media.content_type))
+        return tuple(kind for kind in kinds if kind not in there)
 
     @property
     def group_id(self) -> str:
@@ -164,6 +178,9 @@ class Upload:
     media: Media | None = None
     output_upload_id: str | None = None
     receipt: str | None = None
+    # What a client said of its file, for one that can be resumed.
+    filename: str = ""
+    believed_type: str = ""
 
     @property
     def blob(self) -> Blob:
@@ -221,6 +238,15 @@ class AssetEvent:
     kind: EventKind
 
 
+@dataclass(frozen=True, slots=True)
+class RenditionTask:
+    """An asset that lacks renditions, and how often they have been tried, this time included."""
+
+    asset_id: str
+    owner: Owner
+    attempts: int
+
+
 def job_holder(job_id: str) -> str:
     """Return who holds the references of a job."""
     return f"job:{job_id}"
@@ -247,3 +273,30 @@ def upload_key(owner: Owner, upload_id: str, *, job_id: str | None, fence: int, 
         return f"{whose}/uploads/{upload_id}"
     # One folder for all of an owner: a folder for each job would cost the store as much as the file, and stay behind.
     return f"{whose}/jobs/{job_id}.{fence}.{asset_index}.{upload_id}"
+
+
+def part_key(owner: Owner, asset_id: str, upload_id: str) -> str:
+    """Return the key of a file of an asset whose id is known before its first byte; so its key says which it is of."""
+    return f"{_segment(owner.tenant_id)}/{_segment(owner.owner_id)}/assets/{asset_id}.{upload_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyParts:
+    """What a key says: of which job or asset the blob is, as far as it says so."""
+
+    job_id: str | None = None
+    asset_id: str | None = None
+
+
+def read_key(key: str) -> KeyParts:
+    """Return what a key says. One that is not of our making says nothing."""
+    folder, _, name = key.rpartition("/")
+    parts = name.split(".")
+    try:
+        if folder.endswith("/jobs") and len(parts) == 4:
+            return KeyParts(parts[0], output_asset_id(parts[0], int(parts[2])))
+    except ValueError:
+        return KeyParts()
+    if folder.endswith("/assets") and len(parts) == 2:
+        return KeyParts(None, parts[0])
+    return KeyParts()

@@ -86,6 +86,8 @@ class Expiry:
             lambda tx: tx.assets.trim(mine.retention_tombstones),
             lambda tx: tx.imports.trim(mine.retention_tombstones),
             lambda tx: tx.trim_audit(mine.retention_audit),
+            # Whatever may still come for an erased owner has come by then.
+            lambda tx: tx.erased.trim(mine.retention_settlements),
         ]
         for trim in trims:
             removed = 1
@@ -97,8 +99,7 @@ class Expiry:
         while True:
             async with self._storage.write() as tx:
                 due = await tx.assets.due(_BATCH)
-                for asset in due:
-                    await self._removal.hide(tx, asset, "expired")
+                await self._removal.hide(tx, due, "expired")
             for owner in {asset.owner for asset in due}:
                 self._watchers.notify(owner)
             if len(due) < _BATCH:
@@ -108,8 +109,7 @@ class Expiry:
         while True:
             async with self._storage.write() as tx:
                 free = await tx.assets.let_go(_BATCH)
-                for asset in free:
-                    await self._removal.let_go(tx, asset)
+                await self._removal.let_go(tx, free)
             if len(free) < _BATCH:
                 return
 

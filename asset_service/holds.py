@@ -19,8 +19,12 @@ class Holds:
         self._storage = storage
         self._removal = removal
 
-    async def take(self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta) -> list[Asset]:
-        """Hold assets for a time, all or none. Returns them in the order of the ids.
+    async def take(
+        self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta, *, skip_missing: bool = False
+    ) -> list[Asset]:
+        """Hold assets for a time, all or none; with `skip_missing` those that can be held.
+
+        Returns those that are held, in the order of the ids.
 
         Raises:
             NotFound: an asset does not exist, is gone, or is not the owner's; names the first.
@@ -33,7 +37,7 @@ class Holds:
                 f"must be above 0 and at most {MAX_HOLD_TTL.total_seconds():g} s, got {ttl.total_seconds():g} s",
                 ErrorReason.OUT_OF_RANGE,
             )
-        return await self._take(holder, owner, asset_ids, ttl)
+        return await self._take(holder, owner, asset_ids, ttl, skip_missing=skip_missing)
 
     async def confirm(self, holder: str, owner: Owner, asset_ids: Sequence[str]) -> None:
         """Make holds last until they are released; those that have lapsed are taken again.
@@ -51,17 +55,21 @@ class Holds:
         if released:
             self._removal.nudge()
 
-    async def _take(self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta | None) -> list[Asset]:
+    async def _take(
+        self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta | None, *, skip_missing: bool = False
+    ) -> list[Asset]:
         async with self._storage.write() as tx:
             job_id = held_job(holder)
             if job_id is not None:
                 await tx.keep_open(job_id)
-            assets = await _holdable(tx, holder, owner, asset_ids)
-            await tx.holds.take(holder, asset_ids, ttl)
+            assets = await _holdable(tx, holder, owner, asset_ids, skip_missing=skip_missing)
+            await tx.holds.take(holder, [asset.asset_id for asset in assets], ttl)
         return assets
 
 
-async def _holdable(tx: Transaction, holder: str, owner: Owner, asset_ids: Sequence[str]) -> list[Asset]:
+async def _holdable(
+    tx: Transaction, holder: str, owner: Owner, asset_ids: Sequence[str], *, skip_missing: bool
+) -> list[Asset]:
     """Return the assets whose bytes this holder may have kept: what the owner has, and what it holds already."""
     known = await tx.assets.lock(asset_ids, owner)
     mine = await tx.holds.of_holder(holder, asset_ids)
@@ -72,6 +80,8 @@ async def _holdable(tx: Transaction, holder: str, owner: Owner, asset_ids: Seque
         if asset is None or not (
             asset.state is AssetState.AVAILABLE or (asset.state is AssetState.HIDDEN and asset_id in mine)
         ):
+            if skip_missing:
+                continue
             raise NotFound.of("asset", asset_id)
         assets.append(asset)
     return assets

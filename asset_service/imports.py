@@ -27,6 +27,7 @@ class Imports:
         """
         check_key(import_key)
         async with self._storage.write() as tx:
+            await tx.erased.refuse(owner)
             asset_id = await tx.imports.describe(owner, import_key, new_id(), provenance)
             return asset_id, await tx.assets.find(asset_id, owner)
 

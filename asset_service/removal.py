@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -39,25 +40,37 @@ class Removal:
         await self._wanted.wait()
         self._wanted.clear()
 
-    async def hide(self, tx: Transaction, asset: Asset, action: str) -> Asset:
-        """Take an asset from its owner, and its bytes too unless somebody holds them. Returns what is left."""
-        held = await tx.holds.is_held(asset.asset_id)
-        gone = replace(asset, state=AssetState.HIDDEN if held else AssetState.DELETING, version=asset.version + 1)
-        gone = await self._write(tx, asset, gone)
-        tx.events.add(EventKind.REMOVED, gone)
-        await tx.note(action, asset.owner, asset.asset_id)
+    async def hide(self, tx: Transaction, assets: Sequence[Asset], action: str) -> list[Asset]:
+        """Take locked assets from their owners, and those bytes that nobody holds. Returns what is left of each."""
+        held = await tx.holds.held_among([asset.asset_id for asset in assets])
+        gone = [
+            replace(
+                asset,
+                state=AssetState.HIDDEN if asset.asset_id in held else AssetState.DELETING,
+                version=asset.version + 1,
+            )
+            for asset in assets
+        ]
+        gone = await self._write(tx, gone)
+        for asset in gone:
+            tx.events.add(EventKind.REMOVED, asset)
+        await tx.note_all((action, asset.owner, asset.asset_id, {}) for asset in gone)
         return gone
 
-    async def let_go(self, tx: Transaction, asset: Asset) -> None:
-        """Have the bytes of a hidden asset deleted that nobody holds any more."""
-        await self._write(tx, asset, replace(asset, state=AssetState.DELETING, version=asset.version + 1))
+    async def let_go(self, tx: Transaction, assets: Sequence[Asset]) -> None:
+        """Have the bytes of locked assets deleted, whoever holds them: nobody may any more."""
+        await self._write(
+            tx, [replace(asset, state=AssetState.DELETING, version=asset.version + 1) for asset in assets]
+        )
 
-    async def _write(self, tx: Transaction, before: Asset, after: Asset) -> Asset:
-        if after.state is AssetState.DELETING:
-            # From here on only ids and times are kept, and where the bytes are until they are gone.
-            after = replace(after, provenance=b"", filename="")
-            await tx.holds.forget(after.asset_id)
-        if not await tx.assets.replace(after, expected_version=before.version):
+    async def _write(self, tx: Transaction, changed: Sequence[Asset]) -> list[Asset]:
+        # From here on only ids and times are kept of what is deleted, and where the bytes are until they are gone.
+        after = [
+            replace(asset, provenance=b"", filename="") if asset.state is AssetState.DELETING else asset
+            for asset in changed
+        ]
+        await tx.holds.forget([asset.asset_id for asset in after if asset.state is AssetState.DELETING])
+        if await tx.assets.take_away(after) != len(after):
             raise RuntimeError("an asset changed although its row was locked")
         return after
 

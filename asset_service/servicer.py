@@ -8,10 +8,24 @@ from typing import Any
 
 import grpc
 
+from asset_service.erasure import Erasure
 from asset_service.holds import Holds
+from asset_service.item_copies import ItemCopies
 from asset_service.settlement import Ending, Settling
+from asset_service.sweep import Sweep
 from asset_service.watch import Watchers
-from asset_service.wire import Encoder, checked_ending, ending_from, owner_from, settle_result, settled
+from asset_service.wire import (
+    Encoder,
+    checked_ending,
+    ending_from,
+    mark_from,
+    moment,
+    original_from,
+    owner_from,
+    results,
+    settle_result,
+    settled,
+)
 from asset_service.workspace import Workspace
 from atelier.asset.v1 import (
     asset_control_service_pb2,
@@ -19,8 +33,9 @@ from atelier.asset.v1 import (
     asset_service_pb2,
     asset_service_pb2_grpc,
 )
+from service_kit.care_wire import findings_to_proto
 from service_kit.errors import InvalidArgument
-from service_kit.identity import current_caller
+from service_kit.identity import Owner, current_caller
 from service_kit.server import Registration
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -30,10 +45,14 @@ _PAGE_SIZE = 50
 class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
     """An owner's workspace."""
 
-    def __init__(self, workspace: Workspace, watchers: Watchers, encoder: Encoder) -> None:
+    def __init__(
+        self, workspace: Workspace, watchers: Watchers, encoder: Encoder, sweep: Sweep, erasure: Erasure
+    ) -> None:
         self._workspace = workspace
         self._watchers = watchers
         self._encoder = encoder
+        self._sweep = sweep
+        self._erasure = erasure
 
     @property
     def registration(self) -> Registration:
@@ -65,6 +84,37 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
         asset = await self._workspace.discard(request.asset_id, current_caller().owner)
         return asset_service_pb2.DiscardAssetResponse(asset=self._encoder.asset(asset))
 
+    async def DiscardAssets(
+        self, request: asset_service_pb2.DiscardAssetsRequest, context: Context
+    ) -> asset_service_pb2.DiscardAssetsResponse:
+        found = await self._workspace.discard_many(request.asset_ids, current_caller().owner)
+        return asset_service_pb2.DiscardAssetsResponse(results=results(request.asset_ids, found, self._encoder))
+
+    async def ExtendExpiry(
+        self, request: asset_service_pb2.ExtendExpiryRequest, context: Context
+    ) -> asset_service_pb2.ExtendExpiryResponse:
+        expires_at = moment(request.expires_at) if request.HasField("expires_at") else None
+        found = await self._workspace.extend(request.asset_ids, current_caller().owner, expires_at)
+        return asset_service_pb2.ExtendExpiryResponse(results=results(request.asset_ids, found, self._encoder))
+
+    async def SweepBlobs(
+        self, request: asset_service_pb2.SweepBlobsRequest, context: Context
+    ) -> asset_service_pb2.SweepBlobsResponse:
+        page = await self._sweep.page(request.dry_run, request.page_token)
+        return asset_service_pb2.SweepBlobsResponse(
+            findings=findings_to_proto(page.findings),
+            blobs=page.blobs,
+            rows=page.rows,
+            next_page_token=page.next_page_token,
+        )
+
+    async def EraseOwner(
+        self, request: asset_service_pb2.EraseOwnerRequest, context: Context
+    ) -> asset_service_pb2.EraseOwnerResponse:
+        tenant_id = request.tenant_id or current_caller().owner.tenant_id
+        left = await self._erasure.erase(Owner(tenant_id, request.owner_id))
+        return asset_service_pb2.EraseOwnerResponse(done=not left, left=left)
+
     async def WatchAssets(
         self, request: asset_service_pb2.WatchAssetsRequest, context: Context
     ) -> AsyncIterator[asset_service_pb2.WatchAssetsResponse]:
@@ -77,10 +127,13 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
 class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceServicer):
     """What Atelier's other services tell the workspace."""
 
-    def __init__(self, settling: Settling, holds: Holds, workspace: Workspace, encoder: Encoder) -> None:
+    def __init__(
+        self, settling: Settling, holds: Holds, workspace: Workspace, item_copies: ItemCopies, encoder: Encoder
+    ) -> None:
         self._settling = settling
         self._holds = holds
         self._workspace = workspace
+        self._item_copies = item_copies
         self._encoder = encoder
 
     @property
@@ -110,7 +163,11 @@ class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceSer
         self, request: asset_control_service_pb2.TakeHoldRequest, context: Context
     ) -> asset_control_service_pb2.TakeHoldResponse:
         held = await self._holds.take(
-            request.holder, owner_from(request.owner), request.asset_ids, request.ttl.ToTimedelta()
+            request.holder,
+            owner_from(request.owner),
+            request.asset_ids,
+            request.ttl.ToTimedelta(),
+            skip_missing=request.skip_missing,
         )
         return asset_control_service_pb2.TakeHoldResponse(held=[self._encoder.held(asset) for asset in held])
 
@@ -129,8 +186,20 @@ class AssetControlServicer(asset_control_service_pb2_grpc.AssetControlServiceSer
     async def MarkSaved(
         self, request: asset_control_service_pb2.MarkSavedRequest, context: Context
     ) -> asset_control_service_pb2.MarkSavedResponse:
-        await self._workspace.mark_saved(request.asset_id, owner_from(request.owner), request.item_id, request.version)
+        await self._workspace.mark_saved([mark_from(request)])
         return asset_control_service_pb2.MarkSavedResponse()
+
+    async def MarkManySaved(
+        self, request: asset_control_service_pb2.MarkManySavedRequest, context: Context
+    ) -> asset_control_service_pb2.MarkManySavedResponse:
+        await self._workspace.mark_saved([mark_from(mark) for mark in request.marks])
+        return asset_control_service_pb2.MarkManySavedResponse()
+
+    async def CopyItem(
+        self, request: asset_control_service_pb2.CopyItemRequest, context: Context
+    ) -> asset_control_service_pb2.CopyItemResponse:
+        asset = await self._item_copies.copy(original_from(request))
+        return asset_control_service_pb2.CopyItemResponse(asset=self._encoder.asset(asset))
 
 
 def _or_refusal(request: asset_control_service_pb2.SettleRequest) -> Ending | InvalidArgument:

@@ -15,6 +15,7 @@ from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+from service_kit.erasure import owner_erased
 from service_kit.errors import AtelierError, Internal, Unavailable
 from service_kit.identity import Owner
 from service_kit.ids import asset_id
@@ -162,6 +163,7 @@ class Settling:
             await tx.lock_jobs(job_ids)
             settled = await tx.settlements.find_many(job_ids)
             left = [jobs[job_id] for job_id in job_ids if job_id not in settled]
+            left = await _without_erased(tx, left)
             outcomes = await self._outcomes(tx, left) if left else []
             left_over = bool(outcomes) and await _write(tx, outcomes)
             crash.reach("asset.settle.before_commit")
@@ -213,6 +215,18 @@ class Settling:
                 new[index] = asset, {output.upload_id, *(file.upload_id for file in files)}
             outcomes.append(_outcome(ending, there, new))
         return outcomes
+
+
+async def _without_erased(
+    tx: Transaction, jobs: Sequence[tuple[Ending, list[_Proven]]]
+) -> list[tuple[Ending, list[_Proven]]]:
+    """Refuse, for good, to publish anything for owners that were erased; and keep no trace of them."""
+    erased = await tx.erased.among({ending.owner for ending, _ in jobs})
+    return [
+        (Ending(ending.job_id, Owner("", ""), refusal=owner_erased().message), []) if ending.owner in erased else job
+        for job in jobs
+        for ending in (job[0],)
+    ]
 
 
 def _outcome(ending: Ending, there: set[int], new: Mapping[int, tuple[Asset, set[str]]]) -> _Outcome:

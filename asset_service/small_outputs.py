@@ -28,6 +28,7 @@ from asset_service.uploads import Nudge, check_same_renditions
 from service_kit import crash
 from service_kit.batching import Batcher
 from service_kit.capabilities import LeaseClaims
+from service_kit.erasure import owner_erased
 from service_kit.errors import (
     AtelierError,
     ErrorReason,
@@ -202,6 +203,7 @@ class SmallOutputs:
         """Find or insert the rows of outputs. Returns them for each, or why it gets none."""
         async with self._storage.write() as tx:
             jobs = await _open_jobs(tx, batch)
+            erased = await tx.erased.among({uploads[0].owner for uploads in batch})
             rows = await tx.uploads.of_jobs(sorted(jobs))
             known = {_same(upload): upload for upload in rows}
             counts = Counter(_file(upload) for upload in rows)
@@ -210,6 +212,9 @@ class SmallOutputs:
             for uploads in batch:
                 if uploads[0].job_id not in jobs:
                     answers.append(_settled())
+                    continue
+                if uploads[0].owner in erased:
+                    answers.append(owner_erased())
                     continue
                 missing = [upload for upload in uploads if _same(upload) not in known]
                 if any(counts[_file(upload)] >= MAX_UPLOADS_PER_FILE for upload in missing):

@@ -91,6 +91,7 @@ class Uploads:
         wanted = new_upload(lease, asset_index, rendition, size_bytes, sha256)
         async with self._storage.write() as tx:
             await tx.keep_open(lease.job_id)
+            await tx.erased.refuse(lease.owner)
             upload = await tx.uploads.find_same(wanted) or await self._add(tx, wanted)
         crash.reach("asset.upload.started")
         async with self._locks.hold(upload.upload_id):

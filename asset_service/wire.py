@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -18,10 +19,12 @@ from asset_service.domain import (
     RenditionKind,
     Settlement,
 )
+from asset_service.item_copies import ItemFile, Original
 from asset_service.settlement import Ending, Winner
 from asset_service.watch import Told
+from asset_service.workspace import Mark, Result
 from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2, upload_service_pb2
-from atelier.type.v1 import generation_pb2, media_pb2
+from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.media_urls import MediaSigner
@@ -68,6 +71,7 @@ class Encoder:
             created_at=timestamp(asset.created_at),
             expires_at=timestamp(asset.expires_at),
             version=asset.version,
+            source_item_id="" if asset.state.gone else asset.source_item_id,
         )
         if asset.state is AssetState.AVAILABLE:
             self._describe(asset, message)
@@ -106,6 +110,7 @@ class Encoder:
         message.filename = asset.filename
         if asset.provenance:
             message.provenance.ParseFromString(asset.provenance)
+        message.rendition_state, message.rendition_error = _rendition_state(asset), asset.rendition_error
         message.url, expires_at = self._sign(asset.blob)
         message.url_expires_at.CopyFrom(expires_at)
         for rendition in asset.renditions:
@@ -131,11 +136,60 @@ def media(found: Media) -> media_pb2.Media:
     )
 
 
+def results(asset_ids: Sequence[str], found: Sequence[Result], encoder: Encoder) -> list[asset_service_pb2.AssetResult]:
+    """Return what became of each of some assets."""
+    messages = []
+    for asset_id, one in zip(asset_ids, found, strict=True):
+        message = asset_service_pb2.AssetResult(asset_id=asset_id)
+        if isinstance(one, Asset):
+            message.asset.CopyFrom(encoder.asset(one))
+        else:
+            reason = error_pb2.ErrorReason.Value(f"ERROR_REASON_{one.reason.name}")
+            message.failure.CopyFrom(asset_service_pb2.AssetFailure(reason=reason, message=one.message))
+        messages.append(message)
+    return messages
+
+
+def mark_from(request: asset_control_service_pb2.MarkSavedRequest) -> Mark:
+    """Return as which item an asset is saved. Raises InvalidArgument when a part of the owner is empty."""
+    return Mark(request.asset_id, owner_from(request.owner), request.item_id, request.version)
+
+
+def original_from(request: asset_control_service_pb2.CopyItemRequest) -> Original:
+    """Return an item as the library says it is. Raises InvalidArgument for an owner or a rendition that is none."""
+    return Original(
+        item_id=request.item_id,
+        owner=owner_from(request.owner),
+        files=tuple(
+            ItemFile(
+                rendition_from(file.rendition),
+                Media(
+                    file.media.content_type,
+                    file.media.size_bytes,
+                    file.media.sha256,
+                    file.media.width,
+                    file.media.height,
+                    file.media.duration_ms or None,
+                ),
+                Blob(file.blob.bucket, file.blob.key, file.blob.generation),
+            )
+            for file in request.files
+        ),
+        provenance=request.provenance.SerializeToString(deterministic=True),
+        filename=request.filename,
+    )
+
+
 def timestamp(moment: datetime) -> Timestamp:
     """Return a moment, to the microsecond."""
     message = Timestamp()
     message.FromDatetime(moment)
     return message
+
+
+def moment(stamp: Timestamp) -> datetime:
+    """Return a moment of a request, as UTC."""
+    return stamp.ToDatetime(UTC)
 
 
 def owner_from(message: media_pb2.Owner) -> Owner:
@@ -227,6 +281,12 @@ def rendition_from(number: media_pb2.RenditionKind.ValueType) -> RenditionKind |
     if kind is None:
         raise InvalidArgument.field("rendition", f"must be one of {', '.join(RenditionKind)}, got {number}")
     return kind
+
+
+def _rendition_state(asset: Asset) -> asset_pb2.RenditionState.ValueType:
+    if not asset.lacking_renditions:
+        return asset_pb2.RENDITION_STATE_READY
+    return asset_pb2.RENDITION_STATE_FAILED if asset.rendition_error else asset_pb2.RENDITION_STATE_PENDING
 
 
 def _state(state: AssetState) -> asset_pb2.AssetState.ValueType:

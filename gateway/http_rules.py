@@ -25,6 +25,7 @@ FILES: tuple[FileDescriptor, ...] = (
 """The contracts that the gateway serves."""
 
 _VARIABLE = re.compile(r"\{([a-z][a-z0-9_.]*)\}")
+_IN_EVERY_SERVICE = ("EraseOwner", "SweepBlobs")
 _METHODS = ("get", "put", "post", "delete", "patch")
 
 
@@ -58,6 +59,13 @@ class RpcRoute:
     def grpc_path(self) -> str:
         """The path of the RPC, such as `/atelier.router.v1.RouterService/GetJob`."""
         return f"/{self.service}/{self.method.name}"
+
+    @property
+    def operation(self) -> str:
+        """A name that no other RPC has: the method's, with the service's behind it where several have it."""
+        name: str = self.method.name
+        part: str = self.method.containing_service.name.removesuffix("Service")
+        return f"{name}In{part}" if name in _IN_EVERY_SERVICE else name
 
     @property
     def path_fields(self) -> tuple[str, ...]:

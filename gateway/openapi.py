@@ -117,7 +117,7 @@ def _operation(schemas: Schemas, route: RpcRoute) -> Json:
     """Return the operation of a route of the contracts."""
     text = comment(route.method.full_name)
     operation: Json = {
-        "operationId": route.method.name,
+        "operationId": route.operation,
         "tags": [_tag(route)],
         "summary": summary(text),
         "description": text,
@@ -142,7 +142,7 @@ def _failures(route: RpcRoute, text: str) -> set[int]:
 
 
 def _parameters(schemas: Schemas, route: RpcRoute) -> list[Json]:
-    example = EXAMPLES[route.method.name]
+    example = EXAMPLES[route.operation]
     found: list[Json] = []
     for path in route.path_fields:
         schema = schemas.of_field(_field(route.method.input_type, path), sent=True)
@@ -184,7 +184,7 @@ def _body(schemas: Schemas, route: RpcRoute) -> Json:
         message = message_type(message.fields_by_name[route.body])
     filled = [path.removeprefix(prefix) for path in route.path_fields]
     schema = schemas.request(message, filled)
-    content = {"application/json": {"schema": schema, "example": EXAMPLES[route.method.name].body}}
+    content = {"application/json": {"schema": schema, "example": EXAMPLES[route.operation].body}}
     needed = bool(schemas.components[schema["$ref"].rpartition("/")[2]].get("required"))
     return {"requestBody": {"required": needed, "content": content}}
 

@@ -8,7 +8,7 @@ finds the bytes of every row that is not marked. A pause has a deadline, so that
 from __future__ import annotations
 
 import secrets
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import Column, Integer, MetaData, Table, Text, select, update
@@ -19,6 +19,8 @@ from service_kit.errors import Unavailable
 
 _LOOK_AGAIN = timedelta(seconds=30)
 _NAME = "deletion_pause"
+# Whatever the clock says later: tests have one that stands before the moment at which a schema is made.
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def pause_columns() -> list[Column[Any]]:
@@ -39,7 +41,7 @@ def add_pause_table(metadata: MetaData) -> None:
 def create_pause_table(op: Any) -> None:
     """Create the table in a migration, with no pause in it."""
     table = op.create_table(_NAME, *pause_columns())
-    op.execute(table.insert().values(id=1, token="", until=db_now()))
+    op.execute(table.insert().values(id=1, token="", until=_LONG_AGO))
 
 
 _pause = Table(_NAME, MetaData(), *pause_columns())

@@ -134,15 +134,20 @@ class AssetSettings:
     listen: str = _is("127.0.0.1:7402", "The asset service's gRPC" + _ADDRESS)
     database_url: Secret = _is(Secret(""), _DATABASE_URL)
     asset_expiry: timedelta = _is(timedelta(days=7), "How long an asset stays in the workspace.")
+    max_asset_age: timedelta = _is(
+        timedelta(days=90), "How long an asset stays in the workspace at most, however often its owner prolongs it."
+    )
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
     max_upload_bytes: int = _is(64 << 20, "The largest file that a client may upload, in bytes.")
     max_output_bytes: int = _is(1 << 30, "The largest output that a worker may upload, in bytes.")
     upload_ttl: timedelta = _is(
         timedelta(hours=1), "How long an upload that belongs to no job may take before it is removed."
     )
+    fill_renditions: bool = _is(True, "Whether this process makes the thumbnails and clips that assets lack.")
     expiry_interval: timedelta = _is(
         timedelta(seconds=60), "How often expired assets and finished deletions are looked for."
     )
+    sweep_interval: timedelta = _is(timedelta(days=1), "How often the bucket is compared with the rows.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
     retention_settlements: timedelta = _is(
         timedelta(days=30), "How long it is known how a job was settled. A lease token that lives longer is refused."
@@ -165,6 +170,7 @@ class LibrarySettings:
         timedelta(minutes=2), "How long a hold on an asset lasts while it is copied, unless renewed."
     )
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
+    sweep_interval: timedelta = _is(timedelta(days=1), "How often the bucket is compared with the rows.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
     retention_trash: timedelta = _is(timedelta(days=30), "How long an item stays in the trash before it is deleted.")
     retention_tombstones: timedelta = _is(timedelta(days=30), "How long ids and times of a deleted item are kept.")

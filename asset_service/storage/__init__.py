@@ -14,11 +14,13 @@ from asset_service.storage.events import Events
 from asset_service.storage.holds import Holds
 from asset_service.storage.imports import ImportRows
 from asset_service.storage.job_locks import lock_jobs
+from asset_service.storage.renditions import RenditionTasks
 from asset_service.storage.settlements import Settlements
-from asset_service.storage.tables import audit
+from asset_service.storage.tables import audit, metadata
 from asset_service.storage.uploads import Uploads
 from service_kit.bulk import delete_some
 from service_kit.database import Database, db_now
+from service_kit.erasure import Erased
 from service_kit.identity import Owner
 from service_kit.storage import TransactionalStorage, View
 
@@ -35,8 +37,10 @@ class Transaction(View):
         self.uploads = Uploads(connection)
         self.settlements = Settlements(connection)
         self.holds = Holds(connection)
-        self.events = Events(connection)
+        self.renditions = RenditionTasks(connection)
         self.imports = ImportRows(connection)
+        self.events = Events(connection)
+        self.erased = Erased(connection, metadata)
 
     async def finish(self) -> None:
         """Write the events: their owners' heads are locked last, and not for long."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, exists, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, Text, and_, cast, exists, insert, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Asset, AssetState
+from asset_service.storage.renditions import queue_renditions
 from asset_service.storage.rows import asset_from, asset_values
 from asset_service.storage.tables import holds, uploads, workspace_assets
-from service_kit.bulk import delete_some
+from service_kit.bulk import among, delete_some, update_rows
 from service_kit.database import db_now
+from service_kit.errors import Aborted
 from service_kit.identity import Owner
 
 _assets = workspace_assets
@@ -57,13 +61,24 @@ class Assets:
         return await self._select(query.order_by(_assets.c.group_id.desc(), _assets.c.asset_index).limit(limit))
 
     async def add(self, asset: Asset) -> None:
-        """Insert an asset, or the tombstone of one that was never published."""
-        await self._connection.execute(insert(_assets).values(**asset_values(asset)))
+        """Insert an asset, or the tombstone of one that was never published; queue it if it lacks renditions.
+
+        Raises:
+            Aborted: the item that it is a copy of was copied at the same moment.
+        """
+        try:
+            await self._connection.execute(insert(_assets).values(**asset_values(asset)))
+        except IntegrityError as error:
+            if not asset.source_item_id:
+                raise
+            raise Aborted from error
+        await queue_renditions(self._connection, [asset])
 
     async def add_many(self, assets: Sequence[Asset]) -> None:
-        """Insert assets."""
+        """Insert assets, and queue those that lack renditions."""
         if assets:
             await self._connection.execute(insert(_assets), [asset_values(asset) for asset in assets])
+            await queue_renditions(self._connection, assets)
 
     async def owners(self, asset_ids: Sequence[str]) -> dict[str, Owner]:
         """Return whose those of the assets are that exist, tombstones too, by id."""
@@ -79,6 +94,85 @@ class Assets:
             .values(**asset_values(asset))
         )
         return changed.rowcount == 1
+
+    async def take_away(self, gone: Sequence[Asset]) -> int:
+        """Write the state, the text and the next version of locked assets. Returns how many were as expected."""
+        rows = [
+            {
+                "asset_id": asset.asset_id,
+                "version": asset.version - 1,
+                "new_version": asset.version,
+                "state": asset.state.value,
+                "provenance": asset.provenance,
+                "filename": asset.filename,
+            }
+            for asset in gone
+        ]
+        return await update_rows(self._connection, _assets, rows, match=("asset_id", "version"))
+
+    async def extend(self, extended: Sequence[Asset]) -> int:
+        """Write the end and the next version of locked assets. Returns how many were as expected."""
+        rows = [
+            {
+                "asset_id": asset.asset_id,
+                "version": asset.version - 1,
+                "new_version": asset.version,
+                "expires_at": asset.expires_at,
+            }
+            for asset in extended
+        ]
+        return await update_rows(self._connection, _assets, rows, match=("asset_id", "version"))
+
+    async def mark(self, marked: Sequence[Asset]) -> int:
+        """Write as what locked assets are saved, and their next version. Returns how many were as expected."""
+        rows = [
+            {
+                "asset_id": asset.asset_id,
+                "version": asset.version - 1,
+                "new_version": asset.version,
+                "saved_item_id": asset.saved_item_id,
+                "saved_version": asset.saved_version,
+            }
+            for asset in marked
+        ]
+        return await update_rows(self._connection, _assets, rows, match=("asset_id", "version"))
+
+    async def find_copy(self, item_id: str, owner: Owner) -> Asset | None:
+        """Return the copy of an item that its owner sees; None when there is none."""
+        found = await self._select(
+            select(_assets).where(_owned_by(owner), _assets.c.source_item_id == item_id, _assets.c.state.in_(_SEEN))
+        )
+        return found[0] if found else None
+
+    async def of_owner(self, owner: Owner, limit: int) -> Sequence[Asset]:
+        """Lock and return some of an owner's assets whose bytes are not on their way out."""
+        kept = _assets.c.state.not_in((AssetState.DELETING.value, AssetState.REMOVED.value))
+        query = select(_assets).where(_owned_by(owner), kept).order_by(_assets.c.asset_id).limit(limit)
+        return await self._select(query.with_for_update())
+
+    async def owned_deleting(self, owner: Owner) -> Sequence[Asset]:
+        """Return an owner's assets whose bytes are to be deleted."""
+        deleting = _assets.c.state == AssetState.DELETING.value
+        return await self._select(select(_assets).where(_owned_by(owner), deleting))
+
+    async def with_bytes(self, after: str, limit: int) -> Sequence[Asset]:
+        """Return assets whose bytes should be there, by id, after an id."""
+        kept = _assets.c.state.not_in((AssetState.DELETING.value, AssetState.REMOVED.value))
+        query = select(_assets).where(kept, _assets.c.asset_id > after).order_by(_assets.c.asset_id).limit(limit)
+        return await self._select(query)
+
+    async def with_ids(self, asset_ids: Sequence[str]) -> Sequence[Asset]:
+        """Return those of some assets that exist, whoever owns them."""
+        return await self._select(select(_assets).where(among(_assets.c.asset_id, asset_ids)))
+
+    async def with_keys(self, keys: Sequence[str]) -> Sequence[Asset]:
+        """Return the assets without a job whose own bytes lie at some keys."""
+        return await self._select(select(_assets).where(_assets.c.job_id.is_(None), among(_assets.c.key, keys)))
+
+    async def has_rendition_at(self, key: str) -> bool:
+        """Tell whether any asset has a rendition at a key. Slow: it looks at all of them."""
+        told = cast(_assets.c.renditions, Text).contains(json.dumps(key, ensure_ascii=False), autoescape=True)
+        return (await self._connection.execute(select(_assets.c.asset_id).where(told).limit(1))).first() is not None
 
     async def due(self, limit: int) -> Sequence[Asset]:
         """Lock and return assets whose time is over, the longest first; none that somebody else has locked."""

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, case, delete, func, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.storage.tables import holds
-from service_kit.bulk import upsert
+from service_kit.bulk import among, upsert
 from service_kit.database import db_now
 
 
@@ -23,6 +23,11 @@ class Holds:
         """Return whether anybody holds an asset at this moment."""
         query = select(func.count()).select_from(holds).where(holds.c.asset_id == asset_id, _live())
         return bool((await self._connection.execute(query)).scalar_one())
+
+    async def held_among(self, asset_ids: Sequence[str]) -> set[str]:
+        """Return those of some assets that anybody holds at this moment."""
+        query = select(holds.c.asset_id).distinct().where(among(holds.c.asset_id, asset_ids), _live())
+        return set((await self._connection.execute(query)).scalars())
 
     async def of_holder(self, holder: str, asset_ids: Sequence[str]) -> set[str]:
         """Return those of the assets that a holder holds, or held until its time was over."""
@@ -51,9 +56,9 @@ class Holds:
         lapsed = holds.c.expires_at <= db_now(plus=-older_than)
         return (await self._connection.execute(delete(holds).where(lapsed))).rowcount
 
-    async def forget(self, asset_id: str) -> None:
-        """Delete what is left of holds on an asset that goes for good."""
-        await self._connection.execute(delete(holds).where(holds.c.asset_id == asset_id))
+    async def forget(self, asset_ids: Sequence[str]) -> None:
+        """Delete what is left of holds on assets that go for good."""
+        await self._connection.execute(delete(holds).where(among(holds.c.asset_id, asset_ids)))
 
 
 def _live() -> ColumnElement[bool]:

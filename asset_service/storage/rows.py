@@ -66,6 +66,8 @@ def asset_values(asset: Asset) -> dict[str, Any]:
         "created_at": asset.created_at,
         "expires_at": asset.expires_at,
         "version": asset.version,
+        "source_item_id": asset.source_item_id,
+        "rendition_error": asset.rendition_error,
     }
 
 
@@ -88,6 +90,8 @@ def asset_from(row: Row) -> Asset:
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         version=row["version"],
+        source_item_id=row["source_item_id"],
+        rendition_error=row["rendition_error"],
     )
 
 
@@ -112,11 +116,19 @@ def upload_values(upload: Upload) -> dict[str, Any]:
         "media": media_values(upload.media) if upload.media else None,
         "output_upload_id": upload.output_upload_id,
         "receipt": upload.receipt,
+        "announced": _announced(upload),
     }
+
+
+def _announced(upload: Upload) -> dict[str, str] | None:
+    if not upload.filename and not upload.believed_type:
+        return None
+    return {"filename": upload.filename, "content_type": upload.believed_type}
 
 
 def upload_from(row: Row) -> Upload:
     """Return the upload that a row keeps."""
+    announced = row["announced"] or {}
     return Upload(
         upload_id=row["upload_id"],
         asset_id=row["asset_id"],
@@ -135,4 +147,6 @@ def upload_from(row: Row) -> Upload:
         media=media_from(row["media"]) if row["media"] else None,
         output_upload_id=row["output_upload_id"],
         receipt=row["receipt"],
+        filename=announced.get("filename", ""),
+        believed_type=announced.get("content_type", ""),
     )

@@ -13,10 +13,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from service_kit.database import Json, UtcDateTime
 from service_kit.deletion_pause import add_pause_table
+from service_kit.erasure import add_erased_table
 from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
@@ -24,6 +26,10 @@ metadata = MetaData()
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
 add_pause_table(metadata)
+add_erased_table(metadata)
+
+_BROUGHT = text("job_id IS NULL")
+_COPY_IN_USE = text("source_item_id <> '' AND state = 'available'")
 
 workspace_assets = Table(
     "workspace_assets",
@@ -53,9 +59,23 @@ workspace_assets = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
     Column("version", BigInteger, nullable=False),
+    # The library's item that it is a copy of; empty for other sources.
+    Column("source_item_id", Text, nullable=False, server_default=""),
+    # Why the renditions that it lacks cannot be made; empty otherwise.
+    Column("rendition_error", Text, nullable=False, server_default=""),
     UniqueConstraint("job_id", "asset_index", name="workspace_assets_output"),
     Index("workspace_assets_listed", "tenant_id", "owner_id", "group_id", "asset_index"),
     Index("workspace_assets_due", "state", "expires_at"),
+    # A sweep finds the asset of a blob by its key; the key of a job's output says which asset it is.
+    Index("workspace_assets_key", "key", sqlite_where=_BROUGHT, postgresql_where=_BROUGHT),
+    # One copy of an item at a time.
+    Index(
+        "workspace_assets_copy",
+        *("tenant_id", "owner_id", "source_item_id"),
+        unique=True,
+        sqlite_where=_COPY_IN_USE,
+        postgresql_where=_COPY_IN_USE,
+    ),
 )
 
 uploads = Table(
@@ -80,6 +100,8 @@ uploads = Table(
     Column("media", Json),
     Column("output_upload_id", Text),
     Column("receipt", Text),
+    # What a client said of a file that it can resume: its name and its type.
+    Column("announced", Json),
     Column("created_at", UtcDateTime, nullable=False),
     UniqueConstraint("job_id", "fence", "asset_index", "rendition", "sha256", "size_bytes", name="uploads_same"),
     Index("uploads_of_asset", "asset_id"),
@@ -125,6 +147,18 @@ imports = Table(
     Column("created_at", UtcDateTime, nullable=False),
     PrimaryKeyConstraint("tenant_id", "owner_id", "import_key"),
     Index("imports_by_time", "created_at"),
+)
+
+rendition_tasks = Table(
+    "rendition_tasks",
+    metadata,
+    Column("asset_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    # When it is done next. Who does it sets this to when somebody else should.
+    Column("due_at", UtcDateTime, nullable=False),
+    Index("rendition_tasks_due", "due_at"),
 )
 
 audit = Table(

@@ -63,11 +63,11 @@ class Uploads:
         query = select(func.count()).select_from(uploads).where(*(uploads.c[name] == values[name] for name in same))
         return (await self._connection.execute(query)).scalar_one()
 
-    async def of_asset(self, asset_id: str, owner: Owner) -> Sequence[Upload]:
-        """Return an owner's uploads that may still become an asset."""
+    async def of_assets(self, asset_ids: Sequence[str], owner: Owner) -> Sequence[Upload]:
+        """Return an owner's uploads that may still become one of some assets."""
         return await self._select(
             select(uploads).where(
-                uploads.c.asset_id == asset_id,
+                among(uploads.c.asset_id, asset_ids),
                 uploads.c.tenant_id == owner.tenant_id,
                 uploads.c.owner_id == owner.owner_id,
                 uploads.c.job_id.is_not(None),
@@ -138,6 +138,24 @@ class Uploads:
             .order_by(uploads.c.upload_id)
             .limit(limit)
         )
+
+    async def delete_later_of_owner(self, owner: Owner) -> int:
+        """Give up all uploads of an owner: their bytes are deleted after the commit. Returns how many."""
+        return await self._give_up(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)
+
+    async def owned_deleting(self, owner: Owner) -> Sequence[Upload]:
+        """Return an owner's uploads whose bytes are to be deleted."""
+        mine = and_(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)
+        return await self._select(select(uploads).where(mine, uploads.c.state == UploadState.DELETING.value))
+
+    async def keys_among(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some keys that belong to an upload."""
+        return set((await self._connection.execute(select(uploads.c.key).where(among(uploads.c.key, keys)))).scalars())
+
+    async def staged(self, after: str, limit: int) -> Sequence[Upload]:
+        """Return uploads whose bytes should be there, by id, after an id."""
+        query = select(uploads).where(uploads.c.state == UploadState.STAGED.value, uploads.c.upload_id > after)
+        return await self._select(query.order_by(uploads.c.upload_id).limit(limit))
 
     async def open_among(self, upload_ids: Sequence[str]) -> set[str]:
         """Return those of the ids whose uploads still take bytes."""

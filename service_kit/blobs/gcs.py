@@ -31,8 +31,9 @@ from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.fileio import BlobWriter
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from service_kit.blobs import GCS_SCHEME, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.blobs import GCS_SCHEME, WORKSPACE_BUCKET, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
 from service_kit.errors import AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable
+from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
 from service_kit.telemetry import get_logger
 
@@ -67,6 +68,20 @@ class _Upload(BlobWriter):  # type: ignore[misc]
         """Leave the session: it is no object, and Google forgets it after a week."""
 
 
+class _Sent:
+    """The checksums of what was sent."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+        self.crc32c = google_crc32c.Checksum()
+
+    def pass_on(self, upload: _Upload, part: bytes) -> None:
+        """Send bytes."""
+        self.sha256.update(part)
+        self.crc32c.update(part)
+        upload.write(part)
+
+
 class GcsBlobStore:
     """Blobs in the buckets of one prefix."""
 
@@ -88,10 +103,16 @@ class GcsBlobStore:
         """Return the store of `gs://PREFIX`, with the credentials that the environment names.
 
         Raises:
+            SettingsError: no bucket's name can begin so.
             FailedPrecondition: there are no credentials, or they cannot be read.
         """
-        prefix = settings.url.removeprefix(GCS_SCHEME).rstrip("/")
-        check_bucket(prefix)
+        prefix = settings.url.removeprefix(GCS_SCHEME)
+        try:
+            check_bucket(f"{prefix}-{WORKSPACE_BUCKET}")
+        except ValueError as error:
+            raise SettingsError(
+                f"blobs.url is gs:// and the prefix of buckets, got {settings.url!r}: {error}"
+            ) from None
         signing = None
         credentials = AnonymousCredentials()
         if _EMULATOR_ENV not in os.environ or "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
@@ -247,19 +268,25 @@ class GcsBlobStore:
             checksum="crc32c",
             **self._bounds,
         )
-        digest = hashlib.sha256()
+        sent = _Sent()
         part = bytearray()
         async for chunk in chunks:
             part += chunk
             if len(part) >= PART_BYTES:
-                await self._written(bucket, key, partial(_send, upload, digest, bytes(part)))
+                await self._written(bucket, key, partial(sent.pass_on, upload, bytes(part)))
                 part.clear()
-        await self._written(bucket, key, partial(_send, upload, digest, bytes(part)))
-        check_digest(digest.hexdigest(), sha256)
-        await self._written(bucket, key, upload.close)
+        await self._written(bucket, key, partial(sent.pass_on, upload, bytes(part)))
+        check_digest(sent.sha256.hexdigest(), sha256)
+        try:
+            await self._written(bucket, key, upload.close)
+        except Unavailable as error:
+            if not isinstance(error.__cause__, DataCorruption):
+                raise
         found = await self._find(bucket, key, None)
-        if found is None or (found.metadata or {}).get(_DIGEST) != sha256:
-            raise Unavailable("The object store does not hold the bytes that were written; repeat.")
+        if found is None or found.crc32c != _text(sent.crc32c):
+            if found is not None:
+                await self.delete(bucket, key, str(found.generation))
+            raise Unavailable("The object store does not hold the bytes that were sent; repeat.")
         return _info(bucket, found)
 
     async def _spool(self, chunks: AsyncIterable[bytes], file: IO[bytes]) -> str:
@@ -345,11 +372,6 @@ async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes]:
 def _note(file: IO[bytes], digest: hashlib._Hash, chunk: bytes) -> None:
     digest.update(chunk)
     file.write(chunk)
-
-
-def _send(upload: _Upload, digest: hashlib._Hash, part: bytes) -> None:
-    digest.update(part)
-    upload.write(part)
 
 
 def _next_page(pages: Any) -> list[storage.Blob] | None:

@@ -290,7 +290,7 @@ async def test_what_is_let_go_cannot_be_held_again_meanwhile(pair: Pair) -> None
             [free] = await tx.assets.let_go(10)
             renewed = group.create_task(_outcome(pair.one.hold("save:1", asset.asset_id)))
             await pair.waiting(1)
-            await pair.other.service.removal.let_go(tx, free)
+            await pair.other.service.removal.let_go(tx, [free])
     assert isinstance(renewed.result(), NotFound)
     await pair.look()
     assert await pair.one.blobs() == []

@@ -116,7 +116,7 @@ async def test_bytes_stay_until_their_end_is_committed(harness: Harness) -> None
     with pytest.raises(KeyError):
         async with harness.service.storage.write() as tx:
             [asset] = (await tx.assets.lock([published.asset_id], ANN)).values()
-            await harness.service.removal.hide(tx, asset, "discarded")
+            await harness.service.removal.hide(tx, [asset], "discarded")
             raise KeyError
     assert len(await harness.blobs()) == 1
     assert await harness.get(published.asset_id) == published

@@ -40,7 +40,7 @@ def test_it_is_valid() -> None:
 def test_every_rpc_with_a_route_is_in_it_and_every_operation_has_an_example() -> None:
     for route in routes():
         operation = document()["paths"][template(route)][route.http_method.lower()]
-        assert operation["operationId"] == route.method.name
+        assert operation["operationId"] == route.operation
     assert set(EXAMPLES) == set(OPERATIONS)
     assert {"/v1/events", "/v1/health", "/media/{bucket}/{key}"} <= document()["paths"].keys()
 

@@ -255,7 +255,13 @@ class ProcessBlobs:
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
     ) -> BlobInfo:
-        raise NotImplementedError("the asset service copies nothing")
+        self._process.reach("before_copy")
+        known = self._shared.files.get(source)
+        if known is None or generation not in (None, known[0].generation):
+            raise NotFound(f"There is no blob {source[1]}.")
+        info = self._shared.add(*target, known[1], known[0].content_type)
+        self._process.reach("after_copy")
+        return info
 
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
         self._process.reach("before_deletion")
@@ -266,9 +272,9 @@ class ProcessBlobs:
         self._process.reach("after_deletion")
         return is_this
 
-    async def list(self, bucket: str, prefix: str = "") -> AsyncIterator[BlobInfo]:
-        for (_, key), (info, _) in sorted(self._shared.files.items()):
-            if key.startswith(prefix):
+    async def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
+        for (where, key), (info, _) in sorted(self._shared.files.items()):
+            if where == bucket and key.startswith(prefix) and key > after:
                 yield info
 
 

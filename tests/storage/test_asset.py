@@ -20,6 +20,7 @@ from asset_service.domain import (
     Media,
     RenditionFile,
     RenditionKind,
+    RenditionTask,
     Settlement,
     Upload,
     UploadState,
@@ -28,7 +29,7 @@ from asset_service.storage import Storage
 from asset_service.storage.tables import audit
 from service_kit.clock import ManualClock
 from service_kit.database import Database
-from service_kit.errors import ErrorReason, FailedPrecondition
+from service_kit.errors import Aborted, ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
 
 ANN, BOB, OTHER = Owner("t", "ann"), Owner("t", "bob"), Owner("u", "ann")
@@ -242,9 +243,9 @@ async def test_uploads_of_an_asset_are_those_of_its_owner_that_may_become_it(ass
     deleting = upload("u3", asset_id="a", state=UploadState.DELETING)
     await put(asset_, *mine, deleting, upload("u4", asset_id="a", owner=BOB), upload("u5", asset_id="a", job_id=None))
     async with asset_.read() as tx:
-        found = await tx.uploads.of_asset("a", ANN)
+        found = await tx.uploads.of_assets(["a", "unknown"], ANN)
         assert sorted(one.upload_id for one in found) == ["u1", "u2"]
-        assert await tx.uploads.of_asset("a", OTHER) == []
+        assert await tx.uploads.of_assets(["a"], OTHER) == []
 
 
 async def test_only_an_open_upload_is_staged(asset_: Storage) -> None:
@@ -351,8 +352,83 @@ async def test_holds_last_until_their_time_or_for_good(asset_: Storage, clock: M
         assert await tx.holds.of_holder("library", ["a", "b"]) == {"b"}
         assert await tx.holds.release(["job", "unknown"]) == 1
         assert not await tx.holds.is_held("a")
-        await tx.holds.forget("b")
+        assert await tx.holds.held_among(["a", "b", "c"]) == set()
+        await tx.holds.take("library", ["b", "c"], SECOND)
+        assert await tx.holds.held_among(["a", "b", "c"]) == {"b", "c"}
+        await tx.holds.forget(["b", "c"])
         assert await tx.holds.release(["library"]) == 0
+
+
+async def test_changes_of_many_assets_are_written_over_the_versions_that_were_read(
+    asset_: Storage, clock: ManualClock
+) -> None:
+    before = [asset(name, clock) for name in ("a", "b")]
+    hidden = [
+        dataclasses.replace(before[0], state=AssetState.HIDDEN, version=2),
+        dataclasses.replace(before[1], state=AssetState.DELETING, version=2, provenance=b"", filename=""),
+    ]
+    longer = [dataclasses.replace(one, expires_at=one.expires_at + HOUR, version=3) for one in hidden]
+    saved = [dataclasses.replace(one, saved_item_id="i", saved_version=4, version=4) for one in longer]
+    async with asset_.write() as tx:
+        await tx.assets.add_many(before)
+        assert await tx.assets.take_away(hidden) == 2
+        assert await tx.assets.take_away(hidden) == 0
+        assert await tx.assets.extend(longer) == 2
+        assert await tx.assets.mark([saved[0], dataclasses.replace(saved[1], version=9)]) == 1
+        assert await tx.assets.find_many(["a", "b"], ANN) == {"a": saved[0], "b": longer[1]}
+        assert await tx.assets.take_away([]) == 0
+
+
+async def test_an_item_has_one_copy_at_a_time(asset_: Storage, clock: ManualClock) -> None:
+    copy = asset("a", clock, source=AssetSource.ITEM, source_item_id="i")
+    async with asset_.write() as tx:
+        await tx.assets.add(copy)
+        await tx.assets.add(dataclasses.replace(copy, asset_id="b", owner=BOB))
+    with pytest.raises(Aborted):
+        async with asset_.write() as tx:
+            await tx.assets.add(dataclasses.replace(copy, asset_id="c"))
+    async with asset_.write() as tx:
+        assert await tx.assets.find_copy("i", ANN) == copy
+        assert await tx.assets.find_copy("i", OTHER) is None
+        assert await tx.assets.find_copy("another", ANN) is None
+        await tx.assets.take_away([dataclasses.replace(copy, state=AssetState.HIDDEN, version=2)])
+        assert await tx.assets.find_copy("i", ANN) is None
+        await tx.assets.add(dataclasses.replace(copy, asset_id="c"))
+
+
+async def test_a_sweep_finds_the_rows_of_blobs_and_the_rows_that_should_have_them(
+    asset_: Storage, clock: ManualClock
+) -> None:
+    gone = asset("c", clock, state=AssetState.DELETING)
+    made = asset("d", clock, job_id="j")
+    await put(asset_, asset("a", clock), asset("b", clock, owner=BOB), gone, made)
+    await put(asset_, upload("u1", state=UploadState.STAGED), upload("u2"), upload("u3", state=UploadState.DELETING))
+    async with asset_.read() as tx:
+        assert [one.asset_id for one in await tx.assets.with_bytes("", 2)] == ["a", "b"]
+        assert [one.asset_id for one in await tx.assets.with_bytes("b", 2)] == ["d"]
+        assert [one.asset_id for one in await tx.assets.with_ids(["b", "unknown"])] == ["b"]
+        # The key of a job's output says which asset it is.
+        assert sorted(one.asset_id for one in await tx.assets.with_keys(["key-a", "key-c", "key-d"])) == ["a", "c"]
+        assert await tx.assets.has_rendition_at("thumb-b")
+        assert not await tx.assets.has_rendition_at("thumb-")
+        assert not await tx.assets.has_rendition_at("thumb_b")
+        assert await tx.uploads.keys_among(["key-u1", "key-u3", "key-u4"]) == {"key-u1", "key-u3"}
+        assert [one.upload_id for one in await tx.uploads.staged("", 9)] == ["u1"]
+        assert not await tx.uploads.staged("u1", 9)
+
+
+async def test_what_is_an_owners_is_found_to_be_erased(asset_: Storage, clock: ManualClock) -> None:
+    gone = asset("c", clock, state=AssetState.DELETING)
+    removed = asset("d", clock, state=AssetState.REMOVED)
+    await put(asset_, asset("a", clock), asset("b", clock, owner=BOB), gone, removed)
+    await put(asset_, upload("u1"), upload("u2", owner=BOB), upload("u3", state=UploadState.DELETING))
+    async with asset_.write() as tx:
+        assert [one.asset_id for one in await tx.assets.of_owner(ANN, 9)] == ["a"]
+        assert await tx.assets.of_owner(ANN, 0) == []
+        assert [one.asset_id for one in await tx.assets.owned_deleting(ANN)] == ["c"]
+        assert await tx.uploads.delete_later_of_owner(ANN) == 1
+        assert sorted(one.upload_id for one in await tx.uploads.owned_deleting(ANN)) == ["u1", "u3"]
+        assert not await tx.uploads.owned_deleting(BOB)
 
 
 async def test_an_import_has_one_asset_per_owner_and_key(asset_: Storage, clock: ManualClock) -> None:
@@ -423,3 +499,27 @@ async def test_events_are_told_with_the_commit(asset_: Storage, clock: ManualClo
 
 async def test_the_database_answers(asset_: Storage) -> None:
     await asset_.ping()
+
+
+async def test_assets_that_lack_renditions_are_queued_and_claimed_once(asset_: Storage, clock: ManualClock) -> None:
+    whole = RenditionFile(RenditionKind.THUMB_1024, Blob("workspace", "thumb-1024", "1"), PNG)
+    bare = asset("a", clock, renditions=())
+    ready = asset("b", clock, renditions=(*asset("b", clock).renditions, whole))
+    gone = asset("c", clock, state=AssetState.REMOVED, media=None, blob=None, renditions=())
+    async with asset_.write() as tx:
+        await tx.assets.add_many([bare, ready, gone])
+        await tx.assets.add(asset("d", clock, owner=BOB))
+        assert await tx.renditions.count() == 2
+    assert bare.lacking_renditions == (RenditionKind.THUMB_256, RenditionKind.THUMB_1024)
+    assert ready.lacking_renditions == gone.lacking_renditions == ()
+    async with asset_.write() as tx:
+        assert await tx.renditions.claim(1, HOUR) == [RenditionTask("a", ANN, 1)]
+    async with asset_.write() as tx:
+        assert await tx.renditions.claim(9, HOUR) == [RenditionTask("d", BOB, 1)]
+        assert await tx.renditions.claim(9, HOUR) == []
+        await tx.renditions.postpone("a", SECOND)
+    clock.advance(SECOND)
+    async with asset_.write() as tx:
+        assert await tx.renditions.claim(9, HOUR) == [RenditionTask("a", ANN, 2)]
+        await tx.renditions.end(["a", "unknown"])
+        assert await tx.renditions.count() == 1

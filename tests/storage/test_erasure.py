@@ -1,0 +1,78 @@
+"""Erased owners, in the tables of the asset service."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from asset_service.storage import Storage
+from service_kit.clock import ManualClock
+from service_kit.erasure import owner_digest
+from service_kit.errors import ErrorReason, FailedPrecondition
+from service_kit.identity import Owner
+from tests.storage.test_asset import ANN, BOB, OTHER, asset, put, upload
+
+DAY = timedelta(days=1)
+
+
+async def test_an_erased_owner_is_refused_until_it_is_forgotten(asset_: Storage, clock: ManualClock) -> None:
+    async with asset_.write() as tx:
+        assert await tx.erased.among([ANN, BOB]) == set()
+        await tx.erased.mark(ANN)
+        await tx.erased.mark(ANN)
+        assert await tx.erased.among([ANN, BOB, OTHER]) == {ANN}
+        with pytest.raises(FailedPrecondition) as refused:
+            await tx.erased.refuse(ANN)
+        assert refused.value.reason is ErrorReason.OWNER_ERASED
+        await tx.erased.refuse(BOB)
+        clock.advance(DAY)
+        assert await tx.erased.trim(2 * DAY) == 0
+        assert await tx.erased.trim(DAY) == 1
+        assert await tx.erased.among([ANN]) == set()
+
+
+def test_a_digest_says_who_it_is_only_to_those_who_know() -> None:
+    assert owner_digest(Owner("a", "bc")) != owner_digest(Owner("ab", "c"))
+    assert "ann" not in owner_digest(ANN)
+
+
+async def test_every_row_of_an_owner_goes_but_of_tables_that_are_kept(asset_: Storage, clock: ManualClock) -> None:
+    await put(asset_, asset("a", clock), asset("b", clock, owner=BOB))
+    await put(asset_, upload("u1"), upload("u2", owner=BOB))
+    async with asset_.write() as tx:
+        await tx.note("something", ANN, "a")
+        assert await tx.erased.count_rows(ANN) >= 3
+        await tx.erased.delete_rows(ANN, keep=["uploads"])
+        assert await tx.erased.count_rows(ANN) == 1
+        await tx.erased.delete_rows(ANN)
+        assert await tx.erased.count_rows(ANN) == 0
+        assert await tx.erased.count_rows(BOB) >= 2
+
+
+async def test_an_erasure_waits_for_those_that_were_told_that_the_owner_is_there(asset_: Storage) -> None:
+    asked, go_on, marked = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        async with asset_.write() as tx:
+            await tx.erased.refuse(ANN)
+            asked.set()
+            await go_on.wait()
+            await tx.uploads.add(upload("late"))
+
+    async def erase() -> None:
+        await asked.wait()
+        async with asset_.write() as tx:
+            await tx.erased.mark(ANN)
+            marked.set()
+            assert await tx.uploads.find("late") is not None
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(write())
+        group.create_task(erase())
+        await asked.wait()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not marked.is_set()
+        go_on.set()
