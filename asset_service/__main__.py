@@ -47,7 +47,6 @@ from service_kit.sweeping import sweep_regularly
 from service_kit.tasks import BackgroundTasks
 from service_kit.vitals import Vitals
 
-
 _RENDER_LIMIT = timedelta(seconds=60)
 
 

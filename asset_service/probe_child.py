@@ -1,7 +1,8 @@
 """The process that decodes what strangers sent: it has little memory, writes nothing, and may be killed at any time.
 
-It takes one JSON line at a time: `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`; or
-`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each; or
+It takes one JSON line at a time:
+`{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`;
+`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each;
 `{"render": …, "kinds": […], "video": …}`, answered by `{"made": [{"kind", "size", "shape"}…]}` followed by their bytes.
 """
 

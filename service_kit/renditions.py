@@ -116,7 +116,7 @@ def _clip(path: Path) -> bytes:
         stream.thread_count = 1
         begin: float | None = None
         for frame in container.decode(stream):
-            at = frame.time if frame.time is not None else len(pictures) / CLIP_RATE
+            at = frame.time if frame.pts is not None else len(pictures) / CLIP_RATE
             begin = at if begin is None else begin
             if at - begin >= CLIP_S or len(pictures) >= CLIP_S * CLIP_RATE:
                 break

@@ -277,6 +277,8 @@ async def refusal(call: Any) -> AtelierError:
 async def running(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncIterator[Harness]:
     """Run the service on a data folder until the end of the block."""
     async with AsyncExitStack() as stack:
+        # Tests that want renditions have them made, so that nothing changes beside the others.
+        settings = {"asset__fill_renditions": False} | settings
         service = await open_service(for_tests(data_dir, **settings), stack, clock=clock)
         channel = channels.connect(service.server.target)
         stack.push_async_callback(channel.close)
