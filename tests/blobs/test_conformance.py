@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from service_kit.blobs import BlobStore, check_key, key_segment, open_store
-from service_kit.errors import AlreadyExists, NotFound, OutOfRange
+from service_kit.errors import AlreadyExists, InvalidArgument, NotFound, OutOfRange
 from service_kit.settings import for_tests
 
 BUCKET, OTHER = "workspace-temp", "user-library"
@@ -60,6 +62,29 @@ async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore)
     assert [found async for found in store.list(BUCKET)] == [info]
 
 
+async def test_what_is_larger_than_a_part_comes_back_whole_and_in_ranges(store: BlobStore) -> None:
+    content = bytes(range(251)) * 38_000
+    pieces = [content[at : at + 1_000_003] for at in range(0, len(content), 1_000_003)]
+    info = await store.put(
+        BUCKET, "large", chunks(*pieces), content_type="video/mp4", sha256=hashlib.sha256(content).hexdigest()
+    )
+    assert (info.size_bytes, info.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+    assert await read(store, BUCKET, "large") == content
+    for offset, length in ((2_097_151, 2), (4_194_303, 4_194_306), (len(content) - 1, 1)):
+        assert await read(store, BUCKET, "large", offset=offset, length=length) == content[offset : offset + length]
+
+
+@pytest.mark.parametrize("count", [1, 6])
+async def test_bytes_with_another_digest_than_announced_are_not_kept(store: BlobStore, count: int) -> None:
+    megabyte = b"x" * (1 << 20)
+    announced = hashlib.sha256(b"others").hexdigest()
+    with pytest.raises(InvalidArgument, match=f"and {announced} was announced"):
+        await store.put(BUCKET, "wrong", chunks(*[megabyte] * count), content_type="image/png", sha256=announced)
+    gc.collect()
+    assert await store.stat(BUCKET, "wrong") is None
+    assert [info async for info in store.list(BUCKET)] == []
+
+
 async def test_clearing_drafts_harms_no_blob_and_no_write(store: BlobStore) -> None:
     await store.put_bytes(BUCKET, "whole", b"whole", content_type="text/plain")
 
@@ -100,13 +125,19 @@ async def test_of_eight_that_write_one_key_at_once_exactly_one_wins(store: BlobS
     assert await read(store, BUCKET, "raced") == bytes([winners[0]]) * 1000
 
 
-async def test_a_put_that_breaks_off_leaves_the_key_free(store: BlobStore) -> None:
+@pytest.mark.parametrize("announced", [None, "00"])
+@pytest.mark.parametrize("sent", [b"half", b"x" * (5 << 20)])
+async def test_a_put_that_breaks_off_leaves_the_key_free(store: BlobStore, sent: bytes, announced: str | None) -> None:
     async def broken() -> AsyncIterator[bytes]:
-        yield b"half"
+        yield sent
+        assert await store.stat(BUCKET, "broken") is None, "nobody sees a part"
+        yield sent
+        assert [info async for info in store.list(BUCKET)] == []
         raise ConnectionError
 
     with pytest.raises(ConnectionError):
-        await store.put(BUCKET, "broken", broken(), content_type="text/plain")
+        await store.put(BUCKET, "broken", broken(), content_type="text/plain", sha256=announced)
+    gc.collect()
     assert await store.stat(BUCKET, "broken") is None
     assert [info async for info in store.list(BUCKET)] == []
     await store.put(BUCKET, "broken", chunks(b"whole"), content_type="text/plain")
@@ -146,6 +177,15 @@ async def test_a_copy_outlives_its_source(store: BlobStore) -> None:
     assert await read(store, OTHER, "kept/copy", generation=copied.generation) == b"picture"
 
 
+async def test_a_copy_that_takes_several_steps_is_whole(store: BlobStore) -> None:
+    content = bytes(range(256)) * 5000
+    await store.put(BUCKET, "source", chunks(content), content_type="image/png")
+    copied = await store.copy((BUCKET, "source"), (OTHER, "copy"))
+    assert await store.stat(OTHER, "copy") == copied
+    assert copied.size_bytes == len(content)
+    assert await read(store, OTHER, "copy") == content
+
+
 async def test_a_copy_onto_a_taken_key_changes_nothing(store: BlobStore) -> None:
     await store.put(BUCKET, "source", chunks(b"new"), content_type="image/png")
     await store.put(OTHER, "taken", chunks(b"old"), content_type="image/png")
@@ -172,6 +212,31 @@ async def test_list_gives_keys_by_prefix_in_order(store: BlobStore) -> None:
     assert [info.key async for info in store.list(BUCKET)] == ["a", "b/1", "b/1/below", "b/2", "bc"]
     assert [info.key async for info in store.list(BUCKET, "b/")] == ["b/1", "b/1/below", "b/2"]
     assert [info async for info in store.list(OTHER)] == []
+
+
+async def test_list_goes_on_after_a_key(store: BlobStore) -> None:
+    for key in ("a/1", "a/2", "a/3", "b"):
+        await store.put_bytes(BUCKET, key, b"x", content_type="text/plain")
+    assert [info.key async for info in store.list(BUCKET, "a/", after="a/1")] == ["a/2", "a/3"]
+    assert [info.key async for info in store.list(BUCKET, after="a/3")] == ["b"]
+
+
+async def test_a_signed_address_gives_one_generation_and_says_how_long(store: BlobStore) -> None:
+    key = f"default/{key_segment('a.b@c/日本')}/x"
+    info = await store.put_bytes(BUCKET, key, b"picture", content_type="image/png")
+    before = datetime.now(UTC)
+    signed = await store.sign(BUCKET, key, info.generation, ttl=timedelta(minutes=5))
+    if signed is None:
+        assert not store.origin
+        return
+    assert signed.url.startswith(f"{store.origin}/")
+    assert before + timedelta(minutes=4, seconds=58) < signed.expires_at <= datetime.now(UTC) + timedelta(minutes=5)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        answer = await http.get(signed.url, headers={"range": "bytes=1-3"})
+        assert (answer.status_code, answer.content) == (206, b"ict")
+        assert (await http.get(signed.url.replace(info.generation, "1"))).status_code == 404
+        await store.delete(BUCKET, key, info.generation)
+        assert (await http.get(signed.url)).status_code == 404
 
 
 @pytest.mark.parametrize(

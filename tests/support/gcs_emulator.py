@@ -40,6 +40,8 @@ class Rules:
             elif handler is objects.rewrite:
                 self._rewrite(request, response, storage)
             else:
+                if handler in (objects.insert, objects.upload_partial):
+                    _flip(request, storage)
                 handler(request, response, storage)
 
         return guarded
@@ -93,6 +95,16 @@ def _refusal(request: Any, storage: Any) -> HTTPStatus | None:
         size = int(storage.get_file_obj(params["bucket_name"], params["object_id"])["size"])
         return HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE if int(begin) >= size else None
     return None
+
+
+def _flip(request: Any, storage: Any) -> None:
+    """Let other bytes arrive than were sent, for objects whose name says so."""
+    if "flipped" not in _target(request, storage)[1]:
+        return
+    if isinstance(request.data, bytes):
+        request._data = bytes([request.data[0] ^ 1]) + request.data[1:]
+    elif request.data and "content" in request.data:
+        request.data["content"] = b"other bytes"
 
 
 def _target(request: Any, storage: Any) -> tuple[str, str]:
