@@ -205,6 +205,7 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         outputs=tuple(Output(index) for index in range(outputs)),
         warnings=plan.warnings,
         tier=tier,
+        cannot_restart=request.cannot_restart,
     )
 
 

@@ -147,6 +147,8 @@ class Conversations:
             await applying.add(outcome.ref.job_id, len(outcome.payload), lambda: self._record(session, outcome))
         else:
             pays(size_bytes=size_bytes)
+            if kind == "reports":
+                await self._note_first_text(session, request.reports)
             self._note(session, request)
 
     def _note(self, session: Session, request: pb.WorkRequest) -> None:
@@ -191,6 +193,14 @@ class Conversations:
             session.end(superseded(session.worker))
             return
         session.send(OutcomeReply(outcome.ref, outcome.completion_id, status))
+
+    async def _note_first_text(self, session: Session, reports: pb.Reports) -> None:
+        """Wait, before the first piece of a text that nobody can take back, until that is noted."""
+        for report in reports.reports:
+            if report.WhichOneof("report") == "text" and self._relay.holds_text(report.ref.job_id):
+                ref = worker_wire.ref_from_proto(report.ref)
+                if session.holds(ref):
+                    await self._dispatch.text_begins(session, ref)
 
     def _relay_reports(self, session: Session, reports: pb.Reports) -> None:
         for report in reports.reports:

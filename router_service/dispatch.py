@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 
 from router_service.acknowledgements import Acknowledgements
 from router_service.domain import Failure, Job, JobState, Lease, LeaseRef
 from router_service.patience import Patience
+from router_service.recording import NOT_AGAIN
 from router_service.relay import Relay
 from router_service.rounds import LeaseRules, Rounds
 from router_service.sessions import Grant, Session
@@ -113,6 +115,19 @@ class Dispatch:
         It is written within a moment, and before this replica writes or decides anything else about leases.
         """
         self._acknowledgements.note(ref, session.epoch)
+
+    async def text_begins(self, session: Session, ref: LeaseRef) -> None:
+        """Note that text of a stage goes out which nobody can take back: before the first piece, and only then it goes.
+
+        A stage that was lost meanwhile may be tried again by somebody else, so its text stays here.
+        """
+        async with self._storage.write() as tx:
+            job = (await tx.jobs.lock([ref.job_id])).get(ref.job_id)
+            runs = job is not None and job.state is JobState.RUNNING and job.accepts(ref, session.worker.holder)
+            if job is not None and runs:
+                await tx.jobs.save([(job, replace(job, told=True))])
+        if runs:
+            self._relay.text_may_go(ref)
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
         """Take a lease back that a worker does not want, begun or not. It burns no attempt."""
@@ -256,6 +271,8 @@ class Dispatch:
 
     def _spent(self, job: Job) -> Failure | None:
         """Return why a stage is not leased again, None if it is."""
+        if job.told:
+            return Failure(ErrorReason.ATTEMPTS_EXHAUSTED, f"The worker was lost. {NOT_AGAIN}")
         if job.current.attempt >= self._rules.max_attempts:
             message = f"The worker was lost in each of {job.current.attempt} attempts."
             return Failure(ErrorReason.ATTEMPTS_EXHAUSTED, message)

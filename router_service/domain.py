@@ -168,7 +168,8 @@ class Lease:
 class Job:
     """One accepted request.
 
-    `leases` counts those of the current stage; `start_is_uncounted`: the last was taken back before its worker began.
+    `leases` counts those of the current stage; `start_is_uncounted`: the last was taken back before its worker began;
+    `told`: its text went to somebody who cannot take it back, so it is not tried again.
     """
 
     job_id: str
@@ -192,6 +193,8 @@ class Job:
     leases: int = 0
     tier: int = 0
     start_is_uncounted: bool = False
+    cannot_restart: bool = False
+    told: bool = False
     holder: str = ""
     enhanced_prompt: str = ""
     engine: str = ""
@@ -323,8 +326,6 @@ class Job:
         """End the job because its owner asked."""
         return self._ended(JobState.CANCELLED, Failure(ErrorReason.CANCELLED, "The job was cancelled."), now)
 
-    # --- helpers ----------------------------------------------------------------------------------------------------
-
     def _with(self, **changes: Any) -> Job:
         return replace(self, version=self.version + 1, **changes)
 
@@ -336,9 +337,8 @@ class Job:
         if self.stage + 1 == len(self.stages):
             return self._with(state=JobState.SUCCEEDED, fence=self.fence + 1, stages=done, finished_at=now, **changes)
         after = replace(done[self.stage + 1], state=StageState.QUEUED)
-        stages = (*done[: self.stage + 1], after, *done[self.stage + 2 :])
-        further = {"state": JobState.QUEUED, "fence": self.fence + 1, "stage": self.stage + 1, "leases": 0}
-        return self._with(**further, stages=stages, **changes)
+        changes |= {"stages": (*done[: self.stage + 1], after, *done[self.stage + 2 :]), "leases": 0, "told": False}
+        return self._with(state=JobState.QUEUED, fence=self.fence + 1, stage=self.stage + 1, **changes)
 
     def _ended(self, state: JobState, failure: Failure, now: datetime) -> Job:
         return self._with(

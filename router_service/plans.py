@@ -45,6 +45,7 @@ class Request:
     priority: int
     idempotency_key: str | None
     digest: str
+    cannot_restart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

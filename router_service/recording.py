@@ -38,6 +38,7 @@ from service_kit.telemetry import get_logger
 log = get_logger(__name__)
 
 RECORDED, DUPLICATE, STALE, FENCED = "recorded", "duplicate", "stale", "fenced"
+NOT_AGAIN = "Its text was being read already, so it is not tried again."
 _LONGEST_TEXT = 32_000
 _MOST_WARNINGS = 20
 _LONGEST_BACKOFF = timedelta(minutes=5)
@@ -199,6 +200,8 @@ class Recording:
         return self._failed(job, failure, retryable=outcome.retryable or outcome.failure is None, now=now)
 
     def _stopped(self, job: Job, now: datetime) -> Job:
+        if job.told:
+            return job.stage_failed(Failure(ErrorReason.ATTEMPTS_EXHAUSTED, f"The worker stopped. {NOT_AGAIN}"), now)
         if job.leases >= self._rules.max_leases:
             message = f"The job was leased {job.leases} times, and no worker brought it to an end."
             return job.stage_failed(Failure(ErrorReason.ATTEMPTS_EXHAUSTED, message), now)
@@ -208,6 +211,8 @@ class Recording:
         attempt = job.current.attempt
         if not retryable:
             return job.stage_failed(failure, now), timedelta(0)
+        if job.told:
+            return job.stage_failed(replace(failure, message=f"{failure.message} {NOT_AGAIN}"), now), timedelta(0)
         if attempt < self._rules.max_attempts and job.leases < self._rules.max_leases:
             backoff: timedelta = self._rules.backoff * 2 ** max(attempt - 1, 0)
             return job.retried(), min(backoff, _LONGEST_BACKOFF)

@@ -31,6 +31,8 @@ class _Live:
     quantity: int
     stage: StageKind
     share: tuple[float, float]
+    # Whether its text may go out: if nobody can take it back, that is noted first.
+    text_goes: bool
     done: dict[int, float] = field(default_factory=dict)
     latest: Pending = field(default_factory=Pending)
     heard_at: float = field(default_factory=time.monotonic)
@@ -63,7 +65,10 @@ class Relay:
         share = (0.0, 1.0)
         if len(job.stages) > 1:
             share = (0.0, 0.1) if job.stage == 0 else (0.1, 0.9)
-        self._live[job.job_id] = _Live(job.owner, job.fence, max(job.settings.quantity, 1), job.current.kind, share)
+        goes = job.told or not job.cannot_restart
+        self._live[job.job_id] = _Live(
+            job.owner, job.fence, max(job.settings.quantity, 1), job.current.kind, share, goes
+        )
         self._mirrors.pop(job.job_id, None)
         self._neighbours.reset(job.job_id)
 
@@ -98,10 +103,21 @@ class Relay:
             return
         self._tell(live, Preview(job_id, asset_index, step, content_type[:64], image))
 
+    def holds_text(self, job_id: str) -> bool:
+        """Tell whether the text of a job that runs here may not go out yet."""
+        live = self._live.get(job_id)
+        return live is not None and not live.text_goes
+
+    def text_may_go(self, ref: LeaseRef) -> None:
+        """Let the text of this very lease go out."""
+        live = self._live.get(ref.job_id)
+        if live is not None and live.fence == ref.fence:
+            live.text_goes = True
+
     def text(self, job_id: str, *, offset: int, text: str) -> None:
         """Take a piece of text. One that leaves a gap is dropped: the whole text comes with the job's end."""
         live = self._live.get(job_id)
-        if live is None or offset + len(text) > _MOST_TEXT or offset > live.latest.text_end:
+        if live is None or not live.text_goes or offset + len(text) > _MOST_TEXT or offset > live.latest.text_end:
             return
         self._tell(live, TextDelta(job_id, offset, text))
 

@@ -97,6 +97,7 @@ def request_from_proto(message: pb.GenerateContentRequest) -> Request:
         priority=message.priority,
         idempotency_key=message.idempotency_key or None,
         digest=_digest(message),
+        cannot_restart=message.cannot_restart,
     )
 
 

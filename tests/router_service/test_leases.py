@@ -276,6 +276,83 @@ async def test_a_retryable_failure_waits_out_its_pause_and_runs_again(router: Ro
     assert await one.deliver(again, completion_id="c2") == "recorded"
 
 
+TELLS = worker.TextPiece(offset=0, text="A lighthouse")
+NOT_AGAIN = "Its text was being read already, so it is not tried again."
+
+
+async def start_telling(router: Router, one: ScriptedWorker, *, cannot_restart: bool, told: bool) -> worker.Lease:
+    """Lease an enhancement, and have its worker say a piece of the text. Returns the lease."""
+    await router.submit(enhancement_only=True, cannot_restart=cannot_restart)
+    lease = await one.take()
+    if told:
+        await one.say(reports=worker.Reports(reports=[worker.Report(ref=lease.ref, text=TELLS)]))
+    await one.heartbeat(lease)
+    return lease
+
+
+@pytest.mark.parametrize("end", ["fails", "stops", "hands back", "is lost"])
+async def test_what_cannot_be_taken_back_is_not_tried_again_after_its_first_piece(router: Router, end: str) -> None:
+    one = await router.worker()
+    lease = await start_telling(router, one, cannot_restart=True, told=True)
+    if end == "fails":
+        failure = worker.StageFailure(failure=job_pb2.Failure(message="Out of memory."), retryable=True)
+        await one.finish(lease, failure=failure)
+    elif end == "stops":
+        await one.finish(lease, cancelled=worker.Stopped())
+    elif end == "hands back":
+        await one.say(lease_reject=worker.LeaseReject(ref=lease.ref, reason="going down"))
+    else:
+        await lose_leases(router)
+    job = await router.ended(lease.ref.job_id)
+    assert job.state == job_pb2.JOB_STATE_FAILED
+    assert job.failure.message.endswith(NOT_AGAIN)
+
+
+@pytest.mark.parametrize(("cannot_restart", "told"), [(True, False), (False, True)])
+async def test_what_was_not_told_or_can_be_taken_back_is_tried_again(
+    router: Router, cannot_restart: bool, told: bool
+) -> None:
+    one = await router.worker()
+    lease = await start_telling(router, one, cannot_restart=cannot_restart, told=told)
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="Out of memory."), retryable=True)
+    await one.finish(lease, failure=failure)
+    assert (await router.job(lease.ref.job_id)).state == job_pb2.JOB_STATE_QUEUED
+
+
+async def test_the_first_piece_goes_out_only_when_it_is_noted(router: Router) -> None:
+    """Over a restart, and at any replica, it is known that somebody has read."""
+    one = await router.worker()
+    lease = await start_telling(router, one, cannot_restart=True, told=True)
+    async with router.service.storage.read() as tx:
+        job = await tx.jobs.get(lease.ref.job_id)
+    assert job is not None
+    assert job.told
+    with router.service.relay.watch_job(lease.ref.job_id) as pending:
+        assert pending.text_end == len(TELLS.text)
+    # Of a stage that was lost meanwhile nothing more goes out.
+    router.service.relay.began(replace(job, told=False))
+    lost = replace(job, told=False, state=JobState.QUEUED)
+    async with router.service.storage.write() as tx:
+        await tx.jobs.save([(job, lost)])
+    more = worker.TextPiece(offset=0, text="Nobody reads this")
+    await one.say(reports=worker.Reports(reports=[worker.Report(ref=lease.ref, text=more)]))
+    await one.heartbeat()
+    with router.service.relay.watch_job(lease.ref.job_id) as pending:
+        assert pending.text_end == 0
+
+
+async def test_what_was_told_of_an_enhancement_does_not_end_the_generation(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(enhance_prompt=True, cannot_restart=True)
+    lease = await one.take()
+    await one.say(reports=worker.Reports(reports=[worker.Report(ref=lease.ref, text=TELLS)]))
+    assert await one.finish(lease, text="A lighthouse at dusk") == "recorded"
+    generation = await one.take()
+    failure = worker.StageFailure(failure=job_pb2.Failure(message="Out of memory."), retryable=True)
+    await one.finish(generation, completion_id="c2", failure=failure)
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+
+
 async def test_a_failure_that_is_not_retryable_ends_the_job_at_once(router: Router) -> None:
     one = await router.worker()
     accepted = await router.submit()
