@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_library(tree.group("library", "the library: what was saved for good"))
     _add_keys(tree.group("keys", "API keys"))
     _add_models(tree.group("models", "the routing table: models and the workers that run them"))
+    _add_moving(tree)
     _add_care(tree)
     return parser
 
@@ -230,6 +231,23 @@ def _add_models(tree: Tree) -> None:
     )
     put.add_argument("--position", type=int, default=0, metavar="N", help="lower is tried first among patterns")
     tree.leaf("delete", "models:delete", "remove a row").add_argument("name", metavar="NAME")
+
+
+def _add_moving(tree: Tree) -> None:
+    bring = tree.leaf("import", "moving:import_gallery", "bring in a gallery of another tool, or of the old tables")
+    bring.add_argument("path", metavar="PATH", help="a folder of images and videos, or of dumped tables, or one dump")
+    bring.add_argument(
+        "--to",
+        default="library",
+        choices=("library", "workspace"),
+        help="where images and videos of a folder go (default: %(default)s); rows of tables go where they were",
+    )
+    bring.add_argument(
+        "--files", default="", metavar="FOLDER", help="where the tables' files are (default: beside them)"
+    )
+    bring.add_argument("--user", default="", metavar="ID", help="take only the tables' rows of this user")
+    bring.add_argument("--report", default="", metavar="FILE", help="where to write what was not taken, and why")
+    bring.add_argument("--state", default="", metavar="FILE", help="where to remember what is done")
 
 
 def _add_care(tree: Tree) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atelier_client._async import AsyncAtelier
-from atelier_client._calls import GenerateOptions
+from atelier_client._calls import GenerateOptions, ImportDescription
 from atelier_client._policy import Policy
 from atelier_client._sync import Atelier
 from atelier_client.errors import (
@@ -24,12 +24,14 @@ from atelier_client.errors import (
 from atelier_client.events import GrowingText, JobEvent, LogLine, Preview, Progress, TextDelta
 from atelier_client.models import (
     Asset,
+    Described,
     Enhancement,
     Failure,
     Generated,
     GenerationSettings,
     Health,
     Identity,
+    ImportedFrom,
     Item,
     Job,
     Key,
@@ -54,6 +56,7 @@ __all__ = [
     "Atelier",
     "AtelierError",
     "BadReply",
+    "Described",
     "DownloadFailed",
     "Enhancement",
     "Failure",
@@ -64,6 +67,8 @@ __all__ = [
     "GrowingText",
     "Health",
     "Identity",
+    "ImportDescription",
+    "ImportedFrom",
     "InvalidRequest",
     "Item",
     "Job",

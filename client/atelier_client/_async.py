@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -14,13 +14,14 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions
+from atelier_client._calls import Call, GenerateOptions, ImportDescription
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
 from atelier_client.errors import NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
+    Described,
     Enhancement,
     Generated,
     Health,
@@ -151,8 +152,11 @@ class AsyncAtelier:
     async def discard(self, asset_id: str) -> Asset:
         return await self._send(calls.discard_asset(asset_id))
 
-    async def upload(self, source: Path | bytes, filename: str = "") -> Asset:
-        return await self._send(await asyncio.to_thread(upload_call, source, filename))
+    async def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
+        return await self._send(await asyncio.to_thread(upload_call, source, filename, import_key))
+
+    async def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
+        return await self._send(calls.describe_import(import_key, description))
 
     # library
 
@@ -164,6 +168,17 @@ class AsyncAtelier:
 
     async def get_item(self, item_id: str) -> Item:
         return await self._send(calls.get_item(item_id))
+
+    async def update_item(
+        self,
+        item_id: str,
+        *,
+        title: str | None = None,
+        notes: str | None = None,
+        is_favourite: bool | None = None,
+        tags: Iterable[str] | None = None,
+    ) -> Item:
+        return await self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
 
     async def delete_item(self, item_id: str) -> None:
         await self._send(calls.delete_item(item_id))

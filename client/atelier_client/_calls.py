@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Generic, TypedDict, TypeVar
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from atelier_client._decode import decode
 from atelier_client.errors import BadReply
 from atelier_client.models import (
     Asset,
+    Described,
     Health,
     Identity,
     Item,
@@ -173,17 +175,52 @@ def discard_asset(asset_id: str) -> Call[Asset]:
     return Call("DELETE", _path("/v1/assets/{}", asset_id), _one(Asset, "asset"))
 
 
-def create_upload(data: bytes, filename: str, sha256: str) -> Call[Asset]:
-    """`POST /v1/uploads`: the body is the file itself. A repeat would make a second asset."""
+def create_upload(data: bytes, filename: str, sha256: str, import_key: str = "") -> Call[Asset]:
+    """`POST /v1/uploads`: the body is the file itself. A repeat would make a second asset, unless it has a key."""
     return Call(
         "POST",
         "/v1/uploads",
         _one(Asset, "asset"),
-        params=_given(filename=filename, size_bytes=len(data), sha256=sha256),
+        params=_given(filename=filename, size_bytes=len(data), sha256=sha256, import_key=import_key),
         content=data,
         headers={"content-type": "application/octet-stream"},
-        repeatable=False,
+        repeatable=bool(import_key),
     )
+
+
+class ImportDescription(TypedDict, total=False):
+    """How a file was made that is brought in from another system; what is not known is left out.
+
+    Attributes:
+        seed: a whole number of any size, as text.
+        tool: what said it, such as `automatic1111`.
+        path: where the file was, relative to its gallery.
+        made_at: when the file was made.
+    """
+
+    prompt: str
+    negative_prompt: str
+    enhanced_prompt: str
+    model: str
+    seed: str
+    width: int | None
+    height: int | None
+    steps: int | None
+    sampler: str
+    guidance: float | None
+    tool: str
+    path: str
+    made_at: datetime | None
+
+
+def describe_import(import_key: str, description: ImportDescription) -> Call[Described]:
+    """`POST /v1/imports`."""
+    given = _given(**description)
+    made_at = given.get("made_at")
+    if isinstance(made_at, datetime):
+        given["made_at"] = made_at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    body = {"import_key": import_key} | given
+    return Call("POST", "/v1/imports", lambda reply: decode(Described, reply), json=body)
 
 
 def save_to_library(asset_ids: Iterable[str]) -> Call[tuple[SaveResult, ...]]:
@@ -204,6 +241,17 @@ def list_items(format: str, page_size: int | None, page_token: str) -> Call[Page
 def get_item(item_id: str) -> Call[Item]:
     """`GET /v1/items/{item_id}`."""
     return Call("GET", _path("/v1/items/{}", item_id), _one(Item, "item"))
+
+
+def update_item(
+    item_id: str, title: str | None, notes: str | None, is_favourite: bool | None, tags: Iterable[str] | None
+) -> Call[Item]:
+    """`PATCH /v1/items/{item_id}`; what is None stays as it is."""
+    said = {"title": title, "notes": notes, "is_favourite": is_favourite}
+    body: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+    if tags is not None:
+        body["tags"] = {"tags": list(tags)}
+    return Call("PATCH", _path("/v1/items/{}", item_id), _one(Item, "item"), json=body)
 
 
 def delete_item(item_id: str) -> Call[None]:

@@ -26,11 +26,11 @@ def generated(job: Job, page: Page[Asset]) -> Generated:
     return Generated(job, tuple(sorted(page, key=lambda asset: asset.asset_index)))
 
 
-def upload_call(source: Path | bytes, filename: str) -> Call[Asset]:
+def upload_call(source: Path | bytes, filename: str, import_key: str = "") -> Call[Asset]:
     """Return the request that brings in a file, given as its path or as bytes. Raises OSError."""
     data = source if isinstance(source, bytes) else source.read_bytes()
     name = filename or ("" if isinstance(source, bytes) else source.name)
-    return create_upload(data, name, hashlib.sha256(data).hexdigest())
+    return create_upload(data, name, hashlib.sha256(data).hexdigest(), import_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -14,13 +14,14 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions
+from atelier_client._calls import Call, GenerateOptions, ImportDescription
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
 from atelier_client.errors import NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
+    Described,
     Enhancement,
     Generated,
     Health,
@@ -173,9 +174,13 @@ class Atelier:
         """Remove an asset from the workspace; an item that was saved from it stays."""
         return self._send(calls.discard_asset(asset_id))
 
-    def upload(self, source: Path | bytes, filename: str = "") -> Asset:
-        """Bring in a picture, to be used as a reference."""
-        return self._send(upload_call(source, filename))
+    def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
+        """Bring in a picture, to be used as a reference; with `import_key` the file of an import that was described."""
+        return self._send(upload_call(source, filename, import_key))
+
+    def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
+        """Say how a file was made that is about to be uploaded with this key: 64 hexadecimal digits of its own."""
+        return self._send(calls.describe_import(import_key, description))
 
     # library
 
@@ -190,6 +195,18 @@ class Atelier:
     def get_item(self, item_id: str) -> Item:
         """Return one item with fresh addresses. Raises NotFound."""
         return self._send(calls.get_item(item_id))
+
+    def update_item(
+        self,
+        item_id: str,
+        *,
+        title: str | None = None,
+        notes: str | None = None,
+        is_favourite: bool | None = None,
+        tags: Iterable[str] | None = None,
+    ) -> Item:
+        """Change what the owner says of an item; what is None stays as it is. Raises NotFound."""
+        return self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
 
     def delete_item(self, item_id: str) -> None:
         """Delete an item and its bytes, for good."""

@@ -169,6 +169,18 @@ class Rendition:
 
 
 @dataclass(frozen=True, slots=True)
+class ImportedFrom:
+    """What another system said about a file: the seed as it was written, of whatever size, and how it was made."""
+
+    tool: str = ""
+    path: str = ""
+    seed: str = ""
+    sampler: str = ""
+    guidance: float | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
 class Provenance:
     """Where an asset or item comes from: enough to make it again."""
 
@@ -182,6 +194,7 @@ class Provenance:
     reference_images: tuple[ReferenceImage, ...] = ()
     engine: str = ""
     submitted_at: datetime | None = None
+    imported: ImportedFrom | None = None
     raw: Mapping[str, Any] = _raw()
 
 
@@ -222,6 +235,15 @@ class Item:
     url_expires_at: datetime | None = None
     created_at: datetime | None = None
     version: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """An import that was described: the id that its asset has or will have, and the asset when it is there already."""
+
+    asset_id: str = ""
+    asset: Asset | None = None
     raw: Mapping[str, Any] = _raw()
 
 
