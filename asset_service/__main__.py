@@ -18,6 +18,7 @@ from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.removal import Removal
 from asset_service.renditions import Renditions
+from asset_service.resumable_uploads import ResumableUploads
 from asset_service.servicer import AssetControlServicer, AssetServicer
 from asset_service.settlement import Settling
 from asset_service.small_outputs import SmallOutputs
@@ -60,6 +61,7 @@ class Service:
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
         self.probe = Probe()
+        self._intake = Intake(store, self.spool, self.probe.measure)
         self.renderer = Probe(limit=_RENDER_LIMIT, niceness=10)
         self.unbroken = Unbroken()
         self.health = HealthBoard()
@@ -121,11 +123,14 @@ class Service:
         settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
         holds = Holds(self.storage, self.removal)
         imports = Imports(self.storage)
-        uploads, client_uploads = self._uploads(receipts, imports)
+        uploads, client_uploads = self._uploads(receipts), self._client_uploads(imports)
+        resumable = self._resumable_uploads(client_uploads)
         self.small_outputs = self._small_outputs(receipts)
         return [
             AssetServicer(workspace, self.watchers, encoder, self.sweep, self.erasure).registration,
-            UploadServicer(uploads, self.small_outputs, client_uploads, imports, self.store, encoder).registration,
+            UploadServicer(
+                uploads, self.small_outputs, client_uploads, resumable, imports, self.store, encoder
+            ).registration,
             AssetControlServicer(settling, holds, workspace, item_copies, encoder).registration,
         ]
 
@@ -136,7 +141,7 @@ class Service:
     def _small_outputs(self, receipts: Receipts) -> SmallOutputs:
         return SmallOutputs(
             self.storage,
-            Intake(self.store, self.spool, self.probe.measure),
+            self._intake,
             self.probe,
             self.spool,
             receipts,
@@ -146,33 +151,45 @@ class Service:
             nudge=self.removal.nudge,
         )
 
-    def _uploads(self, receipts: Receipts, imports: Imports) -> tuple[Uploads, ClientUploads]:
-        mine = self.settings.asset
-        intake = Intake(self.store, self.spool, self.probe.measure)
-        uploads = Uploads(
+    def _uploads(self, receipts: Receipts) -> Uploads:
+        return Uploads(
             self.storage,
             self.spool,
-            intake,
+            self._intake,
             receipts,
             self.locks,
             self.unbroken,
             self._lease_rules(),
             nudge=self.removal.nudge,
         )
-        client_uploads = ClientUploads(
+
+    def _client_uploads(self, imports: Imports) -> ClientUploads:
+        mine = self.settings.asset
+        return ClientUploads(
             self.storage,
             self.spool,
-            intake,
+            self._intake,
             self.locks,
             self.unbroken,
             self.removal,
             self.watchers,
             imports,
+            nudge=self.renditions.nudge,
             max_upload_bytes=mine.max_upload_bytes,
             upload_ttl=mine.upload_ttl,
             asset_expiry=mine.asset_expiry,
         )
-        return uploads, client_uploads
+
+    def _resumable_uploads(self, client_uploads: ClientUploads) -> ResumableUploads:
+        return ResumableUploads(
+            self.storage,
+            self.spool,
+            self.locks,
+            self.unbroken,
+            self.removal,
+            client_uploads,
+            upload_ttl=self.settings.asset.upload_ttl,
+        )
 
 
 async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:

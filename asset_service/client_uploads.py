@@ -28,6 +28,7 @@ from asset_service.removal import Removal
 from asset_service.spool import Spool
 from asset_service.storage import Storage
 from asset_service.tasks import Unbroken
+from asset_service.uploads import Nudge
 from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET
@@ -72,10 +73,12 @@ class ClientUploads:
         watchers: Watchers,
         imports: Imports,
         *,
+        nudge: Nudge,
         max_upload_bytes: int,
         upload_ttl: timedelta,
         asset_expiry: timedelta,
     ) -> None:
+        """Call `nudge` when there is a new asset, which lacks renditions."""
         self._storage = storage
         self._spool = spool
         self._intake = intake
@@ -84,6 +87,7 @@ class ClientUploads:
         self._removal = removal
         self._watchers = watchers
         self._imports = imports
+        self._nudge = nudge
         self._max_upload_bytes = max_upload_bytes
         self._upload_ttl = upload_ttl
         self._asset_expiry = asset_expiry
@@ -99,8 +103,8 @@ class ClientUploads:
             ResourceExhausted: `body_too_large`.
             DeadlineExceeded: the file took too long to arrive.
         """
-        _check_announced(announced)
-        self._check_size(announced.size_bytes)
+        check_announced(announced)
+        self.check_size(announced.size_bytes)
         upload_id, asset_id = new_id(), new_id()
         if announced.import_key:
             asset_id, there = await self._imports.find(owner, announced.import_key)
@@ -111,7 +115,7 @@ class ClientUploads:
             async with asyncio.timeout(self._upload_ttl.total_seconds()):
                 received, told_bytes = await self._receive(upload, pieces)
             _check_arrived(announced, received, told_bytes)
-            return await self._unbroken.run(self._publish(received, announced))
+            return await self._unbroken.run(self._publish_locked(received, announced))
         except BaseException as error:
             await self._unbroken.run(self._removal.give_up(upload_id))
             if isinstance(error, _BroughtInMeanwhile):
@@ -152,67 +156,79 @@ class ClientUploads:
                 raise InvalidArgument.field(
                     "data", f"must be at most {MAX_PIECE_BYTES} bytes, got {len(data)}", ErrorReason.OUT_OF_RANGE
                 )
-            self._check_size(size_bytes + len(data))
+            self.check_size(size_bytes + len(data))
             digest.update(data)
             size_bytes = await self._spool.write(upload.upload_id, size_bytes, data)
         return replace(upload, size_bytes=size_bytes, sha256=digest.hexdigest()), told_bytes
 
-    def _check_size(self, size_bytes: int) -> None:
+    def check_size(self, size_bytes: int) -> None:
+        """Raise ResourceExhausted, `body_too_large`, for a file that is larger than clients may bring."""
         if size_bytes > self._max_upload_bytes:
             raise ResourceExhausted(
                 f"A file may have at most {self._max_upload_bytes} bytes; this one has {size_bytes} or more.",
                 ErrorReason.BODY_TOO_LARGE,
             )
 
-    async def _publish(self, upload: Upload, announced: Announced) -> Asset:
+    async def _publish_locked(self, upload: Upload, announced: Announced) -> Asset:
         async with self._locks.hold(upload.upload_id):
-            media = await self._intake.measured(upload)
-            _check_type(announced.content_type, media)
-            generation = await self._intake.publish(upload, media)
-            crash.reach("asset.upload.finished.blob")
-            async with self._storage.write() as tx:
-                if not await tx.uploads.stage(replace(upload, state=UploadState.STAGED)):
-                    raise FailedPrecondition(
-                        "The upload took longer than it may, and was given up.", ErrorReason.INCOMPLETE_UPLOAD
-                    )
-                now = await tx.now()
-                source, provenance = AssetSource.UPLOAD, b""
-                if announced.import_key:
-                    source = AssetSource.IMPORT
-                    provenance = await take_provenance(tx, upload.owner, announced.import_key)
-                    there = await tx.assets.find(upload.asset_id, upload.owner)
-                    if there is not None:
-                        # Another upload of the same file was quicker; this one is given up.
-                        raise _BroughtInMeanwhile(there)
-                asset = Asset(
-                    asset_id=upload.asset_id,
-                    owner=upload.owner,
-                    job_id=None,
-                    asset_index=0,
-                    source=source,
-                    state=AssetState.AVAILABLE,
-                    media=media,
-                    blob=Blob(WORKSPACE_BUCKET, upload.key, generation),
-                    renditions=(),
-                    provenance=provenance,
-                    filename=announced.filename,
-                    saved_item_id="",
-                    saved_version=0,
-                    created_at=now,
-                    expires_at=now + self._asset_expiry,
-                    version=1,
+            return await self.publish(upload, announced)
+
+    async def publish(self, upload: Upload, announced: Announced) -> Asset:
+        """Measure a file that has arrived whole and make it an asset. Whoever calls holds the lock of the upload.
+
+        Raises:
+            InvalidArgument: it is not what was announced, or not a picture or video that is taken.
+            FailedPrecondition: the upload was given up.
+        """
+        media = await self._intake.measured(upload)
+        _check_type(announced.content_type, media)
+        generation = await self._intake.publish(upload, media)
+        crash.reach("asset.upload.finished.blob")
+        async with self._storage.write() as tx:
+            if not await tx.uploads.stage(replace(upload, state=UploadState.STAGED)):
+                raise FailedPrecondition(
+                    "The upload took longer than it may, and was given up.", ErrorReason.INCOMPLETE_UPLOAD
                 )
-                await tx.assets.add(asset)
-                await tx.uploads.forget([upload.upload_id])
-                tx.events.add(EventKind.PUBLISHED, asset)
-                await tx.note("uploaded", asset.owner, asset.asset_id, size_bytes=media.size_bytes)
-            crash.reach("asset.upload.finished")
-            await self._spool.remove(upload.upload_id)
+            now = await tx.now()
+            source, provenance = AssetSource.UPLOAD, b""
+            if announced.import_key:
+                source = AssetSource.IMPORT
+                provenance = await take_provenance(tx, upload.owner, announced.import_key)
+                there = await tx.assets.find(upload.asset_id, upload.owner)
+                if there is not None:
+                    # Another upload of the same file was quicker; this one is given up.
+                    raise _BroughtInMeanwhile(there)
+            asset = Asset(
+                asset_id=upload.asset_id,
+                owner=upload.owner,
+                job_id=None,
+                asset_index=0,
+                source=source,
+                state=AssetState.AVAILABLE,
+                media=media,
+                blob=Blob(WORKSPACE_BUCKET, upload.key, generation),
+                renditions=(),
+                provenance=provenance,
+                filename=announced.filename,
+                saved_item_id="",
+                saved_version=0,
+                created_at=now,
+                expires_at=now + self._asset_expiry,
+                version=1,
+            )
+            await tx.assets.add(asset)
+            await tx.uploads.forget([upload.upload_id])
+            tx.events.add(EventKind.PUBLISHED, asset)
+            await tx.note("uploaded", asset.owner, asset.asset_id, size_bytes=media.size_bytes)
+        crash.reach("asset.upload.finished")
+        await self._spool.remove(upload.upload_id)
         self._watchers.notify(asset.owner)
+        self._nudge()
         return asset
 
 
-def _check_announced(announced: Announced) -> None:
+def check_announced(announced: Announced) -> None:
+    """Raise InvalidArgument for a digest that is none, and a name that is none."""
     if announced.sha256 and not _SHA256.fullmatch(announced.sha256):
         raise InvalidArgument.field("sha256", "must be 64 lower-case hexadecimal digits, or absent")
     if any(ord(character) < 0x20 for character in announced.filename):

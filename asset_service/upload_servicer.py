@@ -14,9 +14,10 @@ from google.protobuf.message import Message
 from asset_service.client_uploads import Announced, ClientUploads
 from asset_service.domain import MAX_PIECE_BYTES
 from asset_service.imports import Imports
+from asset_service.resumable_uploads import ResumableUploads
 from asset_service.small_outputs import SmallFile, SmallOutputs
 from asset_service.uploads import Piece, Uploads, granted_reference
-from asset_service.wire import Encoder, import_provenance, media, rendition_from
+from asset_service.wire import Encoder, import_provenance, media, rendition_from, resumable_upload
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from service_kit.blobs import BlobStore
 from service_kit.capabilities import current_lease
@@ -39,6 +40,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         uploads: Uploads,
         small_outputs: SmallOutputs,
         client_uploads: ClientUploads,
+        resumable_uploads: ResumableUploads,
         imports: Imports,
         store: BlobStore,
         encoder: Encoder,
@@ -46,6 +48,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         self._uploads = uploads
         self._small_outputs = small_outputs
         self._client_uploads = client_uploads
+        self._resumable_uploads = resumable_uploads
         self._imports = imports
         self._store = store
         self._encoder = encoder
@@ -82,6 +85,52 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         return upload_service_pb2.DescribeImportResponse(
             asset_id=asset_id, asset=None if asset is None else self._encoder.asset(asset)
         )
+
+    async def BeginUpload(
+        self, request: upload_service_pb2.BeginUploadRequest, context: Context
+    ) -> upload_service_pb2.BeginUploadResponse:
+        announced = Announced(request.filename, request.content_type, request.size_bytes, request.sha256)
+        begun = await self._resumable_uploads.begin(current_caller().owner, announced)
+        return upload_service_pb2.BeginUploadResponse(upload=resumable_upload(begun))
+
+    async def AppendUpload(
+        self, request_iterator: AsyncIterator[upload_service_pb2.AppendUploadRequest], context: Context
+    ) -> upload_service_pb2.AppendUploadResponse:
+        async with _heard_out(request_iterator) as messages:
+            first = await anext(messages, None)
+            if first is None:
+                raise InvalidArgument.field(
+                    "upload_id", "must be in the first message, and there was none", ErrorReason.MISSING_FIELD
+                )
+
+            async def pieces() -> AsyncGenerator[bytes]:
+                yield first.data
+                async for message in messages:
+                    yield message.data
+
+            async with aclosing(pieces()) as data:
+                reached = await self._resumable_uploads.append(
+                    current_caller().owner, first.upload_id, first.offset, data
+                )
+        return upload_service_pb2.AppendUploadResponse(upload=resumable_upload(reached))
+
+    async def GetUpload(
+        self, request: upload_service_pb2.GetUploadRequest, context: Context
+    ) -> upload_service_pb2.GetUploadResponse:
+        reached = await self._resumable_uploads.get(current_caller().owner, request.upload_id)
+        return upload_service_pb2.GetUploadResponse(upload=resumable_upload(reached))
+
+    async def CompleteUpload(
+        self, request: upload_service_pb2.CompleteUploadRequest, context: Context
+    ) -> upload_service_pb2.CompleteUploadResponse:
+        asset = await self._resumable_uploads.complete(current_caller().owner, request.upload_id)
+        return upload_service_pb2.CompleteUploadResponse(asset=self._encoder.asset(asset))
+
+    async def CancelUpload(
+        self, request: upload_service_pb2.CancelUploadRequest, context: Context
+    ) -> upload_service_pb2.CancelUploadResponse:
+        await self._resumable_uploads.cancel(current_caller().owner, request.upload_id)
+        return upload_service_pb2.CancelUploadResponse()
 
     async def UploadOutput(
         self, request: upload_service_pb2.UploadOutputRequest, context: Context

@@ -20,6 +20,7 @@ from asset_service.domain import (
     Settlement,
 )
 from asset_service.item_copies import ItemFile, Original
+from asset_service.resumable_uploads import Progress
 from asset_service.settlement import Ending, Winner
 from asset_service.watch import Told
 from asset_service.workspace import Mark, Result
@@ -122,6 +123,16 @@ class Encoder:
     def _sign(self, blob: Blob) -> tuple[str, Timestamp]:
         signed = self._signer.sign(blob.bucket, blob.key, blob.generation, self._url_ttl)
         return signed.url, timestamp(signed.expires_at)
+
+
+def resumable_upload(progress: Progress) -> upload_service_pb2.ResumableUpload:
+    """Return how far an upload of a client is."""
+    return upload_service_pb2.ResumableUpload(
+        upload_id=progress.upload_id,
+        size_bytes=progress.size_bytes,
+        received_bytes=progress.received_bytes,
+        expires_at=timestamp(progress.expires_at),
+    )
 
 
 def media(found: Media) -> media_pb2.Media:

@@ -5,6 +5,7 @@ Where a request names something that must exist, it has the sample id of its kin
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 JOB_ID = "0197d2a4-6c1e-7b5a-9f30-2d8e41c7a605"
 ASSET_ID = "5a1f0c3e-8b7d-5e42-a6c9-13d7f0b2e894"
 ITEM_ID = "0197d2a5-0b44-7c19-8e21-7f6a90d3c512"
+UPLOAD_ID = "0197d2a6-3f58-7d02-b1c4-5e9a7c60f21b"
 KEY_ID = "k3v9x2m7q4w8t5za"
 KEY = "atl_k3v9x2m7q4w8t5za_your-secret"
 CODE = "the-code-from-the-address"
@@ -21,6 +23,7 @@ PICTURE = bytes.fromhex(
     "00130401ea03eee2320000000049454e44ae426082"
 )
 """A PNG of two by two pixels."""
+DIGEST = hashlib.sha256(PICTURE).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ EXAMPLES: Mapping[str, Example] = {
     "WatchJob": Example(path={"job_id": JOB_ID}),
     "WatchJobs": Example(),
     "ListModels": Example(),
+    "ListWorkers": Example(),
     "PutModel": Example(
         path={"name": "house-style"},
         body={
@@ -63,6 +67,11 @@ EXAMPLES: Mapping[str, Example] = {
         },
     ),
     "DeleteModel": Example(path={"name": "house-style"}),
+    "BeginUpload": Example(body={"size_bytes": len(PICTURE), "sha256": DIGEST, "filename": "first-frame.png"}),
+    "AppendUpload": Example(path={"upload_id": UPLOAD_ID}, query={"offset": 0}, body=PICTURE, file="first-frame.png"),
+    "GetUpload": Example(path={"upload_id": UPLOAD_ID}),
+    "CompleteUpload": Example(path={"upload_id": UPLOAD_ID}),
+    "CancelUpload": Example(path={"upload_id": UPLOAD_ID}),
     "CreateUpload": Example(query={"filename": "first-frame.png"}, body=PICTURE, file="first-frame.png"),
     "DescribeImport": Example(
         body={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, insert, select, update
@@ -62,6 +63,22 @@ class Uploads:
         same = ("job_id", "fence", "asset_index", "rendition")
         query = select(func.count()).select_from(uploads).where(*(uploads.c[name] == values[name] for name in same))
         return (await self._connection.execute(query)).scalar_one()
+
+    async def count_open_of_client(self, owner: Owner) -> int:
+        """Return how many open uploads an owner has that belong to no job."""
+        mine = and_(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)
+        open_ones = and_(uploads.c.state == UploadState.OPEN.value, uploads.c.job_id.is_(None))
+        # Those of renditions are ours.
+        query = select(func.count()).select_from(uploads).where(mine, open_ones, uploads.c.rendition == "")
+        return (await self._connection.execute(query)).scalar_one()
+
+    async def prolong(self, upload_id: str, deadline_at: datetime) -> None:
+        """Let an upload of a client stay for longer."""
+        await self._connection.execute(
+            update(uploads)
+            .where(uploads.c.upload_id == upload_id, uploads.c.job_id.is_(None))
+            .values(deadline_at=deadline_at)
+        )
 
     async def of_assets(self, asset_ids: Sequence[str], owner: Owner) -> Sequence[Upload]:
         """Return an owner's uploads that may still become one of some assets."""

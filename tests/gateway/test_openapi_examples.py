@@ -58,6 +58,11 @@ async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str
         found[examples.JOB_ID] = job.raise_for_status().json()["job_id"]
     if examples.ASSET_ID in text:
         found[examples.ASSET_ID] = (await upload(http))["asset_id"]
+    if examples.UPLOAD_ID in text:
+        begun = await http.post("/v1/uploads/resumable", json=EXAMPLES["BeginUpload"].body)
+        found[examples.UPLOAD_ID] = upload_id = begun.raise_for_status().json()["upload"]["upload_id"]
+        if name == "CompleteUpload":
+            (await http.patch(f"/v1/uploads/{upload_id}", content=examples.PICTURE)).raise_for_status()
     if examples.ITEM_ID in text:
         found[examples.ITEM_ID] = await saved(http)
     if examples.KEY in text or examples.KEY_ID in text:

@@ -523,3 +523,28 @@ async def test_assets_that_lack_renditions_are_queued_and_claimed_once(asset_: S
         assert await tx.renditions.claim(9, HOUR) == [RenditionTask("a", ANN, 2)]
         await tx.renditions.end(["a", "unknown"])
         assert await tx.renditions.count() == 1
+
+
+async def test_uploads_of_clients_are_counted_and_prolonged(asset_: Storage, clock: ManualClock) -> None:
+    mine = {"job_id": None, "deadline_at": clock.now() + SECOND}
+    await put(
+        asset_,
+        upload("u1", **mine, filename="a.png", believed_type="image/png"),
+        upload("u2", **mine, rendition=RenditionKind.CLIP),
+        upload("u3", **mine, state=UploadState.DELETING),
+        upload("u4", **mine, owner=BOB),
+        upload("u5"),
+    )
+    async with asset_.write() as tx:
+        assert await tx.uploads.count_open_of_client(ANN) == 1
+        assert await tx.uploads.count_open_of_client(OTHER) == 0
+        await tx.uploads.prolong("u1", clock.now() + HOUR)
+        await tx.uploads.prolong("u5", clock.now())
+    clock.advance(2 * SECOND)
+    async with asset_.write() as tx:
+        assert await tx.uploads.delete_overdue_later() == 2
+        kept, of_job = await tx.uploads.find("u1"), await tx.uploads.find("u5")
+    assert kept is not None
+    assert of_job is not None
+    assert (kept.state, kept.filename, kept.believed_type) == (UploadState.OPEN, "a.png", "image/png")
+    assert of_job.deadline_at is None
