@@ -14,7 +14,6 @@ import hashlib
 import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -32,6 +31,7 @@ from google.cloud.storage.fileio import BlobWriter
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from service_kit.blobs import GCS_SCHEME, WORKSPACE_BUCKET, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.blobs.threads import Threads
 from service_kit.errors import AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable
 from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
@@ -44,6 +44,8 @@ T = TypeVar("T")
 PART_BYTES = 4 << 20
 READ_BYTES = 2 << 20
 _PAGE = 1000
+# What a request may take beyond its own limits.
+_SLACK = timedelta(seconds=1)
 _LONGEST_ADDRESS = timedelta(days=7)
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _EMULATOR_ENV = "STORAGE_EMULATOR_HOST"
@@ -91,8 +93,8 @@ class GcsBlobStore:
         self._prefix = prefix
         self._signing = signing
         self.origin: str = client.api_endpoint if signing else ""
-        self._threads = ThreadPoolExecutor(settings.connections, thread_name_prefix="gcs")
-        self._patience = (settings.retry_timeout + settings.request_timeout).total_seconds() + 1
+        limit = settings.retry_timeout + settings.request_timeout + _SLACK
+        self._threads = Threads(settings.connections, "gcs", limit)
         self._bounds: dict[str, Any] = {
             "timeout": settings.request_timeout.total_seconds(),
             "retry": DEFAULT_RETRY.with_timeout(settings.retry_timeout.total_seconds()),
@@ -147,7 +149,7 @@ class GcsBlobStore:
         send = partial(
             blob.upload_from_string, data, content_type, if_generation_match=0, checksum="crc32c", **self._bounds
         )
-        await self._written(bucket, key, send)
+        await self._reached(bucket, key, send)
         return _info(bucket, blob)
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
@@ -195,7 +197,7 @@ class GcsBlobStore:
         while moved_bytes < 0 or token is not None:
             before = moved_bytes
             rewrite = partial(copied.rewrite, original, token=token, if_generation_match=0, **self._bounds)
-            token, moved_bytes, _ = await self._run(rewrite, *target, source=source)
+            token, moved_bytes, _ = await self._run(rewrite, *target, source=source, writes=True)
             if token is not None and moved_bytes <= before:
                 raise Unavailable("The object store does not get on with a copy; repeat.")
         if copied.crc32c != original.crc32c:
@@ -210,7 +212,7 @@ class GcsBlobStore:
             return False
         remove = partial(self._bucket(bucket).blob(key).delete, if_generation_match=int(generation), **self._bounds)
         try:
-            await self._run(remove, bucket, key)
+            await self._run(remove, bucket, key, writes=True)
         except (NotFound, AlreadyExists):
             return False
         return True
@@ -227,7 +229,7 @@ class GcsBlobStore:
             self._bucket(bucket), prefix=prefix or None, start_offset=after or None, page_size=_PAGE, **self._bounds
         )
         pages = found.pages
-        while (page := await self._reached(bucket, partial(_next_page, pages))) is not None:
+        while (page := await self._reached(bucket, "", partial(_next_page, pages), writes=False)) is not None:
             for blob in page:
                 # The offset itself is in the answer.
                 if blob.name > after:
@@ -252,7 +254,7 @@ class GcsBlobStore:
 
     async def close(self) -> None:
         """Wait for the requests that are on their way, and close the connections."""
-        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        await self._threads.close()
         self._client.close()
 
     async def _upload(
@@ -273,12 +275,12 @@ class GcsBlobStore:
         async for chunk in chunks:
             part += chunk
             if len(part) >= PART_BYTES:
-                await self._written(bucket, key, partial(sent.pass_on, upload, bytes(part)))
+                await self._reached(bucket, key, partial(sent.pass_on, upload, bytes(part)))
                 part.clear()
-        await self._written(bucket, key, partial(sent.pass_on, upload, bytes(part)))
+        await self._reached(bucket, key, partial(sent.pass_on, upload, bytes(part)))
         check_digest(sent.sha256.hexdigest(), sha256)
         try:
-            await self._written(bucket, key, upload.close)
+            await self._reached(bucket, key, upload.close)
         except Unavailable as error:
             if not isinstance(error.__cause__, DataCorruption):
                 raise
@@ -326,34 +328,25 @@ class GcsBlobStore:
             raise _absent(bucket, key)
         return blob
 
-    async def _written(self, bucket: str, key: str, write: Callable[[], T]) -> T:
-        """Run a write. It finds nothing only where the bucket is missing, or where Google has dropped the upload."""
+    async def _reached(self, bucket: str, key: str, call: Callable[[], T], *, writes: bool = True) -> T:
+        """Make a request that finds nothing only where the bucket is missing, or where Google has lost an upload."""
         try:
-            return await self._run(write, bucket, key)
+            return await self._run(call, bucket, key, writes=writes)
         except NotFound:
-            raise Unavailable(f"The bucket {self._prefix}-{bucket} is not there, or has lost the upload.") from None
+            raise Unavailable(f"The bucket {self._prefix}-{bucket} is not there, or has lost an upload.") from None
 
-    async def _reached(self, bucket: str, look: Callable[[], T]) -> T:
+    async def _run(
+        self,
+        call: Callable[[], T],
+        bucket: str,
+        key: str,
+        *,
+        source: tuple[str, str] | None = None,
+        writes: bool = False,
+    ) -> T:
+        """Make a request in a thread, see `Threads.run`, and say what went wrong as the domain does."""
         try:
-            return await self._run(look, bucket, "")
-        except NotFound:
-            raise Unavailable(f"The bucket {self._prefix}-{bucket} is not there.") from None
-
-    async def _run(self, call: Callable[[], T], bucket: str, key: str, source: tuple[str, str] | None = None) -> T:
-        """Make a request in a thread. Whoever is cancelled waits for it: no write goes on behind one's back."""
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        try:
-            async with asyncio.timeout(self._patience):
-                return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            future.cancel()
-            await asyncio.wait([future], timeout=self._patience)
-            if future.done() and not future.cancelled():
-                future.exception()
-            raise
-        except TimeoutError:
-            future.cancel()
-            raise Unavailable(f"The object store has not answered for {self._patience:.0f} s; repeat.") from None
+            return await self._threads.run(call, writes=writes)
         except _FAILURES as error:
             status = _status(error)
             if status == 404:
