@@ -11,17 +11,11 @@ from service_kit.clock import ManualClock
 from tests.asset_service.harness import Harness, running
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run the tests of a module that says `ON_BOTH_DATABASES` on PostgreSQL too."""
-    if "database_url" in metafunc.fixturenames:
-        both = getattr(metafunc.module, "ON_BOTH_DATABASES", False)
-        metafunc.parametrize("database_url", ["sqlite", "postgresql"] if both else ["sqlite"], indirect=True)
-
-
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest) -> str:
     """Return what `core.database_url` is told: empty for SQLite, or a migrated PostgreSQL."""
-    return "" if request.param == "sqlite" else str(request.getfixturevalue("migrated_postgres_url"))
+    backend = getattr(request, "param", "sqlite")
+    return "" if backend == "sqlite" else str(request.getfixturevalue("migrated_postgres_url"))
 
 
 @pytest.fixture

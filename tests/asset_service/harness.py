@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import grpc
+import pytest
 
 from asset_service.__main__ import Service, open_service
 from atelier.asset.v1 import (
@@ -36,7 +37,10 @@ from service_kit.keyring import Keyrings
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.settings import for_tests
 from tests.asset_service.pictures import png
+from tests.support.sqlite import put_migrated
 
+# Marks tests of rules that are told to the database; all others run on SQLite.
+on_both_databases = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 ANN = Owner("default", "ann")
 BOB = Owner("default", "bob")
 Metadata = tuple[tuple[str, str], ...]
@@ -279,7 +283,9 @@ async def running(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncI
     async with AsyncExitStack() as stack:
         # Tests that want renditions have them made, so that nothing changes beside the others.
         settings = {"asset__fill_renditions": False} | settings
-        service = await open_service(for_tests(data_dir, **settings), stack, clock=clock)
+        chosen = for_tests(data_dir, **settings)
+        await asyncio.to_thread(put_migrated, chosen, "asset")
+        service = await open_service(chosen, stack, clock=clock)
         channel = channels.connect(service.server.target)
         stack.push_async_callback(channel.close)
         yield Harness(service, data_dir, clock, channel)

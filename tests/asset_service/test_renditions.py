@@ -18,10 +18,9 @@ from atelier.type.v1 import media_pb2
 from service_kit.clock import ManualClock
 from service_kit.errors import Unavailable
 from service_kit.ids import new_id
-from tests.asset_service.harness import Harness, eventually
+from tests.asset_service.harness import Harness, eventually, on_both_databases
 from tests.asset_service.pictures import encoded, mp4, png
 
-ON_BOTH_DATABASES = True
 KINDS = media_pb2.RenditionKind
 
 
@@ -87,6 +86,7 @@ async def test_what_the_worker_made_is_not_made_again(harness: Harness) -> None:
     assert before.renditions[0].media.sha256 in {one.media.sha256 for one in after.renditions}
 
 
+@on_both_databases
 async def test_renditions_go_with_their_asset(harness: Harness) -> None:
     asset = await harness.bring(png())
     await harness.service.renditions.work()
@@ -129,6 +129,7 @@ async def test_an_asset_that_is_discarded_meanwhile_leaves_nothing(harness: Harn
     assert await tasks_left(harness) == 0
 
 
+@on_both_databases
 async def test_two_replicas_make_them_once(harness: Harness) -> None:
     for seed in range(6):
         await harness.bring(png(seed=seed))
@@ -149,6 +150,7 @@ class Refusing(Probe):
         raise Unavailable("The process that measures files could not be started; repeat.")
 
 
+@on_both_databases
 async def test_a_task_is_tried_again_later_and_at_last_given_up_with_a_reason(
     harness: Harness, clock: ManualClock
 ) -> None:
@@ -166,6 +168,7 @@ async def test_a_task_is_tried_again_later_and_at_last_given_up_with_a_reason(
     assert len(await harness.blobs()) == 1
 
 
+@on_both_databases
 async def test_what_a_dead_replica_took_is_taken_again(harness: Harness, clock: ManualClock) -> None:
     await harness.bring(png())
     async with harness.service.storage.write() as tx:

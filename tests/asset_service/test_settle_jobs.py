@@ -10,10 +10,8 @@ from atelier.asset.v1 import asset_control_service_pb2 as pb
 from service_kit.blobs import BlobInfo
 from service_kit.errors import InvalidArgument
 from service_kit.ids import new_id
-from tests.asset_service.harness import ANN, BOB, Harness, refusal, settlement, wire_owner
+from tests.asset_service.harness import ANN, BOB, Harness, on_both_databases, refusal, settlement, wire_owner
 from tests.asset_service.pictures import png
-
-ON_BOTH_DATABASES = True
 
 
 async def delivered(harness: Harness, **lease: Any) -> tuple[str, str]:
@@ -23,6 +21,7 @@ async def delivered(harness: Harness, **lease: Any) -> tuple[str, str]:
     return job_id, finished.receipt
 
 
+@on_both_databases
 async def test_each_job_is_answered_in_the_order_of_the_request(harness: Harness) -> None:
     (first, good), (second, other) = await delivered(harness), await delivered(harness, owner=BOB)
     nothing = new_id()
@@ -49,6 +48,7 @@ async def test_a_repeat_alone_or_in_another_batch_gets_the_first_answer(harness:
     assert len(await harness.listed()) == 2
 
 
+@on_both_databases
 async def test_a_settlement_that_can_never_be_carried_out_is_settled_as_none_and_harms_no_other(
     harness: Harness,
 ) -> None:
@@ -92,6 +92,7 @@ async def test_a_job_whose_bytes_cannot_be_looked_at_is_postponed_alone(
     assert [list(one.settled.published) for one in results] == [[0], [0]]
 
 
+@on_both_databases
 async def test_what_breaks_a_batch_is_told_of_one_job_only(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     (first, good), (second, other) = await delivered(harness), await delivered(harness)
     write = "asset_service.settlement.published_asset"

@@ -6,8 +6,6 @@ import asyncio
 import hashlib
 from typing import Any
 
-import pytest
-
 from asset_service.small_outputs import MAX_UNDER_WAY_BYTES
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.type.v1 import media_pb2
@@ -103,9 +101,8 @@ async def test_a_settled_job_takes_nothing_more_and_keeps_nothing(harness: Harne
         assert await tx.uploads.of_jobs([job_id]) == []
 
 
-@pytest.mark.parametrize(
-    ("files", "reason"),
-    [
+async def test_what_is_wrong_is_refused(harness: Harness) -> None:
+    wrong: list[tuple[list[pb.OutputFile], ErrorReason | None]] = [
         ([file(png(), sha256="0" * 64)], ErrorReason.DIGEST_MISMATCH),
         ([file(png(), sha256="nonsense")], None),
         ([file(b"no picture")], ErrorReason.UNSUPPORTED_MEDIA),
@@ -113,16 +110,12 @@ async def test_a_settled_job_takes_nothing_more_and_keeps_nothing(harness: Harne
         ([file(png()), file(png(seed=1))], None),
         ([file(png()), file(png(), THUMB), file(png(), THUMB)], None),
         ([], ErrorReason.MISSING_FIELD),
-    ],
-)
-async def test_what_is_wrong_is_refused(
-    harness: Harness, files: list[pb.OutputFile], reason: ErrorReason | None
-) -> None:
-    job_id = new_id()
-    error = await refusal(upload(harness, harness.lease(job_id), *files))
-    assert isinstance(error, InvalidArgument)
-    assert reason in (None, error.reason)
-    assert await harness.blobs() == []
+    ]
+    for number, (files, reason) in enumerate(wrong):
+        error = await refusal(upload(harness, harness.lease(new_id()), *files))
+        assert isinstance(error, InvalidArgument), number
+        assert reason in (None, error.reason), number
+        assert await harness.blobs() == [], number
 
 
 async def test_the_index_and_the_size_are_those_of_the_lease(harness: Harness) -> None:

@@ -7,8 +7,6 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from atelier.asset.v1 import asset_pb2, asset_service_pb2
 from service_kit.events import encode_cursor
 from service_kit.identity import Owner
@@ -57,11 +55,12 @@ async def test_a_watcher_resumes_after_its_cursor(harness: Harness) -> None:
         assert (await call.read()).published.asset_id == assets[2].asset_id
 
 
-@pytest.mark.parametrize("cursor", ["nonsense", encode_cursor("anotherdatabase", 1), "é" * 10])
-async def test_an_unknown_cursor_gives_a_snapshot(harness: Harness, cursor: str) -> None:
+async def test_an_unknown_cursor_gives_a_snapshot(harness: Harness) -> None:
     [asset] = await harness.publish()
-    async with watching(harness, after=cursor) as call:
-        assert [found.asset_id for found in (await call.read()).snapshot.assets] == [asset.asset_id]
+    for cursor in ("nonsense", encode_cursor("anotherdatabase", 1), "é" * 10):
+        async with watching(harness, after=cursor) as call:
+            seen = [found.asset_id for found in (await call.read()).snapshot.assets]
+            assert seen == [asset.asset_id], cursor
 
 
 async def test_a_cursor_older_than_what_is_kept_gives_a_snapshot(harness: Harness) -> None:

@@ -49,17 +49,15 @@ async def test_the_last_page_has_no_token(harness: Harness) -> None:
     assert page.next_page_token == ""
 
 
-@pytest.mark.parametrize(
-    "token",
-    ["nonsense", encode_page_token("library.items", ["x", 1]), encode_page_token("asset.assets", [1, "x"]), "é"],
-)
-async def test_a_token_of_something_else_is_refused(harness: Harness, token: str) -> None:
-    assert isinstance(await refusal(harness.listed(page_token=token)), InvalidArgument)
+async def test_a_token_of_something_else_is_refused(harness: Harness) -> None:
+    others = encode_page_token("library.items", ["x", 1]), encode_page_token("asset.assets", [1, "x"])
+    for token in ("nonsense", *others, "é"):
+        assert isinstance(await refusal(harness.listed(page_token=token)), InvalidArgument), token
 
 
-@pytest.mark.parametrize("page_size", [0, 201, -1])
-async def test_a_page_has_1_to_200_assets(harness: Harness, page_size: int) -> None:
-    assert isinstance(await refusal(harness.listed(page_size=page_size)), InvalidArgument)
+async def test_a_page_has_1_to_200_assets(harness: Harness) -> None:
+    for page_size in (0, 201, -1):
+        assert isinstance(await refusal(harness.listed(page_size=page_size)), InvalidArgument), page_size
 
 
 async def test_an_unknown_job_has_no_assets(harness: Harness) -> None:
