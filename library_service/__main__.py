@@ -10,6 +10,8 @@ from library_service.outbox import Deliveries
 from library_service.removal import Removal
 from library_service.saving import Saving
 from library_service.servicer import LibraryServicer, registration
+from library_service.shelf_wire import facts_of
+from library_service.shelving import Shelving
 from library_service.storage import MIGRATIONS, Storage
 from library_service.upkeep import Upkeep
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
@@ -44,16 +46,19 @@ class Service:
         self.removal = Removal(self.storage, store, self.deliveries, changes)
         self.saving = Saving(self.storage, store, assets, self.deliveries, changes, hold_ttl=mine.hold_ttl)
         self.catalogue = Catalogue(self.storage, changes.wake_ups)
+        self.shelving = Shelving(self.storage, self.removal, facts_of)
         self.upkeep = Upkeep(
             storage=self.storage,
             deliveries=self.deliveries,
             removal=self.removal,
+            shelving=self.shelving,
             settings=mine,
         )
         servicer = LibraryServicer(
             saving=self.saving,
             catalogue=self.catalogue,
             removal=self.removal,
+            shelving=self.shelving,
             media=rings.media_signer("library", clock, base_url=settings.core.public_url),
             media_url_ttl=mine.media_url_ttl,
         )

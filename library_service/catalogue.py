@@ -1,21 +1,31 @@
-"""What an owner sees of the library: lists, single items, and what happens to them."""
+"""What an owner sees of the library: lists, counts, single items, and what happens to them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from library_service.domain import EmptyState, Item, ItemDeleted, ItemEvent, ItemSaved, ItemsSnapshot, Page
-from library_service.storage import SAVED, Storage, Transaction
+from library_service.domain import (
+    EmptyState,
+    Item,
+    ItemChanged,
+    ItemDeleted,
+    ItemEvent,
+    ItemSaved,
+    ItemsSnapshot,
+    Page,
+)
+from library_service.selection import Counts, Place, Selection, Sort, decode_place, encode_place
+from library_service.storage import DELETED, SAVED, Storage, Transaction
 from service_kit.errors import NotFound
 from service_kit.events import WakeUps, encode_cursor
 from service_kit.events.followers import Followers
 from service_kit.identity import Owner
-from service_kit.paging import decode_place, encode_place
 
 DEFAULT_PAGE_SIZE = 50
 SNAPSHOT_SIZE = 200
+COUNT_AT_MOST = 10_000
+"""Beyond it a count is said to be a bound."""
 
-_PAGES = "library.items"
 _BATCH = 100
 
 
@@ -26,21 +36,28 @@ class Catalogue:
         self._storage = storage
         self.followers = Followers(wake_ups, self._find_changed)
 
-    async def list_items(self, owner: Owner, *, format: str | None, page_size: int | None, page_token: str) -> Page:
-        """Return a page of items, newest first, and if it is empty why.
+    async def list_items(
+        self, owner: Owner, selection: Selection, *, sort: Sort, page_size: int | None, page_token: str
+    ) -> Page:
+        """Return a page of a selection, and if it is empty why.
 
         Raises:
-            InvalidArgument: the page token is not one of ours.
+            InvalidArgument: the page token is not one of this order.
         """
         limit = page_size or DEFAULT_PAGE_SIZE
-        before = decode_place(_PAGES, page_token) if page_token else None
+        after = decode_place(sort, page_token) if page_token else None
         async with self._storage.read() as tx:
-            found = await tx.items.newest(owner, format=format, before=before, limit=limit + 1)
-            empty_state = None if found else await _why_empty(tx, owner, format)
+            found = await tx.search.page(owner, selection, sort=sort, after=after, limit=limit + 1)
+            empty_state = None if found else await _why_empty(tx, owner, selection, is_first=after is None)
         items = tuple(found[:limit])
         is_last = len(found) <= limit
-        token = "" if is_last else encode_place(_PAGES, items[-1].created_at, items[-1].item_id)
+        token = "" if is_last else encode_place(sort, _place(items[-1], sort))
         return Page(items, token, empty_state)
+
+    async def count_items(self, owner: Owner, selection: Selection) -> Counts:
+        """Count a selection, and what it has of each format, model and tag, up to `COUNT_AT_MOST`."""
+        async with self._storage.read() as tx:
+            return await tx.search.count(owner, selection, at_most=COUNT_AT_MOST)
 
     async def get_item(self, owner: Owner, item_id: str) -> Item:
         """Return one item.
@@ -62,7 +79,7 @@ class Catalogue:
             snapshot = None
             if position is None:
                 position = place.position
-                newest = await tx.items.newest(owner, format=None, before=None, limit=SNAPSHOT_SIZE)
+                newest = await tx.search.page(owner, Selection(), sort=Sort.NEWEST, after=None, limit=SNAPSHOT_SIZE)
                 snapshot = ItemsSnapshot(place.cursor, tuple(newest))
         with self.followers.follow(owner, position) as follower:
             if snapshot is not None:
@@ -91,15 +108,21 @@ async def _events_after(tx: Transaction, owner: Owner, epoch: str, position: int
         if item is None:
             continue
         cursor = encode_cursor(epoch, position)
-        if stored.kind != SAVED:
+        if stored.kind == DELETED:
             events.append(ItemDeleted(cursor, item))
         elif item.deleted_at is None and item.trashed_at is None:
-            events.append(ItemSaved(cursor, item))
+            events.append(ItemSaved(cursor, item) if stored.kind == SAVED else ItemChanged(cursor, item))
     return events, position
 
 
-async def _why_empty(tx: Transaction, owner: Owner, format: str | None) -> EmptyState | None:
+async def _why_empty(tx: Transaction, owner: Owner, selection: Selection, *, is_first: bool) -> EmptyState | None:
     """Return why a page is empty; None for a page behind the last item."""
-    if not await tx.items.has_any(owner):
+    if not await tx.search.has_any(owner, Selection(in_trash=selection.in_trash)):
         return EmptyState.NOTHING_SAVED
-    return None if await tx.items.has_any(owner, format=format) else EmptyState.NOTHING_MATCHES
+    matches = not is_first and await tx.search.has_any(owner, selection)
+    return None if matches else EmptyState.NOTHING_MATCHES
+
+
+def _place(item: Item, sort: Sort) -> Place:
+    key = item.title_key if sort is Sort.TITLE else item.created_at
+    return key, item.item_id

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from library_service.words import NO_LABELS, Facts, Labels
 from service_kit.errors import AtelierError
 from service_kit.identity import Owner
 
@@ -60,12 +61,17 @@ class StoredFile:
 
 @dataclass(frozen=True, slots=True)
 class HeldAsset:
-    """An asset whose bytes stay for a time. Its own file comes first; `provenance` is the message as it came."""
+    """An asset whose bytes stay for a time. Its own file comes first; `provenance` is the message as it came.
+
+    One that was copied from an item names it in `source_item_id`.
+    """
 
     asset_id: str
     format: str
     provenance: bytes
     files: tuple[StoredFile, ...]
+    facts: Facts | None = None
+    source_item_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,9 @@ class Item:
     deleted_at: datetime | None
     version: int
     trashed_at: datetime | None = None
+    labels: Labels = NO_LABELS
+    notes: str = ""
+    title_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +117,27 @@ class SaveResult:
 
 
 @dataclass(frozen=True, slots=True)
+class ClearResult:
+    """What became of one asset: it is saved as an item and no longer in the workspace, or why it stays there."""
+
+    asset_id: str
+    item: Item | None = None
+    failure: AtelierError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """As which item an asset is saved; empty: it is not. `version` grows with every change for this asset."""
+
+    owner: Owner
+    asset_id: str
+    item_id: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """One page of items, newest first. `next_page_token` is empty on the last."""
+    """One page of items. `next_page_token` is empty on the last."""
 
     items: tuple[Item, ...]
     next_page_token: str
@@ -119,6 +147,14 @@ class Page:
 @dataclass(frozen=True, slots=True)
 class ItemSaved:
     """An item was saved."""
+
+    cursor: str
+    item: Item
+
+
+@dataclass(frozen=True, slots=True)
+class ItemChanged:
+    """What its owner says of an item was changed."""
 
     cursor: str
     item: Item
@@ -140,4 +176,4 @@ class ItemsSnapshot:
     items: tuple[Item, ...]
 
 
-ItemEvent = ItemSaved | ItemDeleted | ItemsSnapshot
+ItemEvent = ItemSaved | ItemChanged | ItemDeleted | ItemsSnapshot

@@ -1,14 +1,14 @@
-"""Trashes, restores and deletes items, and deletes the bytes that nothing uses: rows first, bytes, the blob's row."""
+"""Trashes and deletes items, and deletes the bytes of blobs that nothing uses: rows first, bytes, the blob's row."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
+from library_service import moves
 from library_service.domain import Item
 from library_service.outbox import Deliveries
-from library_service.storage import DELETED, SAVED, Storage, Transaction
+from library_service.storage import Storage, Transaction
 from library_service.storage.blob_rows import Doomed
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore
@@ -34,7 +34,7 @@ async def erase(store: BlobStore, bucket: str, key: str) -> None:
 
 
 class Removal:
-    """Trashes, restores and deletes items, and sweeps blobs."""
+    """Trashes and deletes items, and sweeps blobs."""
 
     def __init__(self, storage: Storage, store: BlobStore, deliveries: Deliveries, changes: Changes) -> None:
         self._storage = storage
@@ -51,28 +51,10 @@ class Removal:
         """
         async with self._storage.write() as tx:
             item = await _known(tx, caller.owner, item_id)
-            if not await tx.items.trash(caller.owner, item_id):
+            if not await moves.trash(tx, caller, item):
                 return
-            tx.tell(replace(item, version=item.version + 1), DELETED)
-            await tx.items.note(caller, "item_trashed", item_id)
-            await _mark(tx, item, "")
         log.info("item_trashed", item_id=item_id)
-        await self._tell(item)
-
-    async def restore_item(self, caller: Caller, item_id: str) -> None:
-        """Take an item out of the trash; one that is not there is answered again.
-
-        Raises:
-            NotFound: there is no such item, it was deleted, or somebody else owns it.
-        """
-        async with self._storage.write() as tx:
-            item = await _known(tx, caller.owner, item_id)
-            if item.deleted_at is not None:
-                raise NotFound.of("item", item_id)
-            if not await restore(tx, caller, item):
-                return
-        log.info("item_restored", item_id=item_id)
-        await self._tell(item)
+        await self.follow_up(caller.owner)
 
     async def delete_item(self, caller: Caller, item_id: str) -> None:
         """Delete an item for good, wherever it is; one that is gone is answered again.
@@ -82,15 +64,11 @@ class Removal:
         """
         async with self._storage.write() as tx:
             item = await _known(tx, caller.owner, item_id)
-            blob_ids = None if item.deleted_at is not None else await tx.items.bury(caller.owner, item_id)
-            if blob_ids is None:
+            if not await moves.delete(tx, caller, item):
                 return
-            await _forget(tx, item, blob_ids)
-            await tx.items.note(caller, "item_deleted", item_id)
         crash.reach("library.delete.committed")
         log.info("item_deleted", item_id=item_id)
-        self._changes.tell(caller.owner)
-        await self._finish(item)
+        await self.follow_up(caller.owner, sweeping=True)
 
     async def empty_trash(self, older_than: timedelta) -> int:
         """Delete some of the items that have been in the trash for too long. Returns how many were found."""
@@ -99,11 +77,8 @@ class Removal:
         for owner, item_id in overdue:
             async with self._storage.write() as tx:
                 item = await _known(tx, owner, item_id)
-                blob_ids = await tx.items.bury(owner, item_id, trashed_for=older_than)
-                if blob_ids is None:
+                if not await moves.expire(tx, item, trashed_for=older_than):
                     continue
-                await _forget(tx, item, blob_ids)
-                await tx.items.note_expiry(owner, "item_expired", item_id)
             log.info("item_expired", item_id=item_id)
             self._changes.tell(owner)
         return len(overdue)
@@ -156,36 +131,16 @@ class Removal:
             await tx.blobs.forget(blob.blob_id)
         return True
 
-    async def _tell(self, item: Item) -> None:
-        """Tell watchers, and the asset service: who looks at the workspace next sees the mark."""
-        self._changes.tell(item.owner)
+    async def follow_up(self, owner: Owner, *, sweeping: bool = False) -> None:
+        """Do now what the loops would do in a moment, so that who looks next sees neither mark nor, if so, bytes."""
+        self._changes.tell(owner)
         try:
             async with asyncio.timeout(_AFTERMATH_LIMIT_S):
+                if sweeping:
+                    await self.sweep()
                 await self._deliveries.deliver_due()
         except (TimeoutError, AtelierError) as error:
-            log.info("delivery_postponed", error=repr(error))
-
-    async def _finish(self, item: Item) -> None:
-        """Do now what the loops would do in a moment, so that who looks next sees neither bytes nor mark."""
-        try:
-            async with asyncio.timeout(_AFTERMATH_LIMIT_S):
-                await self.sweep()
-                await self._deliveries.deliver_due()
-        except (TimeoutError, AtelierError) as error:
-            log.info("deletion_goes_on", item_id=item.item_id, error=repr(error))
-
-
-async def restore(tx: Transaction, caller: Caller, item: Item, *, trashed_by: datetime | None = None) -> bool:
-    """Take an item out of the trash, in a transaction; with a moment only if it was there by then.
-
-    Watchers and the asset service are told. Tells whether it was taken out.
-    """
-    if not await tx.items.restore(item.owner, item.item_id, trashed_by=trashed_by):
-        return False
-    tx.tell(replace(item, version=item.version + 1), SAVED)
-    await tx.items.note(caller, "item_restored", item.item_id)
-    await _mark(tx, item, item.item_id)
-    return True
+            log.info("removal_goes_on", error=repr(error))
 
 
 async def _known(tx: Transaction, owner: Owner, item_id: str) -> Item:
@@ -193,17 +148,3 @@ async def _known(tx: Transaction, owner: Owner, item_id: str) -> Item:
     if item is None:
         raise NotFound.of("item", item_id)
     return item
-
-
-async def _forget(tx: Transaction, item: Item, blob_ids: list[str]) -> None:
-    """Do what follows when an item was buried."""
-    await tx.blobs.release(blob_ids)
-    buried = await tx.items.find(item.owner, item.item_id)
-    tx.tell(buried or item, DELETED)
-    await _mark(tx, item, "")
-
-
-async def _mark(tx: Transaction, item: Item, item_id: str) -> None:
-    """Owe the asset service the news as which item an asset is saved; empty: it is not."""
-    version = await tx.items.mark(item.owner, item.asset_id, item_id)
-    await tx.outbox.owe_mark(item.owner, asset_id=item.asset_id, item_id=item_id, version=version)

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from library_service.clients import AssetControl
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
+from library_service.moves import restore
 from library_service.outbox import Deliveries
-from library_service.removal import erase, restore
+from library_service.removal import erase
 from library_service.storage import SAVED, Storage, Transaction
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, key_segment
@@ -220,7 +221,7 @@ class Saving:
             deleted_at=None,
             version=1,
         )
-        await tx.items.add(item, blob_ids)
+        await tx.items.add(item, blob_ids, held.facts)
         tx.tell(item, SAVED)
         await tx.items.note(caller, "item_saved", item_id)
         version = await tx.items.mark(caller.owner, held.asset_id, item_id)

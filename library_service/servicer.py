@@ -9,11 +9,12 @@ from typing import Any
 
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.library.v1 import library_service_pb2_grpc
-from library_service import wire
+from library_service import shelf_wire, wire
 from library_service.catalogue import Catalogue
 from library_service.domain import Place
 from library_service.removal import Removal
 from library_service.saving import Saving
+from library_service.shelving import Shelving
 from service_kit.blobs import SignedUrl
 from service_kit.identity import current_caller
 from service_kit.media_urls import MediaSigner
@@ -34,12 +35,14 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         saving: Saving,
         catalogue: Catalogue,
         removal: Removal,
+        shelving: Shelving,
         media: MediaSigner,
         media_url_ttl: timedelta,
     ) -> None:
         self._saving = saving
         self._catalogue = catalogue
         self._removal = removal
+        self._shelving = shelving
         self._media = media
         self._media_url_ttl = media_url_ttl
 
@@ -50,7 +53,8 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
     async def ListItems(self, request: pb.ListItemsRequest, context: Any) -> pb.ListItemsResponse:
         page = await self._catalogue.list_items(
             current_caller().owner,
-            format=wire.format_filter(request.format),
+            shelf_wire.selection(request),
+            sort=shelf_wire.sort(request),
             page_size=request.page_size if request.HasField("page_size") else None,
             page_token=request.page_token,
         )
@@ -67,6 +71,39 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         else:
             await self._removal.trash_item(caller, request.item_id)
         return pb.DeleteItemResponse()
+
+    async def CountItems(self, request: pb.CountItemsRequest, context: Any) -> pb.CountItemsResponse:
+        counts = await self._catalogue.count_items(current_caller().owner, shelf_wire.selection(request))
+        return shelf_wire.counts_to_proto(counts)
+
+    async def UpdateItem(self, request: pb.UpdateItemRequest, context: Any) -> pb.UpdateItemResponse:
+        item = await self._shelving.update_item(current_caller(), request.item_id, **shelf_wire.update(request))
+        return pb.UpdateItemResponse(item=wire.item_to_proto(item, self._sign))
+
+    async def ChangeItems(self, request: pb.ChangeItemsRequest, context: Any) -> pb.ChangeItemsResponse:
+        change = shelf_wire.change(request)
+        results = await self._shelving.change_items(current_caller(), request.item_ids, change)
+        return pb.ChangeItemsResponse(results=[shelf_wire.change_result_to_proto(result) for result in results])
+
+    async def GetRecipe(self, request: pb.GetRecipeRequest, context: Any) -> pb.GetRecipeResponse:
+        item = await self._catalogue.get_item(current_caller().owner, request.item_id)
+        return pb.GetRecipeResponse(request=shelf_wire.recipe(item, as_enhanced=request.as_enhanced))
+
+    async def CreateCollection(self, request: pb.CreateCollectionRequest, context: Any) -> pb.CreateCollectionResponse:
+        made = await self._shelving.create_collection(current_caller().owner, request.name)
+        return pb.CreateCollectionResponse(collection=shelf_wire.collection_to_proto(made))
+
+    async def ListCollections(self, request: pb.ListCollectionsRequest, context: Any) -> pb.ListCollectionsResponse:
+        found = await self._shelving.list_collections(current_caller().owner)
+        return pb.ListCollectionsResponse(collections=[shelf_wire.collection_to_proto(each) for each in found])
+
+    async def RenameCollection(self, request: pb.RenameCollectionRequest, context: Any) -> pb.RenameCollectionResponse:
+        renamed = await self._shelving.rename_collection(current_caller().owner, request.collection_id, request.name)
+        return pb.RenameCollectionResponse(collection=shelf_wire.collection_to_proto(renamed))
+
+    async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
+        await self._shelving.delete_collection(current_caller().owner, request.collection_id)
+        return pb.DeleteCollectionResponse()
 
     async def WatchItems(self, request: pb.WatchItemsRequest, context: Any) -> AsyncIterator[pb.WatchItemsResponse]:
         await context.send_initial_metadata((("atelier-stream", "open"),))

@@ -1,4 +1,4 @@
-"""What the library does by itself: pays the outbox, sweeps blobs, empties the trash, trims events."""
+"""What the library does by itself: pays the outbox, sweeps blobs, empties the trash, trims, reads unread items."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from library_service.outbox import Deliveries
 from library_service.removal import Removal
+from library_service.shelving import Shelving
 from library_service.storage import Storage, Transaction
 from service_kit.settings_table import LibrarySettings
 from service_kit.tasks import BackgroundTasks
@@ -14,6 +15,7 @@ from service_kit.tasks import BackgroundTasks
 _DELIVERY_EVERY_S = 0.5
 _SWEEP_EVERY_S = 15.0
 _TRIM_EVERY_S = 600.0
+_READ_EVERY_S = 10.0
 
 
 class Upkeep:
@@ -25,11 +27,13 @@ class Upkeep:
         storage: Storage,
         deliveries: Deliveries,
         removal: Removal,
+        shelving: Shelving,
         settings: LibrarySettings,
     ) -> None:
         self._storage = storage
         self._deliveries = deliveries
         self._removal = removal
+        self._shelving = shelving
         self._settings = settings
 
     def start(self, tasks: BackgroundTasks) -> None:
@@ -37,6 +41,7 @@ class Upkeep:
         tasks.start("library.outbox", self._deliver)
         tasks.start("library.sweep", self._sweep)
         tasks.start("library.trim", self._trim)
+        tasks.start("library.words", self._read_unread)
 
     async def _deliver(self) -> None:
         while True:
@@ -47,6 +52,11 @@ class Upkeep:
         while True:
             await self._removal.sweep()
             await asyncio.sleep(_SWEEP_EVERY_S)
+
+    async def _read_unread(self) -> None:
+        while True:
+            if not await self._shelving.read_unread():
+                await asyncio.sleep(_READ_EVERY_S)
 
     async def _trim(self) -> None:
         mine = self._settings

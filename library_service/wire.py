@@ -8,25 +8,29 @@ from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from atelier.asset.v1 import asset_control_service_pb2, asset_pb2
+from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from library_service.domain import (
     MAIN_FILE,
+    ClearResult,
     EmptyState,
     HeldAsset,
     Item,
+    ItemChanged,
     ItemDeleted,
     ItemEvent,
     ItemSaved,
+    Mark,
     Media,
     Page,
     Place,
     SaveResult,
     StoredFile,
 )
+from library_service.words import Facts, Labels
 from service_kit.blobs import SignedUrl
-from service_kit.errors import InvalidArgument
+from service_kit.errors import Aborted, AtelierError, InvalidArgument
 from service_kit.identity import Owner
 
 Sign = Callable[[Place], SignedUrl]
@@ -55,12 +59,51 @@ def held_asset(held: asset_control_service_pb2.HeldAsset) -> HeldAsset | None:
     for rendition, blob in zip(asset.renditions, held.rendition_blobs, strict=True):
         kind = media_pb2.RenditionKind.Name(rendition.kind).removeprefix(_RENDITION).lower()
         files.append(StoredFile(kind, _media(rendition.media), _place(blob)))
+    kind_of_format = generation_pb2.Format.Name(asset.format).removeprefix(_FORMAT).lower()
     return HeldAsset(
         asset_id=asset.asset_id,
-        format=generation_pb2.Format.Name(asset.format).removeprefix(_FORMAT).lower(),
+        format=kind_of_format,
         provenance=asset.provenance.SerializeToString(deterministic=True),
         files=tuple(files),
+        facts=facts(asset.provenance, kind_of_format),
+        source_item_id=asset.source_item_id,
     )
+
+
+def mark_to_proto(mark: Mark) -> asset_control_service_pb2.MarkSavedRequest:
+    """Return the message of a mark."""
+    return asset_control_service_pb2.MarkSavedRequest(
+        asset_id=mark.asset_id, owner=owner_to_proto(mark.owner), item_id=mark.item_id, version=mark.version
+    )
+
+
+def item_to_copy(item: Item) -> asset_control_service_pb2.CopyItemRequest:
+    """Return an item as the asset service needs it to make an asset of it."""
+    request = asset_control_service_pb2.CopyItemRequest(owner=owner_to_proto(item.owner), item_id=item.item_id)
+    request.provenance.ParseFromString(item.provenance)
+    for file in item.files:
+        kind = media_pb2.RENDITION_KIND_UNSPECIFIED
+        if file.rendition != MAIN_FILE:
+            kind = media_pb2.RenditionKind.Value(_RENDITION + file.rendition.upper())
+        place = media_pb2.BlobRef(bucket=file.place.bucket, key=file.place.key, generation=file.place.generation)
+        request.files.add(rendition=kind, media=_media_to_proto(file.media), blob=place)
+    return request
+
+
+def not_discarded(reply: asset_service_pb2.DiscardAssetsResponse) -> dict[str, AtelierError]:
+    """Return why assets are still there that were to be removed, by id."""
+    return {
+        result.asset_id: Aborted(result.failure.message)
+        for result in reply.results
+        if result.HasField("failure") and result.failure.reason != error_pb2.ERROR_REASON_NOT_FOUND
+    }
+
+
+def facts(provenance: generation_pb2.Provenance, format: str) -> Facts:
+    """Return what a provenance says that an item is found by. One that was uploaded has neither model nor seed."""
+    prompts = tuple(text for text in (provenance.prompt, provenance.enhanced_prompt) if text)
+    seed = provenance.seed if provenance.HasField("settings") else None
+    return Facts(prompts, provenance.settings.model, seed, format)
 
 
 def format_filter(number: int) -> str | None:
@@ -81,6 +124,10 @@ def item_to_proto(item: Item, sign: Sign) -> pb.Item:
     message = pb.Item(
         item_id=item.item_id, asset_id=item.asset_id, created_at=_time(item.created_at), version=item.version
     )
+    message.is_favourite = item.labels.is_favourite
+    message.title, message.notes = item.labels.title, item.notes
+    message.tags.extend(item.labels.tags)
+    message.collection_ids.extend(item.labels.collection_ids)
     if item.trashed_at is not None:
         message.trashed_at.CopyFrom(_time(item.trashed_at))
     if not item.files:
@@ -109,9 +156,28 @@ def save_result_to_proto(result: SaveResult, sign: Sign) -> pb.SaveResult:
         return pb.SaveResult(asset_id=result.asset_id, item=item_to_proto(result.item, sign))
     if result.failure is None:
         raise ValueError("a save has neither item nor failure")
-    reason = error_pb2.ErrorReason.Value(f"ERROR_REASON_{result.failure.reason.name}")
-    failure = pb.SaveFailure(reason=reason, message=result.failure.message)
-    return pb.SaveResult(asset_id=result.asset_id, failure=failure)
+    return pb.SaveResult(asset_id=result.asset_id, failure=_failure(result.failure))
+
+
+def clear_result_to_proto(result: ClearResult, sign: Sign) -> pb.ClearResult:
+    """Return the message of what became of one asset."""
+    if result.item is not None:
+        return pb.ClearResult(asset_id=result.asset_id, item=item_to_proto(result.item, sign))
+    if result.failure is None:
+        raise ValueError("a clearing has neither item nor failure")
+    return pb.ClearResult(asset_id=result.asset_id, failure=_failure(result.failure))
+
+
+def copy_result_to_proto(item_id: str, result: asset_pb2.Asset | AtelierError) -> pb.CopyResult:
+    """Return the message of what became of one item."""
+    if isinstance(result, AtelierError):
+        return pb.CopyResult(item_id=item_id, failure=_failure(result))
+    return pb.CopyResult(item_id=item_id, asset=result)
+
+
+def _failure(error: AtelierError) -> pb.SaveFailure:
+    reason = error_pb2.ErrorReason.Value(f"ERROR_REASON_{error.reason.name}")
+    return pb.SaveFailure(reason=reason, message=error.message)
 
 
 def page_to_proto(page: Page, sign: Sign) -> pb.ListItemsResponse:
@@ -128,9 +194,11 @@ def event_to_proto(event: ItemEvent, sign: Sign) -> pb.WatchItemsResponse:
     match event:
         case ItemSaved():
             return pb.WatchItemsResponse(cursor=event.cursor, saved=item_to_proto(event.item, sign))
+        case ItemChanged():
+            return pb.WatchItemsResponse(cursor=event.cursor, changed=item_to_proto(event.item, sign))
         case ItemDeleted():
             # Also one that only went into the trash: who watches the library is shown no more of it.
-            gone = replace(event.item, files=())
+            gone = replace(event.item, files=(), labels=Labels(), notes="")
             return pb.WatchItemsResponse(cursor=event.cursor, deleted=item_to_proto(gone, sign))
         case _:
             snapshot = pb.ItemsSnapshot(items=[item_to_proto(item, sign) for item in event.items])

@@ -25,7 +25,7 @@ _OWNER_TAG = 8
 # Vowels of Indic scripts are marks too, of class 0; nuktas, voiced kana and viramas (7 to 9) tell words apart as well.
 _KEPT_MARKS = frozenset({0, 7, 8, 9})
 _VARIATIONS = frozenset(map(chr, range(0xFE00, 0xFE10)))
-_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ـ": "", "'": "", "’": ""})
+_LETTERS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ـ": ""})
 # Written without spaces: Han, kana, Hangul, Bopomofo, Thai, Lao, Myanmar, Khmer.
 _SPACELESS = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -52,6 +52,9 @@ class Labels:
     tags: tuple[str, ...] = ()
     is_favourite: bool = False
     collection_ids: tuple[str, ...] = ()
+
+
+NO_LABELS = Labels()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from library_service.domain import Item
 from library_service.storage.blob_rows import BlobRows
 from library_service.storage.items import Items
 from library_service.storage.outbox import Outbox
+from library_service.storage.search import Search
+from library_service.storage.shelves import Shelves
 from library_service.storage.tables import event_log
 from service_kit.database import Database
 from service_kit.events.log import NewEvent, Place, StoredEvent
@@ -20,6 +22,7 @@ from service_kit.storage import TransactionalStorage, View
 MIGRATIONS = "library_service.storage.migrations"
 SAVED = "saved"
 DELETED = "deleted"
+CHANGED = "changed"
 
 
 class Transaction(View):
@@ -29,6 +32,8 @@ class Transaction(View):
         self._db = db
         self._connection = connection
         self.items = Items(connection)
+        self.search = Search(connection)
+        self.shelves = Shelves(connection)
         self.blobs = BlobRows(connection)
         self.outbox = Outbox(connection)
         self._new_events: list[NewEvent] = []
@@ -43,7 +48,7 @@ class Transaction(View):
         await event_log.write(self._connection, new)
 
     def tell(self, item: Item, kind: str) -> None:
-        """Tell that an item was saved or deleted. Watchers read the item itself: the event carries no copy."""
+        """Tell that an item was saved, changed or deleted. Watchers read the item itself: the event carries no copy."""
         self._new_events.append(NewEvent(item.owner, item.item_id, item.version, kind))
 
     async def events_after(self, position: int, owner: Owner, *, limit: int) -> list[StoredEvent]:
@@ -75,4 +80,4 @@ class Storage(TransactionalStorage[Transaction]):
         return self._db.is_sqlite
 
 
-__all__ = ["DELETED", "MIGRATIONS", "SAVED", "Storage", "Transaction"]
+__all__ = ["CHANGED", "DELETED", "MIGRATIONS", "SAVED", "Storage", "Transaction"]

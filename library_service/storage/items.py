@@ -6,13 +6,22 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, select, true, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, and_, delete, insert, literal, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
-from library_service.storage.tables import audit, blobs, item_files, saved_marks, user_library
-from service_kit.bulk import delete_some, upsert
+from library_service.storage.tables import (
+    audit,
+    blobs,
+    collection_items,
+    item_files,
+    item_tags,
+    saved_marks,
+    user_library,
+)
+from library_service.words import VERSION, Facts, Labels, tokens_of
+from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
 from service_kit.errors import Aborted
 from service_kit.identity import Caller, Owner
@@ -27,40 +36,17 @@ class Items:
 
     async def find_saved(self, owner: Owner, asset_id: str) -> Item | None:
         """Return the item that an asset is saved as, also if that is in the trash; None when there is none."""
-        query = select(user_library).where(_of(owner), _not_deleted(), user_library.c.asset_id == asset_id)
+        query = select(user_library).where(of_owner(owner), _not_deleted(), user_library.c.asset_id == asset_id)
         return await self._one(query)
 
     async def find(self, owner: Owner, item_id: str) -> Item | None:
         """Return an item, deleted or not; None when there never was one, or somebody else owns it."""
-        return await self._one(select(user_library).where(_of(owner), user_library.c.item_id == item_id))
+        return await self._one(select(user_library).where(of_owner(owner), user_library.c.item_id == item_id))
 
-    async def newest(
-        self, owner: Owner, *, format: str | None, before: tuple[datetime, str] | None, limit: int
-    ) -> list[Item]:
-        """Return an owner's items outside the trash, newest first, after the place (`created_at`, `item_id`)."""
-        query = (
-            select(user_library)
-            .where(_of(owner), _not_deleted(), _not_trashed())
-            .order_by(user_library.c.created_at.desc(), user_library.c.item_id.desc())
-            .limit(limit)
-        )
-        if format is not None:
-            query = query.where(user_library.c.format == format)
-        if before is not None:
-            place = tuple_(literal(before[0], UtcDateTime), before[1])
-            query = query.where(tuple_(user_library.c.created_at, user_library.c.item_id) < place)
-        rows = (await self._tx.execute(query)).all()
-        return await self._with_files(rows)
-
-    async def has_any(self, owner: Owner, *, format: str | None = None) -> bool:
-        """Tell whether an owner has an item outside the trash, of one format or of any."""
-        query = select(user_library.c.item_id).where(_of(owner), _not_deleted(), _not_trashed()).limit(1)
-        if format is not None:
-            query = query.where(user_library.c.format == format)
-        return (await self._tx.execute(query)).first() is not None
-
-    async def add(self, item: Item, blob_ids: Sequence[str]) -> None:
+    async def add(self, item: Item, blob_ids: Sequence[str], facts: Facts | None = None) -> None:
         """Write a new item; its files are the blobs, in the order of `item.files`.
+
+        Without facts nobody finds it by anything until upkeep has read them.
 
         Raises:
             Aborted: the asset was saved at the same moment.
@@ -77,6 +63,7 @@ class Items:
                     created_at=item.created_at,
                     deleted_at=None,
                     version=item.version,
+                    **found_by(item, facts),
                 )
             )
         except IntegrityError as error:
@@ -115,8 +102,11 @@ class Items:
             The blobs that it had, one id for each file; None when somebody else buried or restored it meanwhile.
         """
         condition = true() if trashed_for is None else _trashed_for(trashed_for)
-        if not await self._change(owner, item_id, condition, deleted_at=db_now(), provenance=b""):
+        nothing = {"provenance": b"", "title": "", "title_key": "", "notes": "", "model": "", "words": None}
+        if not await self._change(owner, item_id, condition, deleted_at=db_now(), **nothing):
             return None
+        for labels in (item_tags, collection_items):
+            await self._tx.execute(delete(labels).where(labels.c.item_id == item_id))
         return list(
             (
                 await self._tx.execute(
@@ -171,30 +161,48 @@ class Items:
     async def _change(self, owner: Owner, item_id: str, condition: ColumnElement[bool], **values: Any) -> bool:
         changed = await self._tx.execute(
             update(user_library)
-            .where(_of(owner), user_library.c.item_id == item_id, _not_deleted(), condition)
+            .where(of_owner(owner), user_library.c.item_id == item_id, _not_deleted(), condition)
             .values(version=user_library.c.version + 1, **values)
         )
         return changed.rowcount > 0
 
     async def _one(self, query: Any) -> Item | None:
         row = (await self._tx.execute(query)).one_or_none()
-        return None if row is None else (await self._with_files([row]))[0]
-
-    async def _with_files(self, rows: Sequence[Row[Any]]) -> list[Item]:
-        files: dict[str, list[StoredFile]] = {row.item_id: [] for row in rows}
-        if files:
-            query = (
-                select(item_files.c.item_id, item_files.c.rendition, blobs)
-                .join(blobs, blobs.c.blob_id == item_files.c.blob_id)
-                .where(item_files.c.item_id.in_(list(files)))
-                .order_by(item_files.c.item_id, item_files.c.position)
-            )
-            for found in await self._tx.execute(query):
-                files[found.item_id].append(_to_file(found))
-        return [_to_item(row, files[row.item_id]) for row in rows]
+        return None if row is None else (await with_files(self._tx, [row]))[0]
 
 
-def _of(owner: Owner) -> ColumnElement[bool]:
+async def with_files(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Item]:
+    """Return the items of rows, in their order, each with its files, tags and collections."""
+    item_ids = [row.item_id for row in rows]
+    if not item_ids:
+        return []
+    files: dict[str, list[StoredFile]] = {item_id: [] for item_id in item_ids}
+    query = (
+        select(item_files.c.item_id, item_files.c.rendition, blobs)
+        .join(blobs, blobs.c.blob_id == item_files.c.blob_id)
+        .where(among(item_files.c.item_id, item_ids))
+        .order_by(item_files.c.item_id, item_files.c.position)
+    )
+    for found in await tx.execute(query):
+        files[found.item_id].append(_to_file(found))
+    tags = await _texts(tx, item_tags, "tag", "tag_key", item_ids)
+    collection_ids = await _texts(tx, collection_items, "collection_id", "collection_id", item_ids)
+    return [_to_item(row, files[row.item_id], tags[row.item_id], collection_ids[row.item_id]) for row in rows]
+
+
+async def _texts(
+    tx: AsyncConnection, table: Table, column: str, order: str, item_ids: Sequence[str]
+) -> dict[str, list[str]]:
+    """Return what a table says in a column about each item."""
+    texts: dict[str, list[str]] = {item_id: [] for item_id in item_ids}
+    query = select(table.c.item_id, table.c[column]).where(among(table.c.item_id, item_ids))
+    for item_id, value in await tx.execute(query.order_by(table.c.item_id, table.c[order])):
+        texts[item_id].append(value)
+    return texts
+
+
+def of_owner(owner: Owner) -> ColumnElement[bool]:
+    """Return the condition that an item is an owner's."""
     return and_(user_library.c.tenant_id == owner.tenant_id, user_library.c.owner_id == owner.owner_id)
 
 
@@ -218,7 +226,15 @@ def _to_file(row: Row[Any]) -> StoredFile:
     )
 
 
-def _to_item(row: Row[Any], files: Sequence[StoredFile]) -> Item:
+def found_by(item: Item, facts: Facts | None) -> dict[str, Any]:
+    """Return the columns by which an item is found; without facts nobody finds it until upkeep has read them."""
+    if facts is None:
+        return {}
+    words = tokens_of(item.owner, facts, item.labels)
+    return {"model": facts.model, "words": words, "words_version": VERSION}
+
+
+def _to_item(row: Row[Any], files: Sequence[StoredFile], tags: Sequence[str], collection_ids: Sequence[str]) -> Item:
     return Item(
         item_id=row.item_id,
         owner=Owner(row.tenant_id, row.owner_id),
@@ -230,4 +246,7 @@ def _to_item(row: Row[Any], files: Sequence[StoredFile]) -> Item:
         deleted_at=row.deleted_at,
         version=row.version,
         trashed_at=row.trashed_at,
+        labels=Labels(row.title, tuple(tags), row.is_favourite, tuple(collection_ids)),
+        notes=row.notes,
+        title_key=row.title_key,
     )

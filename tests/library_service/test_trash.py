@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from atelier.library.v1 import library_service_pb2 as pb
+from atelier.type.v1 import error_pb2
 from library_service.domain import Item
 from service_kit.blobs import LIBRARY_BUCKET
-from service_kit.errors import NotFound
 from service_kit.ids import new_id
 from tests.library_service.house import ADA, BOB, Desk, House, next_of, picture
 
@@ -82,18 +82,19 @@ async def test_a_save_that_was_asked_before_does_not_restore_what_was_trashed_af
 
 
 async def test_restoring_is_idempotent_and_only_for_the_owner(house: House) -> None:
-    async with house.as_(ADA) as ada:
+    async def restored(desk: Desk, *item_ids: str) -> list[int]:
+        request = pb.ChangeItemsRequest(item_ids=item_ids, move=pb.ITEM_MOVE_RESTORE)
+        return [result.failure.reason for result in (await desk.library.ChangeItems(request)).results]
+
+    async with house.as_(ADA) as ada, house.as_(BOB) as bob:
         item = await trashed(house, ada)
-        with pytest.raises(NotFound):
-            await house.library.removal.restore_item(house.caller(BOB), item.item_id)
-        with pytest.raises(NotFound):
-            await house.library.removal.restore_item(house.caller(ADA), new_id())
-        for _ in range(2):
-            await house.library.removal.restore_item(house.caller(ADA), item.item_id)
+        assert await restored(bob, item.item_id) == [error_pb2.ERROR_REASON_NOT_FOUND]
+        assert await restored(ada, new_id(), item.item_id) == [error_pb2.ERROR_REASON_NOT_FOUND, 0]
+        assert await restored(ada, item.item_id) == [0]
+        assert (await stored(house, item.item_id)).version == 3
         assert await ada.saved_as(item.asset_id) == item.item_id
         await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=item.item_id, permanently=True))
-        with pytest.raises(NotFound):
-            await house.library.removal.restore_item(house.caller(ADA), item.item_id)
+        assert await restored(ada, item.item_id) == [error_pb2.ERROR_REASON_NOT_FOUND]
 
 
 async def test_the_trash_is_emptied_when_its_time_is_over_and_not_before(house: House) -> None:

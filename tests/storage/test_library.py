@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from library_service.domain import Copying, Item, Media, Place, StoredFile
+from library_service.selection import Selection, Sort
 from library_service.storage import DELETED, SAVED, Storage, Transaction
 from library_service.storage.outbox import Debt, DebtKind
 from library_service.storage.tables import audit, saved_marks
@@ -48,6 +49,12 @@ async def save(library: Storage, one: Item) -> None:
         await tx.items.add(one, [await keep(tx, f"blob-{one.item_id}", one.owner, one.item_id)])
 
 
+async def listed(tx: Transaction, owner: Owner) -> list[str]:
+    """Return the ids of an owner's newest items."""
+    found = await tx.search.page(owner, Selection(), sort=Sort.NEWEST, after=None, limit=9)
+    return [one.item_id for one in found]
+
+
 async def test_an_item_comes_back_as_it_was_and_only_for_its_owner(library: Storage, clock: ManualClock) -> None:
     mine = item("i1", clock)
     thumb = StoredFile("thumb_256", media(), Place("", "", ""))
@@ -66,28 +73,10 @@ async def test_an_item_comes_back_as_it_was_and_only_for_its_owner(library: Stor
         for owner in (BOB, OTHER):
             assert await tx.items.find(owner, "i1") is None
             assert await tx.items.find_saved(owner, "of-i1") is None
-            assert not await tx.items.has_any(owner)
+            assert not await tx.search.has_any(owner, Selection())
         assert await tx.items.find_saved(ANN, "unknown") is None
-        assert await tx.items.has_any(ANN)
-        assert await tx.items.has_any(ANN, format="image")
-        assert not await tx.items.has_any(ANN, format="video")
-
-
-async def test_items_are_listed_newest_first_page_by_page(library: Storage, clock: ManualClock) -> None:
-    for item_id, kind in (("a", "image"), ("b", "video")):
-        await save(library, item(item_id, clock, format=kind))
-    clock.advance(MINUTE)
-    await save(library, item("c", clock))
-    await save(library, item("d", clock, owner=BOB))
-    async with library.read() as tx:
-        everything = await tx.items.newest(ANN, format=None, before=None, limit=10)
-        assert [one.item_id for one in everything] == ["c", "b", "a"]
-        assert all(one.files for one in everything)
-        first = await tx.items.newest(ANN, format=None, before=None, limit=2)
-        rest = await tx.items.newest(ANN, format=None, before=(first[-1].created_at, first[-1].item_id), limit=2)
-        assert [one.item_id for one in (*first, *rest)] == ["c", "b", "a"]
-        assert [one.item_id for one in await tx.items.newest(ANN, format="video", before=None, limit=9)] == ["b"]
-        assert await tx.items.newest(OTHER, format=None, before=None, limit=9) == []
+        assert await tx.search.has_any(ANN, Selection())
+        assert not await tx.search.has_any(ANN, Selection(in_trash=True))
 
 
 async def test_an_asset_is_saved_once_until_its_item_is_deleted(library: Storage, clock: ManualClock) -> None:
@@ -104,7 +93,7 @@ async def test_an_asset_is_saved_once_until_its_item_is_deleted(library: Storage
         assert (tombstone.deleted_at, tombstone.version, tombstone.provenance) == (clock.now(), 2, b"")
         assert tombstone.files == ()
         assert await tx.items.find_saved(ANN, "a") is None
-        assert await tx.items.newest(ANN, format=None, before=None, limit=9) == []
+        assert await listed(tx, ANN) == []
     await save(library, item("i4", clock, asset_id="a"))
     async with library.write() as tx:
         assert await tx.items.trim_deleted(MINUTE) == 0
@@ -300,7 +289,7 @@ async def test_the_trash_holds_items_until_they_are_restored_or_buried(library: 
         trashed = await tx.items.find_saved(ANN, "of-i1")
         assert trashed is not None
         assert (trashed.item_id, trashed.trashed_at, trashed.version) == ("i1", clock.now(), 2)
-        assert [each.item_id for each in await tx.items.newest(ANN, format=None, before=None, limit=9)] == ["i2"]
+        assert await listed(tx, ANN) == ["i2"]
         assert not await tx.items.restore(BOB, "i1")
         assert not await tx.items.restore(ANN, "i1", trashed_by=clock.now() - MINUTE)
         assert await tx.items.restore(ANN, "i1", trashed_by=clock.now())
