@@ -16,8 +16,9 @@ import httpx
 from atelier_client import _calls as calls
 from atelier_client._calls import Call, GenerateOptions, ImportDescription
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
-from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
-from atelier_client.errors import NotAllowed, NotFound
+from atelier_client._results import Fetch, Source, generated, succeeded
+from atelier_client._upload import Outgoing
+from atelier_client.errors import AtelierError, NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
@@ -153,7 +154,17 @@ class AsyncAtelier:
         return await self._send(calls.discard_asset(asset_id))
 
     async def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
-        return await self._send(await asyncio.to_thread(upload_call, source, filename, import_key))
+        file = await asyncio.to_thread(Outgoing, source, filename, import_key, self._policy)
+        if file.whole:
+            return await self._send(await asyncio.to_thread(file.create))
+        reached = await self._send(file.begin())
+        while (piece := await asyncio.to_thread(file.append, reached)) is not None:
+            try:
+                reached = await self._send(piece)
+            except AtelierError as error:
+                await asyncio.sleep(file.pause_after(error))
+                reached = await self._send(file.look(reached))
+        return await self._send(file.complete(reached))
 
     async def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
         return await self._send(calls.describe_import(import_key, description))

@@ -52,7 +52,7 @@ class Call(Generic[T]):
     accept: frozenset[int] = frozenset()
 
 
-def _one(cls: type[T], name: str) -> Callable[[Body], T]:
+def one(cls: type[T], name: str) -> Callable[[Body], T]:
     """Read `{"job": {...}}`."""
 
     def read(body: Body) -> T:
@@ -137,7 +137,7 @@ def generate_content(prompt: str, model: str, options: GenerateOptions) -> Call[
 
 def get_job(job_id: str) -> Call[Job]:
     """`GET /v1/jobs/{job_id}`."""
-    return Call("GET", _path("/v1/jobs/{}", job_id), _one(Job, "job"))
+    return Call("GET", _path("/v1/jobs/{}", job_id), one(Job, "job"))
 
 
 def list_jobs(state: str, page_size: int | None, page_token: str) -> Call[Page[Job]]:
@@ -148,7 +148,7 @@ def list_jobs(state: str, page_size: int | None, page_token: str) -> Call[Page[J
 
 def cancel_job(job_id: str) -> Call[Job]:
     """`POST /v1/jobs/{job_id}/cancel`."""
-    return Call("POST", _path("/v1/jobs/{}/cancel", job_id), _one(Job, "job"), json={})
+    return Call("POST", _path("/v1/jobs/{}/cancel", job_id), one(Job, "job"), json={})
 
 
 def watch_job(job_id: str, after: str) -> Call[None]:
@@ -167,12 +167,12 @@ def list_assets(job_id: str, page_size: int | None, page_token: str) -> Call[Pag
 
 def get_asset(asset_id: str) -> Call[Asset]:
     """`GET /v1/assets/{asset_id}`."""
-    return Call("GET", _path("/v1/assets/{}", asset_id), _one(Asset, "asset"))
+    return Call("GET", _path("/v1/assets/{}", asset_id), one(Asset, "asset"))
 
 
 def discard_asset(asset_id: str) -> Call[Asset]:
     """`DELETE /v1/assets/{asset_id}`."""
-    return Call("DELETE", _path("/v1/assets/{}", asset_id), _one(Asset, "asset"))
+    return Call("DELETE", _path("/v1/assets/{}", asset_id), one(Asset, "asset"))
 
 
 def create_upload(data: bytes, filename: str, sha256: str, import_key: str = "") -> Call[Asset]:
@@ -180,7 +180,7 @@ def create_upload(data: bytes, filename: str, sha256: str, import_key: str = "")
     return Call(
         "POST",
         "/v1/uploads",
-        _one(Asset, "asset"),
+        one(Asset, "asset"),
         params=_given(filename=filename, size_bytes=len(data), sha256=sha256, import_key=import_key),
         content=data,
         headers={"content-type": "application/octet-stream"},
@@ -240,7 +240,7 @@ def list_items(format: str, page_size: int | None, page_token: str) -> Call[Page
 
 def get_item(item_id: str) -> Call[Item]:
     """`GET /v1/items/{item_id}`."""
-    return Call("GET", _path("/v1/items/{}", item_id), _one(Item, "item"))
+    return Call("GET", _path("/v1/items/{}", item_id), one(Item, "item"))
 
 
 def update_item(
@@ -251,7 +251,7 @@ def update_item(
     body: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
     if tags is not None:
         body["tags"] = {"tags": list(tags)}
-    return Call("PATCH", _path("/v1/items/{}", item_id), _one(Item, "item"), json=body)
+    return Call("PATCH", _path("/v1/items/{}", item_id), one(Item, "item"), json=body)
 
 
 def delete_item(item_id: str) -> Call[None]:
@@ -279,7 +279,7 @@ def put_model(model: Model) -> Call[Model]:
         body["aliases"] = list(model.aliases)
     if model.formats:
         body["formats"] = list(model.formats)
-    return Call("PUT", _path("/v1/models/{}", model.name), _one(Model, "model"), json=body)
+    return Call("PUT", _path("/v1/models/{}", model.name), one(Model, "model"), json=body)
 
 
 def delete_model(name: str) -> Call[None]:
@@ -301,7 +301,7 @@ def list_keys(owner_id: str, page_size: int | None, page_token: str) -> Call[Pag
 
 def revoke_key(key_id: str) -> Call[Key]:
     """`DELETE /v1/keys/{key_id}`."""
-    return Call("DELETE", _path("/v1/keys/{}", key_id), _one(Key, "key"))
+    return Call("DELETE", _path("/v1/keys/{}", key_id), one(Key, "key"))
 
 
 def create_sign_in_code() -> Call[SignInCode]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_client._calls import Call, create_upload
 from atelier_client._download import Arriving, filename_of, filename_of_url, target_of
 from atelier_client.errors import AtelierError, JobFailed
 from atelier_client.models import Asset, Generated, Item, Job, Page
@@ -24,13 +22,6 @@ def succeeded(job: Job) -> Job:
 def generated(job: Job, page: Page[Asset]) -> Generated:
     """Return a job with its assets in the order of their index."""
     return Generated(job, tuple(sorted(page, key=lambda asset: asset.asset_index)))
-
-
-def upload_call(source: Path | bytes, filename: str, import_key: str = "") -> Call[Asset]:
-    """Return the request that brings in a file, given as its path or as bytes. Raises OSError."""
-    data = source if isinstance(source, bytes) else source.read_bytes()
-    name = filename or ("" if isinstance(source, bytes) else source.name)
-    return create_upload(data, name, hashlib.sha256(data).hexdigest(), import_key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ import httpx
 from atelier_client import _calls as calls
 from atelier_client._calls import Call, GenerateOptions, ImportDescription
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
-from atelier_client._results import Fetch, Source, generated, succeeded, upload_call
-from atelier_client.errors import NotAllowed, NotFound
+from atelier_client._results import Fetch, Source, generated, succeeded
+from atelier_client._upload import Outgoing
+from atelier_client.errors import AtelierError, NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
@@ -176,7 +177,17 @@ class Atelier:
 
     def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
         """Bring in a picture, to be used as a reference; with `import_key` the file of an import that was described."""
-        return self._send(upload_call(source, filename, import_key))
+        file = Outgoing(source, filename, import_key, self._policy)
+        if file.whole:
+            return self._send(file.create())
+        reached = self._send(file.begin())
+        while (piece := file.append(reached)) is not None:
+            try:
+                reached = self._send(piece)
+            except AtelierError as error:
+                time.sleep(file.pause_after(error))
+                reached = self._send(file.look(reached))
+        return self._send(file.complete(reached))
 
     def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
         """Say how a file was made that is about to be uploaded with this key: 64 hexadecimal digits of its own."""

@@ -21,7 +21,9 @@ from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.telemetry import get_logger
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 4 << 20
+"""How much of a file is sent before the service has said that it has it: the most that a break sends again."""
+_PIECE_BYTES = 1 << 20
 WHOLE_BYTES = 2 << 20
 """Up to this size an output goes with its renditions in one message, and is sent anew when the call breaks off."""
 _CALL_LIMIT_S = 60.0
@@ -166,21 +168,23 @@ class Transfers:
         async def send(moved: Callable[[], None]) -> str:
             nonlocal reached
             found = await self._stub.StartUpload(start, metadata=self._metadata, timeout=_CALL_LIMIT_S)
-            if found.received_bytes > reached:
-                reached = found.received_bytes
-                moved()
-            left = size_bytes - found.received_bytes
-            if left > 0:
-                await self._write(found.upload_id, path, found.received_bytes, left)
-            return found.upload_id
+            received = found.received_bytes
+            while True:
+                if received > reached:
+                    reached = received
+                    moved()
+                if received >= size_bytes:
+                    return found.upload_id
+                received = await self._write(found.upload_id, path, received)
 
         return await self._persist(send)
 
-    async def _write(self, upload_id: str, path: Path, offset: int, left: int) -> None:
+    async def _write(self, upload_id: str, path: Path, offset: int) -> int:
+        """Send one chunk. Returns how many bytes the service has on its disk."""
         call = self._stub.WriteUpload(_pieces(upload_id, path, offset), metadata=self._metadata)
         try:
-            async with asyncio.timeout(_CALL_LIMIT_S + left / CHUNK_BYTES):
-                await call
+            async with asyncio.timeout(_CALL_LIMIT_S):
+                return (await call).received_bytes
         except TimeoutError:
             raise TransferFailed("The asset service took too long to take the bytes.", retryable=True) from None
         finally:
@@ -228,17 +232,18 @@ def _whole(asset_index: int, files: Mapping[media_pb2.RenditionKind.ValueType, P
 
 
 async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.WriteUploadRequest]:
-    while data := await asyncio.to_thread(_read_piece, path, offset):
+    end = offset + CHUNK_BYTES
+    while data := await asyncio.to_thread(_read_piece, path, offset, min(_PIECE_BYTES, end - offset)):
         yield pb.WriteUploadRequest(upload_id=upload_id, offset=offset, data=data)
         upload_id = ""
         offset += len(data)
 
 
 # A call may be cancelled while its thread works, so no file stays open between two pieces.
-def _read_piece(path: Path, offset: int) -> bytes:
+def _read_piece(path: Path, offset: int, length: int) -> bytes:
     with path.open("rb") as stream:
         stream.seek(offset)
-        return stream.read(CHUNK_BYTES)
+        return stream.read(length)
 
 
 def _append(path: Path, data: bytes) -> None:
