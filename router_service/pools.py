@@ -21,6 +21,11 @@ class Pools:
         self._workers = tuple(workers)
         self._waiting = dict(waiting)
 
+    @property
+    def workers(self) -> tuple[ConnectedWorker, ...]:
+        """The workers of all pools, by key and name."""
+        return self._workers
+
     def of(self, worker_type: str, model: str = "") -> list[ConnectedWorker]:
         """Return the workers of a pool, those that take the model if it is named."""
         return [

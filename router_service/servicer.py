@@ -98,6 +98,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         table = await self._registry.table()
         return pb.ListModelsResponse(models=[wire.model_to_proto(row, self._pools) for row in table.rows])
 
+    async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:
+        return pb.ListWorkersResponse(workers=[wire.worker_to_proto(worker) for worker in self._pools.workers])
+
     async def PutModel(self, request: pb.PutModelRequest, context: Any) -> pb.PutModelResponse:
         row = await self._registry.put(wire.model_from_proto(request.model))
         return pb.PutModelResponse(model=wire.model_to_proto(row, self._pools))

@@ -15,6 +15,7 @@ from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from router_service.domain import (
+    ConnectedWorker,
     Failure,
     Format,
     GenerationSettings,
@@ -268,6 +269,21 @@ def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
         connected_workers=len(workers),
         free_slots=sum(max(worker.slots - worker.leases, 0) for worker in workers),
         hint=pools.hint(row.worker_type),
+    )
+
+
+def worker_to_proto(worker: ConnectedWorker) -> model_pb2.Worker:
+    """Return a connected worker."""
+    key_id, _, name = worker.holder.partition("/")
+    return model_pb2.Worker(
+        name=name,
+        key_id=key_id,
+        worker_types=worker.worker_types,
+        models=worker.models,
+        slots=worker.slots,
+        leases=worker.leases,
+        labels=dict(worker.labels),
+        version=worker.version,
     )
 
 

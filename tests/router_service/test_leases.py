@@ -458,6 +458,20 @@ async def test_a_missing_worker_is_visible_and_says_what_to_start(router: Router
     await one.disconnect()
 
 
+async def test_an_operator_sees_the_workers_and_what_is_written_on_them(router: Router) -> None:
+    one = await router.worker("attic", worker_types=["sdxl"], models=["sdxl"], labels={"room": "attic"}, version="9")
+    await router.submit()
+    await one.heartbeat(await one.take())
+    await router.service.reaper.refresh_pools()
+    (seen,) = (await router.jobs.ListWorkers(pb.ListWorkersRequest())).workers
+    assert (seen.name, dict(seen.labels), seen.version) == ("attic", {"room": "attic"}, "9")
+    assert (list(seen.worker_types), list(seen.models), seen.slots, seen.leases) == (["sdxl"], ["sdxl"], 4, 1)
+    assert seen.key_id
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await (await router.stubs_of("ada")).ListWorkers(pb.ListWorkersRequest())
+    assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_a_job_that_waits_for_a_busy_worker_says_so(router: Router) -> None:
     one = await router.worker(slots=1, free=1)
     await router.submit()
