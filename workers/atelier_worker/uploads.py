@@ -197,7 +197,8 @@ class Transfers:
         pause_s = self._patience.first_pause_s
 
         def moved() -> None:
-            nonlocal give_up_at
+            nonlocal give_up_at, pause_s
+            pause_s = self._patience.first_pause_s
             give_up_at = loop.time() + self._patience.limit.total_seconds()
 
         while True:
