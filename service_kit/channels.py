@@ -28,8 +28,9 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # A service that was restarted is found again within a second, not after gRPC's usual growing pauses.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Not a pause, whatever its name: so long an attempt to connect may take, over a slow network or on a busy machine.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
 ]
 _WITHOUT_IDENTITY = frozenset({access_pb2.ACCESS_OPEN, access_pb2.ACCESS_LEASE})
 
