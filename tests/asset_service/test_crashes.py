@@ -79,9 +79,7 @@ async def deliver_and_settle(callers: Callers, job_id: str) -> None:
     "point",
     [
         "asset.upload.started",
-        "asset.upload.started:3",
         "asset.upload.finished.blob",
-        "asset.upload.finished",
         "asset.settle.before_commit",
         "asset.settle.committed",
     ],

@@ -204,16 +204,17 @@ async def test_a_forged_receipt_and_the_receipt_of_another_output_count_as_no_ou
     assert await router.asset_ids(accepted.job_id) == [accepted.asset_ids[0]]
 
 
-async def test_an_output_that_was_not_asked_for_is_none_even_with_a_receipt(router: Router) -> None:
+@pytest.mark.parametrize("what", ["not asked for", "not signed"])
+async def test_an_outcome_of_which_no_output_is_left_is_tried_again(router: Router, what: str) -> None:
     one = await router.worker()
     accepted = await router.submit()
     lease = await one.take()
     capabilities = router.service.capabilities
     said = capabilities.verify_receipt(await one.upload(lease, 0))
-    receipt = capabilities.sign_receipt(replace(said, asset_index=5))
-    undeclared = worker.OutputResult(asset_index=5, receipt=receipt)
-    await one.finish(lease, outputs=worker.OutputManifest(outputs=[undeclared]))
-    # Nothing is left, so it is tried again.
+    index = 5 if what == "not asked for" else 0
+    receipt = capabilities.sign_receipt(replace(said, asset_index=5)) if index else "a receipt of its own"
+    output = worker.OutputResult(asset_index=index, receipt=receipt)
+    assert await one.finish(lease, outputs=worker.OutputManifest(outputs=[output])) == "recorded"
     assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
 
 
