@@ -86,6 +86,8 @@ class Service:
         rings = Keyrings(settings.keys_dir)
         capabilities = rings.capabilities(clock)
         signer = rings.media_signer("asset", clock, base_url=settings.core.public_url)
+        lifetime = max(settings.core.media_key_lifetime, settings.asset.media_url_ttl)
+        self.media_rotation = rings.media_rotation("asset", signer, clock, lifetime=lifetime)
         self.server = GrpcServer(
             "asset",
             listen=settings.asset.listen,
@@ -220,6 +222,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     tasks.start("asset.exchange", service.exchange.run)
     tasks.start("asset.followers", service.watchers.followers.run)
     tasks.start("asset.vitals", service.vitals.run)
+    tasks.start("asset.media_keys", service.media_rotation.run)
     tasks.start("asset.sweep", lambda: sweep_regularly(service.sweep.page, settings.asset.sweep_interval))
     stack.push_async_callback(service.server.stop)
     await service.server.start()

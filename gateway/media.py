@@ -52,7 +52,9 @@ class Media:
         pairs = query_pairs(exchange.query_string)
         if len(dict(pairs)) != len(pairs):
             raise PermissionDenied("The address is not signed: ask for a new one.")
-        grant = self._verifier.verify(bucket, key, dict(pairs))
+        query = dict(pairs)
+        await self._verifier.learn(query.get("kid", ""))
+        grant = self._verifier.verify(bucket, key, query)
         if self._redirect and exchange.method == "GET":
             elsewhere = await self._send_on(grant)
             if elsewhere is not None:

@@ -6,11 +6,13 @@ Files are made by whoever starts first, mode 0600.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
-from service_kit.clock import Clock, rfc3339
+from service_kit.clock import Clock, parse_rfc3339, rfc3339
 from service_kit.errors import FailedPrecondition
 from service_kit.key_types import MacKey, SigningKey, VerifyKey
 from service_kit.secret import Secret
@@ -26,7 +28,7 @@ from service_kit.secret import Secret
 if TYPE_CHECKING:
     from service_kit.capabilities import Capabilities
     from service_kit.identity import IdentitySigner, IdentityVerifier
-    from service_kit.media_urls import MediaSigner, MediaVerifier
+    from service_kit.media_urls import MediaRotation, MediaSigner, MediaVerifier
 
 MediaOwner = Literal["asset", "library"]
 
@@ -74,6 +76,41 @@ class Keyrings:
         from service_kit.media_urls import MediaSigner
 
         return MediaSigner(self._signing_key(_MEDIA_SIGNING[owner]), _MEDIA_BUCKETS[owner], clock, base_url=base_url)
+
+    def media_rotation(
+        self, owner: MediaOwner, signer: MediaSigner, clock: Clock, *, lifetime: timedelta
+    ) -> MediaRotation:
+        """Return what gives a signer a new key each time it has signed for `lifetime`."""
+        from service_kit.media_urls import MediaRotation
+
+        return MediaRotation(signer, lambda now: self.rotate_media(owner, now=now, lifetime=lifetime), clock)
+
+    def rotate_media(self, owner: MediaOwner, *, now: datetime, lifetime: timedelta) -> SigningKey:
+        """Return what signs media URLs from now on: a new key once the old one has signed for `lifetime`.
+
+        A key that signs no more still verifies for another `lifetime`, so that no address ends before it says. Whoever
+        verifies can know the new key before anything is signed with it: the public ring is written first.
+        """
+        name = _MEDIA_SIGNING[owner]
+        self._make_media()
+        if not self._is_due(name, now, lifetime):
+            return self._signing_key(name)
+        with self._locked():
+            # Another replica may have been first.
+            if self._is_due(name, now, lifetime):
+                fresh = _new_signing_ring(now)
+                mine = {"bucket": _MEDIA_BUCKETS[owner]}
+                kept = [
+                    key if key["bucket"] != mine["bucket"] else {"retired_at": rfc3339(now), **key}
+                    for key in self._keys(_MEDIA_VERIFY)
+                ]
+                known = [key for key in kept if now - parse_rfc3339(key.get("retired_at", rfc3339(now))) < lifetime]
+                self._replace(_MEDIA_VERIFY, [*(_public(key) | mine for key in fresh), *known])
+                self._replace(name, fresh)
+        return self._signing_key(name)
+
+    def _is_due(self, name: str, now: datetime, lifetime: timedelta) -> bool:
+        return now - parse_rfc3339(self._keys(name)[0]["created_at"]) >= lifetime
 
     def media_verifier(self, clock: Clock) -> MediaVerifier:
         """Return what verifies media URLs. For the gateway."""
@@ -129,13 +166,27 @@ class Keyrings:
             ],
         )
 
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from changing rings."""
+        descriptor = os.open(self._prepared() / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _replace(self, name: str, keys: Sequence[Mapping[str, str]]) -> None:
+        """Write a ring in place of what was there, in one step."""
+        self._draft(_ring_text(keys)).replace(self._folder / name)
+
     def _make(self, name: str, keys: Callable[[], Sequence[Mapping[str, str]]]) -> None:
         """Make a ring's file unless it is there. Whoever comes second uses the file of the first."""
         path = self._folder / name
         if path.exists():
             return
         self._prepared()
-        draft = self._draft(json.dumps({"version": _VERSION, "keys": list(keys())}, indent=1) + "\n")
+        draft = self._draft(_ring_text(keys()))
         try:
             os.link(draft, path)
         except FileExistsError:
@@ -173,12 +224,16 @@ class Keyrings:
         return keys
 
 
-def _new_signing_ring() -> list[dict[str, str]]:
+def _ring_text(keys: Sequence[Mapping[str, str]]) -> str:
+    return json.dumps({"version": _VERSION, "keys": list(keys)}, indent=1) + "\n"
+
+
+def _new_signing_ring(now: datetime | None = None) -> list[dict[str, str]]:
     private = Ed25519PrivateKey.generate()
     return [
         {
             "kid": secrets.token_hex(8),
-            "created_at": rfc3339(datetime.now(UTC)),
+            "created_at": rfc3339(now or datetime.now(UTC)),
             "private": _encode(private.private_bytes_raw()),
         }
     ]

@@ -1,11 +1,12 @@
 """Signed addresses of media: `/media/<bucket>/<key>?g=…&expires=…&kid=…&sig=…`.
 
 The owning service signs, the gateway verifies. Each service's key is good for its own bucket only, and whoever verifies
-cannot forge, since signatures are Ed25519.
+cannot forge, since signatures are Ed25519. Keys rotate: a new one signs, and the old one verifies on for a while.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,12 @@ from service_kit.blobs import SignedUrl
 from service_kit.clock import Clock
 from service_kit.errors import PermissionDenied
 from service_kit.key_types import SigningKey, VerifyKey
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+
+_LOOK_AGAIN = timedelta(minutes=10)
+_READ_AGAIN = timedelta(seconds=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,10 @@ class MediaSigner:
         self._clock = clock
         self._base_url = base_url.rstrip("/")
 
+    def use(self, key: SigningKey) -> None:
+        """Sign with another key from now on."""
+        self._key = key
+
     def sign(self, bucket: str, key: str, generation: str, ttl: timedelta) -> SignedUrl:
         """Return an address that works for `ttl`, rounded down to the second.
 
@@ -61,8 +72,16 @@ class MediaVerifier:
 
     def __init__(self, read_keys: Callable[[], Sequence[VerifyKey]], clock: Clock) -> None:
         """Verify with the keys of the public ring."""
+        self._read_keys = read_keys
         self._keys = {key.key_id: key for key in read_keys()}
         self._clock = clock
+        self._read_at = clock.now()
+
+    async def learn(self, key_id: str) -> None:
+        """Read the ring again for a key that is not known, at most every few seconds: it may be a new one."""
+        if key_id not in self._keys and self._clock.now() - self._read_at >= _READ_AGAIN:
+            self._read_at = self._clock.now()
+            self._keys = {key.key_id: key for key in await asyncio.to_thread(self._read_keys)}
 
     def verify(self, bucket: str, key: str, query: Mapping[str, str]) -> MediaGrant:
         """Return what a request for `/media/<bucket>/<key>` may read; bucket and key are percent-decoded.
@@ -82,6 +101,29 @@ class MediaVerifier:
         if expires_at <= self._clock.now():
             raise PermissionDenied("The address has expired: ask for a new one.")
         return MediaGrant(bucket, key, generation, expires_at)
+
+
+class MediaRotation:
+    """Has a signer use a new key in time. Replicas share the rings, so each also takes up the key of another."""
+
+    def __init__(self, signer: MediaSigner, rotate: Callable[[datetime], SigningKey], clock: Clock) -> None:
+        """Ask `rotate` for the key to sign with at a moment."""
+        self._signer = signer
+        self._rotate = rotate
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_AGAIN.total_seconds())
+
+    async def look(self) -> None:
+        """Look once. The old key signs on where the folder of keys cannot be written."""
+        try:
+            self._signer.use(await asyncio.to_thread(self._rotate, self._clock.now()))
+        except OSError as error:
+            log.warning("media_key_not_rotated", error=str(error))
 
 
 def _message(bucket: str, key: str, generation: str, expires: int) -> bytes:

@@ -60,6 +60,10 @@ class CoreSettings:
     public_url: str = _is(
         "http://127.0.0.1:7400", "The address under which clients reach the gateway; signed URLs start with it."
     )
+    media_key_lifetime: timedelta = _is(
+        timedelta(days=30),
+        "How long a key signs media URLs before a new one does; URLs of the old one work on for as long again.",
+    )
     log_level: str = _is("info", "What is logged: debug, info, warning or error.")
     log_format: str = _is("text", "How it is logged: text for people, json for machines.")
     reflection: bool = _is(False, "Whether gRPC servers answer the reflection protocol.")
@@ -171,6 +175,7 @@ class LibrarySettings:
     )
     media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
     sweep_interval: timedelta = _is(timedelta(days=1), "How often the bucket is compared with the rows.")
+    idempotency_retention: timedelta = _is(timedelta(days=7), "How long idempotency keys are remembered.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
     retention_trash: timedelta = _is(timedelta(days=30), "How long an item stays in the trash before it is deleted.")
     retention_tombstones: timedelta = _is(timedelta(days=30), "How long ids and times of a deleted item are kept.")
