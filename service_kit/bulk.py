@@ -5,7 +5,7 @@ A statement that is sent row by row costs a row's round trip on PostgreSQL; on S
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +34,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
 from service_kit.database import json_list
+from service_kit.postgres_driver import send_later
 
 Row = Mapping[str, Any]
 DELETE_AT_ONCE = 2000
@@ -100,15 +101,34 @@ async def delete_some(
     return (await connection.execute(delete(table).where(chosen))).rowcount
 
 
+async def delete_rows(
+    connection: AsyncConnection, table: Table, column: str, values: Collection[str], **same: str
+) -> None:
+    """Delete the rows whose column is one of some texts, and whose other columns are as `same` says.
+
+    On PostgreSQL this is sent as the rows of `insert_rows`.
+    """
+    if not values:
+        return
+    if connection.dialect.name == "sqlite":
+        where = (among(table.c[column], values), *(table.c[name] == value for name, value in same.items()))
+        await connection.execute(delete(table).where(*where))
+    else:
+        send_later(connection, _delete_sql(table, column, tuple(same)), {"among_": list(values), **same})
+
+
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert rows that all have the same columns. Without rows nothing happens."""
+    """Insert rows that all have the same columns. Without rows nothing happens.
+
+    On PostgreSQL they are sent with the next statement, or with the commit, which then raises what they break.
+    """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
         await connection.execute(insert(table), list(rows))
     else:
         names = tuple(rows[0])
-        await connection.exec_driver_sql(_insert_sql(table, names), _arrays(rows, names))
+        send_later(connection, _insert_sql(table, names), _arrays(rows, names))
 
 
 async def insert_new_rows(
@@ -138,7 +158,10 @@ async def insert_new_rows(
 
 
 async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, key: Sequence[str]) -> None:
-    """Insert rows, or write their values over those of the rows that have their key. Callers sort them by it."""
+    """Insert rows, or write their values over those of the rows that have their key. Callers sort them by it.
+
+    On PostgreSQL they are sent as those of `insert_rows`.
+    """
     if not rows:
         return
     names = tuple(rows[0])
@@ -150,7 +173,7 @@ async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row
         return
     changes = ", ".join(f"{name} = excluded.{name}" for name in values)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-    await connection.exec_driver_sql(sql, _arrays(rows, names))
+    send_later(connection, sql, _arrays(rows, names))
 
 
 async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, match: Sequence[str]) -> int:
@@ -202,6 +225,12 @@ def _update_sql(table: Table, names: tuple[str, ...], match: tuple[str, ...]) ->
     changes = ", ".join(f"{_target(name)} = sent.{name}" for name in names if name not in match)
     same = " AND ".join(f"{table.name}.{name} = sent.{name}" for name in match)
     return f"UPDATE {table.name} SET {changes} FROM {_sent(table, names)} WHERE {same}"  # noqa: S608 - our own names
+
+
+@lru_cache(maxsize=256)
+def _delete_sql(table: Table, column: str, same: tuple[str, ...]) -> str:
+    others = "".join(f" AND {name} = %({name})s" for name in same)
+    return f"DELETE FROM {table.name} WHERE {column} = ANY (%(among_)b::text[]){others}"  # noqa: S608 - our own names
 
 
 def _sent(table: Table, names: tuple[str, ...]) -> str:

@@ -6,16 +6,18 @@ A connection that the server has closed is thrown away when it is taken from the
 from __future__ import annotations
 
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from sqlalchemy import URL, event
 from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from service_kit.errors import FailedPrecondition
+from service_kit.postgres_pipeline import PipelinedConnection, PipelinedCursor
 
 STATEMENT_CLOCK = "statement_timestamp()"
 """The database's clock: it goes on within a transaction, is one moment for all rows of a statement, and may be compared
@@ -76,7 +78,11 @@ def engine(
     """
     made = create_async_engine(
         url,
-        connect_args=_connect_args(url, schema, read_only=read_only),
+        connect_args={
+            **_connect_args(url, schema, read_only=read_only),
+            "async_creator_fn": PipelinedConnection.connect,
+            "cursor_factory": PipelinedCursor,
+        },
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=wait.total_seconds(),
@@ -125,7 +131,7 @@ def _connect_args(url: URL, schema: str, *, read_only: bool) -> dict[str, Any]:
 
 def _has_ended(connection: Any) -> bool:
     """Tell whether an idle connection was closed by the server: only then is there something to read from it."""
-    if connection.closed:
+    if connection.closed or connection.pgconn.pipeline_status != pq.PipelineStatus.OFF:
         return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
@@ -137,4 +143,21 @@ def _freeze(made: AsyncEngine, frozen: Callable[[], datetime]) -> None:
     def put_time(
         _connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
     ) -> tuple[str, Any]:
-        return statement.replace(STATEMENT_CLOCK, f"'{frozen().isoformat()}'::timestamptz"), parameters
+        return _at(frozen, statement), parameters
+
+    @event.listens_for(made.sync_engine, "connect")
+    def put_time_later(connection: Any, _record: Any) -> None:
+        connection.driver_connection.frozen = frozen
+
+
+def send_later(connection: AsyncConnection, statement: str, parameters: Mapping[str, Any]) -> None:
+    """Have a statement sent with what follows in its transaction, at the latest with its commit.
+
+    Nobody hears what it answers; if it fails, the next statement or the commit raises.
+    """
+    driver: Any = connection.sync_connection.connection.driver_connection  # type: ignore[union-attr]
+    driver.later(statement if driver.frozen is None else _at(driver.frozen, statement), parameters)
+
+
+def _at(frozen: Callable[[], datetime], statement: str) -> str:
+    return statement.replace(STATEMENT_CLOCK, f"'{frozen().isoformat()}'::timestamptz")

@@ -21,7 +21,9 @@ from service_kit.identity import Owner
 
 _MANY = select(jobs.c.job_id, jobs.c.document).where(among(jobs.c.job_id, "job_ids"))
 # In the order of their ids, so that two transactions never wait for each other.
-_LOCKED = select(jobs.c.document, db_now()).where(among(jobs.c.job_id, "job_ids")).order_by(jobs.c.job_id)
+_IN_ORDER = select(jobs.c.document, db_now()).where(among(jobs.c.job_id, "job_ids")).order_by(jobs.c.job_id)
+_LOCKED = _IN_ORDER.with_for_update()
+_LOCKED_OR_SKIPPED = _IN_ORDER.with_for_update(skip_locked=True)
 _EXPECTED = ("job_id", "state", "version", "fence", "stage")
 
 
@@ -69,7 +71,7 @@ class Jobs:
         ids = list(job_ids)
         if not ids:
             return {}
-        query = _LOCKED.with_for_update(skip_locked=skip_locked)
+        query = _LOCKED_OR_SKIPPED if skip_locked else _LOCKED
         found = {}
         for document, now in await self._connection.execute(query, {"job_ids": ids}):
             self._moment.now = now

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, or_, select
+from sqlalchemy import ColumnElement, Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job, Lease, LeaseRef
 from router_service.storage.moment import Moment
 from router_service.storage.tables import leases
-from service_kit.bulk import among, insert_rows, update_rows
+from service_kit.bulk import among, delete_rows, insert_rows, update_rows
 from service_kit.database import db_now
 
 _LOCKED = (
@@ -91,8 +91,7 @@ class Leases:
 
     async def end(self, job_ids: Collection[str]) -> None:
         """End the leases of jobs, whoever has them."""
-        if job_ids:
-            await self._connection.execute(delete(leases).where(among(leases.c.job_id, job_ids)))
+        await delete_rows(self._connection, leases, "job_id", job_ids)
 
     async def find_expired(self, *, lease_ttl: timedelta, ack_timeout: timedelta, limit: int) -> list[str]:
         """Return jobs whose lease was not renewed for its time, or not acknowledged for its."""

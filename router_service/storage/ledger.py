@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import LeaseRef
 from router_service.storage.tables import outbox, outcomes, submissions
-from service_kit.bulk import among, insert_new_rows, insert_rows, update_rows
+from service_kit.bulk import among, delete_rows, insert_new_rows, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
@@ -22,7 +22,6 @@ _OUTCOMES = select(outcomes.c.job_id, outcomes.c.stage, outcomes.c.completion_id
     among(outcomes.c.job_id, "job_ids")
 )
 _MINE = ("kind", "job_id")
-_TOLD = delete(outbox).where(outbox.c.kind == bindparam("this_kind"), among(outbox.c.job_id, "job_ids"))
 # No entry is put off for longer, so that one that is due later than this was written before the clock was set back.
 _LONGEST_WAIT = timedelta(hours=1)
 
@@ -180,8 +179,7 @@ class Ledger:
 
     async def sent(self, kind: OutboxKind, job_ids: Collection[str]) -> None:
         """Remove what was told about jobs."""
-        if job_ids:
-            await self._connection.execute(_TOLD, {"this_kind": kind.value, "job_ids": list(job_ids)})
+        await delete_rows(self._connection, outbox, "job_id", job_ids, kind=kind.value)
 
 
 @lru_cache(maxsize=8)

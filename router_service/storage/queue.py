@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job
 from router_service.storage.tables import NEVER, leases, pools, queue, served
-from service_kit.bulk import among, insert_new_rows, insert_rows, put_rows
+from service_kit.bulk import among, delete_rows, insert_new_rows, insert_rows, put_rows
 from service_kit.database import db_now, json_list
 from service_kit.identity import Owner
 
@@ -86,6 +86,14 @@ _CANDIDATES = {
     ).columns(order_key=queue.c.order_key.type),
 }
 
+_TAKE = delete(queue).where(among(queue.c.job_id, "job_ids"), queue.c.ready).returning(queue.c.job_id)
+_LOCK_POOLS = (
+    select(pools.c.worker_type)
+    .where(among(pools.c.worker_type, "worker_types"))
+    .order_by(pools.c.worker_type)
+    .with_for_update()
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -129,15 +137,13 @@ class Queue:
 
     async def leave(self, job_ids: Collection[str]) -> None:
         """Take jobs out of the queue; those that are not there are passed over."""
-        if job_ids:
-            await self._connection.execute(delete(queue).where(among(queue.c.job_id, job_ids)))
+        await delete_rows(self._connection, queue, "job_id", job_ids)
 
     async def take(self, job_ids: Collection[str]) -> set[str]:
         """Take those of some jobs out of the queue that are ready. Returns which."""
         if not job_ids:
             return set()
-        ready = delete(queue).where(among(queue.c.job_id, job_ids), queue.c.ready).returning(queue.c.job_id)
-        return set((await self._connection.execute(ready)).scalars())
+        return set((await self._connection.execute(_TAKE, {"job_ids": list(job_ids)})).scalars())
 
     async def confirm(self, job_ids: Collection[str]) -> None:
         """Let jobs be leased whose references are held now."""
@@ -180,14 +186,12 @@ class Queue:
     async def lock_pools(self, worker_types: Iterable[str]) -> None:
         """Lock pools until the transaction ends, in the order of their names; a pool that is new is made."""
         wanted = sorted(set(worker_types))
-        query = select(pools.c.worker_type).where(among(pools.c.worker_type, "worker_types"))
-        query = query.order_by(pools.c.worker_type).with_for_update()
-        locked = set((await self._connection.execute(query, {"worker_types": wanted})).scalars())
+        locked = set((await self._connection.execute(_LOCK_POOLS, {"worker_types": wanted})).scalars())
         if len(locked) < len(wanted):
             rows = [{"worker_type": worker_type} for worker_type in wanted if worker_type not in locked]
             unique, key = ("worker_type",), "worker_type"
             await insert_new_rows(self._connection, pools, rows, unique=unique, returning=key)
-            await self._connection.execute(query, {"worker_types": wanted})
+            await self._connection.execute(_LOCK_POOLS, {"worker_types": wanted})
 
     async def find_candidates(self, keys: Collection[QueueKey], *, each: int) -> list[Candidate]:
         """Return what a worker with these keys could take now: of each model, tier and owner the first `each` stages.

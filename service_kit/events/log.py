@@ -21,7 +21,7 @@ from service_kit.database import db_now, json_list
 from service_kit.events.cursor import Cursor, decode_cursor, encode_cursor
 from service_kit.events.tables import EVENT_INDEXES, event_columns, event_head_columns, event_source_columns
 from service_kit.identity import Owner
-from service_kit.postgres_driver import STATEMENT_CLOCK
+from service_kit.postgres_driver import STATEMENT_CLOCK, send_later
 
 TRIM_AT_ONCE = 2000
 _MOST_CHANGED = 10_000
@@ -141,7 +141,7 @@ class EventLog:
             counts[event.owner] -= 1
             behind.append(counts[event.owner])
         if tx.dialect.name == "postgresql":
-            await tx.exec_driver_sql(_WRITE_ON_POSTGRESQL, _arrays(heads, new, behind))
+            send_later(tx, _WRITE_ON_POSTGRESQL, _arrays(heads, new, behind))
         else:
             await self._write_on_sqlite(tx, heads, new, behind)
 

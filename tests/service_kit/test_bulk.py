@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, MetaData, String, Table, UniqueConstraint, select
+from sqlalchemy.exc import IntegrityError
 
 from service_kit import bulk
 from service_kit.database import Database, UtcDateTime
@@ -120,3 +121,42 @@ async def test_a_text_among_some_by_value_and_by_name(db: Database) -> None:
         named = select(things.c.name).where(bulk.among(things.c.name, "names"))
         assert list((await tx.execute(named, {"names": ["c"]})).scalars()) == ["c"]
         assert list((await tx.execute(named, {"names": []})).scalars()) == []
+
+
+async def test_rows_are_deleted_by_a_text_among_some_and_by_other_columns(db: Database) -> None:
+    async with db.write() as tx:
+        rows = [
+            row(name, kind=kind, count=number)
+            for number, (name, kind) in enumerate([("ax", "x"), ("bx", "x"), ("cy", "y"), ("dx", "x")])
+        ]
+        await bulk.insert_rows(tx, things, rows)
+        await bulk.delete_rows(tx, things, "name", ["ax", "cy", "none"], kind="x")
+        await bulk.delete_rows(tx, things, "name", [])
+        await bulk.delete_rows(tx, things, "name", ["dx"])
+    assert [found[0] for found in await stored(db)] == ["bx", "cy"]
+
+
+async def test_a_row_that_breaks_a_rule_undoes_its_transaction_and_harms_no_later_one(db: Database) -> None:
+    with pytest.raises(IntegrityError):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [row("first")])
+            await bulk.insert_rows(tx, things, [row("first")])
+    with pytest.raises(IntegrityError):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [row("second")])
+            await bulk.insert_rows(tx, things, [row("second")])
+            await tx.execute(select(things))
+    for name in ("third", "fourth"):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [row(name)])
+    assert [found[0] for found in await stored(db)] == ["fourth", "third"]
+
+
+async def test_what_is_left_for_later_is_seen_by_the_next_statement_and_gone_with_a_rollback(db: Database) -> None:
+    with pytest.raises(KeyError):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [row("seen")])
+            assert [found.name for found in await tx.execute(select(things))] == ["seen"]
+            await bulk.insert_rows(tx, things, [row("unsent")])
+            raise KeyError
+    assert await stored(db) == []

@@ -85,6 +85,8 @@ async def test_whoever_has_a_position_commits_before_the_next_one_is_given(db: D
     async def slow() -> None:
         async with db.write() as tx:
             await log.write(tx, [NewEvent(ANN, "slow", 1, "state")])
+            # What is written travels with the next statement.
+            await tx.execute(text("SELECT 1"))
             has_position.set()
             await may_commit.wait()
 
@@ -93,7 +95,8 @@ async def test_whoever_has_a_position_commits_before_the_next_one_is_given(db: D
         async with db.write() as tx:
             await log.write(tx, [NewEvent(BOB, "other owner", 1, "state")])
         async with db.write() as tx:
-            waiting = asyncio.ensure_future(log.write(tx, [NewEvent(ANN, "quick", 1, "state")]))
+            await log.write(tx, [NewEvent(ANN, "quick", 1, "state")])
+            waiting = asyncio.ensure_future(tx.execute(text("SELECT 1")))
             await wait_for_a_lock(db)
             assert await read(db, ANN) == []
             may_commit.set()
