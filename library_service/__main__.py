@@ -5,7 +5,11 @@ from __future__ import annotations
 from contextlib import AsyncExitStack
 
 from library_service.catalogue import Catalogue
+from library_service.clearing import Clearing
 from library_service.clients import AssetControl
+from library_service.copying import Copier
+from library_service.copying_back import CopyingBack
+from library_service.erasure import Erasure
 from library_service.outbox import Deliveries
 from library_service.removal import Removal
 from library_service.saving import Saving
@@ -13,6 +17,7 @@ from library_service.servicer import LibraryServicer, registration
 from library_service.shelf_wire import facts_of
 from library_service.shelving import Shelving
 from library_service.storage import MIGRATIONS, Storage
+from library_service.sweep import Sweep
 from library_service.upkeep import Upkeep
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
@@ -27,6 +32,7 @@ from service_kit.process import run
 from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Running
 from service_kit.settings import Settings
+from service_kit.sweeping import sweep_regularly
 from service_kit.tasks import BackgroundTasks
 from service_kit.vitals import Vitals
 
@@ -44,7 +50,11 @@ class Service:
         changes = Changes(WakeUps(), self.exchange)
         self.deliveries = Deliveries(self.storage, assets)
         self.removal = Removal(self.storage, store, self.deliveries, changes)
-        self.saving = Saving(self.storage, store, assets, self.deliveries, changes, hold_ttl=mine.hold_ttl)
+        self.copier = Copier(self.storage, store, assets, hold_ttl=mine.hold_ttl)
+        self.saving = Saving(self.storage, self.copier, self.deliveries, changes)
+        self.clearing = Clearing(self.storage, self.saving, assets)
+        self.sweep = Sweep(self.storage, store, self.removal)
+        self.erasure = Erasure(self.storage, self.removal, changes)
         self.catalogue = Catalogue(self.storage, changes.wake_ups)
         self.shelving = Shelving(self.storage, self.removal, facts_of)
         self.upkeep = Upkeep(
@@ -54,12 +64,19 @@ class Service:
             shelving=self.shelving,
             settings=mine,
         )
+        signer = rings.media_signer("library", clock, base_url=settings.core.public_url)
+        lifetime = max(settings.core.media_key_lifetime, mine.media_url_ttl)
+        self.media_rotation = rings.media_rotation("library", signer, clock, lifetime=lifetime)
         servicer = LibraryServicer(
             saving=self.saving,
+            clearing=self.clearing,
+            copying_back=CopyingBack(self.storage, assets),
+            sweep=self.sweep,
+            erasure=self.erasure,
             catalogue=self.catalogue,
             removal=self.removal,
             shelving=self.shelving,
-            media=rings.media_signer("library", clock, base_url=settings.core.public_url),
+            media=signer,
             media_url_ttl=mine.media_url_ttl,
         )
         self.server = GrpcServer(
@@ -106,6 +123,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     tasks.start("library.exchange", service.exchange.run)
     tasks.start("library.followers", service.catalogue.followers.run)
     tasks.start("library.vitals", service.vitals.run)
+    tasks.start("library.media_keys", service.media_rotation.run)
+    tasks.start("library.blobs", lambda: sweep_regularly(service.sweep.page, settings.library.sweep_interval))
     tasks.start("library.asset_service_health", lambda: assets.follow_health(service.health))
     stack.push_async_callback(service.server.stop)
     await service.server.start()

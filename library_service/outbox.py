@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 from library_service.clients import AssetControl
+from library_service.domain import Mark
 from library_service.storage import Storage
 from library_service.storage.outbox import Debt, DebtKind
 from service_kit.errors import AtelierError, FailedPrecondition, InvalidArgument, NotFound
 from service_kit.identity import Owner
 from service_kit.telemetry import get_logger
 
-_BATCH = 10
+_BATCH = 200
 # Longer than a batch of calls may take: a replica that dies with it leaves it to the others then.
 _CLAIM = timedelta(minutes=2)
 _FIRST_WAIT = timedelta(milliseconds=500)
@@ -38,43 +41,58 @@ class Deliveries:
             while True:
                 async with self._storage.write() as tx:
                     debts = await tx.outbox.claim_due(limit=_BATCH, claim=_CLAIM)
-                left = [debt.id for debt in debts]
+                left = {debt.id for debt in debts}
                 try:
-                    for debt in debts:
-                        done += await self._deliver(debt)
-                        left.remove(debt.id)
+                    for some in _calls(debts):
+                        done += await self._deliver(some)
+                        left -= {debt.id for debt in some}
                 finally:
                     # Whoever breaks off, such as a call that waited long enough, leaves the rest to the next round.
                     if left:
                         async with self._storage.write() as tx:
-                            await tx.outbox.unclaim(left)
+                            await tx.outbox.unclaim(sorted(left))
                 if len(debts) < _BATCH:
                     return done
 
-    async def _deliver(self, debt: Debt) -> bool:
+    async def _deliver(self, debts: Sequence[Debt]) -> int:
+        """Make one call. Returns how many debts it has paid."""
+        ids = [debt.id for debt in debts]
         try:
-            await self._call(debt)
+            await self._call(debts)
         except _PERMANENT as error:
+            if len(debts) > 1:
+                # One that is refused for good must not take the others with it.
+                return sum([await self._deliver([debt]) for debt in debts])
             # It blocks nothing else, and nobody waits for it; but it should not happen.
-            log.error("outbox_call_refused", kind=debt.kind, payload=debt.payload, error=error.message)
+            log.error("outbox_call_refused", kind=debts[0].kind, payload=debts[0].payload, error=error.message)
         except AtelierError as error:
-            wait = min(_FIRST_WAIT * 2 ** min(debt.attempts, 16), _LONGEST_WAIT)
-            log.warning("outbox_call_failed", kind=debt.kind, attempts=debt.attempts + 1, error=error.message)
+            attempts = max(debt.attempts for debt in debts)
+            wait = min(_FIRST_WAIT * 2 ** min(attempts, 16), _LONGEST_WAIT)
+            log.warning("outbox_call_failed", kind=debts[0].kind, attempts=attempts + 1, error=error.message)
             async with self._storage.write() as tx:
-                await tx.outbox.postpone(debt.id, wait=wait)
-            return False
+                await tx.outbox.postpone(ids, wait=wait)
+            return 0
         async with self._storage.write() as tx:
-            await tx.outbox.settle(debt.id)
-        return True
+            await tx.outbox.settle(ids)
+        return len(ids)
 
-    async def _call(self, debt: Debt) -> None:
-        owed = debt.payload
-        if debt.kind is DebtKind.RELEASE_HOLD:
-            await self._assets.release_hold(owed["holder"])
+    async def _call(self, debts: Sequence[Debt]) -> None:
+        if debts[0].kind is DebtKind.RELEASE_HOLD:
+            await self._assets.release_hold(debts[0].payload["holder"])
             return
-        await self._assets.mark_saved(
-            Owner(owed["tenant_id"], owed["owner_id"]),
-            asset_id=owed["asset_id"],
-            item_id=owed["item_id"],
-            version=owed["version"],
-        )
+        await self._assets.mark_saved([_mark(debt.payload) for debt in debts])
+
+
+def _calls(debts: Sequence[Debt]) -> Iterator[list[Debt]]:
+    """Give debts as they are paid: what is said of saved assets together, the end of each hold by itself."""
+    marks = [debt for debt in debts if debt.kind is DebtKind.MARK_SAVED]
+    if marks:
+        yield marks
+    for debt in debts:
+        if debt.kind is DebtKind.RELEASE_HOLD:
+            yield [debt]
+
+
+def _mark(owed: Mapping[str, Any]) -> Mark:
+    owner = Owner(owed["tenant_id"], owed["owner_id"])
+    return Mark(owner, owed["asset_id"], owed["item_id"], owed["version"])

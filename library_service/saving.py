@@ -3,82 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from library_service.clients import AssetControl
+from library_service.copying import Copied, Copier
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
 from library_service.moves import restore
 from library_service.outbox import Deliveries
-from library_service.removal import erase
 from library_service.storage import SAVED, Storage, Transaction
+from library_service.storage.saves import NewItem
 from service_kit import crash
-from service_kit.blobs import LIBRARY_BUCKET, BlobStore, key_segment
-from service_kit.errors import (
-    Aborted,
-    AtelierError,
-    ErrorReason,
-    Internal,
-    InvalidArgument,
-    NotFound,
-    ResourceExhausted,
-    Unavailable,
-)
+from service_kit.errors import Aborted, AtelierError, InvalidArgument, NotFound, Unavailable
 from service_kit.events.followers import Changes
-from service_kit.identity import Caller, Owner
+from service_kit.identity import Caller
 from service_kit.ids import new_id, parse_id
-from service_kit.storage_errors import RETRY_AFTER, is_full
 from service_kit.telemetry import get_logger
 
-_AT_ONCE = 8
+_TOGETHER = 64
 _TRIES = 3
 _DELIVERY_LIMIT_S = 2.0
-_RENEWALS_PER_HOLD = 3
 
 log = get_logger(__name__)
+Outcomes = dict[str, Item | AtelierError]
+"""What became of assets, by id: the item, or why there is none."""
 
 
 class Saving:
     """Copies assets into libraries, each once."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        store: BlobStore,
-        assets: AssetControl,
-        deliveries: Deliveries,
-        changes: Changes,
-        *,
-        hold_ttl: timedelta,
-    ) -> None:
-        """Hold an asset for `hold_ttl` at a time while it is copied."""
+    def __init__(self, storage: Storage, copier: Copier, deliveries: Deliveries, changes: Changes) -> None:
         self._storage = storage
-        self._store = store
-        self._assets = assets
+        self._copier = copier
         self._deliveries = deliveries
         self._changes = changes
-        self._hold_ttl = hold_ttl
 
-    async def save(self, caller: Caller, asset_ids: Sequence[str]) -> list[SaveResult]:
+    async def save(self, caller: Caller, asset_ids: Sequence[str], key: str = "") -> list[SaveResult]:
         """Save assets of the caller's workspace. Returns what became of each, in the order that was asked.
 
-        An asset whose item is in the trash gets it back, unless it was trashed after this was asked.
+        An asset whose item is in the trash gets it back, unless it was trashed after this was asked: a call that has an
+        idempotency key was asked when the key came first.
 
         Raises:
             Unavailable: the asset service cannot be reached and nothing was saved.
         """
-        turns = asyncio.Semaphore(_AT_ONCE)
         async with self._storage.read() as tx:
             asked_at = await tx.now()
-
-        async def save_in_turn(asset_id: str) -> SaveResult:
-            async with turns:
-                return await self._result(caller, asset_id, asked_at)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = {asset_id: group.create_task(save_in_turn(asset_id)) for asset_id in dict.fromkeys(asset_ids)}
-        results = [tasks[asset_id].result() for asset_id in asset_ids]
+        outcomes: Outcomes = {}
+        for some in _together(asset_ids):
+            outcomes |= await self._save_some(caller, some, asked_at, key)
+        results = [_result(asset_id, outcomes[asset_id]) for asset_id in asset_ids]
         failures = [result.failure for result in results]
         if failures and all(isinstance(failure, Unavailable) for failure in failures):
             raise Unavailable(
@@ -88,158 +61,166 @@ class Saving:
         await self._deliver()
         return results
 
-    async def _result(self, caller: Caller, asset_id: str, asked_at: datetime) -> SaveResult:
-        try:
-            return SaveResult(asset_id, item=await self._save(caller, asset_id, asked_at))
-        except AtelierError as error:
-            failure = error
-        except OSError as error:
-            log.exception("save_failed", asset_id=asset_id)
-            failure = Internal("The copy failed; the asset stays where it was. Repeat later.")
-            if is_full(error):
-                failure = ResourceExhausted(
-                    "The disk is full; the asset stays where it was. Repeat when the operator has made room.",
-                    ErrorReason.SERVICE_UNAVAILABLE,
-                    retry_after=RETRY_AFTER,
-                )
-        log.info("save_refused", asset_id=asset_id, reason=failure.reason)
-        return SaveResult(asset_id, failure=failure)
-
-    async def _save(self, caller: Caller, asset_id: str, asked_at: datetime) -> Item:
-        """Save one asset, or return the item that it is saved as."""
-        try:
-            parse_id(asset_id, "asset_ids")
-        except InvalidArgument:
-            raise NotFound.of("asset", asset_id) from None
+    async def _save_some(self, caller: Caller, asset_ids: Sequence[str], asked_at: datetime, key: str) -> Outcomes:
+        outcomes: Outcomes = {asset_id: NotFound.of("asset", asset_id) for asset_id in asset_ids}
+        left = [asset_id for asset_id in asset_ids if _is_id(asset_id)]
+        if key:
+            answered = await self._answered(caller, left, key)
+            outcomes |= answered
+            left = [asset_id for asset_id in left if asset_id not in answered]
         for _ in range(_TRIES):
-            async with self._storage.read() as tx:
-                saved = await tx.items.find_saved(caller.owner, asset_id)
-            if saved is not None:
-                return saved if saved.trashed_at is None else await self._restore(caller, saved, asked_at)
-            try:
-                return await self._copy_in(caller, asset_id)
-            except Aborted:
-                continue
-        raise Aborted("Something else changed this item at the same moment; repeat.")
+            saved = await self._saved_already(caller, left, asked_at, key)
+            outcomes |= saved
+            left = [asset_id for asset_id in left if asset_id not in saved]
+            if not left:
+                return outcomes
+            outcomes |= await self._copy_in(caller, left, asked_at, key)
+            left = [asset_id for asset_id in left if isinstance(outcomes[asset_id], Aborted)]
+        return outcomes | {
+            asset_id: Aborted("Something else changed this item at the same moment; repeat.") for asset_id in left
+        }
 
-    async def _restore(self, caller: Caller, trashed: Item, asked_at: datetime) -> Item:
-        """Return an item that was in the trash as it is now: back, unless it was trashed after a moment."""
-        async with self._storage.write() as tx:
-            await restore(tx, caller, trashed, trashed_by=asked_at)
-            found = await tx.items.find(caller.owner, trashed.item_id)
-        self._changes.tell(caller.owner)
-        if found is None or found.deleted_at is not None:
-            raise Aborted
-        return found
+    async def _answered(self, caller: Caller, asset_ids: Sequence[str], key: str) -> Outcomes:
+        """Return what the first call of an idempotency key has saved, as it is now: nothing is restored."""
+        async with self._storage.read() as tx:
+            answered = await tx.saves.answered(caller.owner, key, asset_ids)
+            items = await tx.saves.find_items(caller.owner, list(answered.values()))
+        return {
+            asset_id: items.get(item_id) or NotFound("This call has saved the asset, and its item was deleted since.")
+            for asset_id, item_id in answered.items()
+        }
 
-    async def _copy_in(self, caller: Caller, asset_id: str) -> Item:
-        """Hold, copy, verify and commit one asset.
+    async def _saved_already(self, caller: Caller, asset_ids: Sequence[str], asked_at: datetime, key: str) -> Outcomes:
+        """Return the items of those assets that have one; one in the trash comes back, unless it went there later."""
+        async with self._storage.read() as tx:
+            found = await tx.saves.find(caller.owner, asset_ids)
+        return await self._as_they_are(caller, found, asked_at, key)
 
-        Raises:
-            Aborted: a copy was given up, or a twin came up, at the same moment: start over.
-        """
-        item_id = new_id()
-        holder = f"save:{item_id}"
-        held = await self._assets.take_hold(holder, caller.owner, asset_id, self._hold_ttl)
-        crash.reach("library.save.held")
-        copies = await self._announce(caller.owner, held)
-        crash.reach("library.save.copying")
+    async def _as_they_are(self, caller: Caller, found: Mapping[str, Item], asked_at: datetime, key: str) -> Outcomes:
+        """Return the items of assets; one in the trash comes back, unless it went there after this was asked."""
+        items = {asset_id: item for asset_id, item in found.items() if item.trashed_at is None}
+        trashed = {asset_id: item for asset_id, item in found.items() if item.trashed_at is not None}
+        if trashed or (key and items):
+            async with self._storage.write() as tx:
+                for _, item in sorted(trashed.items()):
+                    await restore(tx, caller, item, trashed_by=asked_at)
+                items |= _by_asset(trashed, await tx.saves.find_items(caller.owner, _item_ids(trashed)))
+                if key:
+                    await tx.saves.answer(caller.owner, key, {name: item.item_id for name, item in items.items()})
+        if trashed:
+            self._changes.tell(caller.owner)
+        return {**items}
+
+    async def _copy_in(self, caller: Caller, asset_ids: Sequence[str], asked_at: datetime, key: str) -> Outcomes:
+        """Hold, copy, verify and commit assets. Aborted for those that are to be tried again."""
+        holder = f"save:{new_id()}"
         try:
-            async with self._renewing(holder, caller.owner, held, copies):
-                generations = [await self._copy(copy) for copy in copies]
+            held = await self._copier.hold(holder, caller.owner, asset_ids)
+        except AtelierError as error:
+            return dict.fromkeys(asset_ids, error)
+        crash.reach("library.save.held")
+        outcomes = await self._from_items(caller, held, asked_at, key)
+        wanted = [asset for asset_id, asset in held.items() if asset_id not in outcomes]
+        copies: Mapping[str, Sequence[Copying]] = {}
+        try:
+            copies = await self._copier.announce(caller.owner, wanted) if wanted else {}
+            crash.reach("library.save.copying")
+            done = await self._copier.copy(holder, caller.owner, copies)
             crash.reach("library.save.copied")
-            item = await self._commit(caller, item_id, holder, held, list(zip(copies, generations, strict=True)))
-        except (AtelierError, OSError):
-            await self._give_up(copies, holder)
-            raise
+            copied = {asset_id: files for asset_id, files in done.items() if not isinstance(files, AtelierError)}
+            outcomes |= {asset_id: error for asset_id, error in done.items() if isinstance(error, AtelierError)}
+            outcomes |= await self._commit_or_each(caller, holder, {name: held[name] for name in copied}, copied, key)
+        except AtelierError as error:
+            outcomes |= {asset.asset_id: error for asset in wanted if asset.asset_id not in outcomes}
+        wasted = [copy for name, some in copies.items() if not isinstance(outcomes[name], Item) for copy in some]
+        if wasted or not copies:
+            await self._copier.give_up(wasted, holder)
         crash.reach("library.save.committed")
         self._changes.tell(caller.owner)
-        return item
+        for asset_id, outcome in outcomes.items():
+            if isinstance(outcome, AtelierError):
+                log.info("save_refused", asset_id=asset_id, reason=outcome.reason)
+        return outcomes
 
-    async def _announce(self, owner: Owner, held: HeldAsset) -> list[Copying]:
-        """Write a row with a fresh key for each file, before its first byte."""
-        folder = f"{key_segment(owner.tenant_id)}/{key_segment(owner.owner_id)}"
-        copies = []
-        for file in held.files:
-            blob_id = new_id()
-            copies.append(Copying(blob_id, LIBRARY_BUCKET, f"{folder}/{blob_id}", file))
-        async with self._storage.write() as tx:
-            await tx.blobs.announce(owner, copies, writes_for=self._hold_ttl)
-        return copies
+    async def _from_items(
+        self, caller: Caller, held: Mapping[str, HeldAsset], asked_at: datetime, key: str
+    ) -> Outcomes:
+        """Return the items that assets were copied from: those are saved, as long as the item is there."""
+        sources = {name: asset.source_item_id for name, asset in held.items() if asset.source_item_id}
+        if not sources:
+            return {}
+        async with self._storage.read() as tx:
+            items = await tx.saves.find_items(caller.owner, list(sources.values()))
+        found = {name: items[item_id] for name, item_id in sources.items() if item_id in items}
+        return await self._as_they_are(caller, found, asked_at, key)
 
-    async def _copy(self, copy: Copying) -> str:
-        """Copy one file inside the store and look at what came out. Returns its generation.
-
-        Raises:
-            Internal: the copy is not what the asset service measured, or its source is gone.
-        """
-        source, media = copy.source.place, copy.source.media
+    async def _commit_or_each(
+        self, caller: Caller, holder: str, held: Mapping[str, HeldAsset], copied: Mapping[str, Copied], key: str
+    ) -> Outcomes:
+        """Commit all in one transaction; when something else was quicker with one of them, each in its own."""
+        if not copied:
+            return {}
         try:
-            await self._store.copy(
-                (source.bucket, source.key), (copy.bucket, copy.key), generation=source.generation or None
-            )
-        except NotFound:
-            raise Internal(
-                "The bytes of the asset are not there; nothing was saved.", ErrorReason.OUTPUT_LOST
-            ) from None
-        found = await self._store.stat(copy.bucket, copy.key)
-        if found is None or (found.size_bytes, found.sha256) != (media.size_bytes, media.sha256):
-            log.error("copy_differs", blob_id=copy.blob_id, source_key=source.key)
-            raise Internal("The copy is not what the asset was; nothing was saved.", ErrorReason.DIGEST_MISMATCH)
-        return found.generation
+            return await self._commit(caller, holder, held, copied, key)
+        except Aborted as error:
+            if len(copied) == 1:
+                return dict.fromkeys(copied, error)
+        outcomes: Outcomes = {}
+        for asset_id, files in copied.items():
+            outcomes |= await self._commit_or_each(caller, holder, held, {asset_id: files}, key)
+        return outcomes
 
     async def _commit(
-        self, caller: Caller, item_id: str, holder: str, held: HeldAsset, copied: Sequence[tuple[Copying, str]]
-    ) -> Item:
-        """Make an item of verified copies, or return the one that somebody else made of the asset meanwhile."""
+        self, caller: Caller, holder: str, held: Mapping[str, HeldAsset], copied: Mapping[str, Copied], key: str
+    ) -> Outcomes:
+        """Make items of verified copies. Aborted for an asset of which somebody else made one meanwhile.
+
+        Raises:
+            Aborted: a copy was given up, or a twin came up, at the same moment.
+        """
+        owner = caller.owner
         async with self._storage.write() as tx:
             await tx.outbox.owe_release(holder)
-            saved = await tx.items.find_saved(caller.owner, held.asset_id)
-            if saved is not None:
-                await tx.blobs.give_up([copy.blob_id for copy, _ in copied])
-                return saved
-            await tx.blobs.lock_for(caller.owner, [copy for copy, _ in copied])
-            blob_ids = [await tx.blobs.publish(caller.owner, copy, generation) for copy, generation in copied]
-            await self._write_item(tx, caller, item_id, held, blob_ids)
-            item = await tx.items.find(caller.owner, item_id)
-        if item is None:
-            raise Internal
-        log.info("item_saved", item_id=item_id, asset_id=held.asset_id, files=len(item.files))
-        return item
+            saved = await tx.saves.find(owner, list(copied))
+            new = sorted(asset_id for asset_id in copied if asset_id not in saved)
+            if new:
+                await self._write_items(tx, caller, [held[asset_id] for asset_id in new], copied, key)
+            items = await tx.saves.find(owner, new)
+        for item in items.values():
+            log.info("item_saved", item_id=item.item_id, asset_id=item.asset_id, files=len(item.files))
+        return {**dict.fromkeys(saved, Aborted()), **items}
 
-    async def _write_item(
-        self, tx: Transaction, caller: Caller, item_id: str, held: HeldAsset, blob_ids: Sequence[str]
+    async def _write_items(
+        self, tx: Transaction, caller: Caller, held: Sequence[HeldAsset], copied: Mapping[str, Copied], key: str
     ) -> None:
-        item = Item(
-            item_id=item_id,
-            owner=caller.owner,
-            asset_id=held.asset_id,
-            format=held.format,
-            provenance=held.provenance,
-            files=held.files,
-            created_at=await tx.now(),
-            deleted_at=None,
-            version=1,
-        )
-        await tx.items.add(item, blob_ids, held.facts)
-        tx.tell(item, SAVED)
-        await tx.items.note(caller, "item_saved", item_id)
-        version = await tx.items.mark(caller.owner, held.asset_id, item_id)
-        await tx.outbox.owe_mark(caller.owner, asset_id=held.asset_id, item_id=item_id, version=version)
-
-    async def _give_up(self, copies: Sequence[Copying], holder: str) -> None:
-        """Have the copies deleted and the hold released; what cannot be written now happens when their time is over."""
-        try:
-            async with self._storage.write() as tx:
-                known = await tx.blobs.give_up([copy.blob_id for copy in copies])
-                await tx.outbox.owe_release(holder)
-        except ResourceExhausted as error:
-            log.warning("give_up_postponed", holder=holder, error=error.message)
-            return
-        for copy in copies:
-            # A process that stood still for long finds its rows gone: nobody else will look at these keys.
-            if copy.blob_id not in known:
-                await erase(self._store, copy.bucket, copy.key)
+        owner, now = caller.owner, await tx.now()
+        files = [file for asset in held for file in copied[asset.asset_id]]
+        await tx.blobs.lock_for(owner, [copy for copy, _ in files])
+        blob_ids = iter(await tx.blobs.publish(owner, files))
+        items = [
+            Item(
+                item_id=new_id(),
+                owner=owner,
+                asset_id=asset.asset_id,
+                format=asset.format,
+                provenance=asset.provenance,
+                files=asset.files,
+                created_at=now,
+                deleted_at=None,
+                version=1,
+            )
+            for asset in held
+        ]
+        new = [
+            NewItem(item, [next(blob_ids) for _ in item.files], asset.facts)
+            for item, asset in zip(items, held, strict=True)
+        ]
+        await tx.saves.add(caller, new)
+        for item in items:
+            tx.tell(item, SAVED)
+        await tx.saves.mark(owner, {item.asset_id: item.item_id for item in items})
+        if key:
+            await tx.saves.answer(owner, key, {item.asset_id: item.item_id for item in items})
 
     async def _deliver(self) -> None:
         """Tell the asset service now rather than in a moment, so that who looks at the workspace next sees the mark."""
@@ -249,25 +230,32 @@ class Saving:
         except (TimeoutError, AtelierError) as error:
             log.info("delivery_postponed", error=repr(error))
 
-    @asynccontextmanager
-    async def _renewing(
-        self, holder: str, owner: Owner, held: HeldAsset, copies: Sequence[Copying]
-    ) -> AsyncIterator[None]:
-        """Keep the hold and the announced copies alive while they are made."""
-        task = asyncio.create_task(self._renew(holder, owner, held, [copy.blob_id for copy in copies]))
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
-    async def _renew(self, holder: str, owner: Owner, held: HeldAsset, blob_ids: Sequence[str]) -> None:
-        while True:
-            await asyncio.sleep(self._hold_ttl.total_seconds() / _RENEWALS_PER_HOLD)
-            try:
-                await self._assets.renew_hold(holder, owner, held.asset_id, self._hold_ttl)
-                async with self._storage.write() as tx:
-                    await tx.blobs.go_on(blob_ids, writes_for=self._hold_ttl)
-            except AtelierError as error:
-                # The commit finds out whether it still holds.
-                log.warning("renewal_failed", holder=holder, error=error.message)
+def _result(asset_id: str, outcome: Item | AtelierError) -> SaveResult:
+    if isinstance(outcome, Item):
+        return SaveResult(asset_id, item=outcome)
+    return SaveResult(asset_id, failure=outcome)
+
+
+def _together(asset_ids: Sequence[str]) -> Iterator[list[str]]:
+    """Give ids in parts that are held, copied and committed together, each id once."""
+    ids = list(dict.fromkeys(asset_ids))
+    for start in range(0, len(ids), _TOGETHER):
+        yield ids[start : start + _TOGETHER]
+
+
+def _is_id(text: str) -> bool:
+    try:
+        parse_id(text, "asset_ids")
+    except InvalidArgument:
+        return False
+    return True
+
+
+def _item_ids(items: Mapping[str, Item]) -> list[str]:
+    return [item.item_id for item in items.values()]
+
+
+def _by_asset(items: Mapping[str, Item], found: Mapping[str, Item]) -> dict[str, Item]:
+    """Return what was found of the items of assets, by asset."""
+    return {asset_id: found[item.item_id] for asset_id, item in items.items() if item.item_id in found}

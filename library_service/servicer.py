@@ -11,12 +11,17 @@ from atelier.library.v1 import library_service_pb2 as pb
 from atelier.library.v1 import library_service_pb2_grpc
 from library_service import shelf_wire, wire
 from library_service.catalogue import Catalogue
+from library_service.clearing import Clearing
+from library_service.copying_back import CopyingBack
 from library_service.domain import Place
+from library_service.erasure import Erasure
 from library_service.removal import Removal
 from library_service.saving import Saving
 from library_service.shelving import Shelving
+from library_service.sweep import Sweep
 from service_kit.blobs import SignedUrl
-from service_kit.identity import current_caller
+from service_kit.care_wire import findings_to_proto
+from service_kit.identity import Owner, current_caller
 from service_kit.media_urls import MediaSigner
 from service_kit.server import Registration
 
@@ -33,6 +38,10 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         self,
         *,
         saving: Saving,
+        clearing: Clearing,
+        copying_back: CopyingBack,
+        sweep: Sweep,
+        erasure: Erasure,
         catalogue: Catalogue,
         removal: Removal,
         shelving: Shelving,
@@ -40,6 +49,10 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         media_url_ttl: timedelta,
     ) -> None:
         self._saving = saving
+        self._clearing = clearing
+        self._copying_back = copying_back
+        self._sweep = sweep
+        self._erasure = erasure
         self._catalogue = catalogue
         self._removal = removal
         self._shelving = shelving
@@ -47,7 +60,7 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         self._media_url_ttl = media_url_ttl
 
     async def SaveToLibrary(self, request: pb.SaveToLibraryRequest, context: Any) -> pb.SaveToLibraryResponse:
-        results = await self._saving.save(current_caller(), request.asset_ids)
+        results = await self._saving.save(current_caller(), request.asset_ids, request.idempotency_key)
         return pb.SaveToLibraryResponse(results=[wire.save_result_to_proto(result, self._sign) for result in results])
 
     async def ListItems(self, request: pb.ListItemsRequest, context: Any) -> pb.ListItemsResponse:
@@ -104,6 +117,43 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
     async def DeleteCollection(self, request: pb.DeleteCollectionRequest, context: Any) -> pb.DeleteCollectionResponse:
         await self._shelving.delete_collection(current_caller().owner, request.collection_id)
         return pb.DeleteCollectionResponse()
+
+    async def ClearAssets(self, request: pb.ClearAssetsRequest, context: Any) -> pb.ClearAssetsResponse:
+        results = await self._clearing.clear(current_caller(), request.asset_ids, request.idempotency_key)
+        return pb.ClearAssetsResponse(results=[wire.clear_result_to_proto(result, self._sign) for result in results])
+
+    async def ClearJob(self, request: pb.ClearJobRequest, context: Any) -> pb.ClearJobResponse:
+        results = await self._clearing.clear_job(current_caller(), request.job_id)
+        return pb.ClearJobResponse(results=[wire.clear_result_to_proto(result, self._sign) for result in results])
+
+    async def ClearWorkspace(self, request: pb.ClearWorkspaceRequest, context: Any) -> pb.ClearWorkspaceResponse:
+        results, following = await self._clearing.clear_workspace(
+            current_caller(),
+            page_size=request.page_size if request.HasField("page_size") else None,
+            page_token=request.page_token,
+        )
+        return pb.ClearWorkspaceResponse(
+            results=[wire.clear_result_to_proto(result, self._sign) for result in results], next_page_token=following
+        )
+
+    async def CopyToWorkspace(self, request: pb.CopyToWorkspaceRequest, context: Any) -> pb.CopyToWorkspaceResponse:
+        results = await self._copying_back.copy(current_caller(), request.item_ids)
+        pairs = zip(request.item_ids, results, strict=True)
+        return pb.CopyToWorkspaceResponse(results=[wire.copy_result_to_proto(*pair) for pair in pairs])
+
+    async def SweepBlobs(self, request: pb.SweepBlobsRequest, context: Any) -> pb.SweepBlobsResponse:
+        page = await self._sweep.page(request.dry_run, request.page_token)
+        return pb.SweepBlobsResponse(
+            findings=findings_to_proto(page.findings),
+            blobs=page.blobs,
+            rows=page.rows,
+            next_page_token=page.next_page_token,
+        )
+
+    async def EraseOwner(self, request: pb.EraseOwnerRequest, context: Any) -> pb.EraseOwnerResponse:
+        tenant_id = request.tenant_id or current_caller().owner.tenant_id
+        left = await self._erasure.erase(Owner(tenant_id, request.owner_id))
+        return pb.EraseOwnerResponse(done=not left, left=left)
 
     async def WatchItems(self, request: pb.WatchItemsRequest, context: Any) -> AsyncIterator[pb.WatchItemsResponse]:
         await context.send_initial_metadata((("atelier-stream", "open"),))

@@ -64,6 +64,8 @@ class Upkeep:
             lambda tx: tx.trim_events(older_than=mine.retention_events),
             lambda tx: tx.items.trim_deleted(mine.retention_tombstones),
             lambda tx: tx.items.trim_audit(mine.retention_audit),
+            lambda tx: tx.saves.trim_answers(mine.idempotency_retention),
+            lambda tx: tx.erased.trim(mine.retention_tombstones),
         ]
         while True:
             while await self._removal.empty_trash(mine.retention_trash):

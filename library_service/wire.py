@@ -168,11 +168,11 @@ def clear_result_to_proto(result: ClearResult, sign: Sign) -> pb.ClearResult:
     return pb.ClearResult(asset_id=result.asset_id, failure=_failure(result.failure))
 
 
-def copy_result_to_proto(item_id: str, result: asset_pb2.Asset | AtelierError) -> pb.CopyResult:
-    """Return the message of what became of one item."""
+def copy_result_to_proto(item_id: str, result: bytes | AtelierError) -> pb.CopyResult:
+    """Return the message of what became of one item: an asset as the asset service told it, or why there is none."""
     if isinstance(result, AtelierError):
         return pb.CopyResult(item_id=item_id, failure=_failure(result))
-    return pb.CopyResult(item_id=item_id, asset=result)
+    return pb.CopyResult(item_id=item_id, asset=asset_pb2.Asset.FromString(result))
 
 
 def _failure(error: AtelierError) -> pb.SaveFailure:

@@ -11,10 +11,12 @@ from library_service.domain import Item
 from library_service.storage.blob_rows import BlobRows
 from library_service.storage.items import Items
 from library_service.storage.outbox import Outbox
+from library_service.storage.saves import Saves
 from library_service.storage.search import Search
 from library_service.storage.shelves import Shelves
-from library_service.storage.tables import event_log
+from library_service.storage.tables import event_log, metadata
 from service_kit.database import Database
+from service_kit.erasure import Erased
 from service_kit.events.log import NewEvent, Place, StoredEvent
 from service_kit.identity import Owner
 from service_kit.storage import TransactionalStorage, View
@@ -36,6 +38,8 @@ class Transaction(View):
         self.shelves = Shelves(connection)
         self.blobs = BlobRows(connection)
         self.outbox = Outbox(connection)
+        self.saves = Saves(connection)
+        self.erased = Erased(connection, metadata)
         self._new_events: list[NewEvent] = []
 
     async def now(self) -> datetime:

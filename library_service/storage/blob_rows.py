@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
 from sqlalchemy import delete as delete_rows
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from library_service.domain import BlobState, Copying
-from library_service.storage.tables import blobs
+from library_service.domain import BlobState, Copying, Place
+from library_service.storage.tables import blobs, item_files
+from service_kit.blobs import BlobInfo
+from service_kit.bulk import among, update_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted
 from service_kit.identity import Owner
+
+_Bytes = tuple[str, int, str]
+"""What tells bytes apart: digest, size, type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,18 @@ class Doomed:
     bucket: str
     key: str
     may_be_written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A blob that should be there: how often its row says that it is used, how often it is, and an item that has it."""
+
+    blob_id: str
+    place: Place
+    size_bytes: int
+    ref_count: int
+    uses: int
+    item_id: str
 
 
 class BlobRows:
@@ -77,28 +95,43 @@ class BlobRows:
         query = select(blobs.c.blob_id).where(or_(blobs.c.blob_id.in_(own), twins))
         await self._tx.execute(query.order_by(blobs.c.blob_id).with_for_update())
 
-    async def publish(self, owner: Owner, copy: Copying, generation: str) -> str:
-        """Count one more use of a copy's bytes. Returns the blob to use: the copy, or a live twin with the same bytes.
+    async def publish(self, owner: Owner, copied: Sequence[tuple[Copying, str]]) -> list[str]:
+        """Count one more use of the bytes of each copy, given with its generation. The rows are locked.
+
+        Returns:
+            The blob to use for each: the copy, or a live twin with the same bytes.
 
         Raises:
-            Aborted: the copy was given up meanwhile, or a twin came up at the same moment.
+            Aborted: a copy was given up meanwhile, or a twin came up at the same moment.
         """
-        twin = await self._use_twin(owner, copy)
-        state = BlobState.DELETING if twin is not None else BlobState.LIVE
-        values = {
-            "state": state.value,
-            "generation": generation,
-            "ref_count": 0 if twin is not None else 1,
-            "writes_until": None,
-        }
-        own = update(blobs).where(blobs.c.blob_id == copy.blob_id, blobs.c.state == BlobState.COPYING.value)
+        live = await self._live(owner, [copy for copy, _ in copied])
+        twins, uses, used, own = frozenset(live.values()), Counter[str](), [], []
+        for copy, _ in copied:
+            blob_id = live.setdefault(_bytes_of(copy), copy.blob_id)
+            uses[blob_id] += 1
+            used.append(blob_id)
+        for copy, generation in copied:
+            twin = live[_bytes_of(copy)] != copy.blob_id
+            state = BlobState.DELETING if twin else BlobState.LIVE
+            own.append(
+                {
+                    "blob_id": copy.blob_id,
+                    "state": BlobState.COPYING.value,
+                    "new_state": state.value,
+                    "generation": generation,
+                    "ref_count": 0 if twin else uses[copy.blob_id],
+                    "writes_until": None,
+                }
+            )
         try:
-            changed = await self._tx.execute(own.values(values))
+            changed = await update_rows(self._tx, blobs, own, match=("blob_id", "state"))
         except IntegrityError as error:
             raise Aborted from error
-        if changed.rowcount != 1:
+        if changed != len(own):
             raise Aborted
-        return twin or copy.blob_id
+        for blob_id in sorted(twins & uses.keys()):
+            await self._use(blob_id, uses[blob_id])
+        return used
 
     async def release(self, blob_ids: Sequence[str]) -> None:
         """Count one use less for each id; a blob that nothing uses any more is to be deleted."""
@@ -161,22 +194,105 @@ class BlobRows:
             delete_rows(blobs).where(blobs.c.blob_id == blob_id, blobs.c.state == BlobState.DELETING.value)
         )
 
-    async def _use_twin(self, owner: Owner, copy: Copying) -> str | None:
-        media = copy.source.media
+    async def known_keys(self, keys: Sequence[str]) -> set[str]:
+        """Return those of some keys that a row knows."""
+        return set((await self._tx.execute(select(blobs.c.key).where(among(blobs.c.key, keys)))).scalars())
+
+    async def find_live(self, *, after: str, limit: int) -> list[Live]:
+        """Return blobs that are in use, or should be, by id, after an id, each with how often it is used."""
+        uses = select(func.count()).select_from(item_files).where(item_files.c.blob_id == blobs.c.blob_id)
+        item = select(func.min(item_files.c.item_id)).where(item_files.c.blob_id == blobs.c.blob_id)
+        query = (
+            select(blobs, uses.scalar_subquery().label("uses"), item.scalar_subquery().label("item_id"))
+            .where(blobs.c.state == BlobState.LIVE.value, blobs.c.blob_id > after)
+            .order_by(blobs.c.blob_id)
+            .limit(limit)
+        )
+        return [
+            Live(
+                row.blob_id,
+                Place(row.bucket, row.key, row.generation),
+                row.size_bytes,
+                row.ref_count,
+                row.uses,
+                row.item_id or "",
+            )
+            for row in await self._tx.execute(query)
+        ]
+
+    async def recount(self, blob_id: str) -> bool:
+        """Count again how often a live blob is used, under its lock; one that nothing uses is to be deleted.
+
+        Returns:
+            Whether it was live and counted wrongly.
+        """
+        locked = select(blobs.c.ref_count).where(blobs.c.blob_id == blob_id, blobs.c.state == BlobState.LIVE.value)
+        counted = (await self._tx.execute(locked.with_for_update())).scalar_one_or_none()
+        uses = select(func.count()).select_from(item_files).where(item_files.c.blob_id == blob_id)
+        used = (await self._tx.execute(uses)).scalar_one()
+        if counted is None or counted == used:
+            return False
+        state = BlobState.LIVE if used else BlobState.DELETING
+        await self._tx.execute(
+            update(blobs).where(blobs.c.blob_id == blob_id).values(ref_count=used, state=state.value)
+        )
+        return True
+
+    async def take_stray(self, blob_id: str, owner: Owner, stray: BlobInfo) -> None:
+        """Write a row for a blob that has none: it is to be deleted."""
+        await self._tx.execute(
+            insert(blobs).values(
+                blob_id=blob_id,
+                tenant_id=owner.tenant_id,
+                owner_id=owner.owner_id,
+                state=BlobState.DELETING.value,
+                bucket=stray.bucket,
+                key=stray.key,
+                generation=stray.generation,
+                content_type=stray.content_type,
+                size_bytes=stray.size_bytes,
+                sha256=stray.sha256,
+                width=0,
+                height=0,
+                duration_ms=0,
+                ref_count=0,
+                created_at=db_now(),
+            )
+        )
+
+    async def give_up_owner(self, owner: Owner) -> None:
+        """Have all of an owner's blobs deleted, whoever uses them; what may still be written to stays until then."""
+        await self._tx.execute(
+            update(blobs)
+            .where(_of(owner), blobs.c.state != BlobState.DELETING.value)
+            .values(state=BlobState.DELETING.value, ref_count=0)
+        )
+
+    async def count_of(self, owner: Owner) -> int:
+        """Return how many blobs an owner has, in whatever state."""
+        return (await self._tx.execute(select(func.count()).select_from(blobs).where(_of(owner)))).scalar_one()
+
+    async def _live(self, owner: Owner, copies: Sequence[Copying]) -> dict[_Bytes, str]:
+        """Return the owner's live blobs that may have the bytes of copies."""
+        digests = sorted({copy.source.media.sha256 for copy in copies})
+        query = select(blobs.c.sha256, blobs.c.size_bytes, blobs.c.content_type, blobs.c.blob_id).where(
+            _of(owner), among(blobs.c.sha256, digests), blobs.c.state == BlobState.LIVE.value
+        )
+        return {(row.sha256, row.size_bytes, row.content_type): row.blob_id for row in await self._tx.execute(query)}
+
+    async def _use(self, blob_id: str, times: int) -> None:
         used = await self._tx.execute(
             update(blobs)
-            .where(
-                _of(owner),
-                blobs.c.sha256 == media.sha256,
-                blobs.c.size_bytes == media.size_bytes,
-                blobs.c.content_type == media.content_type,
-                blobs.c.state == BlobState.LIVE.value,
-            )
-            .values(ref_count=blobs.c.ref_count + 1)
-            .returning(blobs.c.blob_id)
+            .where(blobs.c.blob_id == blob_id, blobs.c.state == BlobState.LIVE.value)
+            .values(ref_count=blobs.c.ref_count + times)
         )
-        found: str | None = used.scalar_one_or_none()
-        return found
+        if used.rowcount != 1:
+            raise Aborted
+
+
+def _bytes_of(copy: Copying) -> _Bytes:
+    media = copy.source.media
+    return media.sha256, media.size_bytes, media.content_type
 
 
 def _of(owner: Owner) -> ColumnElement[bool]:

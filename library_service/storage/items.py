@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Table, and_, delete, insert, literal, select, true, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
@@ -23,7 +22,6 @@ from library_service.storage.tables import (
 from library_service.words import VERSION, Facts, Labels, tokens_of
 from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
-from service_kit.errors import Aborted
 from service_kit.identity import Caller, Owner
 from service_kit.ids import new_id
 
@@ -34,47 +32,9 @@ class Items:
     def __init__(self, tx: AsyncConnection) -> None:
         self._tx = tx
 
-    async def find_saved(self, owner: Owner, asset_id: str) -> Item | None:
-        """Return the item that an asset is saved as, also if that is in the trash; None when there is none."""
-        query = select(user_library).where(of_owner(owner), _not_deleted(), user_library.c.asset_id == asset_id)
-        return await self._one(query)
-
     async def find(self, owner: Owner, item_id: str) -> Item | None:
         """Return an item, deleted or not; None when there never was one, or somebody else owns it."""
         return await self._one(select(user_library).where(of_owner(owner), user_library.c.item_id == item_id))
-
-    async def add(self, item: Item, blob_ids: Sequence[str], facts: Facts | None = None) -> None:
-        """Write a new item; its files are the blobs, in the order of `item.files`.
-
-        Without facts nobody finds it by anything until upkeep has read them.
-
-        Raises:
-            Aborted: the asset was saved at the same moment.
-        """
-        try:
-            await self._tx.execute(
-                insert(user_library).values(
-                    item_id=item.item_id,
-                    tenant_id=item.owner.tenant_id,
-                    owner_id=item.owner.owner_id,
-                    asset_id=item.asset_id,
-                    format=item.format,
-                    provenance=item.provenance,
-                    created_at=item.created_at,
-                    deleted_at=None,
-                    version=item.version,
-                    **found_by(item, facts),
-                )
-            )
-        except IntegrityError as error:
-            raise Aborted from error
-        await self._tx.execute(
-            insert(item_files),
-            [
-                {"item_id": item.item_id, "position": position, "rendition": file.rendition, "blob_id": blob_id}
-                for position, (file, blob_id) in enumerate(zip(item.files, blob_ids, strict=True))
-            ],
-        )
 
     async def trash(self, owner: Owner, item_id: str) -> bool:
         """Put an item into the trash. Tells whether it was outside."""

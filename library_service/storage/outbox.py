@@ -12,6 +12,7 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.storage.tables import outbox
+from service_kit.bulk import among
 from service_kit.database import db_now
 from service_kit.identity import Owner
 from service_kit.ids import new_id
@@ -78,17 +79,22 @@ class Outbox:
         """Have everything tried at once, where whoever claimed it must be dead."""
         await self._tx.execute(update(outbox).where(outbox.c.due_at > db_now()).values(due_at=db_now()))
 
-    async def settle(self, debt_id: str) -> None:
+    async def settle(self, debt_ids: Sequence[str]) -> None:
         """Remove what is owed no more."""
-        await self._tx.execute(delete(outbox).where(outbox.c.id == debt_id))
+        await self._tx.execute(delete(outbox).where(among(outbox.c.id, debt_ids)))
 
-    async def postpone(self, debt_id: str, *, wait: timedelta) -> None:
+    async def postpone(self, debt_ids: Sequence[str], *, wait: timedelta) -> None:
         """Try again after a time."""
         await self._tx.execute(
             update(outbox)
-            .where(outbox.c.id == debt_id)
+            .where(among(outbox.c.id, debt_ids))
             .values(attempts=outbox.c.attempts + 1, due_at=db_now(plus=wait))
         )
+
+    async def forget_owner(self, owner: Owner) -> None:
+        """Remove what is owed about an owner's assets."""
+        mine = (outbox.c.payload["tenant_id"].as_string(), outbox.c.payload["owner_id"].as_string())
+        await self._tx.execute(delete(outbox).where(mine[0] == owner.tenant_id, mine[1] == owner.owner_id))
 
     async def _owe(self, kind: DebtKind, payload: dict[str, Any]) -> None:
         await self._tx.execute(

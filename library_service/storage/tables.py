@@ -26,6 +26,7 @@ from sqlalchemy.types import TypeEngine
 
 from service_kit.database import Json, UtcDateTime
 from service_kit.deletion_pause import add_pause_table
+from service_kit.erasure import add_erased_table
 from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
@@ -33,6 +34,7 @@ metadata = MetaData()
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
 add_pause_table(metadata)
+add_erased_table(metadata)
 
 _NOT_DELETED = text("deleted_at IS NULL")
 _TRASHED = text("trashed_at IS NOT NULL AND deleted_at IS NULL")
@@ -220,6 +222,20 @@ saved_marks = Table(
     Column("item_id", Text, nullable=False),
     Column("version", BigInteger, nullable=False),
     PrimaryKeyConstraint("tenant_id", "owner_id", "asset_id"),
+)
+
+# As which items the call of an idempotency key saved assets, so that a late repeat of it changes nothing.
+answered_saves = Table(
+    "answered_saves",
+    metadata,
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("idempotency_key", Text, nullable=False),
+    Column("asset_id", Text, nullable=False),
+    Column("item_id", Text, nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "owner_id", "idempotency_key", "asset_id"),
+    Index("answered_saves_by_time", "created_at"),
 )
 
 # Calls to the asset service that must happen, written with the change that they tell of.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from atelier.asset.v1 import asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2
+from library_service.domain import Mark
 from library_service.storage.blob_rows import BlobRows
 from service_kit import channels, crash
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
@@ -223,7 +225,7 @@ async def test_a_row_stays_while_something_may_still_write_to_its_key(
     house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     die_at(monkeypatch, "library.save.copying")
-    with pytest.raises(BaseExceptionGroup):
+    with pytest.raises(PowerCut):
         await house.library.saving.save(house.caller(ADA), [asset_id])
     house.clock.advance(house.settings.library.hold_ttl)
     assert await house.library.removal.sweep() == 0
@@ -256,9 +258,9 @@ async def test_what_is_copied_is_held(house: House, asset_id: str, monkeypatch: 
 
 
 async def test_a_long_copy_renews_its_hold(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saving = house.library.saving
-    monkeypatch.setattr(saving, "_hold_ttl", timedelta(milliseconds=30))
-    renewed, real_copy, real_renew = asyncio.Event(), house.library.store.copy, saving._assets.renew_hold
+    copier = house.library.copier
+    monkeypatch.setattr(copier, "_hold_ttl", timedelta(milliseconds=30))
+    renewed, real_copy, real_renew = asyncio.Event(), house.library.store.copy, copier._assets.renew_hold
 
     async def renew(*arguments: Any) -> None:
         await real_renew(*arguments)
@@ -268,10 +270,10 @@ async def test_a_long_copy_renews_its_hold(house: House, asset_id: str, monkeypa
         await renewed.wait()
         return await real_copy(*arguments, **options)
 
-    monkeypatch.setattr(saving._assets, "renew_hold", renew)
+    monkeypatch.setattr(copier._assets, "renew_hold", renew)
     monkeypatch.setattr(house.library.store, "copy", copy)
     async with asyncio.timeout(10):
-        [result] = await saving.save(house.caller(ADA), [asset_id])
+        [result] = await house.library.saving.save(house.caller(ADA), [asset_id])
 
     assert result.item is not None
 
@@ -296,7 +298,7 @@ async def test_without_the_asset_service_items_are_served_and_saving_says_repeat
         assert house.library.health.serving
 
         await house.start_asset()
-        await channels.wait_ready(house.library.saving._assets._channel, timedelta(seconds=10))
+        await channels.wait_ready(house.library.copier._assets._channel, timedelta(seconds=10))
         house.clock.advance(timedelta(minutes=1))
         await house.library_sees_assets(True)
         await house.library.deliveries.deliver_due()
@@ -327,12 +329,12 @@ async def test_without_its_key_the_library_says_repeat_and_forgets_nothing(house
 async def test_a_refused_delivery_blocks_no_other(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real, refused = house.library.deliveries._assets.mark_saved, 0
 
-    async def mark(owner: Any, **options: Any) -> None:
+    async def mark(marks: Sequence[Mark]) -> None:
         nonlocal refused
-        if options["asset_id"] == "bad":
-            refused += 1
+        if any(mark.asset_id == "bad" for mark in marks):
+            refused += len(marks) == 1
             raise NotFound
-        await real(owner, **options)
+        await real(marks)
 
     monkeypatch.setattr(house.library.deliveries._assets, "mark_saved", mark)
     async with house.library.storage.write() as tx:

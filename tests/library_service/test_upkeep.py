@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -37,9 +36,10 @@ async def test_what_the_last_run_left_is_swept_at_the_start(house: House, monkey
         swept.set()
 
     [asset_id] = await house.make_job(ADA, [(picture("red"),)])
-    held = await house.library.saving._assets.take_hold("save:x", ADA, asset_id, timedelta(minutes=1))
-    copies = await house.library.saving._announce(ADA, held)
-    await house.library.saving._copy(copies[0])
+    copier = house.library.copier
+    held = await copier.hold("save:x", ADA, [asset_id])
+    copies = await copier.announce(ADA, held.values())
+    await copier.copy("save:x", ADA, copies)
     assert len(await house.keys_in(LIBRARY_BUCKET)) == 1
 
     monkeypatch.setattr(BlobRows, "forget", tell)

@@ -14,11 +14,12 @@ import pytest
 from library_service.domain import Item
 from library_service.selection import Place, Selection, Sort
 from library_service.storage import Storage, Transaction, search
+from library_service.storage.saves import NewItem
 from library_service.words import Facts, fold_label, tokens_of
 from service_kit.clock import ManualClock
 from service_kit.errors import AlreadyExists
 from service_kit.identity import Owner
-from tests.storage.test_library import ANN, BOB, item, keep
+from tests.storage.test_library import ANN, BOB, caller, item, keep
 
 REQUESTS = Path(__file__).parents[1] / "data" / "requests.jsonl"
 NOT_ASCII = "雨の夜の横丁、提灯の明かりと水たまりの反射 — café “Zoë”, naïve style, 🌧️"
@@ -26,7 +27,8 @@ ARABIC = "سوق قديم عند الغروب، أقمشة ملوّنة وضوء
 
 
 async def save(tx: Transaction, one: Item, facts: Facts | None) -> None:
-    await tx.items.add(one, [await keep(tx, f"blob-{one.item_id}", one.owner, one.item_id)], facts)
+    blob_ids = [await keep(tx, f"blob-{one.item_id}", one.owner, one.item_id)]
+    await tx.saves.add(caller(one.owner), [NewItem(one, blob_ids, facts)])
 
 
 async def found(library: Storage, owner: Owner = ANN, **asked: Any) -> set[str]:
