@@ -16,6 +16,10 @@ from tests.support.postgres import Databases, NoPostgres, any_server
 hypothesis.settings.register_profile("atelier", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("atelier")
 
+PATIENTLY = "%20".join(
+    f"-c%20{name}%3D60s" for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+)
+
 
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,9 +80,13 @@ def postgres_url(postgres: Databases) -> Iterator[str]:
 
 @pytest.fixture
 def migrated_postgres_url(postgres: Databases) -> Iterator[str]:
-    """Give a database with the schemas of all services."""
+    """Give a database with the schemas of all services.
+
+    Who stands still in a transaction is waited for: a busy machine stops the tests for seconds, and what that breaks
+    off is no fault of the code. What the limits are otherwise is tested in the kit.
+    """
     url = postgres.create()
-    yield url
+    yield f"{url}?options={PATIENTLY}"
     postgres.drop(url)
 
 

@@ -28,10 +28,6 @@ from tests.asset_service.pictures import png
 from tests.asset_service.test_small_outputs import file, upload
 
 MINUTE = timedelta(minutes=1)
-# A machine that is busy with something else must not end a race.
-PATIENTLY = "?options=" + "%20".join(
-    f"-c%20{name}%3D60s" for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
-)
 Race = Callable[[Harness], Coroutine[Any, Any, Any]]
 
 
@@ -89,7 +85,7 @@ async def _outcome(work: Coroutine[Any, Any, Any]) -> Any:
 async def pair(tmp_path: Path, migrated_postgres_url: str) -> AsyncIterator[Pair]:
     """Run two services."""
     clock = ManualClock()
-    url = migrated_postgres_url + PATIENTLY
+    url = migrated_postgres_url
     async with (
         running(tmp_path, clock, core__database_url=url) as one,
         running(tmp_path, clock, core__database_url=url) as other,

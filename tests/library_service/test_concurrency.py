@@ -21,11 +21,6 @@ from library_service.domain import Item, SaveResult
 from service_kit.errors import NotFound
 from tests.library_service.house import ADA, House, picture
 
-# A machine that is busy with something else must not end a race.
-PATIENTLY = "?options=" + "%20".join(
-    f"-c%20{name}%3D60s" for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
-)
-
 
 @dataclass
 class Pair:
@@ -86,7 +81,7 @@ class Pair:
 async def pair(tmp_path: Path, migrated_postgres_url: str) -> AsyncIterator[Pair]:
     """Run a house with two library services."""
     async with AsyncExitStack() as stack:
-        house = House(tmp_path, stack, database_url=migrated_postgres_url + PATIENTLY)
+        house = House(tmp_path, stack, database_url=migrated_postgres_url)
         await house.start()
         other = await open_service(house.settings, stack, clock=house.clock)
         yield Pair(house, other, migrated_postgres_url)
