@@ -211,6 +211,8 @@ class Asset:
     media: Media = dataclasses.field(default_factory=Media)
     provenance: Provenance = dataclasses.field(default_factory=Provenance)
     renditions: tuple[Rendition, ...] = ()
+    rendition_state: str = ""
+    rendition_error: str = ""
     url: str = ""
     url_expires_at: datetime | None = None
     saved_item_id: str = ""

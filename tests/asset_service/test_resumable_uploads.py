@@ -15,10 +15,9 @@ from atelier.asset.v1 import upload_service_pb2 as pb
 from service_kit.clock import ManualClock
 from service_kit.errors import ErrorReason, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from service_kit.identity import Owner
-from tests.asset_service.harness import ANN, BOB, Harness, refusal, running
+from tests.asset_service.harness import ANN, BOB, Harness, on_both_databases, refusal, running
 from tests.asset_service.pictures import png
 
-ON_BOTH_DATABASES = True
 PICTURE = png(200, 200)
 
 
@@ -59,6 +58,7 @@ async def nothing_is_left(harness: Harness) -> bool:
     return not still_open and not await harness.service.spool.names() and not await harness.blobs()
 
 
+@on_both_databases
 async def test_a_file_in_pieces_becomes_an_asset_of_the_same_id(harness: Harness) -> None:
     begun = await begin(harness)
     assert (begun.size_bytes, begun.received_bytes) == (len(PICTURE), 0)
@@ -159,6 +159,7 @@ async def test_an_owner_has_a_bounded_number_of_them(harness: Harness, monkeypat
     await begin(harness, owner=BOB)
 
 
+@on_both_databases
 async def test_it_goes_on_after_a_restart(tmp_path: Path, clock: ManualClock, database_url: str) -> None:
     async with running(tmp_path, clock, core__database_url=database_url) as first:
         begun = await begin(first)
