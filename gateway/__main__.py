@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.app import Application
 from gateway.backends import Backend, Backends
 from gateway.context import Context
+from gateway.downloads import Downloads
 from gateway.edge import make_edge
 from gateway.health import Health
 from gateway.http import Limits
@@ -95,11 +96,13 @@ def compose(settings: Settings) -> Gateway:
     redirect = settings.blobs.redirect and bool(store.origin)
     limits = Limits(read_timeout=timeout, write_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
+    table = RouteTable(routes())
     app = Application(
         context=context,
-        table=RouteTable(routes()),
+        table=table,
         health=Health(backends.all, clock),
         media=Media(store, keys, clock, redirect=redirect),
+        downloads=Downloads(context, table.routes, store, keys),
         pages=Pages(settings.core.public_url, *([store.origin] if redirect else [])),
         edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
         limits=limits,

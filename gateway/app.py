@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from gateway.context import Context
+from gateway.downloads import Downloads
 from gateway.edge import Edge
 from gateway.events import SOURCES, serve_events
 from gateway.health import Health
@@ -30,6 +31,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _GET = ("GET", "HEAD")
 _MEDIA = "media"
 EVENTS = "/v1/events"
+ITEMS_ZIP = "/v1/items.zip"
+_FIXED_METHODS = {EVENTS: ("GET",), ITEMS_ZIP: ("GET", "POST")}
 
 OPEN_ROUTES = ("/v1/health", "/healthz", "/openapi.json", "/docs", "/", "/console/{path}", "/media/{bucket}/{key}")
 """What needs no identity, besides the RPCs that the contracts declare open."""
@@ -43,11 +46,12 @@ class Application:
     table: RouteTable
     health: Health
     media: Media
+    downloads: Downloads
     pages: Pages
     edge: Edge
     limits: Limits
     fixed: dict[str, Handler] = field(default_factory=dict)
-    """Hand-written routes that take GET, by their whole path."""
+    """Hand-written routes, by their whole path. They take GET and HEAD, unless it says otherwise above."""
 
     def __post_init__(self) -> None:
         """Add the hand-written routes."""
@@ -56,6 +60,7 @@ class Application:
         }
         self.fixed["/v1/health"] = self.fixed["/healthz"] = self.health.serve
         self.fixed[EVENTS] = partial(serve_events, self.context, watches)
+        self.fixed[ITEMS_ZIP] = self.downloads.serve
         self.fixed["/openapi.json"] = serve_document
         for path, name in {"/": "index.html", "/docs": "docs.html"}.items():
             if self.pages.has(name):
@@ -112,10 +117,10 @@ class Application:
         method, path = exchange.method, "/" + "/".join(segments)
         by_get = self._fixed(path, segments)
         if by_get is not None:
-            allowed = ["GET"] if path == EVENTS else list(_GET)
-            if method in allowed:
+            methods = _FIXED_METHODS.get(path, _GET)
+            if method in methods:
                 return by_get
-            raise method_not_allowed(method, path, allowed)
+            raise method_not_allowed(method, path, list(methods))
         found = self.table.find(method, segments)
         if found is None and method == "HEAD":
             found = self.table.find("GET", segments)

@@ -13,6 +13,7 @@ from typing import Any
 JOB_ID = "0197d2a4-6c1e-7b5a-9f30-2d8e41c7a605"
 ASSET_ID = "5a1f0c3e-8b7d-5e42-a6c9-13d7f0b2e894"
 ITEM_ID = "0197d2a5-0b44-7c19-8e21-7f6a90d3c512"
+COLLECTION_ID = "0197d2a6-4f0a-7d31-b2c8-90e1a4d57f63"
 UPLOAD_ID = "0197d2a6-3f58-7d02-b1c4-5e9a7c60f21b"
 KEY_ID = "k3v9x2m7q4w8t5za"
 KEY = "atl_k3v9x2m7q4w8t5za_your-secret"
@@ -106,6 +107,18 @@ EXAMPLES: Mapping[str, Example] = {
     "ListItems": Example(query={"format": "image", "page_size": 20}),
     "GetItem": Example(path={"item_id": ITEM_ID}),
     "DeleteItem": Example(path={"item_id": ITEM_ID}),
+    "CountItems": Example(query={"query": "lighthouse"}),
+    "UpdateItem": Example(
+        path={"item_id": ITEM_ID}, body={"title": "Storm at the cape", "tags": {"tags": ["sea", "storm"]}}
+    ),
+    "ChangeItems": Example(body={"item_ids": [ITEM_ID], "add_tags": ["sea"], "is_favourite": True}),
+    "GetRecipe": Example(path={"item_id": ITEM_ID}),
+    "CreateCollection": Example(body={"name": "Lighthouses"}),
+    "ListCollections": Example(),
+    "RenameCollection": Example(path={"collection_id": COLLECTION_ID}, body={"name": "Towers"}),
+    "DeleteCollection": Example(path={"collection_id": COLLECTION_ID}),
+    "DownloadItems": Example(query={"item_ids": ITEM_ID}),
+    "DownloadManyItems": Example(body={"item_ids": [ITEM_ID]}),
     "WatchItems": Example(),
     "WatchEvents": Example(),
     "CreateKey": Example(body={"owner_id": "ada", "kind": "user", "name": "Ada's notebook", "valid_days": 90}),

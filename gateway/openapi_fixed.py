@@ -24,6 +24,7 @@ def fixed_operations(schemas: Schemas, sources: Mapping[str, Descriptor]) -> dic
     schemas.components["Health"] = _health_schema()
     return {
         "/v1/events": {"get": _events(schemas, sources)},
+        "/v1/items.zip": _items_zip(),
         "/v1/health": {"get": _health()},
         "/media/{bucket}/{key}": {"get": _media()},
         "/openapi.json": {"get": _document()},
@@ -55,6 +56,45 @@ def _events(schemas: Schemas, sources: Mapping[str, Descriptor]) -> Json:
         "responses": {
             "200": {"description": "One event after the other.", "content": merged_stream(schemas, sources)},
             **errors.references(errors.EVERYWHERE | {401}),
+        },
+    }
+
+
+def _items_zip() -> Json:
+    """Return both operations: what `ListItems` takes stands in its own."""
+    archive = {"description": "The archive.", "content": {"application/zip": _BYTES}}
+    shared = {
+        "security": [{"bearer": []}, {"api_key": []}, {"session_cookie": []}],
+        "responses": {"200": archive, **errors.references(errors.EVERYWHERE | {400, 401, 404, 503})},
+    }
+    text = (
+        "Takes what `ListItems` takes, but for pages: everything that matches is in the archive, 10,000 files at most, "
+        "by their titles. Files are stored, not deflated. What was deleted meanwhile is named in `missing.txt`. An "
+        "archive that breaks off is not whole: repeat. Safe to repeat."
+    )
+    item_ids = {"type": "array", "items": {"type": "string"}, "maxItems": 1000, "description": "Only these items."}
+    query = {
+        "name": "item_ids",
+        "in": "query",
+        "description": "Only these items. Every other field of `ListItems` narrows as it does there.",
+        "schema": {key: value for key, value in item_ids.items() if key != "description"},
+        "example": [EXAMPLES["DownloadItems"].query["item_ids"]],
+    }
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "properties": {"item_ids": item_ids}},
+                "example": EXAMPLES["DownloadManyItems"].body,
+            }
+        },
+    }
+    return {
+        "get": {**_operation("DownloadItems", "Returns items as one archive", text), "parameters": [query], **shared},
+        "post": {
+            **_operation("DownloadManyItems", "Returns items as one archive, chosen by a body", text),
+            "requestBody": body,
+            **shared,
         },
     }
 

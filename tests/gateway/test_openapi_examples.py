@@ -49,6 +49,16 @@ async def saved(http: httpx.AsyncClient) -> str:
     return str(answer.raise_for_status().json()["results"][0]["item"]["item_id"])
 
 
+async def described(http: httpx.AsyncClient) -> str:
+    """Save a file of which it is known how it was made. Returns the id of the item."""
+    body = EXAMPLES["DescribeImport"].body
+    (await http.post("/v1/imports", json=body)).raise_for_status()
+    upload = await http.post("/v1/uploads", params={"import_key": body["import_key"]}, content=examples.PICTURE)
+    asset_ids = [upload.raise_for_status().json()["asset"]["asset_id"]]
+    answer = await http.post("/v1/save-to-library", json={"asset_ids": asset_ids})
+    return str(answer.raise_for_status().json()["results"][0]["item"]["item_id"])
+
+
 async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str, str]:
     """Return what stands on this system for each sample of the example."""
     text = json.dumps([dict(example.path), dict(example.query), example.body], default=repr)
@@ -64,7 +74,10 @@ async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str
         if name == "CompleteUpload":
             (await http.patch(f"/v1/uploads/{upload_id}", content=examples.PICTURE)).raise_for_status()
     if examples.ITEM_ID in text:
-        found[examples.ITEM_ID] = await saved(http)
+        found[examples.ITEM_ID] = await (described(http) if name == "GetRecipe" else saved(http))
+    if examples.COLLECTION_ID in text:
+        made = await http.post("/v1/collections", json={"name": "Lighthouses"})
+        found[examples.COLLECTION_ID] = made.raise_for_status().json()["collection"]["collection_id"]
     if examples.KEY in text or examples.KEY_ID in text:
         made = (await http.post("/v1/keys", json=EXAMPLES["CreateKey"].body)).raise_for_status().json()
         found |= {examples.KEY: made["secret"], examples.KEY_ID: made["key"]["key_id"]}
