@@ -170,10 +170,11 @@ class GcsBlobStore:
         end = size_bytes if length is None else min(offset + length, size_bytes)
         whole = (offset, end) == (0, size_bytes)
         checksum = google_crc32c.Checksum()
+        pinned = self._bucket(bucket).blob(key, generation=blob.generation)
         while offset < end:
             last = min(offset + READ_BYTES, end) - 1
             read = partial(
-                blob.download_as_bytes, start=offset, end=last, raw_download=True, checksum=None, **self._bounds
+                pinned.download_as_bytes, start=offset, end=last, raw_download=True, checksum=None, **self._bounds
             )
             piece: bytes = await self._run(read, bucket, key)
             if len(piece) != last + 1 - offset:

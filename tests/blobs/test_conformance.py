@@ -85,6 +85,17 @@ async def test_bytes_with_another_digest_than_announced_are_not_kept(store: Blob
     assert [info async for info in store.list(BUCKET)] == []
 
 
+async def test_a_key_of_any_owner_is_one_key(store: BlobStore) -> None:
+    key, decoded = f"default/{key_segment('a@b/日本')}/a%40b", "default/a@b/a@b"
+    info = await store.put_bytes(BUCKET, key, b"one", content_type="image/png")
+    await store.put_bytes(BUCKET, decoded, b"other", content_type="image/png")
+    await store.copy((BUCKET, key), (OTHER, key))
+    assert await read(store, BUCKET, key) == await read(store, OTHER, key) == b"one"
+    assert [found.key async for found in store.list(BUCKET)] == sorted([key, decoded])
+    assert await store.delete(BUCKET, key, info.generation)
+    assert await read(store, BUCKET, decoded) == b"other"
+
+
 async def test_clearing_drafts_harms_no_blob_and_no_write(store: BlobStore) -> None:
     await store.put_bytes(BUCKET, "whole", b"whole", content_type="text/plain")
 

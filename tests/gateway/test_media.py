@@ -1,29 +1,32 @@
-"""Signed media: whole, in part, unchanged, gone, forged."""
+"""Signed media: whole, in part, unchanged, gone, forged; on both blob stores, or sent on to where one serves itself."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from urllib.parse import urlsplit
+from email.utils import format_datetime
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from service_kit.blobs import BlobInfo, open_store
+from service_kit.blobs import BlobInfo
 from service_kit.clock import SystemClock
 from service_kit.keyring import Keyrings
-from tests.gateway.conftest import World
+from tests.gateway.conftest import MakeWorld, World
+from tests.support.gcs import CREDENTIALS_ENV
 
 CONTENT = bytes(range(256)) * 40
 KEY = "default/a%40b/x/0.png"
 
 
-async def _chunks(content: bytes) -> AsyncIterator[bytes]:
-    yield content
+@pytest.fixture(params=["local", "gcs"])
+async def world(request: pytest.FixtureRequest, make_world: MakeWorld) -> World:
+    url = request.getfixturevalue("gcs_url") if request.param == "gcs" else ""
+    return await make_world(blobs__url=url, blobs__redirect=False)
 
 
 async def _put(world: World, content: bytes = CONTENT, *, key: str = KEY, content_type: str = "image/png") -> BlobInfo:
-    return await open_store(world.settings).put("workspace-temp", key, _chunks(content), content_type=content_type)
+    return await world.gateway.store.put_bytes("workspace-temp", key, content, content_type=content_type)
 
 
 def _sign(world: World, info: BlobInfo, ttl: timedelta = timedelta(hours=1)) -> str:
@@ -106,13 +109,29 @@ async def test_what_the_client_has_already_is_not_sent_again(world: World) -> No
     assert changed.status_code == 200
 
 
+async def test_a_time_stands_in_for_the_tag(world: World) -> None:
+    info = await _put(world)
+    url = _sign(world, info)
+    written = format_datetime(info.created_at, usegmt=True)
+    assert (await world.http.get(url)).headers["last-modified"] == written
+    before = format_datetime(info.created_at - timedelta(seconds=1), usegmt=True)
+    after = format_datetime(info.created_at + timedelta(days=1), usegmt=True)
+    for since, status in ((written, 304), (after, 304), (before, 200), ("yesterday", 200), ("", 200)):
+        response = await world.http.get(url, headers={"if-modified-since": since})
+        assert response.status_code == status, since
+    tagged = await world.http.get(url, headers={"if-modified-since": after, "if-none-match": '"other"'})
+    assert tagged.status_code == 200, "the tag counts more"
+
+
 async def test_if_range_guards_the_part(world: World) -> None:
-    url = _sign(world, await _put(world))
+    info = await _put(world)
+    url = _sign(world, info)
     etag = (await world.http.get(url)).headers["etag"]
-    same = await world.http.get(url, headers={"range": "bytes=0-3", "if-range": etag})
-    other = await world.http.get(url, headers={"range": "bytes=0-3", "if-range": '"other"'})
-    assert (same.status_code, other.status_code) == (206, 200)
-    assert other.content == CONTENT
+    written = format_datetime(info.created_at, usegmt=True)
+    later = format_datetime(info.created_at + timedelta(seconds=1), usegmt=True)
+    for condition, status in ((etag, 206), ('"other"', 200), (f"W/{etag}", 200), (written, 206), (later, 200)):
+        response = await world.http.get(url, headers={"range": "bytes=0-3", "if-range": condition})
+        assert (response.status_code, len(response.content)) == (status, 4 if status == 206 else len(CONTENT))
 
 
 async def test_an_empty_file_is_served(world: World) -> None:
@@ -149,7 +168,7 @@ async def test_only_what_is_signed_is_served(world: World) -> None:
 async def test_a_blob_that_is_gone_is_404(world: World) -> None:
     info = await _put(world)
     url = _sign(world, info)
-    await open_store(world.settings).delete(info.bucket, info.key, info.generation)
+    await world.gateway.store.delete(info.bucket, info.key, info.generation)
     response = await world.http.get(url)
     assert (response.status_code, response.json()["error"]["reason"]) == (404, "not_found")
 
@@ -157,3 +176,31 @@ async def test_a_blob_that_is_gone_is_404(world: World) -> None:
 async def test_media_takes_only_get_and_head(world: World) -> None:
     response = await world.http.delete(_sign(world, await _put(world)))
     assert (response.status_code, response.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_whoever_asks_is_sent_on_to_where_the_store_serves(make_world: MakeWorld, gcs_url: str) -> None:
+    world = await make_world(blobs__url=gcs_url)
+    info = await _put(world)
+    url = _sign(world, info)
+    response = await world.http.get(url, headers={"range": "bytes=0-3"})
+    assert (response.status_code, response.content) == (307, b"")
+    age = int(response.headers["cache-control"].removeprefix("private, max-age="))
+    query = dict(parse_qsl(urlsplit(response.headers["location"]).query))
+    assert 3590 <= age <= int(query["X-Goog-Expires"]) <= 3600, "it never outlives the address that was asked for"
+    assert query["generation"] == info.generation
+    followed = await world.http.get(url, headers={"range": "bytes=0-3"}, follow_redirects=True)
+    assert (followed.status_code, followed.content) == (206, CONTENT[:4])
+    assert (await world.http.head(url)).headers["content-length"] == str(len(CONTENT))
+    assert (await world.http.get(url.replace("sig=", "sig=A"))).status_code == 403
+    origin = world.gateway.store.origin
+    page = await world.http.get("/")
+    assert f" {origin}" in page.headers["content-security-policy"], "pages may show what comes from there"
+
+
+async def test_without_a_key_that_signs_the_gateway_serves(
+    make_world: MakeWorld, gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(CREDENTIALS_ENV)
+    world = await make_world(blobs__url=gcs_url)
+    response = await world.http.get(_sign(world, await _put(world)))
+    assert (response.status_code, response.content) == (200, CONTENT)
