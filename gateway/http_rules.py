@@ -62,10 +62,8 @@ class RpcRoute:
 
     @property
     def operation(self) -> str:
-        """A name that no other RPC has: the method's, with the service's behind it where several have it."""
-        name: str = self.method.name
-        part: str = self.method.containing_service.name.removesuffix("Service")
-        return f"{name}In{part}" if name in _IN_EVERY_SERVICE else name
+        """A name that no other RPC has: the method's, told apart where several services have it."""
+        return told_apart(self.method.name, self.method.containing_service.file.package)
 
     @property
     def path_fields(self) -> tuple[str, ...]:
@@ -88,6 +86,14 @@ class RpcRoute:
             elif mine.text != given:
                 return None
         return values
+
+
+def told_apart(name: str, package: str) -> str:
+    """Return a name of a contract that no other contract has: `EraseOwnerRequest` is `EraseOwnerInAssetRequest`."""
+    for shared in _IN_EVERY_SERVICE:
+        if name.startswith(shared):
+            return f"{shared}In{package.split('.')[1].capitalize()}{name.removeprefix(shared)}"
+    return name
 
 
 def routes(files: Iterable[FileDescriptor] = FILES) -> list[RpcRoute]:

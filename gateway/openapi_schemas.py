@@ -9,6 +9,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
 from atelier.type.v1 import limits_pb2
+from gateway.http_rules import told_apart
 from gateway.openapi_comments import comment
 from gateway.schema import enum_names, is_duration, is_map, is_timestamp, message_type
 from gateway.transcode import MAX_INTEGER
@@ -42,7 +43,8 @@ class Schemas:
 
     def request(self, message: Descriptor, without: Collection[str] = ()) -> Json:
         """Return a reference to the schema of a body; `without` are the fields that the path fills."""
-        name = message.name if message.name.endswith("Request") else f"{message.name}Input"
+        name = _name(message)
+        name = name if name.endswith("Request") else f"{name}Input"
         if self._is_new(name, message, frozenset(without)):
             fields = [
                 field
@@ -57,7 +59,8 @@ class Schemas:
 
     def reply(self, message: Descriptor) -> Json:
         """Return a reference to the schema of an answer."""
-        if self._is_new(message.name, message, frozenset()):
+        name = _name(message)
+        if self._is_new(name, message, frozenset()):
             schema: Json = {"type": "object", "description": comment(message.full_name)}
             schema["properties"] = {field.name: self.of_field(field, sent=False) for field in message.fields}
             printed = [field.name for field in message.fields if not field.has_presence]
@@ -67,9 +70,9 @@ class Schemas:
                 member.name for oneof in message.oneofs if not oneof.name.startswith("_") for member in oneof.fields
             ]
             if members:
-                schema["oneOf"] = [{"required": [name]} for name in members]
-            self.components[message.name] = schema
-        return _reference(message.name)
+                schema["oneOf"] = [{"required": [member]} for member in members]
+            self.components[name] = schema
+        return _reference(name)
 
     def of_field(self, field: FieldDescriptor, *, sent: bool) -> Json:
         """Return the schema of a field, with its comment; in requests with its limits and default."""
@@ -142,6 +145,10 @@ class Schemas:
         # A message that holds itself finds its own name here.
         self.components[name] = {}
         return True
+
+
+def _name(message: Descriptor) -> str:
+    return told_apart(message.name, message.file.package)
 
 
 def _reference(name: str) -> Json:

@@ -19,8 +19,10 @@ TABLES = [
 ]
 # They belong to nobody, or to the row that they name.
 OWNERLESS = {
-    *("event_source", "exchange", "models", "pools", "workers", "outbox"),
+    *("event_source", "exchange", "models", "pools", "workers", "outbox", "deletion_pause"),
     *("outcomes", "holds", "item_files"),
+    # What is kept of an owner that was erased must not say who it was.
+    "erased_owners",
 }
 
 
