@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit.blobs import BlobInfo
+from service_kit.blobs import BlobInfo, check_digest
 from service_kit.database import Database
 from service_kit.errors import AlreadyExists, NotFound, Unavailable
 
@@ -224,8 +224,11 @@ class ProcessBlobs:
         self._shared = shared
         self._process = process
 
-    async def put(self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str) -> BlobInfo:
+    async def put(
+        self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
         data = b"".join([chunk async for chunk in chunks])
+        check_digest(hashlib.sha256(data).hexdigest(), sha256)
         self._process.reach("before_blob")
         info = self._shared.add(bucket, key, data, content_type)
         self._process.reach("after_blob")

@@ -14,6 +14,8 @@ from tests.model.processes import Gone
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 600
+# Not of the life of a job: the model has no deeds for them.
+OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.")
 
 
 def test_a_process_dies_at_its_point_and_its_database_and_blobs_refuse_it(model: Opens) -> None:
@@ -40,6 +42,7 @@ def test_a_process_dies_at_its_point_and_its_database_and_blobs_refuse_it(model:
 def test_every_crash_point_of_a_job_is_a_place_to_die(model: Opens) -> None:
     sources = [path for part in ("router_service", "asset_service") for path in (ROOT / part).rglob("*.py")]
     points = {name for path in sources for name in re.findall(r'crash\.reach\("([^"]+)"\)', path.read_text())}
+    points = {name for name in points if not name.startswith(OTHERS)}
     machine = model("")()
     machine.begin([3, 8, 1], True)
     dice, left = Random(1), points
