@@ -123,7 +123,7 @@ class Service:
             asset_expiry=expiry,
         )
         settling = Settling(self.storage, self.store, receipts, self.removal, self.watchers, asset_expiry=expiry)
-        holds = Holds(self.storage, self.removal)
+        holds = Holds(self.storage, self.removal, self.renditions)
         imports = Imports(self.storage)
         uploads, client_uploads = self._uploads(receipts), self._client_uploads(imports)
         resumable = self._resumable_uploads(client_uploads)

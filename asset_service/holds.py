@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from asset_service.domain import MAX_HOLD_TTL, Asset, AssetState, held_job
 from asset_service.removal import Removal
+from asset_service.renditions import Renditions
 from asset_service.storage import Storage, Transaction
 from service_kit.errors import ErrorReason, InvalidArgument, NotFound
 from service_kit.identity import Owner
@@ -15,9 +16,10 @@ from service_kit.identity import Owner
 class Holds:
     """Takes, confirms and releases holds. One per holder and asset."""
 
-    def __init__(self, storage: Storage, removal: Removal) -> None:
+    def __init__(self, storage: Storage, removal: Removal, renditions: Renditions) -> None:
         self._storage = storage
         self._removal = removal
+        self._renditions = renditions
 
     async def take(
         self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta, *, skip_missing: bool = False
@@ -37,7 +39,9 @@ class Holds:
                 f"must be above 0 and at most {MAX_HOLD_TTL.total_seconds():g} s, got {ttl.total_seconds():g} s",
                 ErrorReason.OUT_OF_RANGE,
             )
-        return await self._take(holder, owner, asset_ids, ttl, skip_missing=skip_missing)
+        assets = await self._take(holder, owner, asset_ids, ttl, skip_missing=skip_missing)
+        # A job reads an asset itself; whoever else holds one is about to copy its renditions with it.
+        return assets if held_job(holder) else await self._renditions.hurry(owner, assets)
 
     async def confirm(self, holder: str, owner: Owner, asset_ids: Sequence[str]) -> None:
         """Make holds last until they are released; those that have lapsed are taken again.

@@ -34,6 +34,7 @@ from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
 from service_kit.errors import AtelierError, InvalidArgument, NotFound, Unavailable
+from service_kit.identity import Owner
 from service_kit.ids import new_id
 from service_kit.telemetry import get_logger
 
@@ -47,6 +48,8 @@ _LEASE = timedelta(minutes=10)
 _FIRST_PAUSE = timedelta(seconds=5)
 _POLL_S = 2.0
 _LONGEST_REST_S = 5.0
+_HURRY_S = 3.0
+_LOOK_S = 0.05
 _KEPT = (AssetState.AVAILABLE, AssetState.WITHHELD)
 
 
@@ -80,6 +83,9 @@ class Renditions:
         self._watchers = watchers
         self._probe = probe
         self._wanted = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._running = False
+        self._hurried = 0
 
     def nudge(self) -> None:
         """Say that there may be something to do."""
@@ -88,16 +94,49 @@ class Renditions:
     async def run(self) -> None:
         """Work again and again, until cancelled; at most half of the time, so that uploads have the rest."""
         loop = asyncio.get_running_loop()
-        while True:
-            begun = loop.time()
-            found = await self.work()
-            if found:
-                await asyncio.sleep(min(loop.time() - begun, _LONGEST_REST_S))
-                continue
+        self._running = True
+        try:
+            while True:
+                begun = loop.time()
+                self._wanted.clear()
+                found = await self.work()
+                rest_s = min(loop.time() - begun, _LONGEST_REST_S) if found else _POLL_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(rest_s):
+                        await (self._urgent if found else self._wanted).wait()
+        finally:
+            self._running = False
+
+    async def hurry(self, owner: Owner, assets: Sequence[Asset]) -> list[Asset]:
+        """Make what assets of an owner lack before anything else, and wait for it a moment. Returns them as they are.
+
+        Whoever saves an asset copies its renditions with it, so they had better be there.
+        """
+        ids = [asset.asset_id for asset in assets if asset.lacking_renditions and not asset.rendition_error]
+        if not ids or not self._running:
+            return list(assets)
+        async with self._storage.write() as tx:
+            await tx.renditions.prefer(ids)
+        self._hurried += 1
+        self._urgent.set()
+        self.nudge()
+        try:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_POLL_S):
-                    await self._wanted.wait()
-            self._wanted.clear()
+                async with asyncio.timeout(_HURRY_S):
+                    while await self._waiting(ids):  # noqa: ASYNC110 - another replica may be making them
+                        await asyncio.sleep(_LOOK_S)
+        finally:
+            self._hurried -= 1
+            if not self._hurried:
+                self._urgent.clear()
+        async with self._storage.read() as tx:
+            known = await tx.assets.find_many(ids, owner)
+        now = {name: asset for name, asset in known.items() if asset.blob is not None}
+        return [now.get(asset.asset_id, asset) for asset in assets]
+
+    async def _waiting(self, asset_ids: Sequence[str]) -> bool:
+        async with self._storage.read() as tx:
+            return bool(await tx.renditions.waiting_among(asset_ids))
 
     async def work(self) -> int:
         """Do some of the tasks that are due. Returns how many there were."""

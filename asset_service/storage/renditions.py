@@ -13,6 +13,8 @@ from asset_service.storage.tables import rendition_tasks as _tasks
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
+_FIRST = timedelta(days=365)
+
 
 class RenditionTasks:
     """Every query on the queue of assets that lack renditions."""
@@ -45,6 +47,16 @@ class RenditionTasks:
         """Have a task be due again after a pause."""
         later = update(_tasks).where(_tasks.c.asset_id == asset_id).values(due_at=db_now(plus=pause))
         await self._connection.execute(later)
+
+    async def prefer(self, asset_ids: Sequence[str]) -> None:
+        """Have the tasks of some assets that nobody has tried yet come before all others."""
+        mine = _tasks.c.asset_id.in_(asset_ids), _tasks.c.attempts == 0
+        await self._connection.execute(update(_tasks).where(*mine).values(due_at=db_now(plus=-_FIRST)))
+
+    async def waiting_among(self, asset_ids: Sequence[str]) -> set[str]:
+        """Return those of some assets that have a task."""
+        query = select(_tasks.c.asset_id).where(_tasks.c.asset_id.in_(asset_ids))
+        return set((await self._connection.execute(query)).scalars())
 
     async def end(self, asset_ids: Sequence[str]) -> None:
         """Delete tasks."""

@@ -19,6 +19,7 @@ from service_kit.clock import ManualClock
 from service_kit.errors import Unavailable
 from service_kit.ids import new_id
 from tests.asset_service.harness import Harness, eventually, on_both_databases
+from tests.asset_service.harness import running as harnesses
 from tests.asset_service.pictures import encoded, mp4, png
 
 KINDS = media_pb2.RenditionKind
@@ -194,3 +195,21 @@ async def test_they_are_made_while_the_service_runs(harness: Harness) -> None:
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
+
+
+async def test_whoever_is_about_to_copy_an_asset_gets_its_renditions_with_it(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    async with harnesses(tmp_path, clock, asset__fill_renditions=True) as harness:
+        assets = [await harness.bring(png(seed=seed)) for seed in range(20)]
+        last = assets[-1].asset_id
+        (held,) = (await harness.hold("save:1", last)).held
+        assert kinds(held.asset) == ["thumb_1024", "thumb_256"]
+        assert len(held.rendition_blobs) == 2
+
+
+async def test_nobody_waits_for_renditions_that_nobody_makes(harness: Harness) -> None:
+    asset = await harness.bring(png())
+    async with asyncio.timeout(2):
+        (held,) = (await harness.hold("save:1", asset.asset_id)).held
+    assert kinds(held.asset) == []

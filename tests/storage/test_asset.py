@@ -521,6 +521,12 @@ async def test_assets_that_lack_renditions_are_queued_and_claimed_once(asset_: S
     clock.advance(SECOND)
     async with asset_.write() as tx:
         assert await tx.renditions.claim(9, HOUR) == [RenditionTask("a", ANN, 2)]
+        await tx.assets.add(asset("e", clock, renditions=()))
+        await tx.assets.add(asset("f", clock, renditions=()))
+        await tx.renditions.prefer(["a", "f"])
+        assert await tx.renditions.waiting_among(["a", "b", "f"]) == {"a", "f"}
+        assert await tx.renditions.claim(1, HOUR) == [RenditionTask("f", ANN, 1)]
+        await tx.renditions.end(["e", "f"])
         await tx.renditions.end(["a", "unknown"])
         assert await tx.renditions.count() == 1
 
