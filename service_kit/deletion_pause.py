@@ -8,23 +8,23 @@ finds the bytes of every row that is not marked. A pause has a deadline, so that
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, cast
 
-from sqlalchemy import Column, Integer, MetaData, Table, Text, select, update
+from sqlalchemy import Column, Integer, MetaData, Table, Text, delete, select, update
 
 from service_kit.blobs import BlobStore
+from service_kit.bulk import upsert
 from service_kit.database import Database, UtcDateTime, db_now
 from service_kit.errors import Unavailable
 
 _LOOK_AGAIN = timedelta(seconds=30)
 _NAME = "deletion_pause"
 # Whatever the clock says later: tests have one that stands before the moment at which a schema is made.
-_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 def pause_columns() -> list[Column[Any]]:
-    """Return the columns of the table `deletion_pause`: one row."""
+    """Return the columns of the table `deletion_pause`: one row, or none."""
     return [
         Column("id", Integer, primary_key=True, autoincrement=False),
         # Who asked for it, so that one backup never takes the pause of another for its own.
@@ -40,8 +40,7 @@ def add_pause_table(metadata: MetaData) -> None:
 
 def create_pause_table(op: Any) -> None:
     """Create the table in a migration, with no pause in it."""
-    table = op.create_table(_NAME, *pause_columns())
-    op.execute(table.insert().values(id=1, token="", until=_LONG_AGO))
+    op.create_table(_NAME, *pause_columns())
 
 
 _pause = Table(_NAME, MetaData(), *pause_columns())
@@ -51,7 +50,9 @@ async def begin_pause(db: Database, length: timedelta) -> str:
     """Have a service delete no blob for a time from now on. Returns the token to go on with."""
     token = secrets.token_hex(8)
     async with db.write() as tx:
-        await tx.execute(update(_pause).values(token=token, until=db_now(plus=length)))
+        new = upsert(tx, _pause).values(id=1, token=token, until=db_now(plus=length))
+        taken = {"token": new.excluded.token, "until": new.excluded.until}
+        await tx.execute(new.on_conflict_do_update(index_elements=["id"], set_=taken))
     return token
 
 
@@ -67,7 +68,7 @@ async def extend_pause(db: Database, token: str, length: timedelta) -> bool:
 async def end_pause(db: Database, token: str) -> None:
     """Let a service delete again."""
     async with db.write() as tx:
-        await tx.execute(update(_pause).where(_pause.c.token == token).values(token="", until=db_now()))
+        await tx.execute(delete(_pause).where(_pause.c.token == token))
 
 
 async def is_paused(db: Database) -> bool:

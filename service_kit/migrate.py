@@ -44,10 +44,15 @@ async def ensure_schema(db: Database, package: str) -> str | None:
         return await upgrade(db, package)
 
 
-async def upgrade(db: Database, package: str) -> str | None:
+async def upgrade(db: Database, package: str, *, to: str | None = None) -> str | None:
     """Apply the migrations that are missing, after a copy of a SQLite file that has any already.
 
     On PostgreSQL any number of processes may do this at once: one of them migrates, and the others wait for it.
+
+    Args:
+        db: the service's database.
+        package: its migrations.
+        to: the revision to stop at; the newest without one.
 
     Returns:
         The revision that was reached, or None when there was nothing to do.
@@ -55,7 +60,7 @@ async def upgrade(db: Database, package: str) -> str | None:
     Raises:
         FailedPrecondition: the schema is newer than this release; nothing was changed.
     """
-    newest = newest_revision(package)
+    newest = to or newest_revision(package)
     stored = await stored_revision(db)
     check_not_newer(db, stored, newest)
     if stored == newest:
@@ -70,7 +75,7 @@ async def upgrade(db: Database, package: str) -> str | None:
             check_not_newer(db, stored, newest)
             if stored == newest:
                 return None
-        await tx.run_sync(_run_alembic, package)
+        await tx.run_sync(_run_alembic, package, newest)
     return newest
 
 
@@ -171,7 +176,7 @@ def _copy_file(path: Path, revision: str) -> None:
     partial.replace(target)
 
 
-def _run_alembic(connection: Connection, package: str) -> None:
+def _run_alembic(connection: Connection, package: str, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -180,4 +185,4 @@ def _run_alembic(connection: Connection, package: str) -> None:
     config.set_main_option("version_locations", str(_versions(package)).replace("%", "%%"))
     config.set_main_option("path_separator", "newline")
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)

@@ -248,6 +248,15 @@ def _add_moving(tree: Tree) -> None:
     bring.add_argument("--user", default="", metavar="ID", help="take only the tables' rows of this user")
     bring.add_argument("--report", default="", metavar="FILE", help="where to write what was not taken, and why")
     bring.add_argument("--state", default="", metavar="FILE", help="where to remember what is done")
+    keep = tree.leaf("backup", "backup:backup", "copy everything that this system keeps, also while it runs")
+    keep.add_argument("dest", metavar="DEST", help="a folder of backups; what it has already is not copied again")
+    keep.add_argument(
+        "--keep", type=int, default=3, metavar="N", help="how many snapshots stay there (default: %(default)s)"
+    )
+    back = tree.leaf("restore", "backup:restore", "put a backup in its place on an empty machine")
+    back.add_argument(
+        "source", metavar="SRC", help="a folder of backups, of which the newest is taken, or one snapshot"
+    )
 
 
 def _add_care(tree: Tree) -> None:

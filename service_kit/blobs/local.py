@@ -59,6 +59,23 @@ class LocalBlobStore:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
         return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type)
 
+    async def adopt(self, info: BlobInfo, chunks: AsyncIterable[bytes]) -> None:
+        """Write a blob whose key is free as it was in another store, with the generation that rows know it by.
+
+        Raises:
+            AlreadyExists: the key is taken; its blob is untouched.
+            InvalidArgument: `digest_mismatch`; nothing was written.
+        """
+        final = self._path(info.bucket, info.key)
+        draft = await asyncio.to_thread(self._new_draft, info.bucket)
+        try:
+            written, _ = await _write(draft / _DATA, chunks)
+            check_digest(written, info.sha256)
+            await asyncio.to_thread(self._publish, draft, final, info)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
+            raise
+
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
         return await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
