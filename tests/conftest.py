@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ import hypothesis
 import pytest
 
 from tests.support.gcs import CREDENTIALS_ENV, EMULATOR_ENV, emulator, make_buckets, write_key_file
+from tests.support.limits import limited
 from tests.support.postgres import Databases, NoPostgres, any_server
 
 hypothesis.settings.register_profile("atelier", derandomize=True, deadline=None, database=None)
@@ -19,6 +21,12 @@ hypothesis.settings.load_profile("atelier")
 PATIENTLY = "%20".join(
     f"-c%20{name}%3D60s" for name in ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
 )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give every test that is a coroutine a limit."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.obj = limited(item.obj)
 
 
 @pytest.fixture(autouse=True)

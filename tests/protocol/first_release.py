@@ -16,6 +16,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
 _FILE = Path(__file__).with_name("first_release.binpb")
+_END_S = 30.0
 _PASSED_ON = ("authorization", "atelier-lease-token", "x-request-id")
 
 
@@ -98,7 +99,8 @@ async def proxy(target: str) -> AsyncIterator[str]:
         try:
             yield f"127.0.0.1:{port}"
         finally:
-            await server.stop(None)
+            async with asyncio.timeout(_END_S):
+                await server.stop(None)
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -132,7 +134,8 @@ class _Handlers(grpc.GenericRpcHandler):
         finally:
             asking.cancel()
             call.cancel()
-            await asyncio.gather(asking, return_exceptions=True)
+            async with asyncio.timeout(_END_S):
+                await asyncio.gather(asking, return_exceptions=True)
 
     async def _ask(self, call: Any, method: MethodDescriptor, requests: AsyncIterator[bytes]) -> None:
         async for request in requests:

@@ -26,6 +26,7 @@ from service_kit.clock import ManualClock
 from tests.protocol.bare_worker import BareWorker
 from tests.protocol.gated_engine import ENGINE, WAIT
 from tests.router_service.support import Router
+from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
 
 LIMIT_S = 30.0
 GRACE = timedelta(seconds=10)
@@ -75,7 +76,7 @@ class System:
 
     async def start_router(self, name: str = "a") -> Router:
         """Start a router, or start it again."""
-        async with AsyncExitStack() as stack:
+        async with asyncio.timeout(SERVICE_LIMIT_S), AsyncExitStack() as stack:
             flags = {**self.flags, "router.listen": self._listen.get(name, "127.0.0.1:0")}
             settings = kit_settings.for_tests(self.folder, **flags)
             service = await router_service.__main__.open_service(settings, stack, clock=self.clock)
@@ -107,7 +108,8 @@ class System:
 
     async def stop_router(self, name: str = "a") -> None:
         """Stop a router as SIGTERM does."""
-        await self.routers.pop(name).stack.aclose()
+        async with asyncio.timeout(SERVICE_LIMIT_S):
+            await self.routers.pop(name).stack.aclose()
 
     async def subject_connected(self) -> None:
         """Wait until the worker that is tested has a session; its engine may take its time to start."""
@@ -129,10 +131,11 @@ class System:
 async def running_system(folder: Path, database_url: str = "", **flags: str) -> AsyncIterator[System]:
     """Run an asset service, and whatever routers a test starts."""
     clock = ManualClock(datetime.now(UTC))
-    async with AsyncExitStack() as stack:
+    async with closing_in_time() as stack:
         flags = {"core.database_url": database_url, **flags}
         settings = kit_settings.for_tests(folder, **flags)
-        assets = await asset_service.__main__.open_service(settings, stack, clock=clock)
+        async with asyncio.timeout(SERVICE_LIMIT_S):
+            assets = await asset_service.__main__.open_service(settings, stack, clock=clock)
         flags["router.asset_target"] = assets.server.target
         yield System(folder, clock, flags, stack)
 

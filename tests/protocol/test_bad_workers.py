@@ -19,7 +19,7 @@ from service_kit import interceptors
 from service_kit.errors import ResourceExhausted
 from service_kit.ids import new_id
 from service_kit.rpc_errors import from_rpc_error
-from tests.protocol.harness import System, until
+from tests.protocol.harness import LIMIT_S, System, until
 from tests.router_service.support import Router, ScriptedWorker
 
 NOBODYS = pb.LeaseRef(job_id="01a20417-5c28-7394-bdef-61f4c6fb8a24", stage=0, fence=7)
@@ -33,7 +33,7 @@ async def end_of(worker: ScriptedWorker) -> tuple[grpc.StatusCode, str, timedelt
 
 async def end_of_call(call: Any) -> tuple[grpc.StatusCode, str, timedelta]:
     """Return how a stream of bytes or messages has ended; its status comes behind what was not read."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_S):
         try:
             while await call.read() is not grpc.aio.EOF:
                 pass
@@ -45,8 +45,9 @@ async def end_of_call(call: Any) -> tuple[grpc.StatusCode, str, timedelta]:
 async def flood(worker: ScriptedWorker, message: pb.WorkRequest, costs: float) -> None:
     """Say one thing until the router has heard enough, and not once more: a write that fails would hide why."""
     units = 1 + message.ByteSize() / BYTES_PER_UNIT + costs
-    for _ in range(int(MOST_UNITS / units) + 1):
-        await worker.call.write(message)
+    async with asyncio.timeout(LIMIT_S):
+        for _ in range(int(MOST_UNITS / units) + 1):
+            await worker.call.write(message)
 
 
 async def works(router: Router, good: ScriptedWorker) -> None:

@@ -67,8 +67,8 @@ async def flood(target: str, key: str, kind: str) -> int:
 async def beat(call: Any) -> float:
     """Send a heartbeat. Returns the seconds until it was answered."""
     began = time.perf_counter()
-    await call.write(pb.WorkRequest(heartbeat=pb.Heartbeat()).SerializeToString())
     async with asyncio.timeout(20):
+        await call.write(pb.WorkRequest(heartbeat=pb.Heartbeat()).SerializeToString())
         answer = pb.WorkResponse.FromString(await call.read())
     assert answer.HasField("heartbeat_ack")
     return time.perf_counter() - began
@@ -79,12 +79,14 @@ async def session(target: str, key: str, name: str) -> AsyncIterator[Any]:
     """Begin a session that speaks bytes, so that the flooder is faster than the router."""
     # An own connection each: what is on the way of one must not hold up another.
     async with grpc.aio.insecure_channel(target, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-        token = (await IdentityServiceStub(channel).ExchangeKey(ExchangeKeyRequest(secret=key))).identity_token
+        exchange = IdentityServiceStub(channel).ExchangeKey
+        token = (await exchange(ExchangeKeyRequest(secret=key), timeout=20)).identity_token
         work: Any = channel.stream_stream("/atelier.worker.v1.WorkerService/Work")
         call = work(metadata=(("authorization", f"Bearer {token}"),))
         hello = pb.Hello(worker_id=name, worker_types=["sdxl"], slots=1)
-        await call.write(pb.WorkRequest(hello=hello).SerializeToString())
-        assert pb.WorkResponse.FromString(await call.read()).HasField("welcome")
+        async with asyncio.timeout(20):
+            await call.write(pb.WorkRequest(hello=hello).SerializeToString())
+            assert pb.WorkResponse.FromString(await call.read()).HasField("welcome")
         yield call
         call.cancel()
 

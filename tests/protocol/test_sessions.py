@@ -9,7 +9,7 @@ import pytest
 
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
-from tests.protocol.harness import GRACE, System, until
+from tests.protocol.harness import GRACE, LIMIT_S, System, until
 from tests.protocol.test_bad_workers import end_of, refused
 
 
@@ -92,7 +92,8 @@ async def test_a_router_that_goes_down_lets_nobody_in(system: System) -> None:
     )
     code, _, _ = await end_of(staying)
     assert code is grpc.StatusCode.UNAVAILABLE
-    await draining
+    async with asyncio.timeout(LIMIT_S):
+        await draining
 
 
 async def test_what_was_said_before_the_end_is_applied(system: System) -> None:
@@ -101,7 +102,8 @@ async def test_what_was_said_before_the_end_is_applied(system: System) -> None:
     accepted = await router.submit()
     lease = await going.take()
     await going.say(lease_reject=pb.LeaseReject(ref=lease.ref, reason="the worker goes down"))
-    await going.call.done_writing()
+    async with asyncio.timeout(LIMIT_S):
+        await going.call.done_writing()
     assert await going.end() is grpc.StatusCode.OK
     job = await router.job(accepted.job_id)
     assert (job.state, job.stages[0].attempt) == (job_pb2.JOB_STATE_QUEUED, 0)

@@ -75,7 +75,8 @@ async def test_of_heartbeats_that_wait_the_newest_is_dealt_with(
     await here.submit()
     lease = await one.take()
     await one.say(heartbeat=worker_service_pb2.Heartbeat())
-    await begun.wait()
+    async with asyncio.timeout(WAIT_S):
+        await begun.wait()
     for _ in range(5):
         await one.say(heartbeat=worker_service_pb2.Heartbeat())
     await one.say(heartbeat=worker_service_pb2.Heartbeat(leases=[lease.ref]))

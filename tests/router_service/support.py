@@ -26,6 +26,7 @@ from router_service.__main__ import Service
 from service_kit import settings as kit_settings
 from service_kit.channels import connect, key_tokens
 from service_kit.clock import ManualClock
+from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
 from tests.support.tiny_engine import png
 
 WAIT_S = 10.0
@@ -123,8 +124,9 @@ class ScriptedWorker:
             await self.say(credits=worker.Credits(free=free))
 
     async def say(self, **message: Any) -> None:
-        """Send one message."""
-        await self.call.write(worker.WorkRequest(**message))
+        """Send one message. After the end of a session that nobody has read to its end it would wait for ever."""
+        async with asyncio.timeout(WAIT_S):
+            await self.call.write(worker.WorkRequest(**message))
 
     async def hear(self, kind: str) -> worker.WorkResponse:
         """Return the next message, which must be of this kind."""
@@ -157,16 +159,16 @@ class ScriptedWorker:
     async def upload(self, lease: worker.Lease, asset_index: int, seed: int = 1) -> str:
         """Upload a picture under a lease. Returns the receipt."""
         data = png(seed)
-        metadata = (("atelier-lease-token", lease.token),)
+        given: Any = {"metadata": (("atelier-lease-token", lease.token),), "timeout": WAIT_S}
         uploads = self._router.uploads
         start = upload_service_pb2.StartUploadRequest(
             asset_index=asset_index, size_bytes=len(data), sha256=sha256(data).hexdigest()
         )
-        upload_id = (await uploads.StartUpload(start, metadata=metadata)).upload_id
+        upload_id = (await uploads.StartUpload(start, **given)).upload_id
         piece = upload_service_pb2.WriteUploadRequest(upload_id=upload_id, offset=0, data=data)
-        await uploads.WriteUpload(iter([piece]), metadata=metadata)
+        await uploads.WriteUpload(iter([piece]), **given)
         finish = upload_service_pb2.FinishUploadRequest(upload_id=upload_id)
-        return (await uploads.FinishUpload(finish, metadata=metadata)).receipt
+        return (await uploads.FinishUpload(finish, **given)).receipt
 
     async def finish(self, lease: worker.Lease, *, completion_id: str = "c1", **result: Any) -> str:
         """Send an outcome. Returns what became of it, in lower case."""
@@ -206,10 +208,12 @@ async def running_router(folder: Path, **flags: str) -> AsyncIterator[Router]:
 async def running_replicas(folder: Path, count: int, **flags: str) -> AsyncIterator[list[Router]]:
     """Run an asset service and several routers that share its folder; more than one needs PostgreSQL."""
     clock = ManualClock(datetime.now(UTC))
-    async with AsyncExitStack() as stack:
-        settings = kit_settings.for_tests(folder, **flags)
-        assets = (await asset_service.__main__.open_service(settings, stack, clock=clock)).server.target
-        yield [await _open_router(folder, stack, assets, clock, **flags) for _ in range(count)]
+    async with closing_in_time() as stack:
+        async with asyncio.timeout(SERVICE_LIMIT_S):
+            settings = kit_settings.for_tests(folder, **flags)
+            assets = (await asset_service.__main__.open_service(settings, stack, clock=clock)).server.target
+            routers = [await _open_router(folder, stack, assets, clock, **flags) for _ in range(count)]
+        yield routers
 
 
 async def _open_router(folder: Path, stack: AsyncExitStack, assets: str, clock: ManualClock, **flags: str) -> Router:

@@ -79,12 +79,18 @@ class Processes:
         self._running[part] = process
         return process
 
+    def runs(self, part: str) -> bool:
+        """Tell whether a process was started and has not ended."""
+        process = self._running.get(part)
+        return process is not None and process.returncode is None
+
     async def kill(self, part: str) -> None:
         """Kill a process with SIGKILL. What it started must notice by itself."""
         process = self._running.pop(part)
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            await process.wait()
 
     async def died(self, part: str) -> int:
         """Wait until a process is dead; return its exit code, negative for a signal."""
@@ -96,7 +102,8 @@ class Processes:
         for process in self._running.values():
             if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            async with asyncio.timeout(ENDS_WITHIN_S):
+                await process.wait()
         self._running.clear()
 
     def log(self, part: str) -> str:
@@ -130,12 +137,12 @@ class Client:
         for channel in self._channels:
             await channel.close()
 
-    async def submit(self, quantity: int = 6) -> str:
-        """Submit a batch of pictures, again until the router answers. Returns the job's id."""
+    async def submit(self, quantity: int = 6, *, key: str = "the-batch") -> str:
+        """Submit a batch of pictures under a key, again until the router answers. Returns the job's id."""
         request = pb.GenerateContentRequest(
             prompt="a lighthouse", model="sdxl", format=generation_pb2.FORMAT_IMAGE, quantity=quantity, seed=1
         )
-        request.idempotency_key = "the-batch"
+        request.idempotency_key = key
         async with asyncio.timeout(ENDS_WITHIN_S):
             while True:
                 try:
