@@ -16,6 +16,7 @@ from router_service.clients import AssetClient
 from router_service.conversation_servicer import Conversations, SessionRules
 from router_service.dispatch import Dispatch
 from router_service.ending import Ending
+from router_service.erasure import Erasure
 from router_service.fairness import Shares
 from router_service.handover import Handover
 from router_service.identity import Identities
@@ -161,7 +162,6 @@ class Service:
             dispatch=self.dispatch,
             recording=self.recording,
             relay=self.relay,
-            signals=self.signals,
             rules=rules,
             key_works=self.identities.key_works,
         )
@@ -183,6 +183,7 @@ class Service:
             watch=self.watch,
             registry=self.registry,
             pools=self.pools,
+            erasure=Erasure(self.storage, self.ending),
         )
         identity = IdentityServicer(self.identities)
         return [

@@ -16,7 +16,6 @@ from router_service.recording import FENCED, Outcome, Recording
 from router_service.relay import Relay
 from router_service.session_limits import DATABASE_UNITS, NAMED_LEASE_UNITS
 from router_service.sessions import HeartbeatReply, OutcomeReply, Session, superseded
-from router_service.signals import Signals
 from router_service.storage import Storage
 from service_kit import crash
 from service_kit.errors import DeadlineExceeded, InvalidArgument, Unauthenticated
@@ -54,7 +53,6 @@ class Conversations:
         dispatch: Dispatch,
         recording: Recording,
         relay: Relay,
-        signals: Signals,
         rules: SessionRules,
         key_works: Callable[[str], Awaitable[bool]],
     ) -> None:
@@ -62,7 +60,6 @@ class Conversations:
         self._dispatch = dispatch
         self._recording = recording
         self._relay = relay
-        self._signals = signals
         self._rules = rules
         self._key_works = key_works
 
@@ -158,7 +155,7 @@ class Conversations:
             self._relay_reports(session, request.reports)
         elif kind == "credits":
             if session.set_credits(request.credits.free):
-                self._signals.slots_changed()
+                self._dispatch.slots_changed(session)
         elif kind == "drain":
             session.draining = True
         elif kind == "hello":

@@ -53,6 +53,7 @@ class Dispatch:
         self._rules = rules
         self._clock = clock
         self._looks_at = 0.0
+        self._looked_at_version = -1
         self._one_round = asyncio.Lock()
         self._acknowledgements = acknowledgements
         self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
@@ -72,6 +73,7 @@ class Dispatch:
         async with self._one_round:
             await self._end_pauses()
             while True:
+                self._looked_at_version = self._signals.queue_version
                 done = await self._rounds.run()
                 if done.grants:
                     crash.reach("router.lease.committed")
@@ -80,6 +82,11 @@ class Dispatch:
                 leased += len(done.grants)
                 if not done.goes_on:
                     return leased
+
+    def slots_changed(self, session: Session) -> None:
+        """Wake the leasing of this replica: a worker takes more. Not if the last round has left nothing for it."""
+        if self._signals.queue_version != self._looked_at_version or not self._rounds.has_emptied(session):
+            self._signals.slots_changed()
 
     @property
     def looks_again_in(self) -> float:

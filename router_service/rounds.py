@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -41,6 +41,19 @@ class Round:
     goes_on: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Which session takes which stage, of how many that were seen.
+
+    `is_whole`: nothing else waited. `is_cut`: another look would show more that may be leased.
+    """
+
+    chosen: tuple[tuple[Session, Candidate], ...]
+    seen: int
+    is_whole: bool
+    is_cut: bool
+
+
 _NOTHING = Round((), goes_on=False)
 
 
@@ -58,27 +71,32 @@ class Rounds:
         self._owners = 1
         self._compete = False
         self._served: dict[tuple[str, Owner], datetime] = {}
+        # For what the last look was that has left nothing behind.
+        self._emptied: frozenset[QueueKey] = frozenset()
 
     async def run(self) -> Round:
         """Fill the free slots of this replica's sessions."""
+        self._emptied = frozenset()
         takers = [session for session in self._sessions if session.free > 0]
         if not takers:
             return _NOTHING
         async with self._storage.write() as tx:
-            chosen, is_cut = await self._choose(tx, takers)
-            grants = await self._lease(tx, chosen)
+            look = await self._choose(tx, takers)
+            grants = await self._lease(tx, look.chosen)
             if grants:
                 crash.reach("router.lease.before_commit")
-        return Round(tuple(grants), goes_on=is_cut and bool(grants))
+        if look.is_whole and len(grants) == look.seen:
+            self._emptied = frozenset(key for session in takers for key in _keys(session))
+        return Round(tuple(grants), goes_on=look.is_cut and bool(grants))
 
-    async def _choose(self, tx: Transaction, takers: Sequence[Session]) -> tuple[list[tuple[Session, Candidate]], bool]:
-        """Lock the pools and say who is next. Returns which session takes which stage, and whether there is more."""
+    def has_emptied(self, session: Session) -> bool:
+        """Tell whether the last round has leased all that waited of what a session takes."""
+        return self._emptied.issuperset(_keys(session))
+
+    async def _choose(self, tx: Transaction, takers: Sequence[Session]) -> _Look:
+        """Lock the pools and say who is next."""
         free = {session.epoch: session.free for session in takers}
-        keys = {
-            QueueKey(worker_type, session.worker.models)
-            for session in takers
-            for worker_type in session.worker.worker_types
-        }
+        keys = {key for session in takers for key in _keys(session)}
         worker_types = {key.worker_type for key in keys}
         slots = sum(free.values())
         each = min(slots, max(_LEAST_EACH, _LOOK * slots // self._owners))
@@ -101,7 +119,8 @@ class Rounds:
                 chosen.append((session, candidate))
                 if len(chosen) == slots:
                     break
-        return chosen, ranking.is_cut
+        is_whole = len(candidates) < each
+        return _Look(tuple(chosen), seen=len(candidates), is_whole=is_whole, is_cut=ranking.is_cut)
 
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""
@@ -161,6 +180,11 @@ class Rounds:
                 expires_at=job.deadline_at + self._rules.ttl,
             )
         )
+
+
+def _keys(session: Session) -> Iterator[QueueKey]:
+    """Give what a session takes from the queue."""
+    return (QueueKey(worker_type, session.worker.models) for worker_type in session.worker.worker_types)
 
 
 def _best_session(takers: Sequence[Session], free: Mapping[str, int], candidate: Candidate) -> Session | None:

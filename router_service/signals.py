@@ -38,7 +38,8 @@ class Signals:
         self.exchange = exchange or LocalExchange(Hub())
         self._changes = Changes(self.watchers, self.exchange)
         self._when_lease_ended: list[LeaseEnded] = []
-        self.exchange.listen(_QUEUE, lambda _payload: self.queue.set())
+        self.queue_version = 0
+        self.exchange.listen(_QUEUE, self._hear_queue_changed)
         self.exchange.listen(_LEASE_ENDED, self._hear_lease_ended)
 
     def job_changed(self, job: Job) -> None:
@@ -47,7 +48,7 @@ class Signals:
 
     def queue_changed(self) -> None:
         """Wake the dispatchers of all replicas: a stage waits that any of them may lease."""
-        self.queue.set()
+        self._hear_queue_changed(b"")
         self.exchange.publish(_QUEUE, key=_QUEUE)
 
     def slots_changed(self) -> None:
@@ -70,6 +71,11 @@ class Signals:
         """Tell whoever has the worker that a lease is over: its job was cancelled, or the worker has lost it."""
         self._tell_lease_ended(ref, cancelled)
         self.exchange.publish(_LEASE_ENDED, json.dumps([ref.job_id, ref.stage, ref.fence, cancelled]).encode())
+
+    def _hear_queue_changed(self, _payload: bytes) -> None:
+        # Counted: a leasing round finds out whether anything came while it looked.
+        self.queue_version += 1
+        self.queue.set()
 
     def _hear_lease_ended(self, payload: bytes) -> None:
         job_id, stage, fence, cancelled = json.loads(payload)

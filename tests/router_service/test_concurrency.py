@@ -398,6 +398,34 @@ async def test_acknowledgements_and_outcomes_of_the_same_leases_never_wait_in_a_
         assert await tx.leases.find_held("key/one") == []
 
 
+async def test_a_free_slot_wakes_the_leasing_unless_the_last_round_left_nothing(house: House) -> None:
+    session = house.one.connect("one", free=8)
+    dispatch, wake = house.one.service.dispatch, house.one.service.signals.queue
+
+    async def round_with(free: int) -> int:
+        session.credits = free + len(session.unacknowledged)
+        return await dispatch.lease_waiting()
+
+    def wakes(said_by: Session) -> bool:
+        wake.clear()
+        dispatch.slots_changed(said_by)
+        return wake.is_set()
+
+    await house.one.submit()
+    await house.one.submit()
+    assert await round_with(free=1) == 1
+    assert wakes(session), "one waits still"
+    assert await round_with(free=2) == 1
+    assert not wakes(session), "nothing waits"
+    elsewhere = Session(replace(session.worker, holder="key/two", session="another", worker_types=("video",)))
+    assert wakes(elsewhere), "what it takes was not looked for"
+    await house.one.submit()
+    assert await round_with(free=0) == 0
+    assert wakes(session), "something came while no slot was free"
+    assert await round_with(free=2) == 1
+    assert not wakes(session), "that one is leased"
+
+
 # --- settlements ------------------------------------------------------------------------------------------------------
 
 
