@@ -15,6 +15,7 @@ log = get_logger(__name__)
 
 # Far below the time after which a lease reverts that was not acknowledged.
 _WRITE_AFTER_S = 0.05
+_AGAIN_S = 0.5
 
 
 class Acknowledgements:
@@ -25,6 +26,7 @@ class Acknowledgements:
         self._unwritten: dict[LeaseRef, str] = {}
         self._task: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
+        self._closed = False
 
     def note(self, ref: LeaseRef, session: str) -> None:
         """Note that the worker of a session has begun a stage."""
@@ -51,16 +53,24 @@ class Acknowledgements:
         crash.reach("router.ack.committed")
 
     async def close(self) -> None:
-        """Write what was noted, and end."""
+        """Write what was noted, if it can be written, and end."""
+        self._closed = True
         if self._task is not None:
             await asyncio.wait({self._task})
 
     async def _write_soon(self) -> None:
+        pause_s = _WRITE_AFTER_S
         try:
-            await asyncio.sleep(_WRITE_AFTER_S)
-            await self.flush()
-        except AtelierError as error:
-            # The next heartbeat, or the next acknowledgement, takes it along.
-            log.warning("acknowledgements_delayed", reason=error.reason.value, detail=error.message)
+            # What is noted while it writes, or could not be written, is nobody else's to write in time.
+            while self._unwritten:
+                await asyncio.sleep(pause_s)
+                try:
+                    await self.flush()
+                    pause_s = _WRITE_AFTER_S
+                except AtelierError as error:
+                    log.warning("acknowledgements_delayed", reason=error.reason.value, detail=error.message)
+                    if self._closed:
+                        return
+                    pause_s = _AGAIN_S
         finally:
             self._task = None
