@@ -1,16 +1,22 @@
-"""Whatever is killed with SIGKILL while a batch of six is made: six assets in the end, one state, nothing staged."""
+"""Whatever is killed with SIGKILL while a batch of six is made: six assets in the end, one state, nothing staged.
+
+All tests share one system, in which each submits a batch of its own; what died is started again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from atelier.router.v1 import job_pb2
 from service_kit.ids import asset_id
 from tests.support.processes import Client, Processes, running
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SIX = 6
 STEPS = 6
@@ -42,6 +48,52 @@ WORKER_POINTS = [
 ]
 
 
+class System:
+    """A router, an asset service and a worker, and a client of them."""
+
+    def __init__(self, processes: Processes, client: Client) -> None:
+        self.client = client
+        self._processes = processes
+        self._armed: set[str] = set()
+        self._batches = 0
+
+    async def have(self, *parts: str) -> None:
+        """Have these parts run, none of them about to kill itself."""
+        for part in parts:
+            if part in self._armed or not self._processes.runs(part):
+                await self.start(part)
+
+    async def start(self, part: str, *, crash_point: str = "") -> None:
+        """Start a part anew, to kill itself at a point if one is given."""
+        await self.kill(part)
+        self._armed.discard(part)
+        if crash_point:
+            self._armed.add(part)
+        await self._processes.start(part, crash_point=crash_point)
+
+    async def kill(self, part: str) -> None:
+        """Kill a part that runs."""
+        if self._processes.runs(part):
+            await self._processes.kill(part)
+
+    async def killed_itself(self, part: str) -> None:
+        """Wait until an armed part is dead, and start it again."""
+        assert await self._processes.died(part) == -9
+        await self.start(part)
+
+    async def submit(self) -> str:
+        """Submit a batch of six. Returns the job's id."""
+        self._batches += 1
+        return await self.client.submit(SIX, key=f"batch {self._batches}")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
+    """Give a system; a test says which of its parts must run."""
+    async with running(tmp_path_factory.mktemp("system")) as (processes, client):
+        yield System(processes, client)
+
+
 async def assert_six_assets(client: Client, job_id: str) -> None:
     """Check the end of the job: one state, six assets, each once, and every change seen once and in order."""
     job, versions = await client.ended(job_id)
@@ -55,60 +107,46 @@ async def assert_six_assets(client: Client, job_id: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_a_worker_that_is_killed_at_a_random_step_loses_nothing(tmp_path: Path, seed: int) -> None:
+async def test_a_worker_that_is_killed_at_a_random_step_loses_nothing(system: System, seed: int) -> None:
     step = random.Random(seed).randrange(1, SIX * STEPS)
-    async with running(tmp_path) as (processes, client):
-        await processes.start("atelier_worker")
-        job_id = await client.submit(SIX)
-        await kill_worker_at(processes, client, job_id, step)
-        assert await client.workspace() == [], "something staged is visible"
-        await processes.start("atelier_worker")
-        await assert_six_assets(client, job_id)
+    await system.have("asset_service", "router_service", "atelier_worker")
+    job_id = await system.submit()
+    await kill_worker_at(system, job_id, step)
+    assert await system.client.workspace(job_id) == [], "something staged is visible"
+    await system.start("atelier_worker")
+    await assert_six_assets(system.client, job_id)
 
 
-async def kill_worker_at(processes: Processes, client: Client, job_id: str, step: int) -> None:
+async def kill_worker_at(system: System, job_id: str, step: int) -> None:
     """Kill the worker as soon as it has told of this many steps in all."""
-    async for event in client.watch(job_id):
+    async for event in system.client.watch(job_id):
         if event.HasField("progress") and event.progress.asset_index * STEPS + event.progress.step >= step:
             break
-    await processes.kill("atelier_worker")
+    await system.kill("atelier_worker")
 
 
 @pytest.mark.parametrize("point", ROUTER_POINTS)
-async def test_a_router_that_is_killed_between_two_steps_loses_nothing(tmp_path: Path, point: str) -> None:
-    async with running(tmp_path) as (processes, client):
-        await processes.kill("router_service")
-        await processes.start("router_service", crash_point=point)
-        await processes.start("atelier_worker")
-        job_id = await submit_through_crash(processes, client)
-        await assert_six_assets(client, job_id)
-
-
-async def submit_through_crash(processes: Processes, client: Client) -> str:
-    """Submit while the armed router still lives, start it again when it has killed itself, and return the job's id."""
-    submitting = asyncio.create_task(client.submit(SIX))
-    assert await processes.died("router_service") == -9
-    await processes.start("router_service")
-    return await submitting
+async def test_a_router_that_is_killed_between_two_steps_loses_nothing(system: System, point: str) -> None:
+    await system.have("asset_service", "atelier_worker")
+    await system.start("router_service", crash_point=point)
+    submitting = asyncio.create_task(system.submit())
+    await system.killed_itself("router_service")
+    await assert_six_assets(system.client, await submitting)
 
 
 @pytest.mark.parametrize("point", ASSET_POINTS)
-async def test_an_asset_service_that_is_killed_between_two_steps_loses_nothing(tmp_path: Path, point: str) -> None:
-    async with running(tmp_path) as (processes, client):
-        await processes.kill("asset_service")
-        await processes.start("asset_service", crash_point=point)
-        await processes.start("atelier_worker")
-        job_id = await client.submit(SIX)
-        assert await processes.died("asset_service") == -9
-        await processes.start("asset_service")
-        await assert_six_assets(client, job_id)
+async def test_an_asset_service_that_is_killed_between_two_steps_loses_nothing(system: System, point: str) -> None:
+    await system.have("router_service", "atelier_worker")
+    await system.start("asset_service", crash_point=point)
+    job_id = await system.submit()
+    await system.killed_itself("asset_service")
+    await assert_six_assets(system.client, job_id)
 
 
 @pytest.mark.parametrize("point", WORKER_POINTS)
-async def test_a_worker_that_is_killed_between_two_steps_loses_nothing(tmp_path: Path, point: str) -> None:
-    async with running(tmp_path) as (processes, client):
-        await processes.start("atelier_worker", crash_point=point)
-        job_id = await client.submit(SIX)
-        assert await processes.died("atelier_worker") == -9
-        await processes.start("atelier_worker")
-        await assert_six_assets(client, job_id)
+async def test_a_worker_that_is_killed_between_two_steps_loses_nothing(system: System, point: str) -> None:
+    await system.have("asset_service", "router_service")
+    await system.start("atelier_worker", crash_point=point)
+    job_id = await system.submit()
+    await system.killed_itself("atelier_worker")
+    await assert_six_assets(system.client, job_id)
