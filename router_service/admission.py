@@ -17,6 +17,7 @@ from router_service.storage.ledger import OutboxKind, Submission
 from router_service.storage.queue import Waiting
 from service_kit import crash
 from service_kit.batching import Batcher
+from service_kit.erasure import owner_erased
 from service_kit.errors import Aborted, AtelierError, ErrorReason, InvalidArgument, NotFound
 from service_kit.identity import Owner
 from service_kit.ids import new_id
@@ -97,11 +98,13 @@ class Admission:
     async def _admit_all(self, batch: Sequence[_New]) -> list[Job | AtelierError]:
         """Write jobs once for each idempotency key, also when several replicas or one batch have the same."""
         async with self._storage.write() as tx:
-            firsts = await self._first_of_each(tx, batch)
+            erased = await tx.erased.among({new.owner for new in batch})
+            taken = [new for new in batch if new.owner not in erased]
+            firsts = await self._first_of_each(tx, taken)
             now = await tx.now()
             mine = {
                 new.job_id: make_job(new, now, tier=self._shares.of(new.owner).tier)
-                for new in batch
+                for new in taken
                 if firsts[new.job_id].job_id == new.job_id
             }
             await _write(tx, list(mine.values()), now)
@@ -112,7 +115,7 @@ class Admission:
         if mine:
             crash.reach("router.admit.committed")
         self._tell(mine.values())
-        return [_answer(new, firsts[new.job_id], jobs) for new in batch]
+        return [owner_erased() if new.owner in erased else _answer(new, firsts[new.job_id], jobs) for new in batch]
 
     async def _first_of_each(self, tx: Transaction, batch: Sequence[_New]) -> dict[str, Submission]:
         """Remember the submissions of a batch, but for repeats. Returns for each the first submission of the same."""

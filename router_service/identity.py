@@ -82,6 +82,7 @@ class Identities:
 
         Raises:
             InvalidArgument: an owner, tenant, kind or name that cannot be; names the field.
+            FailedPrecondition: `owner_erased`.
         """
         if kind not in KINDS_TO_CREATE:
             known = ", ".join(KINDS_TO_CREATE)
@@ -91,6 +92,7 @@ class Identities:
             raise InvalidArgument.field("name", "must be printable text in one line")
         async with self._db.write() as tx:
             keys = Keys(tx)
+            await keys.refuse_erased(owner)
             now = await self._db.now(tx)
             new = new_api_key()
             key = _stored(new, kind, owner, name, now)

@@ -116,6 +116,7 @@ class Reaper:
             await tx.ledger.remove_old_submissions(self._rules.keep_submissions)
             await tx.registry.remove_unseen(self._rules.lease_ttl * 10)
             await tx.queue.forget_served(_REMEMBER_SERVED)
+            await tx.erased.trim(self._rules.keep_jobs)
         if self._rules.highest_tier:
             async with self._storage.write() as tx:
                 self._done["tiers_raised"] += await tx.queue.raise_tiers(

@@ -10,11 +10,12 @@ from atelier.router.v1 import router_service_pb2_grpc
 from router_service import wire
 from router_service.admission import Admission
 from router_service.ending import Ending
+from router_service.erasure import Erasure
 from router_service.jobs import JobViews
 from router_service.pools import Pools
 from router_service.registry import ModelRegistry
 from router_service.watch import Change, Opening, Snapshot, Watch
-from service_kit.identity import current_caller
+from service_kit.identity import Owner, current_caller
 
 _DEFAULT_PAGE = 50
 _STREAM_STATE = "atelier-stream"
@@ -33,7 +34,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         watch: Watch,
         registry: ModelRegistry,
         pools: Pools,
+        erasure: Erasure,
     ) -> None:
+        self._erasure = erasure
         self._admission = admission
         self._ending = ending
         self._views = views
@@ -93,6 +96,11 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
                 yield pb.WatchJobsResponse(cursor=told.cursor, state=wire.job_to_proto(told.job, self._pools))
             else:
                 yield pb.WatchJobsResponse(**wire.report_to_proto(told))  # type: ignore[arg-type]
+
+    async def EraseOwner(self, request: pb.EraseOwnerRequest, context: Any) -> pb.EraseOwnerResponse:
+        caller = current_caller()
+        left = await self._erasure.erase(caller, Owner(request.tenant_id or caller.owner.tenant_id, request.owner_id))
+        return pb.EraseOwnerResponse(done=not left, left=left)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         table = await self._registry.table()

@@ -14,10 +14,12 @@ from router_service.storage.events import Events
 from router_service.storage.jobs import Jobs
 from router_service.storage.leases import Leases
 from router_service.storage.ledger import Ledger
+from router_service.storage.metadata import metadata
 from router_service.storage.moment import Moment
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
 from service_kit.database import Database
+from service_kit.erasure import Erased
 from service_kit.storage import TransactionalStorage, View
 
 MIGRATIONS = "router_service.storage.migrations"
@@ -36,6 +38,7 @@ class Transaction(View):
         self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
+        self.erased = Erased(connection, metadata)
 
     async def finish(self) -> None:
         """Write the events: their owners' heads are locked last, and not for long."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, literal, select, tuple_
+from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import FINAL, Job, JobState
@@ -144,6 +144,28 @@ class Jobs:
             await self._connection.execute(delete(outcomes).where(among(outcomes.c.job_id, ids)))
             await self._connection.execute(delete(jobs).where(among(jobs.c.job_id, ids)))
         return len(ids)
+
+    async def erase_settled(self, owner: Owner, *, limit: int) -> int:
+        """Remove an owner's jobs that have ended and are settled, with their outcomes. Returns how many."""
+        ended = (
+            select(jobs.c.job_id)
+            .where(jobs.c.tenant_id == owner.tenant_id, jobs.c.owner_id == owner.owner_id)
+            .where(jobs.c.finished_at.is_not(None))
+            .where(~exists().where(outbox.c.job_id == jobs.c.job_id))
+            .order_by(jobs.c.job_id)
+            .limit(limit)
+            .with_for_update()
+        )
+        ids = list((await self._connection.execute(ended)).scalars())
+        if ids:
+            await self._connection.execute(delete(outcomes).where(among(outcomes.c.job_id, ids)))
+            await self._connection.execute(delete(jobs).where(among(jobs.c.job_id, ids)))
+        return len(ids)
+
+    async def count_of(self, owner: Owner) -> int:
+        """Return how many jobs an owner has."""
+        mine = select(func.count()).select_from(jobs).where(jobs.c.tenant_id == owner.tenant_id)
+        return (await self._connection.execute(mine.where(jobs.c.owner_id == owner.owner_id))).scalar_one()
 
 
 def _columns(job: Job) -> dict[str, object]:

@@ -11,7 +11,9 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.storage.identity_tables import api_keys, audit, sign_in_codes
+from router_service.storage.metadata import metadata
 from service_kit.database import UtcDateTime, db_now
+from service_kit.erasure import Erased
 from service_kit.identity import KeyKind, Owner
 from service_kit.ids import new_id
 
@@ -48,6 +50,10 @@ class Keys:
 
     def __init__(self, tx: AsyncConnection) -> None:
         self._tx = tx
+
+    async def refuse_erased(self, owner: Owner) -> None:
+        """Raise FailedPrecondition with `owner_erased` for an erased owner; others are not erased meanwhile."""
+        await Erased(self._tx, metadata).refuse(owner)
 
     async def add(self, key: StoredKey) -> None:
         """Write a new key. Its id must be new."""

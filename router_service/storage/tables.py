@@ -23,11 +23,13 @@ from sqlalchemy import text as sql
 
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
+from service_kit.erasure import add_erased_table
 from service_kit.events.exchange.postgres import add_exchange_table
 from service_kit.events.log import EventLog
 
 event_log = EventLog(metadata)
 add_exchange_table(metadata)
+add_erased_table(metadata)
 
 NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When a stage may be leased that waits for something else than the time."""

@@ -15,8 +15,11 @@ from sqlalchemy import func, select
 from router_service.identity import BOOTSTRAP_KEYS, Identities
 from router_service.storage.identity_tables import api_keys, audit
 from router_service.storage.keys import Keys, SignInCode, StoredKey
+from router_service.storage.metadata import metadata
 from service_kit.clock import ManualClock
 from service_kit.database import Database
+from service_kit.erasure import Erased
+from service_kit.errors import FailedPrecondition
 from service_kit.identity import KeyKind, Owner
 from service_kit.keyring import Keyrings
 
@@ -162,3 +165,12 @@ async def test_routers_that_start_for_the_first_time_at_once_make_the_keys_once(
     await asyncio.gather(*(Identities(db, rings.identity_signer(clock), clock).bootstrap(rings) for db in databases))
     async with databases[0].read() as tx:
         assert (await tx.execute(select(func.count()).select_from(api_keys))).scalar_one() == len(BOOTSTRAP_KEYS)
+
+
+async def test_no_key_is_made_for_an_erased_owner(db: Database) -> None:
+    async with db.write() as tx:
+        await Keys(tx).refuse_erased(ANN)
+        await Erased(tx, metadata).mark(ANN)
+        with pytest.raises(FailedPrecondition):
+            await Keys(tx).refuse_erased(ANN)
+        await Keys(tx).refuse_erased(BOB)

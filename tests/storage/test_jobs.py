@@ -141,6 +141,23 @@ async def test_ended_jobs_go_with_their_outcomes_once_everything_was_told(router
         assert await tx.ledger.find_outcomes(["j0", "j3"]) == {("j3", 0, "c")}
 
 
+async def test_an_owners_jobs_are_erased_once_everything_was_told(router: Storage, clock: ManualClock) -> None:
+    jobs = [job(f"j{number}", clock.now()) for number in range(3)]
+    other = job("j9", clock.now(), owner=Owner("t", "bob"))
+    await add(router, *jobs, other)
+    owner = jobs[0].owner
+    async with router.write() as tx:
+        await tx.jobs.save([(one, ended(one, clock)) for one in (*jobs[:2], other)])
+        await tx.ledger.add_outcomes([(LeaseRef("j0", 0, 1), "c", b"")], clock.now())
+        await tx.ledger.send(OutboxKind.SETTLE, ["j1"], clock.now())
+        assert await tx.jobs.count_of(owner) == 3
+        assert await tx.jobs.erase_settled(owner, limit=9) == 1
+        assert await tx.jobs.erase_settled(owner, limit=9) == 0
+        assert await tx.jobs.count_of(owner) == 2
+        assert await tx.jobs.count_of(other.owner) == 1
+        assert await tx.ledger.find_outcomes(["j0"]) == set()
+
+
 async def test_the_clock_of_a_transaction_stands_still(router: Storage, clock: ManualClock) -> None:
     began = clock.now()
     async with router.write() as tx:
