@@ -133,8 +133,7 @@ class Dispatch:
             runs = job is not None and job.state is JobState.RUNNING and job.accepts(ref, session.worker.holder)
             if job is not None and runs:
                 await tx.jobs.save([(job, replace(job, told=True))])
-        if runs:
-            self._relay.text_may_go(ref)
+        self._relay.decide_text(ref, goes=runs)
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
         """Take a lease back that a worker does not want, begun or not. It burns no attempt."""

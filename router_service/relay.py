@@ -31,8 +31,8 @@ class _Live:
     quantity: int
     stage: StageKind
     share: tuple[float, float]
-    # Whether its text may go out: if nobody can take it back, that is noted first.
-    text_goes: bool
+    # Whether its text goes out: if nobody can take it back, None until it is noted that somebody has read.
+    text_goes: bool | None
     done: dict[int, float] = field(default_factory=dict)
     latest: Pending = field(default_factory=Pending)
     heard_at: float = field(default_factory=time.monotonic)
@@ -65,7 +65,7 @@ class Relay:
         share = (0.0, 1.0)
         if len(job.stages) > 1:
             share = (0.0, 0.1) if job.stage == 0 else (0.1, 0.9)
-        goes = job.told or not job.cannot_restart
+        goes = True if job.told or not job.cannot_restart else None
         self._live[job.job_id] = _Live(
             job.owner, job.fence, max(job.settings.quantity, 1), job.current.kind, share, goes
         )
@@ -104,15 +104,15 @@ class Relay:
         self._tell(live, Preview(job_id, asset_index, step, content_type[:64], image))
 
     def holds_text(self, job_id: str) -> bool:
-        """Tell whether the text of a job that runs here may not go out yet."""
+        """Tell whether it must be noted before the text of a job that runs here goes out."""
         live = self._live.get(job_id)
-        return live is not None and not live.text_goes
+        return live is not None and live.text_goes is None
 
-    def text_may_go(self, ref: LeaseRef) -> None:
-        """Let the text of this very lease go out."""
+    def decide_text(self, ref: LeaseRef, *, goes: bool) -> None:
+        """Let the text of this very lease go out, or keep all of it."""
         live = self._live.get(ref.job_id)
         if live is not None and live.fence == ref.fence:
-            live.text_goes = True
+            live.text_goes = goes
 
     def text(self, job_id: str, *, offset: int, text: str) -> None:
         """Take a piece of text. One that leaves a gap is dropped: the whole text comes with the job's end."""
