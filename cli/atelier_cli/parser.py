@@ -215,6 +215,7 @@ def _add_keys(tree: Tree) -> None:
 
 def _add_models(tree: Tree) -> None:
     tree.leaf("list", "models:list_models", "list the routing table with the connected workers")
+    tree.leaf("workers", "models:list_workers", "list the connected workers with their labels")
     put = tree.leaf("put", "models:put", "add a row, or replace the row of that name", aliases=("add",))
     put.add_argument("name", metavar="NAME", help="the model; a name that ends in * matches what begins like it")
     put.add_argument("--worker-type", required=True, metavar="TYPE", help="the pool that does the work")

@@ -48,6 +48,7 @@ from atelier_client.models import (
     Stage,
     Submitted,
     Warning,
+    Worker,
 )
 
 __all__ = [
@@ -100,4 +101,5 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Warning",
+    "Worker",
 ]

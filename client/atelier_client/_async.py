@@ -36,6 +36,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    Worker,
 )
 
 T = TypeVar("T")
@@ -232,6 +233,9 @@ class AsyncAtelier:
 
     async def models(self) -> Page[Model]:
         return await self._send(calls.list_models())
+
+    async def workers(self) -> Page[Worker]:
+        return await self._send(calls.list_workers())
 
     async def put_model(self, model: Model) -> Model:
         return await self._send(calls.put_model(model))

@@ -26,6 +26,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    Worker,
 )
 
 T = TypeVar("T")
@@ -262,6 +263,11 @@ def delete_item(item_id: str) -> Call[None]:
 def list_models() -> Call[Page[Model]]:
     """`GET /v1/models`."""
     return Call("GET", "/v1/models", _page(Model, "models"))
+
+
+def list_workers() -> Call[Page[Worker]]:
+    """`GET /v1/workers`."""
+    return Call("GET", "/v1/workers", _page(Worker, "workers"))
 
 
 def put_model(model: Model) -> Call[Model]:

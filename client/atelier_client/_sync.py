@@ -36,6 +36,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    Worker,
 )
 
 T = TypeVar("T")
@@ -268,6 +269,10 @@ class Atelier:
     def models(self) -> Page[Model]:
         """Return the routing table with the workers that are connected for each row."""
         return self._send(calls.list_models())
+
+    def workers(self) -> Page[Worker]:
+        """Return the connected workers, with what their operators wrote on them."""
+        return self._send(calls.list_workers())
 
     def put_model(self, model: Model) -> Model:
         """Add a row to the routing table, or replace the row of that name."""

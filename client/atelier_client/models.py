@@ -280,6 +280,21 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Worker:
+    """One connected worker. `labels` are what its operator wrote on it."""
+
+    name: str = ""
+    key_id: str = ""
+    worker_types: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    slots: int = 0
+    leases: int = 0
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    version: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
 class Key:
     """A key, without its text."""
 

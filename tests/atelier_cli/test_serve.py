@@ -43,6 +43,7 @@ def test_another_worker_is_attached_with_an_address_and_a_key(up: UpProcess, tmp
         str(key_file),
     ]
     command += ["--types", "chat", "--slots", "2", "--name", "second", "--data-dir", str(tmp_path)]
+    command += ["--set", "worker.labels=room=attic,gpu=4090"]
 
     def chat_workers() -> int:
         return next(model.connected_workers for model in client.models() if model.worker_type == "chat")
@@ -52,6 +53,8 @@ def test_another_worker_is_attached_with_an_address_and_a_key(up: UpProcess, tmp
         with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=clean_environ()) as process:
             until(lambda: chat_workers() == 2, "the second worker's connection")
             assert all(model.connected_workers == 1 for model in client.models() if model.worker_type == "sdxl")
+            (second,) = (worker for worker in client.workers() if worker.name == "second")
+            assert (second.slots, second.labels) == (2, {"room": "attic", "gpu": "4090"})
             process.send_signal(signal.SIGTERM)
             assert process.wait(WAIT_SECONDS) == 0
         until(lambda: chat_workers() == 1, "the second worker's end")

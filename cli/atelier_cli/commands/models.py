@@ -33,6 +33,32 @@ def list_models(context: Context) -> int:
     return OK
 
 
+def list_workers(context: Context) -> int:
+    """List the connected workers."""
+    with context.client() as client:
+        page = client.workers()
+    if context.json:
+        context.print_json(page.raw)
+        return OK
+    context.table(
+        ("WORKER", "KEY", "WORKER TYPES", "MODELS", "SLOTS", "LEASES", "LABELS", "VERSION"),
+        [
+            (
+                worker.name,
+                worker.key_id,
+                ",".join(worker.worker_types),
+                ",".join(worker.models) or "all",
+                worker.slots,
+                worker.leases,
+                ",".join(f"{name}={text}" for name, text in worker.labels.items()) or "-",
+                worker.version or "-",
+            )
+            for worker in page
+        ],
+    )
+    return OK
+
+
 def put(context: Context) -> int:
     """Add a row, or replace the row of that name."""
     from atelier_client import Model
