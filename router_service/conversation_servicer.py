@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -66,9 +67,11 @@ class Conversations:
     async def hold(self, session: Session, requests: AsyncIterator[pb.WorkRequest], context: Any) -> None:
         """Hear the worker and answer it, until it goes, fails, or the session is closed from within."""
         applying = InOrder(most=_MOST_AT_ONCE, most_bytes=_MOST_BYTES_AT_ONCE)
+        session.heard_at_s = asyncio.get_running_loop().time()
         reading = asyncio.create_task(self._read(session, requests, applying))
         writing = asyncio.create_task(self._write(session, context))
-        ends = [reading, writing, *map(asyncio.create_task, (applying.fault(), session.wait_closed()))]
+        others = (applying.fault(), session.wait_closed(), self._until_silent(session))
+        ends = [reading, writing, *map(asyncio.create_task, others)]
         try:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             # What is on its way, such as the answer to the last outcome, still goes; but nobody waits long for a
@@ -103,18 +106,22 @@ class Conversations:
 
     async def _read(self, session: Session, requests: AsyncIterator[pb.WorkRequest], applying: InOrder) -> None:
         """Take requests as they come. Reports are relayed at once; what needs the database waits its turn."""
-        while (request := await self._next(requests)) is not None:
+        now_s = asyncio.get_running_loop().time
+        while (request := await anext(requests, None)) is not None:
+            # Time in which we are the slow ones is not the worker's silence.
+            session.heard_at_s = math.inf
             await self._hear(session, request, applying)
+            session.heard_at_s = now_s()
         # The worker has closed its side: what it said before still counts.
+        session.heard_at_s = math.inf
         await applying.drained()
 
-    async def _next(self, requests: AsyncIterator[pb.WorkRequest]) -> pb.WorkRequest | None:
-        """Return the next request, None at the end. A worker that says nothing for the life of a lease is gone."""
-        try:
-            async with asyncio.timeout(self._rules.lease_ttl.total_seconds()):
-                return await anext(requests, None)
-        except TimeoutError:
-            raise DeadlineExceeded("The worker has not sent a heartbeat for the life of a lease.") from None
+    async def _until_silent(self, session: Session) -> None:
+        """Raise when a worker says nothing for the life of a lease: then it is gone. One look for many messages."""
+        now_s, patience_s = asyncio.get_running_loop().time, self._rules.lease_ttl.total_seconds()
+        while (left_s := session.heard_at_s + patience_s - now_s()) > 0:  # noqa: ASYNC110 - it only looks how long
+            await asyncio.sleep(min(left_s, patience_s))
+        raise DeadlineExceeded("The worker has not sent a heartbeat for the life of a lease.")
 
     async def _hear(self, session: Session, request: pb.WorkRequest, applying: InOrder) -> None:
         kind, size_bytes, pays = request.WhichOneof("message"), request.ByteSize(), session.allowance.spend

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -87,6 +88,8 @@ class Session:
     unacknowledged: set[LeaseRef] = field(default_factory=set)
     held: dict[str, LeaseRef] = field(default_factory=dict)
     draining: bool = False
+    # When the worker's last message was dealt with, on the loop's clock; infinity while one is.
+    heard_at_s: float = math.inf
     # What the newest heartbeat names, until it is dealt with.
     heartbeat: list[LeaseRef] | None = None
     _expected: dict[LeaseRef, None] = field(default_factory=dict)
