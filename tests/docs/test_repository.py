@@ -16,6 +16,14 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 SETTING = re.compile(rf"`((?:{'|'.join(SECTIONS)})\.[a-z_]+)(?:=[^`]*)?`")
 VARIABLE = re.compile(r"\bATELIER_[A-Z_]+\b")
 # Put together here, so that this file does not name them itself.
+# What reads the tables of before, and says so.
+READS_OLD_TABLES = (
+    "cli/atelier_cli/importing/",
+    "tests/moving_in/",
+    "tests/support/gallery_fixtures.py",
+    "docs/moving-in.md",
+    "docs/adr/0037-moving-in.md",
+)
 OLD_NAMES = ["-".join(("queue", "job")), "-".join(("enhance", "prompt")), "_".join(("workspace", "items"))]
 
 
@@ -65,5 +73,5 @@ def test_the_names_of_before_are_nowhere() -> None:
     for name in listed.stdout.decode().split("\0"):
         assert not old.search(name.encode()), name
         path = ROOT / name
-        if path.is_file():
+        if path.is_file() and not name.startswith(READS_OLD_TABLES):
             assert not old.search(path.read_bytes()), name

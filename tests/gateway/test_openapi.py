@@ -162,6 +162,7 @@ def test_an_upload_is_the_file_itself() -> None:
         "content_type",
         "size_bytes",
         "sha256",
+        "import_key",
     }
 
 
