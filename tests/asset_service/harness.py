@@ -284,7 +284,7 @@ async def running(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncI
         # Tests that want renditions have them made, so that nothing changes beside the others.
         settings = {"asset__fill_renditions": False} | settings
         chosen = for_tests(data_dir, **settings)
-        await asyncio.to_thread(put_migrated, chosen, "asset")
+        await put_migrated(chosen, "asset")
         service = await open_service(chosen, stack, clock=clock)
         channel = channels.connect(service.server.target)
         stack.push_async_callback(channel.close)

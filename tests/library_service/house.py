@@ -42,6 +42,7 @@ from service_kit.ids import asset_id, new_id
 from service_kit.keyring import Keyrings
 from service_kit.server import GrpcServer
 from service_kit.settings import Settings, for_tests
+from tests.support.sqlite import put_migrated
 
 ADA = Owner("default", "ada")
 BOB = Owner("default", "bob")
@@ -56,7 +57,8 @@ class House:
         self.folder = folder
         self.clock = ManualClock(start)
         self.rings = Keyrings(folder / "keys")
-        self.settings: Settings = for_tests(folder, core__database_url=database_url)
+        # Nobody makes renditions beside a test: what it saves is what it put there.
+        self.settings: Settings = for_tests(folder, core__database_url=database_url, asset__fill_renditions=False)
         self.library: Service
         self.asset: Any = None
         self._stack = stack
@@ -66,6 +68,7 @@ class House:
 
     async def start(self) -> None:
         """Start everything."""
+        await put_migrated(self.settings, "asset", "library")
         await self._start_identity()
         await self.start_asset()
         self._stack.push_async_callback(self.stop_asset)

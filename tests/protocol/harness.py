@@ -27,6 +27,7 @@ from tests.protocol.bare_worker import BareWorker
 from tests.protocol.gated_engine import ENGINE, WAIT
 from tests.router_service.support import Router
 from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
+from tests.support.sqlite import put_migrated
 
 LIMIT_S = 30.0
 GRACE = timedelta(seconds=10)
@@ -133,8 +134,9 @@ async def running_system(folder: Path, database_url: str = "", **flags: str) -> 
     clock = ManualClock(datetime.now(UTC))
     async with closing_in_time() as stack:
         flags = {"core.database_url": database_url, **flags}
-        settings = kit_settings.for_tests(folder, **flags)
+        settings = kit_settings.for_tests(folder, **{"asset.fill_renditions": False, **flags})
         async with asyncio.timeout(SERVICE_LIMIT_S):
+            await put_migrated(settings, "asset", "router")
             assets = await asset_service.__main__.open_service(settings, stack, clock=clock)
         flags["router.asset_target"] = assets.server.target
         yield System(folder, clock, flags, stack)

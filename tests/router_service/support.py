@@ -27,6 +27,7 @@ from service_kit import settings as kit_settings
 from service_kit.channels import connect, key_tokens
 from service_kit.clock import ManualClock
 from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
+from tests.support.sqlite import put_migrated
 from tests.support.tiny_engine import png
 
 WAIT_S = 10.0
@@ -210,7 +211,8 @@ async def running_replicas(folder: Path, count: int, **flags: str) -> AsyncItera
     clock = ManualClock(datetime.now(UTC))
     async with closing_in_time() as stack:
         async with asyncio.timeout(SERVICE_LIMIT_S):
-            settings = kit_settings.for_tests(folder, **flags)
+            settings = kit_settings.for_tests(folder, **{"asset.fill_renditions": False, **flags})
+            await put_migrated(settings, "asset", "router")
             assets = (await asset_service.__main__.open_service(settings, stack, clock=clock)).server.target
             routers = [await _open_router(folder, stack, assets, clock, **flags) for _ in range(count)]
         yield routers

@@ -13,8 +13,13 @@ from service_kit.migrate import upgrade
 from service_kit.settings import Settings
 
 
-def put_migrated(settings: Settings, service: str) -> None:
-    """Write the empty database of a service, such as `asset`, unless it has one or the settings name another."""
+async def put_migrated(settings: Settings, *services: str) -> None:
+    """Write the empty databases of services, such as `asset`, unless they are there or the settings name others."""
+    for service in services:
+        await asyncio.to_thread(_put, settings, service)
+
+
+def _put(settings: Settings, service: str) -> None:
     if settings.value(f"{service}.database_url") or settings.core.database_url:
         return
     folder = settings.service_dir(service)
