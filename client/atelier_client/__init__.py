@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atelier_client._async import AsyncAtelier
-from atelier_client._calls import GenerateOptions, ImportDescription
+from atelier_client._calls import GenerateOptions, ImportDescription, ItemChanges, ItemFilters
 from atelier_client._policy import Policy
 from atelier_client._sync import Atelier
 from atelier_client.errors import (
@@ -24,8 +24,11 @@ from atelier_client.errors import (
 from atelier_client.events import GrowingText, JobEvent, LogLine, Preview, Progress, TextDelta
 from atelier_client.models import (
     Asset,
+    ChangeResult,
+    Collection,
     Described,
     Enhancement,
+    Erased,
     Failure,
     Generated,
     GenerationSettings,
@@ -33,6 +36,8 @@ from atelier_client.models import (
     Identity,
     ImportedFrom,
     Item,
+    ItemCount,
+    ItemCounts,
     Job,
     Key,
     Media,
@@ -47,6 +52,7 @@ from atelier_client.models import (
     SignInCode,
     Stage,
     Submitted,
+    SweepFinding,
     Warning,
     Worker,
 )
@@ -57,9 +63,12 @@ __all__ = [
     "Atelier",
     "AtelierError",
     "BadReply",
+    "ChangeResult",
+    "Collection",
     "Described",
     "DownloadFailed",
     "Enhancement",
+    "Erased",
     "Failure",
     "FieldProblem",
     "GenerateOptions",
@@ -72,6 +81,10 @@ __all__ = [
     "ImportedFrom",
     "InvalidRequest",
     "Item",
+    "ItemChanges",
+    "ItemCount",
+    "ItemCounts",
+    "ItemFilters",
     "Job",
     "JobEvent",
     "JobFailed",
@@ -96,6 +109,7 @@ __all__ = [
     "SignInCode",
     "Stage",
     "Submitted",
+    "SweepFinding",
     "TextDelta",
     "Timeout",
     "Unavailable",

@@ -9,12 +9,12 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions, ImportDescription
+from atelier_client._calls import Call, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
@@ -22,12 +22,16 @@ from atelier_client.errors import AtelierError, NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
+    ChangeResult,
+    Collection,
     Described,
     Enhancement,
+    Erased,
     Generated,
     Health,
     Identity,
     Item,
+    ItemCounts,
     Job,
     Key,
     Model,
@@ -36,6 +40,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    SweepFinding,
     Worker,
 )
 
@@ -175,8 +180,28 @@ class AsyncAtelier:
     async def save(self, *asset_ids: str) -> tuple[SaveResult, ...]:
         return await self._send(calls.save_to_library(asset_ids))
 
-    async def items(self, *, format: str = "", page_size: int | None = None, page_token: str = "") -> Page[Item]:
-        return await self._send(calls.list_items(format, page_size, page_token))
+    async def clear(self, *asset_ids: str) -> tuple[SaveResult, ...]:
+        return await self._send(calls.clear_assets(asset_ids))
+
+    async def clear_job(self, job_id: str) -> tuple[SaveResult, ...]:
+        return await self._send(calls.clear_job(job_id))
+
+    async def clear_workspace(self, *, page_token: str = "") -> Page[SaveResult]:
+        return await self._send(calls.clear_workspace(page_token))
+
+    async def sweep(self, part: str, *, dry_run: bool = True, page_token: str = "") -> Page[SweepFinding]:
+        return await self._send(calls.sweep(part, dry_run, page_token))
+
+    async def erase_owner(self, part: str, owner_id: str, *, tenant_id: str = "") -> Erased:
+        return await self._send(calls.erase_owner(part, owner_id, tenant_id))
+
+    async def items(
+        self, *, sort: str = "", page_size: int | None = None, page_token: str = "", **filters: Unpack[ItemFilters]
+    ) -> Page[Item]:
+        return await self._send(calls.list_items(filters, sort, page_size, page_token))
+
+    async def count_items(self, **filters: Unpack[ItemFilters]) -> ItemCounts:
+        return await self._send(calls.count_items(filters))
 
     async def get_item(self, item_id: str) -> Item:
         return await self._send(calls.get_item(item_id))
@@ -192,8 +217,26 @@ class AsyncAtelier:
     ) -> Item:
         return await self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
 
-    async def delete_item(self, item_id: str) -> None:
-        await self._send(calls.delete_item(item_id))
+    async def change_items(self, *item_ids: str, **changes: Unpack[ItemChanges]) -> tuple[ChangeResult, ...]:
+        return await self._send(calls.change_items(item_ids, changes))
+
+    async def recipe(self, item_id: str, *, as_enhanced: bool = False) -> dict[str, Any]:
+        return await self._send(calls.get_recipe(item_id, as_enhanced))
+
+    async def create_collection(self, name: str) -> Collection:
+        return await self._send(calls.create_collection(name))
+
+    async def collections(self) -> Page[Collection]:
+        return await self._send(calls.list_collections())
+
+    async def rename_collection(self, collection_id: str, name: str) -> Collection:
+        return await self._send(calls.rename_collection(collection_id, name))
+
+    async def delete_collection(self, collection_id: str) -> None:
+        await self._send(calls.delete_collection(collection_id))
+
+    async def delete_item(self, item_id: str, *, permanently: bool = False) -> None:
+        await self._send(calls.delete_item(item_id, permanently))
 
     async def download(self, source: Source, to: Path | str = ".") -> Path:
         try:

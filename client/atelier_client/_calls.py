@@ -13,10 +13,14 @@ from atelier_client._decode import decode
 from atelier_client.errors import BadReply
 from atelier_client.models import (
     Asset,
+    ChangeResult,
+    Collection,
     Described,
+    Erased,
     Health,
     Identity,
     Item,
+    ItemCounts,
     Job,
     Key,
     Model,
@@ -26,6 +30,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    SweepFinding,
     Worker,
 )
 
@@ -45,7 +50,7 @@ class Call(Generic[T]):
     method: str
     path: str
     read: Callable[[Body], T]
-    params: Mapping[str, str | int] = field(default_factory=dict)
+    params: Mapping[str, str | int | Sequence[str]] = field(default_factory=dict)
     json: Body | None = None
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -233,10 +238,147 @@ def save_to_library(asset_ids: Iterable[str]) -> Call[tuple[SaveResult, ...]]:
     return Call("POST", "/v1/save-to-library", read, json={"asset_ids": list(asset_ids)})
 
 
-def list_items(format: str, page_size: int | None, page_token: str) -> Call[Page[Item]]:
+def clear_assets(asset_ids: Iterable[str]) -> Call[tuple[SaveResult, ...]]:
+    """`POST /v1/clear-assets`."""
+    return Call("POST", "/v1/clear-assets", _cleared, json={"asset_ids": list(asset_ids)})
+
+
+def clear_job(job_id: str) -> Call[tuple[SaveResult, ...]]:
+    """`POST /v1/jobs/{job_id}/clear`."""
+    return Call("POST", _path("/v1/jobs/{}/clear", job_id), _cleared, json={})
+
+
+def _cleared(body: Body) -> tuple[SaveResult, ...]:
+    return tuple(decode(SaveResult, entry) for entry in body.get("results") or ())
+
+
+def clear_workspace(page_token: str) -> Call[Page[SaveResult]]:
+    """`POST /v1/clear-workspace`: one page."""
+    return Call("POST", "/v1/clear-workspace", _page(SaveResult, "results"), json=_given(page_token=page_token))
+
+
+def sweep(part: str, dry_run: bool, page_token: str) -> Call[Page[SweepFinding]]:
+    """`POST /v1/sweep/{part}`: one page; `part` is `workspace` or `library`."""
+    body = {"dry_run": dry_run} | _given(page_token=page_token)
+    return Call("POST", _path("/v1/sweep/{}", part), _page(SweepFinding, "findings"), json=body)
+
+
+def erase_owner(part: str, owner_id: str, tenant_id: str) -> Call[Erased]:
+    """`POST /v1/erase-owner/{part}`; `part` is `jobs`, `workspace` or `library`."""
+    body = _given(owner_id=owner_id, tenant_id=tenant_id)
+    return Call("POST", _path("/v1/erase-owner/{}", part), lambda reply: decode(Erased, reply), json=body)
+
+
+class ItemFilters(TypedDict, total=False):
+    """What narrows a list of items; what is left out does not.
+
+    Attributes:
+        format: `image` or `video`.
+        query: words of prompts, titles and tags; the last may be the beginning of one.
+        model: the model's name, as the item's settings have it.
+        seed: the very seed.
+        tags: all of these.
+        collection_id: in this collection.
+        favourites: only favourites.
+        created_from: saved then or later; with a time zone.
+        created_until: saved before; with a time zone.
+        trashed: what is in the trash, instead of what is not.
+    """
+
+    format: str
+    query: str
+    model: str
+    seed: int | None
+    tags: Sequence[str]
+    collection_id: str
+    favourites: bool
+    created_from: datetime | None
+    created_until: datetime | None
+    trashed: bool
+
+
+def _filters(filters: ItemFilters) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for name, value in filters.items():
+        match value:
+            case datetime():
+                params[name] = value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+            case bool():
+                params |= {name: "true"} if value else {}
+            case None | "" | () | []:
+                continue
+            case _:
+                params[name] = value
+    return params
+
+
+def list_items(filters: ItemFilters, sort: str, page_size: int | None, page_token: str) -> Call[Page[Item]]:
     """`GET /v1/items`."""
-    params = _given(format=format, page_size=page_size, page_token=page_token)
+    params = _filters(filters) | _given(sort=sort, page_size=page_size, page_token=page_token)
     return Call("GET", "/v1/items", _page(Item, "items"), params=params)
+
+
+def count_items(filters: ItemFilters) -> Call[ItemCounts]:
+    """`GET /v1/item-counts`."""
+    return Call("GET", "/v1/item-counts", lambda body: decode(ItemCounts, body), params=_filters(filters))
+
+
+class ItemChanges(TypedDict, total=False):
+    """What is done to many items; what is left out stays as it is.
+
+    Attributes:
+        move: `trash`, `restore` or `delete` (for good).
+        add_tags: tags that they get.
+        remove_tags: tags that they lose.
+        is_favourite: whether they are favourites.
+        add_to_collection_id: the collection that they are put into.
+        remove_from_collection_id: the collection that they are taken out of.
+    """
+
+    move: str
+    add_tags: Sequence[str]
+    remove_tags: Sequence[str]
+    is_favourite: bool
+    add_to_collection_id: str
+    remove_from_collection_id: str
+
+
+def change_items(item_ids: Iterable[str], changes: ItemChanges) -> Call[tuple[ChangeResult, ...]]:
+    """`POST /v1/change-items`."""
+
+    def read(body: Body) -> tuple[ChangeResult, ...]:
+        return tuple(decode(ChangeResult, entry) for entry in body.get("results") or ())
+
+    lists = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in changes.items()}
+    return Call("POST", "/v1/change-items", read, json={"item_ids": list(item_ids)} | lists)
+
+
+def get_recipe(item_id: str, as_enhanced: bool) -> Call[dict[str, Any]]:
+    """`GET /v1/items/{item_id}/recipe`."""
+    params = {"as_enhanced": "true"} if as_enhanced else {}
+    path = _path("/v1/items/{}/recipe", item_id)
+    return Call("GET", path, lambda body: dict(body.get("request") or {}), params=params)
+
+
+def create_collection(name: str) -> Call[Collection]:
+    """`POST /v1/collections`."""
+    return Call("POST", "/v1/collections", one(Collection, "collection"), json={"name": name})
+
+
+def list_collections() -> Call[Page[Collection]]:
+    """`GET /v1/collections`."""
+    return Call("GET", "/v1/collections", _page(Collection, "collections"))
+
+
+def rename_collection(collection_id: str, name: str) -> Call[Collection]:
+    """`PATCH /v1/collections/{collection_id}`."""
+    path = _path("/v1/collections/{}", collection_id)
+    return Call("PATCH", path, one(Collection, "collection"), json={"name": name})
+
+
+def delete_collection(collection_id: str) -> Call[None]:
+    """`DELETE /v1/collections/{collection_id}`."""
+    return Call("DELETE", _path("/v1/collections/{}", collection_id), lambda body: None)
 
 
 def get_item(item_id: str) -> Call[Item]:
@@ -255,9 +397,10 @@ def update_item(
     return Call("PATCH", _path("/v1/items/{}", item_id), one(Item, "item"), json=body)
 
 
-def delete_item(item_id: str) -> Call[None]:
+def delete_item(item_id: str, permanently: bool) -> Call[None]:
     """`DELETE /v1/items/{item_id}`."""
-    return Call("DELETE", _path("/v1/items/{}", item_id), lambda body: None)
+    params = {"permanently": "true"} if permanently else {}
+    return Call("DELETE", _path("/v1/items/{}", item_id), lambda body: None, params=params)
 
 
 def list_models() -> Call[Page[Model]]:

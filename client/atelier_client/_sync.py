@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions, ImportDescription
+from atelier_client._calls import Call, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
@@ -22,12 +22,16 @@ from atelier_client.errors import AtelierError, NotAllowed, NotFound
 from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
+    ChangeResult,
+    Collection,
     Described,
     Enhancement,
+    Erased,
     Generated,
     Health,
     Identity,
     Item,
+    ItemCounts,
     Job,
     Key,
     Model,
@@ -36,6 +40,7 @@ from atelier_client.models import (
     SaveResult,
     SignInCode,
     Submitted,
+    SweepFinding,
     Worker,
 )
 
@@ -200,9 +205,35 @@ class Atelier:
         """Save assets for good; each has its own result."""
         return self._send(calls.save_to_library(asset_ids))
 
-    def items(self, *, format: str = "", page_size: int | None = None, page_token: str = "") -> Page[Item]:
-        """Return a page of items, newest first."""
-        return self._send(calls.list_items(format, page_size, page_token))
+    def clear(self, *asset_ids: str) -> tuple[SaveResult, ...]:
+        """Save assets that are not saved, and remove them from the workspace; what cannot be saved stays."""
+        return self._send(calls.clear_assets(asset_ids))
+
+    def clear_job(self, job_id: str) -> tuple[SaveResult, ...]:
+        """Clear all assets of a job."""
+        return self._send(calls.clear_job(job_id))
+
+    def clear_workspace(self, *, page_token: str = "") -> Page[SaveResult]:
+        """Clear one page of the workspace, from the newest; go on with the page's token until it is empty."""
+        return self._send(calls.clear_workspace(page_token))
+
+    def sweep(self, part: str, *, dry_run: bool = True, page_token: str = "") -> Page[SweepFinding]:
+        """Compare a page of a bucket, `workspace` or `library`, with its rows. For operators."""
+        return self._send(calls.sweep(part, dry_run, page_token))
+
+    def erase_owner(self, part: str, owner_id: str, *, tenant_id: str = "") -> Erased:
+        """Erase an owner from the `jobs`, the `workspace` or the `library`; repeat until it is done. For operators."""
+        return self._send(calls.erase_owner(part, owner_id, tenant_id))
+
+    def items(
+        self, *, sort: str = "", page_size: int | None = None, page_token: str = "", **filters: Unpack[ItemFilters]
+    ) -> Page[Item]:
+        """Return a page of items that have everything that is asked; `sort` is `newest`, `oldest` or `title`."""
+        return self._send(calls.list_items(filters, sort, page_size, page_token))
+
+    def count_items(self, **filters: Unpack[ItemFilters]) -> ItemCounts:
+        """Count items, and what there is of each format, model and tag; exact up to 10,000."""
+        return self._send(calls.count_items(filters))
 
     def get_item(self, item_id: str) -> Item:
         """Return one item with fresh addresses. Raises NotFound."""
@@ -220,9 +251,33 @@ class Atelier:
         """Change what the owner says of an item; what is None stays as it is. Raises NotFound."""
         return self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
 
-    def delete_item(self, item_id: str) -> None:
-        """Delete an item and its bytes, for good."""
-        self._send(calls.delete_item(item_id))
+    def change_items(self, *item_ids: str, **changes: Unpack[ItemChanges]) -> tuple[ChangeResult, ...]:
+        """Change many items (1,000 at most): tags, favourites, collections, trash. Each has its own result."""
+        return self._send(calls.change_items(item_ids, changes))
+
+    def recipe(self, item_id: str, *, as_enhanced: bool = False) -> dict[str, Any]:
+        """Return the request that makes an item again; `as_enhanced` with its prompt as it was enhanced."""
+        return self._send(calls.get_recipe(item_id, as_enhanced))
+
+    def create_collection(self, name: str) -> Collection:
+        """Make a collection, or return the one that has the name."""
+        return self._send(calls.create_collection(name))
+
+    def collections(self) -> Page[Collection]:
+        """Return all collections, by name."""
+        return self._send(calls.list_collections())
+
+    def rename_collection(self, collection_id: str, name: str) -> Collection:
+        """Rename a collection. Raises NotFound; Refused when another one has the name."""
+        return self._send(calls.rename_collection(collection_id, name))
+
+    def delete_collection(self, collection_id: str) -> None:
+        """Delete a collection; its items stay."""
+        self._send(calls.delete_collection(collection_id))
+
+    def delete_item(self, item_id: str, *, permanently: bool = False) -> None:
+        """Put an item into the trash; with `permanently` delete it and its bytes for good."""
+        self._send(calls.delete_item(item_id, permanently))
 
     def download(self, source: Source, to: Path | str = ".") -> Path:
         """Fetch the bytes of an asset, an item or a signed address into a file, or under its own name into a folder.

@@ -237,6 +237,55 @@ class Item:
     url_expires_at: datetime | None = None
     created_at: datetime | None = None
     version: int = 0
+    trashed_at: datetime | None = None
+    title: str = ""
+    notes: str = ""
+    is_favourite: bool = False
+    tags: tuple[str, ...] = ()
+    collection_ids: tuple[str, ...] = ()
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A named heap of items; `size` counts those outside the trash."""
+
+    collection_id: str = ""
+    name: str = ""
+    size: int = 0
+    created_at: datetime | None = None
+    version: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCount:
+    """How many items have something, such as a tag."""
+
+    name: str = ""
+    count: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCounts:
+    """How many items there are, and of what; with `is_bound` there are more than were counted."""
+
+    total: int = 0
+    is_bound: bool = False
+    favourites: int = 0
+    formats: tuple[ItemCount, ...] = ()
+    models: tuple[ItemCount, ...] = ()
+    tags: tuple[ItemCount, ...] = ()
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeResult:
+    """What became of one item: nothing to say when it is as it was asked, or why it was not changed."""
+
+    item_id: str = ""
+    failure: Failure | None = None
     raw: Mapping[str, Any] = _raw()
 
 
@@ -256,6 +305,31 @@ class SaveResult:
     asset_id: str = ""
     item: Item | None = None
     failure: Failure | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFinding:
+    """One thing that does not fit between a bucket and its rows, why, and what was done about it."""
+
+    kind: str = ""
+    bucket: str = ""
+    key: str = ""
+    generation: str = ""
+    size_bytes: int = 0
+    created_at: datetime | None = None
+    subject: str = ""
+    explanation: str = ""
+    action: str = ""
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class Erased:
+    """How far the erasure of an owner is: `left` rows and blobs wait for something that is being written."""
+
+    done: bool = False
+    left: int = 0
     raw: Mapping[str, Any] = _raw()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from atelier_cli.commands.jobs import moment, shortened
 from atelier_cli.context import Context
-from atelier_cli.exits import OK
+from atelier_cli.exits import OK, REFUSED, UsageError
 
 
 def folder(context: Context) -> Path:
@@ -116,6 +116,32 @@ def discard(context: Context) -> int:
         for asset in assets:
             context.print(f"{asset.asset_id} {asset.state}")
     return OK
+
+
+def clear(context: Context) -> int:
+    """Save what is not saved, and remove it; tell what became of each asset."""
+    arguments = context.arguments
+    if bool(arguments.asset_ids) + bool(arguments.job_id) + arguments.all != 1:
+        raise UsageError("Name assets, or a job with --job, or take --all.")
+    with context.client() as client:
+        if arguments.all:
+            page = client.clear_workspace()
+            results = list(page)
+            while page.next_page_token:
+                page = client.clear_workspace(page_token=page.next_page_token)
+                results += page
+        elif arguments.job_id:
+            results = list(client.clear_job(arguments.job_id))
+        else:
+            results = list(client.clear(*arguments.asset_ids))
+    if context.json:
+        context.print_json({"results": [result.raw for result in results]})
+    for result in results:
+        if not context.json and result.item is not None:
+            context.print(f"{result.asset_id} is saved as {result.item.item_id} and removed")
+        elif result.failure is not None:
+            context.note(f"{result.asset_id} stays: {result.failure.message}")
+    return OK if all(result.failure is None for result in results) else REFUSED
 
 
 def upload(context: Context) -> int:
