@@ -84,8 +84,9 @@ def prune(root: Path, lists: Iterable[Iterator[Mapping[str, Any]]]) -> Iterator[
     listed = {(entry["bucket"], entry["key"]) for entries in lists for entry in entries}
     for path in root.rglob("meta.json"):
         bucket, _, key = path.parent.relative_to(root).as_posix().removesuffix(".blob").partition("/")
-        if not key.startswith(".tmp/") and (bucket, key) not in listed:
-            yield bucket, key
+        if key.startswith(".tmp/") or (bucket, key) in listed:
+            continue
+        yield bucket, key
 
 
 async def _copy(info: BlobInfo, source: BlobStore, target: LocalBlobStore) -> bool:

@@ -134,6 +134,10 @@ def test_the_old_tables_come_in(kind: str, atelier: Run, owner: tuple[Atelier, l
     assert (kept.provenance.prompt, kept.provenance.seed) == ("a kept picture", 0)
     assert kept.provenance.imported is not None
     assert (kept.provenance.imported.tool, kept.provenance.imported.seed) == ("tables", "0")
+    assert kept.raw["title"] == "Café at dawn"
+    assert sorted(kept.raw["tags"]) == ["blue hour", "dawn"]
+    assert kept.raw["is_favourite"] is True
+    assert done.json["notes"] == []
     lantern, door = workspace(client)
     if lantern.provenance.prompt == "a red door":
         lantern, door = door, lantern
