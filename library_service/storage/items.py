@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Table, and_, delete, insert, literal, select, true, update
+from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, null, select, true, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
@@ -145,20 +145,27 @@ async def with_files(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Item
     )
     for found in await tx.execute(query):
         files[found.item_id].append(_to_file(found))
-    tags = await _texts(tx, item_tags, "tag", "tag_key", item_ids)
-    collection_ids = await _texts(tx, collection_items, "collection_id", "collection_id", item_ids)
+    tags, collection_ids = await _labels(tx, item_ids)
     return [_to_item(row, files[row.item_id], tags[row.item_id], collection_ids[row.item_id]) for row in rows]
 
 
-async def _texts(
-    tx: AsyncConnection, table: Table, column: str, order: str, item_ids: Sequence[str]
-) -> dict[str, list[str]]:
-    """Return what a table says in a column about each item."""
-    texts: dict[str, list[str]] = {item_id: [] for item_id in item_ids}
-    query = select(table.c.item_id, table.c[column]).where(among(table.c.item_id, item_ids))
-    for item_id, value in await tx.execute(query.order_by(table.c.item_id, table.c[order])):
-        texts[item_id].append(value)
-    return texts
+async def _labels(tx: AsyncConnection, item_ids: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the tags and the collections of items, with one statement."""
+    found: dict[str, list[tuple[str, str]]] = {item_id: [] for item_id in item_ids}
+    collection_ids: dict[str, list[str]] = {item_id: [] for item_id in item_ids}
+    tagged = select(item_tags.c.item_id, item_tags.c.tag_key, item_tags.c.tag).where(
+        among(item_tags.c.item_id, item_ids)
+    )
+    member = collection_items.c
+    collected = select(member.item_id, member.collection_id, null().label("tag")).where(among(member.item_id, item_ids))
+    for item_id, key, tag in await tx.execute(union_all(tagged, collected)):
+        if tag is None:
+            collection_ids[item_id].append(key)
+        else:
+            found[item_id].append((key, tag))
+    # Sorted here, byte by byte: a database would compare by its own rules.
+    tags = {item_id: [tag for _, tag in sorted(pairs)] for item_id, pairs in found.items()}
+    return tags, {item_id: sorted(ids) for item_id, ids in collection_ids.items()}
 
 
 def of_owner(owner: Owner) -> ColumnElement[bool]:

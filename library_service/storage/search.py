@@ -1,8 +1,8 @@
 """Every query that finds items among many: pages, counts, and which items still lack their words.
 
-A page is found in one of two ways, neither of which gets slower with the number of pages before it. First the next
-items in the order of the list are read and those that match are taken: that fills a page when matches are frequent.
-When it does not, the index of words is asked: matches are rare then, and it names them all.
+A page costs the same wherever it is in the list. PostgreSQL knows how frequent words are, and chooses: it reads the
+list in its order until a page is full, or asks the index of words and sorts what it names. SQLite does not know, so it
+reads some items in the order of the list, and asks the index when they do not fill the page: matches are rare then.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Row,
     Select,
     Text,
     and_,
+    bindparam,
     cast,
     func,
     literal,
@@ -38,7 +40,7 @@ from service_kit.database import UtcDateTime
 from service_kit.identity import Owner
 
 READ_AHEAD = 4000
-"""How many items are read for a page before the index is asked: as many milliseconds as that takes on a bad day."""
+"""How many items are read for a page on SQLite before the index of words is asked."""
 
 _COLUMNS = {Sort.NEWEST: "created_at", Sort.OLDEST: "created_at", Sort.TITLE: "title_key"}
 
@@ -56,23 +58,25 @@ class Search:
         wanted = _wanted(owner, selection)
         if wanted is None:
             return []
-        rows = user_library.c
         condition = and_(of_owner(owner), _narrow(selection), _after(user_library, sort, after))
-        everything = select(user_library).where(condition)
-        if not wanted:
-            found = (await self._tx.execute(_in_order(everything, user_library, sort).limit(limit))).all()
-            return await with_files(self._tx, found)
-        ahead = _in_order(everything, user_library, sort).limit(READ_AHEAD).subquery()
-        reading = select(ahead).where(self._read(ahead.c.words, wanted))
-        found = (await self._tx.execute(_in_order(reading, ahead, sort).limit(limit))).all()
+        query = _in_order(select(user_library).where(condition), user_library, sort)
+        if wanted and not self._is_postgres:
+            return await with_files(self._tx, await self._read_ahead(query, sort, wanted, limit))
+        if wanted:
+            query = query.where(self._named(wanted))
+        return await with_files(self._tx, (await self._tx.execute(query.limit(limit))).all())
+
+    async def _read_ahead(self, query: Select[Any], sort: Sort, wanted: Asked, limit: int) -> Sequence[Row[Any]]:
+        """Return the first rows of a list that have some tokens, on SQLite."""
+        ahead = query.limit(READ_AHEAD).subquery()
+        conditions = [func.instr(ahead.c.words, f" {token} ") > 0 for token in wanted.tokens]
+        if wanted.prefix is not None:
+            conditions.append(func.instr(ahead.c.words, f" {wanted.prefix}") > 0)
+        reading = select(ahead).where(and_(*conditions))
+        found: Sequence[Row[Any]] = (await self._tx.execute(_in_order(reading, ahead, sort).limit(limit))).all()
         if len(found) < limit:
-            named = select(rows.item_id, rows[_COLUMNS[sort]]).where(condition, self._named(wanted))
-            # Not in the order of the list: PostgreSQL would read the whole library in that order, and filter.
-            names = named.cte("names").prefix_with("MATERIALIZED") if self._is_postgres else named.subquery()
-            chosen = _in_order(select(names.c.item_id), names, sort).limit(limit).subquery()
-            asked_for = select(user_library).where(rows.item_id.in_(select(chosen.c.item_id)))
-            found = (await self._tx.execute(_in_order(asked_for, user_library, sort))).all()
-        return await with_files(self._tx, found)
+            found = (await self._tx.execute(query.where(self._named(wanted)).limit(limit))).all()
+        return found
 
     async def has_any(self, owner: Owner, selection: Selection) -> bool:
         """Tell whether a selection has an item."""
@@ -128,19 +132,13 @@ class Search:
     def _is_postgres(self) -> bool:
         return self._tx.dialect.name == "postgresql"
 
-    def _read(self, words: ColumnElement[Any], wanted: Asked) -> ColumnElement[bool]:
-        """Return the condition that the words of an item match, as it is told by reading them."""
-        if self._is_postgres:
-            return words.bool_op("@@")(cast(literal(_as_tsquery(wanted), Text), TSQUERY))
-        conditions = [func.instr(words, f" {token} ") > 0 for token in wanted.tokens]
-        if wanted.prefix is not None:
-            conditions.append(func.instr(words, f" {wanted.prefix}") > 0)
-        return and_(*conditions)
-
     def _named(self, wanted: Asked) -> ColumnElement[bool]:
-        """Return the condition that the index of words names an item."""
+        """Return the condition that an item has some tokens, such that the index of words can answer it."""
         if self._is_postgres:
-            return self._read(user_library.c.words, wanted)
+            # In the text of the statement: of a parameter the planner would not know how frequent it is. A token has no
+            # character that could end it.
+            query = bindparam(None, _as_tsquery(wanted), Text, literal_execute=True)
+            return user_library.c.words.bool_op("@@")(cast(query, TSQUERY))
         match = text("item_words MATCH :match").bindparams(match=_as_fts5(wanted))
         index = text("item_words JOIN item_words_numbers ON number = item_words.rowid")
         return user_library.c.item_id.in_(select(literal_column("item_id")).select_from(index).where(match))
