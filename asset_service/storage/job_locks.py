@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 
+from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit.postgres_driver import send_later
-
 # Sorted, so that two transactions that want the same locks never wait for each other.
-_LOCK = "SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)b::bigint[]) AS key"
+_LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(:keys) AS key").bindparams(
+    bindparam("keys", type_=ARRAY(BigInteger))
+)
 
 
 async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str]) -> None:
-    """Have the next statement wait until no other transaction has the locks of these jobs; this one keeps them.
+    """Wait until no other transaction has the locks of these jobs, and keep them to the end of this one.
 
     On SQLite there is one writer, which has every lock already.
     """
@@ -26,7 +28,7 @@ async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str]) -> None
         return
     keys = sorted({job_lock(job_id) for job_id in job_ids})
     if keys:
-        send_later(connection, _LOCK, {"keys": keys})
+        await connection.execute(_LOCK, {"keys": keys})
 
 
 def job_lock(job_id: str) -> int:

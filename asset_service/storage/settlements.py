@@ -10,10 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Settlement
 from asset_service.storage.tables import settlements
-from service_kit.bulk import delete_some
+from service_kit.bulk import among, delete_some
 from service_kit.database import db_now
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
+
+_MANY = select(settlements).where(among(settlements.c.job_id, "job_ids"))
 
 
 class Settlements:
@@ -24,7 +26,6 @@ class Settlements:
 
     async def find_many(self, job_ids: Sequence[str]) -> dict[str, Settlement]:
         """Return how those of the jobs were settled that are, by id."""
-        query = select(settlements).where(settlements.c.job_id.in_(job_ids))
         return {
             row["job_id"]: Settlement(
                 row["job_id"],
@@ -33,7 +34,7 @@ class Settlements:
                 tuple(row["lost"]),
                 row["refusal"],
             )
-            for row in (await self._connection.execute(query)).mappings()
+            for row in (await self._connection.execute(_MANY, {"job_ids": list(job_ids)})).mappings()
         }
 
     async def refuse_settled(self, job_id: str) -> None:
