@@ -27,6 +27,7 @@ class Erasure:
             await tx.erased.mark(owner)
             # Nothing uses its blobs any more; their rows stay until the bytes are gone.
             await tx.erased.delete_rows(owner, keep={"blobs"})
+            await tx.search.forget_deleted()
             await tx.outbox.forget_owner(owner)
             await tx.blobs.give_up_owner(owner)
         crash.reach("library.erase.marked")

@@ -51,6 +51,11 @@ class Search:
     def __init__(self, tx: AsyncConnection) -> None:
         self._tx = tx
 
+    async def forget_deleted(self) -> None:
+        """Have the index of words keep none of those whose items are gone. Slow on SQLite, which writes it anew."""
+        if self._tx.dialect.name == "sqlite":
+            await self._tx.execute(text("INSERT INTO item_words(item_words) VALUES('optimize')"))
+
     async def page(
         self, owner: Owner, selection: Selection, *, sort: Sort, after: Place | None, limit: int
     ) -> list[Item]:

@@ -27,6 +27,7 @@ from service_kit.errors import AlreadyExists, NotFound, OutOfRange
 
 CHUNK_BYTES = 256 * 1024
 _TEMPORARY = ".tmp"
+_TRIES = 10
 _DATA = "data"
 _META = "meta.json"
 
@@ -163,13 +164,17 @@ class LocalBlobStore:
     def _publish(self, draft: Path, final: Path, info: BlobInfo) -> None:
         _write_meta(draft / _META, info)
         _sync_folder(draft)
-        _make_folders(final.parent, self._root)
-        try:
-            draft.rename(final)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                raise AlreadyExists(f"The key {info.key} in {info.bucket} is taken.") from None
-            raise
+        for tries_left in reversed(range(_TRIES)):
+            _make_folders(final.parent, self._root)
+            try:
+                draft.rename(final)
+                break
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise AlreadyExists(f"The key {info.key} in {info.bucket} is taken.") from None
+                # The last blob beside it was deleted in this moment, and the folder with it.
+                if error.errno != errno.ENOENT or not tries_left:
+                    raise
         _sync_folder(final.parent)
 
     def _open(self, bucket: str, key: str, generation: str | None) -> tuple[BinaryIO, BlobInfo]:
@@ -213,6 +218,7 @@ class LocalBlobStore:
             return False
         _sync_folder(path.parent)
         shutil.rmtree(doomed, ignore_errors=True)
+        _remove_empty(path.parent, self._root / bucket)
         return True
 
 
@@ -295,6 +301,16 @@ def _keys(root: Path, prefix: str) -> Iterator[str]:
         if not start and _TEMPORARY in names:
             names.remove(_TEMPORARY)
         names[:] = [name for name in names if not name.endswith(RESERVED_SUFFIX)]
+
+
+def _remove_empty(folder: Path, top: Path) -> None:
+    """Remove a folder and those above it that hold nothing: their names say whose blobs were there."""
+    while folder != top:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 def _make_folders(folder: Path, known: Path) -> None:

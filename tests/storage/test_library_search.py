@@ -295,3 +295,14 @@ async def test_collections_are_named_once_and_counted(library: Storage, clock: M
     with pytest.raises(AlreadyExists, match="name D"):
         async with library.write() as tx:
             await tx.shelves.rename_collection(ANN, first, "D")
+
+
+async def test_the_words_of_what_is_gone_can_be_forgotten(library: Storage, clock: ManualClock) -> None:
+    facts = Facts(("a quokkalantern",), "sdxl", 7, "image")
+    async with library.write() as tx:
+        await save(tx, item("i1", clock), facts)
+    assert await found(library, text="quokkalantern") == {"i1"}
+    async with library.write() as tx:
+        await tx.erased.delete_rows(ANN)
+        await tx.search.forget_deleted()
+    assert await found(library, text="quokkalantern") == set()
