@@ -11,8 +11,11 @@ import pytest
 from benchmarks import load_report
 from benchmarks.__main__ import show
 from benchmarks.comparison import PeerMissing
+from benchmarks.load_report import markdown
 from benchmarks.peers.environment import settings
 from benchmarks.rounds import TEXT_JOBS
+from benchmarks.uploads import STORES, WORKS
+from benchmarks.uploads import table as uploads_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = {"procrastinate": "procrastinate", "Celery": "celery", "bare gRPC echo": "echo", "PostgreSQL floor": "floor"}
@@ -89,3 +92,14 @@ def test_figures_replace_those_before_them(tmp_path: Path) -> None:
     document.write_text("nothing")
     with pytest.raises(ValueError, match="no marks"):
         show("# Figures\n", document)
+
+
+def test_uploads_are_beside_the_plain_client_of_the_same_store() -> None:
+    names = [f"{who}, {store}: {work}" for who in ("Atelier", "plain client") for store in STORES for work in WORKS]
+    samples = {name: [60.0, 70.0] if name.startswith("Atelier") else [100.0, 100.0] for name in names}
+    lines = uploads_table(samples, 2)
+    assert [line.figure.name for line in lines] == names[: len(lines)]
+    assert {round(line.judged, 2) for line in lines} == {0.65}
+    assert "reached" in markdown(lines)
+    with pytest.raises(PeerMissing, match="plain client, directory"):
+        uploads_table({name: values for name, values in samples.items() if "plain client, directory" not in name}, 2)

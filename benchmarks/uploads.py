@@ -1,0 +1,341 @@
+"""Outputs on their way in and references on their way out: worker, asset service, store; beside plain clients.
+
+One asset service in a process of its own for each store. The worker's side is the worker's own `Transfers`, in this
+process, with lease tokens as the router signs them. A plain client does the store's part alone: a file copied and
+synced to the disk with its folder, or an upload of google-cloud-storage with CRC32C and a precondition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from atelier.type.v1 import media_pb2
+from atelier_worker.uploads import Patience, Transfers
+from benchmarks.comparison import Series, Target, ratio, require_all
+from benchmarks.load_report import Line
+from benchmarks.system import free_ports
+from service_kit.blobs import WORKSPACE_BUCKET
+from service_kit.capabilities import ReferenceGrant
+from service_kit.channels import connect, wait_ready
+from service_kit.clock import SystemClock
+from service_kit.ids import asset_id, new_id
+from tests.asset_service.harness import Callers, grant
+from tests.support.gcs import EMULATOR_ENV, emulator, make_buckets
+
+LARGE_BYTES = 64 << 20
+SMALL_COUNT, SMALL_SIDE = 1000, 182
+"""A picture of noise of that side has 100 kB."""
+
+STORES = ("directory", "emulated GCS")
+WORKS = ("upload 64 MB", "upload 1,000 x 100 kB", "download 64 MB", "download 1,000 x 100 kB")
+_TARGET = Target(0.6)
+_AT_ONCE = 16
+_PER_JOB = 50
+_READY = timedelta(seconds=20)
+_PREFIX = "bench"
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is sent: a video of 64 MB, and a thousand pictures."""
+
+    large: Path
+    small: tuple[Path, ...]
+
+    def size_mb(self, work: str) -> float:
+        """Return how many megabytes a work moves."""
+        paths = (self.large,) if work.endswith("64 MB") else self.small
+        return sum(path.stat().st_size for path in paths) / 1e6
+
+
+def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
+    """Return megabytes a second by name, one for each round: everybody in turn."""
+    samples: dict[str, list[float]] = defaultdict(list)
+    files = _make_files(folder / "files")
+    with ExitStack() as stack:
+        address = stack.enter_context(emulator())
+        make_buckets(address, _PREFIX)
+        for number in range(rounds):
+            for store in STORES:
+                environment = (
+                    {} if store == STORES[0] else {"ATELIER_BLOBS_URL": f"gs://{_PREFIX}", EMULATOR_ENV: address}
+                )
+                place = folder / f"{number}-{store.split()[-1]}"
+                place.mkdir()
+                with _environment(environment):
+                    _round(samples, store, files, place)
+                shutil.rmtree(place)
+    return dict(samples)
+
+
+def table(samples: Mapping[str, Sequence[float]], rounds: int) -> list[Line]:
+    """Return the lines of the table: Atelier's figure, and its ratio to the plain client of the same store.
+
+    Raises:
+        PeerMissing: somebody was not measured in every round.
+    """
+    names = [f"{who}, {store}: {work}" for who in ("Atelier", "plain client") for store in STORES for work in WORKS]
+    require_all(samples, names, rounds)
+    lines = []
+    for store in STORES:
+        for work in WORKS:
+            ours, theirs = (
+                Series(f"{who}, {store}: {work}", "MB/s", tuple(samples[f"{who}, {store}: {work}"]))
+                for who in ("Atelier", "plain client")
+            )
+            lines.append(Line(ours, ratio(ours, theirs), _TARGET, note=f"plain client {theirs.median:.0f} MB/s"))
+    return lines
+
+
+def _round(samples: dict[str, list[float]], store: str, files: Files, place: Path) -> None:
+    plain = _PlainDirectory(place / "plain") if store == STORES[0] else _PlainGcs(place / "plain")
+    for work in WORKS:
+        began = time.perf_counter()
+        plain.do(work, files)
+        samples[f"plain client, {store}: {work}"].append(files.size_mb(work) / (time.perf_counter() - began))
+    plain.clear()
+    with _service(place / "data") as target:
+        for work, seconds in asyncio.run(_atelier(target, place, files)).items():
+            samples[f"Atelier, {store}: {work}"].append(files.size_mb(work) / seconds)
+
+
+@dataclass
+class _Jobs:
+    """A worker's side: leases of jobs, and the receipts of what they delivered."""
+
+    callers: Callers
+    channel: grpc.aio.Channel
+    receipts: dict[str, dict[int, str]] = field(default_factory=dict)
+    media: dict[str, media_pb2.Media] = field(default_factory=dict)
+
+    def lease(self, references: tuple[ReferenceGrant, ...] = ()) -> tuple[str, Transfers]:
+        """Return a new job, and the transfers under its lease."""
+        job_id = new_id()
+        claims = self.callers.lease(
+            job_id, max_outputs=_PER_JOB, max_bytes=1 << 30, formats=("image", "video"), references=references
+        )
+        return job_id, Transfers(self.channel, self.callers.capabilities.sign_lease(claims), Patience())
+
+    async def upload(self, paths: Sequence[Path]) -> None:
+        """Upload files as outputs of as few jobs as it takes."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(job_id: str, transfers: Transfers, index: int, path: Path) -> None:
+            async with turns:
+                receipt = await transfers.upload_output(index, path, {})
+            self.receipts.setdefault(job_id, {})[index] = receipt
+
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(paths), _PER_JOB):
+                job_id, transfers = self.lease()
+                for index, path in enumerate(paths[start : start + _PER_JOB]):
+                    group.create_task(one(job_id, transfers, index, path))
+
+    async def settle(self) -> list[ReferenceGrant]:
+        """Publish what was uploaded. Returns the right to read each, as the router puts it into a lease."""
+        grants = []
+        for job_id, receipts in self.receipts.items():
+            await self.callers.settle(job_id, receipts)
+            held = await self.callers.hold("save:bench", *(asset_id(job_id, index) for index in receipts))
+            grants += [(one.asset.media, grant(one)) for one in held.held]
+        self.receipts.clear()
+        self.media = {reference.asset_id: media for media, reference in grants}
+        return [reference for _, reference in grants]
+
+    async def download(self, wanted: Sequence[ReferenceGrant], folder: Path) -> None:
+        """Read references, each under a lease of its own."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(reference: ReferenceGrant) -> None:
+            async with turns:
+                _, transfers = self.lease((reference,))
+                name = reference.asset_id
+                await transfers.read_reference(name, self.media[name], folder / name)
+
+        async with asyncio.TaskGroup() as group:
+            for reference in wanted:
+                group.create_task(one(reference))
+
+
+async def _atelier(target: str, place: Path, files: Files) -> dict[str, float]:
+    """Return how many seconds each work takes."""
+    taken: dict[str, float] = {}
+    channel = connect(target)
+    try:
+        await wait_ready(channel, _READY)
+        jobs = _Jobs(Callers(place / "data", SystemClock(), channel), channel)
+        # Start the process that measures files: a service that runs has it.
+        await jobs.upload(files.small[:1])
+        for number, paths in enumerate(((files.large,), files.small)):
+            taken[WORKS[number]] = await _timed(partial(jobs.upload, paths))
+            references = (await jobs.settle())[-len(paths) :]
+            taken[WORKS[number + 2]] = await _timed(partial(jobs.download, references, place))
+    finally:
+        await channel.close()
+    return taken
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.perf_counter()
+    await work()
+    return time.perf_counter() - began
+
+
+class _PlainDirectory:
+    """Copies files, and syncs each and its folder to the disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir()
+
+    def do(self, work: str, files: Files) -> None:
+        """Do one of the works."""
+        paths = (files.large,) if work.endswith("64 MB") else files.small
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._write if work.startswith("upload") else self._read, paths))
+
+    def clear(self) -> None:
+        """Remove everything."""
+        shutil.rmtree(self._folder)
+
+    def _write(self, path: Path) -> None:
+        target = self._folder / path.name
+        shutil.copyfile(path, target)
+        for name in (target, self._folder):
+            descriptor = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _read(self, path: Path) -> None:
+        shutil.copyfile(self._folder / path.name, self._folder / f"{path.name}.read")
+
+
+class _PlainGcs:
+    """Uses the official client alone, with as many threads as we have requests under way."""
+
+    def __init__(self, folder: Path) -> None:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+
+        folder.mkdir()
+        self._folder = folder
+        # No call needs a project: the bucket is there.
+        client = storage.Client(project="bench", credentials=AnonymousCredentials())
+        self._bucket = client.bucket(f"{_PREFIX}-{WORKSPACE_BUCKET}")
+        self._run = new_id()
+
+    def do(self, work: str, files: Files) -> None:
+        """Do one of the works."""
+        paths = (files.large,) if work.endswith("64 MB") else files.small
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            list(pool.map(self._write if work.startswith("upload") else self._read, paths))
+
+    def clear(self) -> None:
+        """Remove everything."""
+        for blob in list(self._bucket.list_blobs()):
+            blob.delete()
+        shutil.rmtree(self._folder)
+
+    def _write(self, path: Path) -> None:
+        blob = self._bucket.blob(f"{self._run}/{path.name}")
+        blob.upload_from_filename(str(path), if_generation_match=0, checksum="crc32c")
+
+    def _read(self, path: Path) -> None:
+        blob = self._bucket.blob(f"{self._run}/{path.name}")
+        blob.download_to_filename(str(self._folder / f"{path.name}.read"), checksum="crc32c")
+
+
+@contextmanager
+def _service(data_dir: Path) -> Iterator[str]:
+    """Run an asset service; give its address."""
+    (port,) = free_ports(1)
+    target = f"127.0.0.1:{port}"
+    environment = os.environ | {
+        "ATELIER_DATA_DIR": str(data_dir),
+        "ATELIER_ASSET_LISTEN": target,
+        "ATELIER_LOG_LEVEL": "warning",
+        # Workers send them with their outputs; here only the outputs are measured.
+        "ATELIER_ASSET_FILL_RENDITIONS": "false",
+    }
+    with (data_dir.parent / "asset.log").open("ab") as log:
+        process = subprocess.Popen([sys.executable, "-m", "asset_service"], env=environment, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + _READY.total_seconds()
+        while not (data_dir / "keys").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        yield target
+    finally:
+        process.terminate()
+        process.wait(_READY.total_seconds())
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _make_files(folder: Path) -> Files:
+    """Make the files: noise, which nothing makes smaller."""
+    folder.mkdir()
+    small = []
+    for number in range(SMALL_COUNT):
+        path = folder / f"{number}.png"
+        path.write_bytes(_picture(number))
+        small.append(path)
+    return Files(_video(folder / "large.mp4"), tuple(small))
+
+
+def _picture(seed: int) -> bytes:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, 255, (SMALL_SIDE, SMALL_SIDE, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "PNG", compress_level=1)
+    return target.getvalue()
+
+
+def _video(path: Path) -> Path:
+    """Write a video of 64 MB: as many frames of noise as that takes."""
+    import av
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    written = 0
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", rate=24, options={"preset": "ultrafast", "qp": "4"})
+        stream.width, stream.height, stream.pix_fmt = 1280, 720, "yuv420p"
+        while written < LARGE_BYTES:
+            pixels = random.integers(0, 255, (720, 1280, 3), dtype=np.uint8)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")):
+                written += packet.size
+                container.mux(packet)
+        container.mux(stream.encode())
+    return path
