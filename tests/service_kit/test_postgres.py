@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Column, MetaData, String, Table, func, insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InternalError
 
+from service_kit import bulk
 from service_kit.clock import ManualClock
 from service_kit.database import Database, Json, UtcDateTime, db_now
 from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
@@ -388,3 +389,43 @@ def test_a_server_does_not_outlive_a_test_run_that_is_killed() -> None:
     while folder.exists() and time.monotonic() < until:
         time.sleep(0.05)
     assert not folder.exists()
+
+
+async def test_a_cancelled_statement_takes_what_it_carried_along_and_leaves_its_connection_usable(
+    db: Database,
+) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [{"name": "locked"}])
+    locked = select(things).where(things.c.name == "locked").with_for_update()
+    async with db.write() as holder:
+        await holder.execute(locked)
+
+        async def wait_behind() -> None:
+            async with db.write() as tx:
+                await bulk.insert_rows(tx, things, [{"name": "carried along"}])
+                await tx.execute(locked)
+
+        for _ in range(3):
+            waiting = asyncio.ensure_future(wait_behind())
+            done, _ = await asyncio.wait({waiting}, timeout=0.05)
+            assert not done
+            waiting.cancel()
+            await asyncio.wait({waiting}, timeout=5)
+            assert waiting.cancelled()
+    for name in ("after", "later"):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [{"name": name}])
+    assert await names(db) == ["after", "later", "locked"]
+
+
+async def test_a_commit_that_carries_statements_along_and_loses_its_connection_is_unknown(
+    db: Database, postgres_url: str
+) -> None:
+    with pytest.raises(Unavailable):
+        async with db.write() as tx:
+            await tx.execute(select(things))
+            await bulk.insert_rows(tx, things, [{"name": "lost"}])
+            await end_connections(postgres_url)
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [{"name": "next"}])
+    assert await names(db) == ["next"]
