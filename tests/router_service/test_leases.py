@@ -492,10 +492,14 @@ async def test_no_more_is_leased_than_the_worker_said_it_takes(router: Router) -
     for _ in range(4):
         await router.submit()
     leases = [await one.take(), await one.take()]
-    # The next thing that the router says is the answer, not a third lease.
+    # The next thing that the router says is the answer, not a third lease, also after a round.
+    assert not (await one.heartbeat(*leases)).lost
+    assert await router.service.dispatch.lease_waiting() == 0
     assert not (await one.heartbeat(*leases)).lost
     await one.say(credits=worker.Credits(free=1))
     leases.append(await one.take())
+    assert not (await one.heartbeat(*leases)).lost
+    assert await router.service.dispatch.lease_waiting() == 0
     assert not (await one.heartbeat(*leases)).lost
 
 
