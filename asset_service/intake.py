@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -10,7 +11,14 @@ from asset_service.domain import Media, Upload
 from asset_service.media import Shape
 from asset_service.spool import Spool
 from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore
-from service_kit.errors import AlreadyExists, ErrorReason, FailedPrecondition, InvalidArgument, Unavailable
+from service_kit.errors import (
+    AlreadyExists,
+    AtelierError,
+    ErrorReason,
+    FailedPrecondition,
+    InvalidArgument,
+    Unavailable,
+)
 
 Measure = Callable[[Path], Awaitable[Shape]]
 
@@ -35,15 +43,28 @@ class Intake:
             raise FailedPrecondition(
                 f"The upload has {size_bytes} of {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
             )
-        sha256 = await self._spool.digest(upload.upload_id)
+        # A child reads the file while we do.
+        shape = asyncio.create_task(self._measured(upload.upload_id), name="intake.measure")
+        try:
+            sha256 = await self._spool.digest(upload.upload_id)
+        finally:
+            found = await shape
         if sha256 != upload.sha256:
             await self._spool.restart(upload.upload_id)
             raise InvalidArgument(
                 f"The bytes have the SHA-256 {sha256}, and {upload.sha256} was announced; send them again.",
                 ErrorReason.DIGEST_MISMATCH,
             )
-        shape = await self._measure(self._spool.path(upload.upload_id))
-        return Media(shape.content_type, size_bytes, sha256, shape.width, shape.height, shape.duration_ms)
+        if isinstance(found, AtelierError):
+            raise found
+        return Media(found.content_type, size_bytes, sha256, found.width, found.height, found.duration_ms)
+
+    async def _measured(self, upload_id: str) -> Shape | AtelierError:
+        """Return what a spooled file is, or why it is refused: a wrong digest is told first."""
+        try:
+            return await self._measure(self._spool.path(upload_id))
+        except AtelierError as error:
+            return error
 
     async def publish(self, upload: Upload, media: Media, data: bytes | None = None) -> str:
         """Write the blob of an upload, of spooled bytes or of `data`, unless an earlier try has.
