@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 
 import pytest
 
@@ -26,3 +27,8 @@ async def test_parts_that_do_not_end_fail_their_test() -> None:
     with pytest.raises(TimeoutError):
         async with closing_in_time(0.01) as stack:
             stack.push_async_callback(asyncio.Event().wait)
+
+
+def test_grpc_does_nothing_around_a_fork() -> None:
+    """It waited for its own threads then, now and then for ever."""
+    assert os.environ["GRPC_ENABLE_FORK_SUPPORT"] == "0"
