@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -39,10 +40,22 @@ _LONGEST_SENTENCE = 1000
 _LONGEST_RECEIPT = 4096
 _MOST_WARNINGS = 20
 _MOST_OUTPUTS = 64
+_LONGEST_TYPE = 64
+_LONGEST_LABEL = 200
 
 
 def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> ConnectedWorker:
-    """Return who introduces itself; its contract's limits are checked before."""
+    """Return who introduces itself; its contract's limits are checked before, but for what its lists hold.
+
+    Raises:
+        InvalidArgument: a worker type, a model or a label that no database could hold, or nobody would read.
+    """
+    _check_each("hello.worker_types", hello.worker_types, longest=_LONGEST_TYPE)
+    _check_each("hello.models", hello.models, longest=_LONGEST_LABEL)
+    for name, text in hello.labels.items():
+        if not name or len(name) + len(text) > _LONGEST_LABEL or "\0" in name + text:
+            problem = f"must each be a name and a text of at most {_LONGEST_LABEL} characters, without U+0000"
+            raise InvalidArgument.field("hello.labels", problem)
     return ConnectedWorker(
         holder=f"{key_id}/{hello.worker_id}",
         session=session,
@@ -52,6 +65,13 @@ def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> Connecte
         labels=tuple(sorted(hello.labels.items())),
         version=hello.version,
     )
+
+
+def _check_each(field: str, texts: Sequence[str], *, longest: int) -> None:
+    for index, text in enumerate(texts):
+        if not text or len(text) > longest or "\0" in text:
+            problem = f"must have 1..{longest} characters, none of them U+0000, got {len(text)}"
+            raise InvalidArgument.field(f"{field}[{index}]", problem)
 
 
 def ref_from_proto(message: pb.LeaseRef) -> LeaseRef:

@@ -208,12 +208,30 @@ async def test_garbage_ends_the_session(system: System) -> None:
         ({"worker_types": []}, "hello.worker_types"),
         ({"leases": [NOBODYS] * 10_001}, "hello.leases"),
         ({"labels": {str(number): "x" for number in range(33)}}, "hello.labels"),
+        ({"labels": {"room": "x" * 201}}, "hello.labels"),
+        ({"labels": {"ro\0m": "attic"}}, "hello.labels"),
+        ({"worker_types": ["sdxl", "x" * 65]}, "hello.worker_types[1]"),
+        ({"worker_types": ["sdxl\0"]}, "hello.worker_types[0]"),
+        ({"worker_types": [""]}, "hello.worker_types[0]"),
+        ({"models": ["x" * 201]}, "hello.models[0]"),
+        ({"models": ["\0"]}, "hello.models[0]"),
     ],
 )
 async def test_an_impossible_hello_is_refused_by_its_field(system: System, hello: dict[str, Any], problem: str) -> None:
     code, sentence, _ = await refused(system.routers["a"], **hello)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert problem in sentence
+
+
+async def test_no_worker_keeps_the_others_from_their_work(replicas: System) -> None:
+    """A leasing round is for all workers of a replica: what one of them says must not make it fail."""
+    router = replicas.routers["a"]
+    good = await router.worker("good", free=0)
+    for name in ("x" * 65, "\0"):
+        await refused(router, worker_types=[name], models=[name])
+    odd = await router.worker("odd", worker_types=["x" * 64, "'; --", "提灯"], models=["*", "ملونة"])
+    await works(router, good)
+    assert not (await odd.heartbeat()).lost
 
 
 async def test_more_credits_than_slots_bring_no_more_leases(system: System) -> None:
