@@ -11,6 +11,7 @@ FORMATS = ("image", "video")
 QUALITIES = ("draft", "standard", "high")
 ASPECTS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame")
+SORTS = ("newest", "oldest", "title")
 KEY_KINDS = ("user", "worker", "admin", "internal")
 JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancelled")
 SERVICES = ("router", "asset", "library", "gateway")
@@ -71,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_start(tree)
     _add_generate(tree)
     _add_enhance(tree)
+    _add_again(tree)
     _add_jobs(tree.group("jobs", "jobs: what was asked for and how far it is"))
     _add_workspace(tree.group("workspace", "the workspace: what jobs made, until it expires"))
     _add_library(tree.group("library", "the library: what was saved for good"))
@@ -150,6 +152,13 @@ def _add_enhance(tree: Tree) -> None:
     )
 
 
+def _add_again(tree: Tree) -> None:
+    command = tree.leaf("again", "again:again", "the request that makes an item, or a file of Atelier, again")
+    command.add_argument("thing", metavar="ITEM|FILE", help="an item of the library, or a picture or video on disk")
+    command.add_argument("--as-enhanced", action="store_true", help="with the prompt as it was enhanced")
+    command.add_argument("--submit", action="store_true", help="hand it in, and print the job's id")
+
+
 def _paging(command: argparse.ArgumentParser) -> None:
     command.add_argument("--limit", type=int, dest="page_size", metavar="N", help="how many at most (default: 50)")
     command.add_argument("--page-token", default="", metavar="TOKEN", help="next_page_token of the page before")
@@ -201,6 +210,40 @@ def _add_library(tree: Tree) -> None:
     download.add_argument("item_ids", nargs="+", metavar="ITEM")
     _out(download)
     tree.leaf("delete", "library:delete", "delete items, for good").add_argument("item_ids", nargs="+", metavar="ITEM")
+    _add_shelves(tree)
+
+
+def _add_shelves(tree: Tree) -> None:
+    search = tree.leaf("search", "shelves:search", "find items by words of their prompts, titles and tags")
+    search.add_argument("words", nargs="*", metavar="WORD", help="all of these; the last may be the beginning of one")
+    search.add_argument("--format", default="", choices=FORMATS, help="only this format")
+    search.add_argument("--model", default="", metavar="MODEL", help="only this model")
+    search.add_argument("--seed", type=int, metavar="N", help="only this seed")
+    search.add_argument("--tag", action="append", default=[], dest="tags", metavar="TAG", help="only with this tag")
+    search.add_argument("--collection", default="", metavar="COLLECTION", help="only in this collection")
+    search.add_argument("--favourites", action="store_true", help="only favourites")
+    search.add_argument("--trashed", action="store_true", help="in the trash, instead of outside")
+    search.add_argument("--sort", default="newest", choices=SORTS, help="the order (default: %(default)s)")
+    search.add_argument("--count", action="store_true", help="say only how many there are, and of what")
+    _paging(search)
+    tag = tree.leaf("tag", "shelves:tag", "give items tags, take them away, make favourites")
+    tag.add_argument("item_ids", nargs="+", metavar="ITEM")
+    tag.add_argument("--add", action="append", default=[], metavar="TAG", help="a tag that they get")
+    tag.add_argument("--remove", action="append", default=[], metavar="TAG", help="a tag that they lose")
+    tag.add_argument("--favourite", action=argparse.BooleanOptionalAction, help="whether they are favourites")
+    trash = tree.leaf("trash", "shelves:trash", "put items into the trash, or list what is in it")
+    trash.add_argument("item_ids", nargs="*", metavar="ITEM")
+    restore = tree.leaf("restore", "shelves:restore", "take items out of the trash")
+    restore.add_argument("item_ids", nargs="+", metavar="ITEM")
+    collect = tree.leaf("collect", "shelves:collect", "put items into a collection, or take them out of one")
+    collect.add_argument("item_ids", nargs="+", metavar="ITEM")
+    collect.add_argument("--into", default="", metavar="COLLECTION", help="the collection that they are put into")
+    collect.add_argument("--out-of", default="", metavar="COLLECTION", help="the collection that they are taken out of")
+    heaps = tree.leaf("collections", "shelves:collections", "list collections; make, rename or delete one")
+    what = heaps.add_mutually_exclusive_group()
+    what.add_argument("--create", metavar="NAME", help="make one")
+    what.add_argument("--rename", nargs=2, metavar=("COLLECTION", "NAME"), help="rename one")
+    what.add_argument("--delete", metavar="COLLECTION", help="delete one; its items stay")
 
 
 def _add_keys(tree: Tree) -> None:

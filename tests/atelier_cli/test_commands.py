@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from atelier_cli.commands.again import request_of
+from atelier_worker.engine import Task
+from atelier_worker.engines.sketch.files import Mp4Writer, made_with
 from tests.atelier_cli.conftest import Run
 from tests.atelier_client.scripted import ScriptedApi, reply_json
 from tests.support.system import UpProcess
@@ -59,6 +62,68 @@ def test_library(atelier: Run, asset_id: str, tmp_path: Path) -> None:
     assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == first["item"]["media"]["sha256"]
     assert atelier("library", "delete", item_id).out == f"{item_id} deleted\n"
     assert item_id not in atelier("library", "list", "--json").out
+
+
+def test_items_are_searched_tagged_trashed_restored_and_collected(atelier: Run, asset_id: str) -> None:
+    (saved,) = atelier("library", "save", asset_id, "--json").json["results"]
+    item_id = saved["item"]["item_id"]
+
+    def found(*options: str) -> bool:
+        return item_id in [item["item_id"] for item in atelier("library", "search", *options, "--json").json["items"]]
+
+    assert found("her") and not found("her", "--tag", "bird") and not found("walrus")
+    assert atelier("library", "tag", item_id, "--add", "Bird", "--favourite").out == f"{item_id} changed\n"
+    assert found("--tag", "bird", "--favourites", "--sort", "title")
+    assert "tag      Bird: 1" in atelier("library", "search", "--count", "heron").out
+    assert atelier("library", "tag", item_id).code == 2
+    atelier("library", "tag", item_id, "--remove", "bird", "--no-favourite")
+    assert not found("--tag", "bird")
+
+    (heap,) = atelier("library", "collections", "--create", "Birds", "--json").json["collections"]
+    heap_id = heap["collection_id"]
+    assert atelier("library", "collect", item_id, "--into", heap_id).code == 0
+    assert found("--collection", heap_id)
+    assert "Herons" in atelier("library", "collections", "--rename", heap_id, "Herons").out
+    assert atelier("library", "collections", "--delete", heap_id, "--json").json["collections"] == []
+    assert atelier("library", "collect", item_id).code == 2
+
+    assert atelier("library", "trash", item_id).out == f"{item_id} in the trash\n"
+    assert item_id in atelier("library", "trash").out
+    assert not found() and found("--trashed")
+    assert atelier("library", "tag", item_id, "--add", "x").code == 4
+    assert atelier("library", "restore", item_id).code == 0
+    assert found()
+    assert atelier("library", "delete", item_id).code == 0
+    assert atelier("library", "restore", item_id).code == 4
+
+
+def test_an_item_and_its_file_give_the_same_request(atelier: Run, asset_id: str, tmp_path: Path) -> None:
+    (saved,) = atelier("library", "save", asset_id, "--json").json["results"]
+    item_id = saved["item"]["item_id"]
+    (path,) = atelier("library", "download", item_id, "--out", str(tmp_path), "--json").json["files"]
+    by_item, by_file = atelier("again", item_id).json, atelier("again", path).json
+    assert by_file == {name: by_item[name] for name in by_file}
+    made = saved["item"]["provenance"]
+    assert (by_file["prompt"], by_file["seed"]) == (made["prompt"], made["seed"])
+    assert atelier("again", item_id, "--submit").code == 0
+    (tmp_path / "no.txt").write_text("nothing", "utf-8")
+    Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
+    for thing in ("no.txt", "plain.png", "missing.png"):
+        assert atelier("again", str(tmp_path / thing)).code == 2
+
+
+def test_a_video_gives_its_request(tmp_path: Path) -> None:
+    size, still = (832, 464), ()
+    task = Task("generate", "video", "wan", "a kite", "", 7, 1, *size, 4, "draft", still, 16, 8, (0,))
+    with Mp4Writer(tmp_path / "kite.mp4", (32, 18), 8, made_with(task, 9)) as writer:
+        for _ in range(4):
+            writer.add(Image.new("RGB", (32, 18), "teal"))
+    request, notes = request_of(tmp_path / "kite.mp4")
+    assert notes == []
+    assert request == {
+        **{"prompt": "a kite", "negative_prompt": "", "model": "wan", "format": "video", "quantity": 1, "seed": 9},
+        **{"quality": "draft", "aspect_ratio": "16:9", "steps": 4, "duration_seconds": 2.0},
+    }
 
 
 def test_saving_what_is_not_there_is_refused(atelier: Run) -> None:

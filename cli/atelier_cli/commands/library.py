@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from atelier_cli.commands.jobs import moment, shortened
+from atelier_cli.commands.jobs import moment
+from atelier_cli.commands.shelves import print_items
 from atelier_cli.commands.workspace import folder, open_url, print_files
 from atelier_cli.context import Context
 from atelier_cli.exits import OK, REFUSED
-
-_EMPTY = {"nothing_saved": "nothing is saved yet", "nothing_matches": "something is saved, but nothing matches"}
 
 
 def list_items(context: Context) -> int:
@@ -15,27 +14,7 @@ def list_items(context: Context) -> int:
     arguments = context.arguments
     with context.client() as client:
         page = client.items(format=arguments.format, page_size=arguments.page_size, page_token=arguments.page_token)
-    if context.json:
-        context.print_json(page.raw)
-        return OK
-    context.table(
-        ("ITEM", "TYPE", "SIZE", "SAVED", "PROMPT"),
-        [
-            (
-                item.item_id,
-                item.media.content_type,
-                f"{item.media.width}x{item.media.height}",
-                moment(item.created_at),
-                shortened(item.provenance.prompt),
-            )
-            for item in page
-        ],
-    )
-    if page.next_page_token:
-        context.note(f"more: --page-token {page.next_page_token}")
-    if not len(page):
-        context.note(_EMPTY.get(page.empty_state, "nothing"))
-    return OK
+    return print_items(context, page)
 
 
 def show(context: Context) -> int:
@@ -51,6 +30,9 @@ def show(context: Context) -> int:
         "asset": item.asset_id,
         "type": f"{media.content_type} {media.width}x{media.height} {media.size_bytes} bytes",
         "sha256": media.sha256,
+        "title": item.title,
+        "tags": ", ".join(item.tags),
+        "notes": item.notes,
         "prompt": made.prompt,
         "enhanced": made.enhanced_prompt,
         "made by": f"{made.settings.model} seed {made.seed} engine {made.engine}" if made.job_id else "",
@@ -98,7 +80,7 @@ def delete(context: Context) -> int:
     """Delete items, for good."""
     with context.client() as client:
         for item_id in context.arguments.item_ids:
-            client.delete_item(item_id)
+            client.delete_item(item_id, permanently=True)
             if not context.json:
                 context.print(f"{item_id} deleted")
     if context.json:
