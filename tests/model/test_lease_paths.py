@@ -80,12 +80,16 @@ def test_who_comes_back_has_what_it_names_and_nothing_else(model: Opens) -> None
     machine.teardown()
 
 
-def test_what_was_lost_is_kept_by_its_holder_if_nobody_else_has_it(model: Opens) -> None:
+def test_what_was_lost_may_be_kept_by_its_holder_and_by_nobody_else(model: Opens) -> None:
     machine = model("")()
     machine.begin([8], True)
     worker, leased = taken(machine)
     machine.house.clock.advance(LEASE_TTL + TICK)
     machine.step(machine.reap(0, 1, 0))
+    assert machine.state.jobs[leased.ref[0]].state is JobState.QUEUED
+    [other] = [each for each in machine.workers if each is not worker]
+    machine.step(machine.say_outcome(other, leased, "good"))
+    machine.step(machine._connect(other, machine.router(0), [leased.ref]))
     assert machine.state.jobs[leased.ref[0]].state is JobState.QUEUED
     worker.leases[leased.ref] = leased
     machine.step(machine._connect(worker, machine.router(0), [leased.ref]))
