@@ -192,12 +192,24 @@ class Uploads:
                 async with self._storage.read() as tx:
                     await check_same_renditions(tx, output, rendition_upload_ids)
                 return output.receipt, output.media
-            media = [await self._intake.measured(upload) for upload in found]
+            media = [await self._measured(upload) for upload in found]
             check_formats(lease, found, media)
             receipt, staged = await self._stage(found, media)
             for name in ids:
                 await self._spool.remove(name)
         return receipt, staged
+
+    async def _measured(self, upload: Upload) -> Media:
+        """Measure a file. Of one that can never be taken nothing is left, without waiting for the job's settlement."""
+        try:
+            return await self._intake.measured(upload)
+        except InvalidArgument as error:
+            # Bytes that were changed on their way may be sent again.
+            if error.reason is not ErrorReason.DIGEST_MISMATCH:
+                async with self._storage.write() as tx:
+                    await tx.uploads.delete_later(upload.upload_id)
+                self._nudge()
+            raise
 
     async def _stage(self, found: Sequence[Upload], media: Sequence[Media]) -> tuple[str, Media]:
         staged = []

@@ -12,12 +12,14 @@ import pytest
 from service_kit import channels
 from service_kit.clock import SystemClock
 from service_kit.errors import InvalidArgument
-from tests.asset_service.harness import Callers, eventually, refusal
+from service_kit.ids import new_id
+from tests.asset_service.harness import Callers, Harness, eventually, refusal
 from tests.asset_service.pictures import encoded, mp4, png
 from tests.support.hostile_files import HostileFile, hostile_files
 from tests.support.processes import READY, Processes
 
 MOST_GROWTH_BYTES = 64 << 20
+MANY = 1 << 20
 
 
 def children(pid: int) -> list[int]:
@@ -89,3 +91,19 @@ async def _refused(callers: Callers, file: HostileFile) -> str:
 async def _nothing_is_left(data_dir: Path) -> bool:
     spooled = list((data_dir / "asset" / "spool").iterdir())
     return not (open_uploads(data_dir) or spooled or blobs(data_dir))
+
+
+async def test_hostile_files_of_a_worker_leave_nothing_either(harness: Harness, tmp_path: Path) -> None:
+    job_id = new_id()
+    lease = harness.lease(job_id, max_bytes=64 << 20, formats=("image", "video"), max_outputs=64)
+    # What a worker sends has no type of its own.
+    files = [file for file in hostile_files(tmp_path) if file.data and not file.content_type and len(file.data) < MANY]
+    for index, file in enumerate(files):
+        upload_id = await harness.send(lease, file.data, index)
+        error = await refusal(harness.finish(lease, upload_id))
+        assert (file.name, error.reason) == (file.name, file.reason)
+    await harness.service.expiry.look()
+    async with harness.service.storage.read() as tx:
+        assert await tx.uploads.of_jobs([job_id]) == []
+    assert await harness.service.spool.names() == []
+    assert await harness.blobs() == []

@@ -23,7 +23,7 @@ from service_kit.telemetry import get_logger
 
 CHUNK_BYTES = 4 << 20
 """How much of a file is sent before the service has said that it has it: the most that a break sends again."""
-_PIECE_BYTES = 1 << 20
+_PIECE_BYTES = 512 << 10
 WHOLE_BYTES = 2 << 20
 """Up to this size an output goes with its renditions in one message, and is sent anew when the call breaks off."""
 _CALL_LIMIT_S = 60.0
