@@ -117,7 +117,7 @@ class Relay:
     def text(self, job_id: str, *, offset: int, text: str) -> None:
         """Take a piece of text. One that leaves a gap is dropped: the whole text comes with the job's end."""
         live = self._live.get(job_id)
-        if live is None or not live.text_goes or offset + len(text) > _MOST_TEXT or offset > live.latest.text_end:
+        if live is None or not live.text_goes or not 0 <= offset <= min(live.latest.text_end, _MOST_TEXT - len(text)):
             return
         self._tell(live, TextDelta(job_id, offset, text))
 

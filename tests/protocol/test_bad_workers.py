@@ -14,6 +14,7 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import conversation_servicer
+from router_service.reports import TextDelta
 from router_service.session_limits import BYTES_PER_UNIT, DATABASE_UNITS, MOST_UNITS, NAMED_LEASE_UNITS, Allowance
 from service_kit import interceptors
 from service_kit.errors import ResourceExhausted
@@ -246,6 +247,19 @@ async def test_more_credits_than_slots_bring_no_more_leases(system: System) -> N
     await greedy.heartbeat()
     good = await router.worker("good", free=2)
     assert {(await good.take()).ref.job_id, (await good.take()).ref.job_id} <= {job.job_id for job in accepted}
+
+
+async def test_text_without_a_place_is_dropped(system: System) -> None:
+    router = system.routers["a"]
+    odd = await router.worker("odd")
+    accepted = await router.submit(enhancement_only=True)
+    lease = await odd.take()
+    pieces = [(0, "A light"), (-3, "no place"), (99, "a gap"), (2**62, "far"), (7, "house"), (3, "x" * 64_000)]
+    texts = [pb.Report(ref=lease.ref, text=pb.TextPiece(offset=offset, text=text)) for offset, text in pieces]
+    await odd.say(reports=pb.Reports(reports=texts))
+    await odd.heartbeat(lease)
+    with router.service.relay.watch_job(accepted.job_id) as pending:
+        assert pending.text == TextDelta(accepted.job_id, 0, "A lighthouse")
 
 
 async def test_lies_about_other_peoples_leases_change_nothing(system: System) -> None:
