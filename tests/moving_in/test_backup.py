@@ -84,7 +84,8 @@ async def needed(tx: AsyncConnection, service: str) -> dict[tuple[str, str], str
         "asset": "SELECT bucket, key, generation FROM workspace_assets WHERE state = 'available'",
         "library": "SELECT bucket, key, generation FROM blobs WHERE state = 'live'",
     }[service]
-    return {(row[0], row[1]): row[2] for row in await tx.exec_driver_sql(query)}
+    rows = (await tx.exec_driver_sql(query)).mappings()
+    return {(row["bucket"], row["key"]): row["generation"] for row in rows}
 
 
 async def test_a_system_at_work_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -120,6 +121,7 @@ async def test_a_system_at_work_comes_back_as_it_was(tmp_path: Path) -> None:
                 published = await client.assets(job.job_id)
                 assert len(published) == 2, job.job_id
             assert await begins_with_a_snapshot(client, cursor)
+            assert await swept(client) == []
 
 
 async def test_nothing_that_a_row_knows_is_lost_to_deletions_meanwhile(tmp_path: Path) -> None:
@@ -147,6 +149,7 @@ async def test_nothing_that_a_row_knows_is_lost_to_deletions_meanwhile(tmp_path:
     async with running_system(tmp_path / "restored", worker=False) as restored:
         async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
             assert {asset.asset_id for asset in await client.assets()} == set(assets)
+            assert await swept(client) == []
             for item_id in items:
                 await client.download(await client.get_item(item_id), tmp_path / "back")
 
@@ -175,6 +178,7 @@ async def test_a_backup_of_postgresql_is_one_moment_too(
         )
     async with running_system(tmp_path / "restored", worker=False, core__database_url=target) as restored:
         async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
+            assert await swept(client) == []
             for item_id in items:
                 await client.download(await client.get_item(item_id), tmp_path / "back")
             assert set(assets) <= {asset.asset_id for asset in await client.assets(page_size=200)}
@@ -245,8 +249,8 @@ async def test_old_snapshots_and_their_blobs_go(tmp_path: Path) -> None:
 async def test_the_commands_make_and_restore_a_backup(tmp_path: Path, run: Run) -> None:
     async with running_system(tmp_path / "data", worker=False) as system, system.client() as client:
         asset = await client.upload(picture_bytes(9100), "one.png")
-        words = ("--data-dir", str(tmp_path / "data"), "--json")
-        done = await asyncio.to_thread(run, *words, "backup", str(tmp_path / "backups"))
+        at_data = ("--data-dir", str(tmp_path / "data"), "--json")
+        done = await asyncio.to_thread(run, *at_data, "backup", str(tmp_path / "backups"))
         assert done.code == 0, done.err
         assert done.json["blobs"] >= 1
     words = ("--data-dir", str(tmp_path / "restored"))
@@ -256,6 +260,20 @@ async def test_the_commands_make_and_restore_a_backup(tmp_path: Path, run: Run) 
         assert (await client.get_asset(asset.asset_id)).filename == "one.png"
     assert (await asyncio.to_thread(run, *words, "restore", str(tmp_path / "backups"))).code == 2
     assert (await asyncio.to_thread(run, *words, "backup", str(tmp_path / "b"), "--keep", "0")).code == 2
+
+
+async def swept(client: AsyncAtelier) -> list[Any]:
+    """Return what the sweep of a running system finds."""
+    found: list[Any] = []
+    for bucket in ("workspace", "library"):
+        token = ""
+        while True:
+            page = await client.sweep(bucket, dry_run=True, page_token=token)
+            found += [finding.raw for finding in page]
+            token = page.next_page_token
+            if not token:
+                break
+    return found
 
 
 def kept_by(name: str) -> Any:

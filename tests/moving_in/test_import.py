@@ -20,6 +20,7 @@ from tests.support.gallery_fixtures import LARGEST, picture_bytes, seed_dump, wr
 from tests.support.system import PATIENT, UpProcess, clean_environ
 
 MANY = 40
+AT_ONCE = 4
 
 
 @pytest.fixture
@@ -107,7 +108,8 @@ def test_a_killed_import_goes_on_without_doubles(
     done = atelier("--json", *words)
     assert done.code == 0, done.err
     assert done.json["taken"] + done.json["there_already"] == MANY
-    assert done.json["taken"] == MANY - there
+    # What was under way when the client died may have arrived since.
+    assert MANY - there - AT_ONCE <= done.json["taken"] <= MANY - there
     assert sorted(asset.filename for asset in workspace(client)) == [f"{number:03}.png" for number in range(MANY)]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from atelier_client import (
 )
 
 _SAVED_AT_ONCE = 50
+_UPLOADED_AT_ONCE = 4
 _PIECE = 1 << 20
 _FOR_ALL = (Unavailable, NotAuthenticated, NotAllowed)
 """What would be said of every other row, too."""
@@ -49,12 +52,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Waiting:
-    """A file whose asset is there and is to be saved."""
+class _Brought:
+    """A file whose asset is there, and whether this run has brought it."""
 
     candidate: Candidate
     stat: os.stat_result
     asset: Asset
+    new: bool
 
 
 class Import:
@@ -69,7 +73,7 @@ class Import:
         self._progress = progress
         self._tell = tell
         self._outcome = Outcome()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Brought] = []
         self._seen: set[str] = set()
 
     def run(self) -> Outcome:
@@ -78,70 +82,95 @@ class Import:
         Raises:
             AtelierError: the system cannot be reached, or does not know the caller; the next run goes on from here.
         """
-        for row in self._source.rows():
-            if isinstance(row, Unusable):
-                self._refuse(row.row, row.why)
-            else:
-                self._take(row)
-            if len(self._waiting) >= _SAVED_AT_ONCE:
-                self._save()
-            self._tell(self._outcome)
+        with ThreadPoolExecutor(_UPLOADED_AT_ONCE, "import") as threads:
+            for result in self._brought(threads):
+                if isinstance(result, Unusable):
+                    self._refuse(result.row, result.why)
+                elif result is not None:
+                    self._take(result)
+                if len(self._waiting) >= _SAVED_AT_ONCE:
+                    self._save()
+                self._tell(self._outcome)
         self._save()
         self._tell(self._outcome)
         return self._outcome
 
-    def _take(self, candidate: Candidate) -> None:
+    def _brought(self, threads: ThreadPoolExecutor) -> Iterator[_Brought | Unusable | None]:
+        """Give the results of all rows in their order, some of them brought in at once; None for what is done."""
+        running: deque[Future[_Brought | Unusable]] = deque()
+        try:
+            for row in self._source.rows():
+                if isinstance(row, Unusable) or (stat := self._to_do(row)) is None:
+                    while running:
+                        yield running.popleft().result()
+                    yield row if isinstance(row, Unusable) else None
+                    continue
+                running.append(threads.submit(self._bring, row, stat))
+                if len(running) > 2 * _UPLOADED_AT_ONCE:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _to_do(self, candidate: Candidate) -> os.stat_result | None:
+        """Return what the file is like; None when it was taken over already, or stands in another row, too."""
         try:
             stat = candidate.path.stat()
-            if candidate.where in self._seen or self._progress.is_done(candidate.where, stat):
-                self._outcome.there_already += 1
-                return
-            key = import_key(candidate.where, candidate.path)
-        except OSError as error:
-            self._refuse(candidate.row, f"it cannot be read: {error.strerror or error}")
-            return
+        except OSError:
+            # Whoever reads it says why it cannot be read.
+            return os.stat_result((0,) * 10)
+        if candidate.where in self._seen or self._progress.is_done(candidate.where, stat):
+            self._outcome.there_already += 1
+            return None
         self._seen.add(candidate.where)
+        return stat
+
+    def _bring(self, candidate: Candidate, stat: os.stat_result) -> _Brought | Unusable:
+        """Describe and upload a file unless it is there. Runs beside others: changes nothing of the run."""
         try:
-            self._bring(candidate, stat, key)
+            key = import_key(candidate.where, candidate.path)
+            made = candidate.described
+            described = self._client.describe_import(
+                key,
+                prompt=made.prompt,
+                negative_prompt=made.negative_prompt,
+                enhanced_prompt=made.enhanced_prompt,
+                model=made.model,
+                seed=made.seed,
+                width=made.width or None,
+                height=made.height or None,
+                steps=made.steps or None,
+                sampler=made.sampler,
+                guidance=made.guidance,
+                tool=made.tool,
+                path=candidate.where[-1024:],
+                made_at=made.made_at,
+            )
+            if described.asset is not None:
+                return _Brought(candidate, stat, described.asset, new=False)
+            asset = self._client.upload(candidate.path, candidate.path.name[-255:], import_key=key)
+            return _Brought(candidate, stat, asset, new=True)
+        except OSError as error:
+            return Unusable(candidate.row, f"it cannot be read: {error.strerror or error}")
         except (Refused, Timeout) as error:
             if isinstance(error, _FOR_ALL):
                 raise
-            self._refuse(candidate.row, _sentence(error))
-        except OSError as error:
-            self._refuse(candidate.row, f"it cannot be read: {error.strerror or error}")
+            return Unusable(candidate.row, _sentence(error))
 
-    def _bring(self, candidate: Candidate, stat: os.stat_result, key: str) -> None:
-        made = candidate.described
-        described = self._client.describe_import(
-            key,
-            prompt=made.prompt,
-            negative_prompt=made.negative_prompt,
-            enhanced_prompt=made.enhanced_prompt,
-            model=made.model,
-            seed=made.seed,
-            width=made.width or None,
-            height=made.height or None,
-            steps=made.steps or None,
-            sampler=made.sampler,
-            guidance=made.guidance,
-            tool=made.tool,
-            path=candidate.where[-1024:],
-            made_at=made.made_at,
-        )
-        asset = described.asset
-        new = asset is None
-        if asset is None:
-            asset = self._client.upload(candidate.path, candidate.path.name[-255:], import_key=key)
-        self._outcome.notes += [(candidate.row, note) for note in made.notes if new]
+    def _take(self, brought: _Brought) -> None:
+        candidate, asset = brought.candidate, brought.asset
+        self._outcome.notes += [(candidate.row, note) for note in candidate.described.notes if brought.new]
         if asset.state == "available" and candidate.saved:
-            self._waiting.append(_Waiting(candidate, stat, asset))
+            self._waiting.append(brought)
         elif candidate.saved and not asset.saved_item_id:
             self._refuse(candidate.row, "it was brought in before and discarded since")
         else:
-            self._finish(candidate, stat, asset, new=new)
+            self._finish(brought, new=brought.new)
 
-    def _finish(self, candidate: Candidate, stat: os.stat_result, asset: Asset, *, new: bool) -> None:
-        self._progress.done(candidate.where, stat, asset.asset_id)
+    def _finish(self, brought: _Brought, *, new: bool) -> None:
+        self._progress.done(brought.candidate.where, brought.stat, brought.asset.asset_id)
         if new:
             self._outcome.taken += 1
         else:
@@ -160,7 +189,7 @@ class Import:
             self._label(one.candidate, result.item)
             # The library has it; what expires in the workspace would only be in the way.
             self._client.discard(one.asset.asset_id)
-            self._finish(one.candidate, one.stat, one.asset, new=True)
+            self._finish(one, new=True)
 
     def _label(self, candidate: Candidate, item: Item) -> None:
         if not (candidate.title or candidate.tags or candidate.favourite):
@@ -191,7 +220,7 @@ def import_key(where: str, path: Path) -> str:
     return hashlib.sha256(f"{where}\0{digest.hexdigest()}".encode()).hexdigest()
 
 
-def _paired(waiting: list[_Waiting], results: tuple[SaveResult, ...]) -> Iterator[tuple[_Waiting, SaveResult | None]]:
+def _paired(waiting: list[_Brought], results: tuple[SaveResult, ...]) -> Iterator[tuple[_Brought, SaveResult | None]]:
     by_id = {result.asset_id: result for result in results}
     for one in waiting:
         yield one, by_id.get(one.asset.asset_id)
