@@ -11,6 +11,7 @@ import pytest
 
 from atelier_cli.exits import REFUSED
 from atelier_client import Atelier
+from atelier_client._calls import Call
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
 from service_kit.blobs.local import LocalBlobStore
 from tests.atelier_cli.conftest import Run
@@ -63,9 +64,7 @@ def live_as(person: Atelier, tmp_path: Path) -> None:
         person.upload(picture)
 
 
-def _call(method: str, path: str, body: dict[str, object]) -> object:
-    from atelier_client._calls import Call
-
+def _call(method: str, path: str, body: dict[str, object]) -> Call[object]:
     return Call(method, path, lambda reply: reply, json=body)
 
 
