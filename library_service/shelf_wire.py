@@ -46,8 +46,8 @@ def selection(request: pb.ListItemsRequest | pb.CountItemsRequest) -> Selection:
         is_favourite=request.favourites,
         tags=tuple(request.tags),
         collection_id=request.collection_id or None,
-        created_from=_moment(request, "created_from"),
-        created_until=_moment(request, "created_until"),
+        created_from=_moment(request, "created_from_at"),
+        created_until=_moment(request, "created_until_at"),
         item_ids=tuple(request.item_ids) if isinstance(request, pb.ListItemsRequest) else (),
         in_trash=request.trashed,
     )

@@ -280,8 +280,8 @@ class ItemFilters(TypedDict, total=False):
         tags: all of these.
         collection_id: in this collection.
         favourites: only favourites.
-        created_from: saved then or later; with a time zone.
-        created_until: saved before; with a time zone.
+        created_from_at: saved then or later; with a time zone.
+        created_until_at: saved before; with a time zone.
         trashed: what is in the trash, instead of what is not.
     """
 
@@ -292,8 +292,8 @@ class ItemFilters(TypedDict, total=False):
     tags: Sequence[str]
     collection_id: str
     favourites: bool
-    created_from: datetime | None
-    created_until: datetime | None
+    created_from_at: datetime | None
+    created_until_at: datetime | None
     trashed: bool
 
 

@@ -8,6 +8,8 @@ import { hasEnded } from "./job.js";
 
 const workspace = $("#workspace"), library = $("#library"), jobs = $("#jobs");
 const RETRY = 2000;
+/** How long somebody who types may think before the library is searched, in milliseconds. */
+const PAUSE = 200;
 let stop = new AbortController();
 
 function card(job) {
@@ -35,6 +37,7 @@ const PLACES = {
   "assets.removed": (asset) => workspace.drop(asset),
   "items.snapshot": () => library.reload(),
   "items.saved": () => library.reload(),
+  "items.changed": () => library.reload(),
   "items.deleted": () => library.reload(),
 };
 
@@ -79,6 +82,11 @@ $("#sign-in").addEventListener("submit", (event) => {
   open();
 });
 $("#sign-out").addEventListener("click", () => { forgetKey(); location.reload(); });
+let typing = 0;
+$("#find").addEventListener("input", (event) => {
+  clearTimeout(typing);
+  typing = setTimeout(() => library.find(event.target.value.trim()), PAUSE);
+});
 $("#kinds").addEventListener("change", (event) => library.reload(event.target.value));
 document.addEventListener("make-again", (event) => fill(event.detail));
 jobs.addEventListener("use-prompt", (event) => fill({ prompt: event.detail }));

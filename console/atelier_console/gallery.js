@@ -39,6 +39,12 @@ class AtelierGallery extends HTMLElement {
     await this.#load("");
   }
 
+  /** List what has these words; all, if there are none. */
+  async find(words) {
+    this.words = words;
+    await this.#load("");
+  }
+
   /** Take over what an event tells about one thing. */
   put(thing) {
     this.#things.set(thing[this.kind.id], thing);
@@ -55,6 +61,7 @@ class AtelierGallery extends HTMLElement {
     const query = new URLSearchParams({ page_size: PAGE });
     if (token) query.set("page_token", token);
     if (this.format) query.set("format", this.format);
+    if (this.words) query.set("query", this.words);
     try {
       const page = await call("GET", `${this.kind.path}?${query}`);
       if (round !== this.#round) return;

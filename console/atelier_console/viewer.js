@@ -59,7 +59,7 @@ export function view(thing) {
     thing.provenance?.prompt ? el("button", { type: "button", className: "quiet", click: again }, "Make again") : null,
     el("a", { href: thing.url, target: "_blank", rel: "noreferrer" }, "Open the file"),
     thing.item_id
-      ? finalButton("Delete", "Delete for good?", () => remove("Deleted."))
+      ? el("button", { type: "button", className: "quiet", click: () => remove("Moved to the trash.") }, "Move to trash")
       : finalButton("Discard", "Discard it?", () => remove("Discarded.")),
     el("button", { type: "button", className: "quiet", click: close }, "Close"));
   dialog.replaceChildren(media, el("div", { className: "facts" },

@@ -187,8 +187,8 @@ async def test_dates_narrow_a_list(house: House) -> None:
         [first] = await saved(house, ada, 1)
         house.clock.advance(timedelta(minutes=1))
         [second] = await saved(house, ada, 1)
-        assert await ids(ada, created_from=second.created_at) == {second.item_id}
-        assert await ids(ada, created_until=second.created_at) == {first.item_id}
+        assert await ids(ada, created_from_at=second.created_at) == {second.item_id}
+        assert await ids(ada, created_until_at=second.created_at) == {first.item_id}
 
 
 async def test_a_recipe_is_the_request_that_makes_this_very_item(house: House) -> None:
