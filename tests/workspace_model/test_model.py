@@ -20,7 +20,7 @@ from tests.workspace_model.house import open_house
 from tests.workspace_model.machine import Machine
 
 # How long to look, and from where; CONTRIBUTING.md tells of these. Without a seed every run is the same.
-EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "8"))
+EXAMPLES = int(os.environ.get("MODEL_EXAMPLES", "6"))
 STEPS = int(os.environ.get("MODEL_STEPS", "30"))
 SEED = os.environ.get("MODEL_SEED", "")
 SHRINKS = bool(os.environ.get("MODEL_SHRINKS"))
