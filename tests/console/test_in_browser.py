@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Page, Response, Route, expect
 
 from gateway.openapi import document
 from tests.console.browser import chromium, sign_in_address, signed_in
@@ -111,6 +111,43 @@ def test_large_view_make_again_and_discard(page: Page) -> None:
     viewer.get_by_role("button", name="Discard").click()
     viewer.get_by_role("button", name="Discard it?").click()
     expect(tile).to_have_count(0)
+
+
+def test_a_video_is_sought_in(page: Page, up: UpProcess) -> None:
+    with up.client() as client:
+        made = client.generate("waves", model="wan", format="video", quality="draft", timeout=60)
+    url = made.assets[0].url
+    answers: list[tuple[int, str]] = []
+
+    def note(response: Response) -> None:
+        if response.url == url:
+            answers.append((response.status, response.headers.get("content-range", "")))
+
+    page.on("response", note)
+    sought = page.evaluate(
+        """async (url) => {
+            const video = document.createElement("video");
+            const told = (name) => new Promise((done, failed) => {
+                video.addEventListener(name, done, {once: true});
+                video.addEventListener("error", () => failed(video.error.message), {once: true});
+            });
+            const known = told("loadeddata");
+            video.preload = "auto";
+            video.src = url;
+            document.body.append(video);
+            await known;
+            const wanted = video.duration / 2, arrived = told("seeked");
+            video.currentTime = wanted;
+            await arrived;
+            return {wanted, at: video.currentTime, width: video.videoWidth};
+        }""",
+        url,
+    )
+    assert sought["wanted"] > 0 and sought["width"] > 0
+    assert abs(sought["at"] - sought["wanted"]) < 0.1
+    size = made.assets[0].media.size_bytes
+    assert answers
+    assert all(status == 206 and parts.endswith(f"/{size}") for status, parts in answers)
 
 
 def test_what_is_wrong_is_told_at_the_field(page: Page) -> None:
