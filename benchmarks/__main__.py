@@ -1,6 +1,6 @@
 """`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
 
-`make bench PART=jobs` takes only some: startup, progress, uploads, search, jobs, dispatch (several with commas).
+`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, jobs, dispatch (with commas).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, footprint, latency, load_report, search, uploads
+from benchmarks import environment, figures, footprint, latency, load_report, saving, search, uploads
 from benchmarks.comparison import PeerMissing
 from benchmarks.rounds import ROUNDS, Rounds
 from tests.support.postgres import NoPostgres, PostgresServer
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
-PARTS = ("startup", "progress", "uploads", "search", "jobs", "dispatch")
+PARTS = ("startup", "progress", "uploads", "search", "saving", "jobs", "dispatch")
 
 
 def main() -> None:
@@ -63,6 +63,7 @@ def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
         alone = [*(footprint.measure(folder) if "startup" in parts else ())]
         alone += latency.measure(folder) if "progress" in parts else ()
         alone += search.measure(folder) if "search" in parts else ()
+        alone += saving.measure(folder) if "saving" in parts else ()
         if alone:
             sections.append(("Atelier alone", figures.table(alone)))
             body["alone"] = [vars(figure) for figure in alone]

@@ -24,6 +24,7 @@ from faults.finding import Finding
 from faults.load import Load
 from faults.progress import Progress
 from faults.schedule import FaultPlan, Kind, Schedule
+from faults.sweeping import sweep
 from tests.support.postgres import PostgresServer
 
 # Nothing hangs: whatever has not ended by then is killed, and that is a finding.
@@ -76,6 +77,7 @@ async def run_schedule(
         finally:
             evidence.oddities += await cluster.end()
         await collect(evidence, database_url, cluster.data / "blobs")
+        late += await sweep(cluster.data, database_url)
     evidence.fired = _with_unfinished(evidence)
     findings = [*late, *audit(evidence)]
     verdict = "failed" if findings else "passed" if _counts(schedule, evidence) else "not_run"
