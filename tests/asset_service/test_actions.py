@@ -168,7 +168,7 @@ async def test_a_sweep_tells_of_rows_whose_bytes_are_gone_and_deletes_none(harne
     found = await swept(harness)
     assert [each.subject for each in found] == [f"asset {asset.asset_id}", f"upload {finished.upload_id}"]
     assert {(each.kind, each.action) for each in found} == {(SweepKind.ROW_WITHOUT_BLOB, SweepAction.REPORTED)}
-    assert await harness.get(asset.asset_id)
+    assert (await harness.get(asset.asset_id)).asset_id == asset.asset_id
 
 
 async def test_an_erased_owner_has_nothing_and_gets_nothing(harness: Harness) -> None:
