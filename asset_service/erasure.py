@@ -34,6 +34,8 @@ class Erasure:
                 # Whoever holds them: what is held for this owner has nobody any more.
                 assets = await tx.assets.of_owner(owner, _BATCH)
                 await self._removal.let_go(tx, assets)
+                # Renditions of them that were begun since the first look; none are begun of what is let go.
+                await tx.uploads.delete_later_of_owner(owner)
             if len(assets) < _BATCH:
                 break
         crash.reach("asset.erase.marked")

@@ -177,9 +177,12 @@ class Saving:
 
         Raises:
             Aborted: a copy was given up, or a twin came up, at the same moment.
+            FailedPrecondition: `owner_erased`.
         """
         owner = caller.owner
         async with self._storage.write() as tx:
+            # Asked again: an erasure that began since the copies were announced must not miss what is written here.
+            await tx.erased.refuse(owner)
             await tx.outbox.owe_release(holder)
             saved = await tx.saves.find(owner, list(copied))
             new = sorted(asset_id for asset_id in copied if asset_id not in saved)

@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from library_service import moves
 from library_service.domain import Item
+from library_service.domain.selection import Collection
+from library_service.domain.words import Facts, fold_label, tokens_of, words_of
 from library_service.removal import Removal
-from library_service.selection import Collection
 from library_service.storage import CHANGED, Storage, Transaction
-from library_service.words import Facts, fold_label, tokens_of, words_of
 from service_kit.errors import (
     AtelierError,
     ErrorReason,
@@ -134,9 +134,11 @@ class Shelving:
         Raises:
             InvalidArgument: the name has neither letter nor digit.
             ResourceExhausted: the owner has as many as there may be.
+            FailedPrecondition: `owner_erased`.
         """
         _check_name(name)
         async with self._storage.write() as tx:
+            await tx.erased.refuse(owner)
             collection_id = await tx.shelves.add_collection(owner, name)
             if await tx.shelves.count_collections(owner) > MOST_COLLECTIONS:
                 raise ResourceExhausted(f"A library has {MOST_COLLECTIONS} collections at most; delete one.")

@@ -7,7 +7,7 @@ serves them in the order in which they came, so that each order is tried for cer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,13 +18,17 @@ import grpc
 import psycopg
 import pytest
 
+from asset_service.erasure import Erasure
+from asset_service.probing import Made, Probe
 from asset_service.storage.job_locks import job_lock
 from service_kit.clock import ManualClock
 from service_kit.errors import AtelierError, ErrorReason, NotFound, Unavailable
+from service_kit.identity import Owner
 from service_kit.ids import asset_id, new_id
 from service_kit.rpc_errors import from_rpc_error
 from tests.asset_service.harness import ANN, Harness, eventually, running, settlement
 from tests.asset_service.pictures import png
+from tests.asset_service.test_renditions import renditions
 from tests.asset_service.test_small_outputs import file, upload
 
 MINUTE = timedelta(minutes=1)
@@ -326,3 +330,38 @@ async def test_two_that_clear_away_at_once_leave_the_same_as_one(pair: Pair) -> 
     assert await pair.one.blobs() == []
     assert await rows(pair, "uploads") == 0
     assert await rows(pair, "workspace_assets", "state <> 'removed'") == 0
+
+
+async def test_renditions_that_begin_while_their_owner_is_erased_leave_nothing(pair: Pair) -> None:
+    await pair.one.bring(png())
+    begun, erased = asyncio.Event(), asyncio.Event()
+
+    class Slow(Probe):
+        async def render(self, path: Path, kinds: Sequence[str], *, content_type: str) -> list[Made]:
+            made = await super().render(path, kinds, content_type=content_type)
+            begun.set()
+            await erased.wait()
+            return made
+
+    class Patient(Erasure):
+        async def _delete_bytes(self, owner: Owner) -> None:
+            await begun.wait()
+            await super()._delete_bytes(owner)
+
+    async def erase(harness: Harness) -> int:
+        service = harness.service
+        try:
+            return await Patient(service.storage, service.removal, service.watchers).erase(ANN)
+        finally:
+            erased.set()
+
+    async with asyncio.timeout(20):
+        _, left = await pair.race(
+            "SELECT 1 FROM workspace_assets FOR UPDATE",
+            lambda harness: renditions(harness, Slow()).work(),
+            erase,
+        )
+    # What is being written at that moment is waited for.
+    assert left > 0
+    assert await pair.other.service.erasure.erase(ANN) == 0
+    assert await pair.one.blobs() == []

@@ -239,3 +239,6 @@ async def test_an_erased_owner_has_nothing_and_gets_nothing(house: House) -> Non
     assert refused.failure is not None
     assert refused.failure.reason is ErrorReason.OWNER_ERASED
     assert not await house.is_held(asset)
+    with pytest.raises(FailedPrecondition) as late:
+        await house.library.shelving.create_collection(ADA, "Late")
+    assert late.value.reason is ErrorReason.OWNER_ERASED

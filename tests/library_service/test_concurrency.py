@@ -207,3 +207,17 @@ async def test_two_that_sweep_at_once_leave_the_same_as_one(pair: Pair) -> None:
     await pair.settled()
     assert await pair.rows("SELECT count(*) FROM blobs") == [(0,)]
     assert await pair.house.keys_in("user-library") == []
+
+
+async def test_what_is_saved_while_its_owner_is_erased_is_gone_or_refused(pair: Pair) -> None:
+    [asset] = await pair.house.make_job(ADA, [(picture("red"),)])
+    # The copy is there, and its row is published; the item is about to be written.
+    await pair.race(
+        "LOCK TABLE user_library IN EXCLUSIVE MODE",
+        pair.save(pair.house.library, asset),
+        pair.other.erasure.erase(ADA),
+    )
+    await pair.settled()
+    async with pair.other.storage.read() as tx:
+        assert await tx.erased.count_rows(ADA) == 0
+    assert await pair.house.keys_in("user-library") == []
