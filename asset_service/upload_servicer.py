@@ -102,6 +102,10 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
                 raise InvalidArgument.field(
                     "upload_id", "must be in the first message, and there was none", ErrorReason.MISSING_FIELD
                 )
+            if not first.HasField("offset"):
+                raise InvalidArgument.field(
+                    "offset", "must be said: it is the received_bytes of the upload", ErrorReason.MISSING_FIELD
+                )
 
             async def pieces() -> AsyncGenerator[bytes]:
                 yield first.data

@@ -29,9 +29,9 @@ from benchmarks.comparison import percentile
 from benchmarks.figures import Figure
 from library_service.__main__ import open_service
 from library_service.catalogue import Catalogue
-from library_service.selection import Place, Selection, Sort, encode_place
+from library_service.domain.selection import Place, Selection, Sort, encode_place
+from library_service.domain.words import VERSION, owner_tag
 from library_service.storage import MIGRATIONS
-from library_service.words import VERSION, owner_tag
 from service_kit import channels
 from service_kit.clock import SystemClock
 from service_kit.database import Database

@@ -14,7 +14,7 @@ from library_service.domain import (
     ItemsSnapshot,
     Page,
 )
-from library_service.selection import Counts, Place, Selection, Sort, decode_place, encode_place
+from library_service.domain.selection import Counts, Place, Selection, Sort, decode_place, encode_place
 from library_service.storage import DELETED, SAVED, Storage, Transaction
 from service_kit.errors import NotFound
 from service_kit.events import WakeUps, encode_cursor

@@ -12,10 +12,10 @@ from atelier.library.v1 import library_service_pb2 as pb
 from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
 from library_service.domain import Item
-from library_service.selection import Collection, Counts, Selection, Sort
+from library_service.domain.selection import Collection, Counts, Selection, Sort
+from library_service.domain.words import Facts
 from library_service.shelving import Change, ChangeResult, Move
 from library_service.wire import facts, format_filter
-from library_service.words import Facts
 from service_kit.errors import FailedPrecondition, InvalidArgument
 
 _SORTS = {

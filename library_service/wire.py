@@ -28,7 +28,7 @@ from library_service.domain import (
     SaveResult,
     StoredFile,
 )
-from library_service.words import Facts, Labels
+from library_service.domain.words import Facts, Labels
 from service_kit.blobs import SignedUrl
 from service_kit.errors import Aborted, AtelierError, InvalidArgument
 from service_kit.identity import Owner

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, null, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
+from library_service.domain.words import VERSION, Facts, Labels, tokens_of
 from library_service.storage.tables import (
     audit,
     blobs,
@@ -19,7 +20,6 @@ from library_service.storage.tables import (
     saved_marks,
     user_library,
 )
-from library_service.words import VERSION, Facts, Labels, tokens_of
 from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
 from service_kit.identity import Caller, Owner

@@ -11,10 +11,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item
+from library_service.domain.words import Facts
 from library_service.storage.items import found_by, of_owner, with_files
 from library_service.storage.outbox import DebtKind
 from library_service.storage.tables import answered_saves, audit, item_files, outbox, saved_marks, user_library
-from library_service.words import Facts
 from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import db_now
 from service_kit.errors import Aborted

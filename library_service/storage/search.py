@@ -31,10 +31,10 @@ from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item
-from library_service.selection import Counts, Place, Selection, Sort
+from library_service.domain.selection import Counts, Place, Selection, Sort
+from library_service.domain.words import VERSION, Asked, Labels, asked
 from library_service.storage.items import of_owner, with_files
 from library_service.storage.tables import item_tags, user_library
-from library_service.words import VERSION, Asked, Labels, asked
 from service_kit.bulk import among
 from service_kit.database import UtcDateTime
 from service_kit.identity import Owner

@@ -10,10 +10,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item
-from library_service.selection import Collection
+from library_service.domain.selection import Collection
+from library_service.domain.words import fold_label
 from library_service.storage.items import of_owner, with_files
 from library_service.storage.tables import collection_items, collections, item_tags, user_library
-from library_service.words import fold_label
 from service_kit.bulk import among, upsert
 from service_kit.database import db_now
 from service_kit.errors import AlreadyExists

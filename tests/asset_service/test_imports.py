@@ -71,7 +71,8 @@ async def test_a_seed_that_json_cannot_carry_is_kept_as_text(harness: Harness, s
 async def test_what_cannot_be_an_import_is_refused(harness: Harness) -> None:
     undescribed = await refusal(harness.bring(png(), import_key=KEY))
     assert undescribed.reason == ErrorReason.FAILED_PRECONDITION
-    for said in ({"import_key": "AB" * 32}, {"import_key": "ab"}, {"seed": "seven"}):
+    told: tuple[dict[str, Any], ...] = ({"import_key": "AB" * 32}, {"import_key": "ab"}, {"seed": "seven"})
+    for said in told:
         request = upload_service_pb2.DescribeImportRequest(**({"import_key": KEY} | said))
         error = await refusal(harness.uploads.DescribeImport(request, metadata=harness.as_user(ANN)))
         assert isinstance(error, InvalidArgument)

@@ -22,7 +22,11 @@ PICTURE = png(200, 200)
 
 
 async def begin(harness: Harness, data: bytes = PICTURE, owner: Owner = ANN, **changes: Any) -> pb.ResumableUpload:
-    fields = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "filename": "a.png"} | changes
+    fields: dict[str, Any] = {
+        "size_bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "filename": "a.png",
+    } | changes
     return (await harness.uploads.BeginUpload(pb.BeginUploadRequest(**fields), metadata=harness.as_user(owner))).upload
 
 
@@ -111,7 +115,7 @@ async def test_somebody_else_learns_nothing(harness: Harness) -> None:
     ],
 )
 async def test_a_refused_file_leaves_nothing(
-    harness: Harness, data: bytes, changes: dict[str, str], reason: ErrorReason
+    harness: Harness, data: bytes, changes: dict[str, Any], reason: ErrorReason
 ) -> None:
     begun = await begin(harness, data, **changes)
     await append(harness, begun.upload_id, data)

@@ -245,3 +245,10 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
 
     async def CreateUpload(self, request_iterator: Any, context: Any) -> Any:
         raise NotImplementedError
+
+    AppendUpload = CreateUpload
+
+    async def GetUpload(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    DescribeImport = BeginUpload = CompleteUpload = CancelUpload = GetUpload

@@ -113,7 +113,7 @@ async def test_what_cannot_be_changed_is_refused_as_a_whole(house: House) -> Non
     async with house.as_(ADA) as ada, house.as_(BOB) as bob:
         [item] = await saved(house, ada, 1)
         theirs = (await bob.library.CreateCollection(pb.CreateCollectionRequest(name="Heap"))).collection
-        change = {"item_ids": [item.item_id]}
+        change: dict[str, Any] = {"item_ids": [item.item_id]}
         for request, code in (
             (pb.ChangeItemsRequest(**change), grpc.StatusCode.INVALID_ARGUMENT),
             (pb.ChangeItemsRequest(**change, move=9), grpc.StatusCode.INVALID_ARGUMENT),  # type: ignore[arg-type]

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from library_service.words import LONGEST_WORD, Facts, Labels, asked, fold, fold_label, owner_tag, tokens_of, words_of
+from library_service.domain.words import (
+    LONGEST_WORD,
+    Facts,
+    Labels,
+    asked,
+    fold,
+    fold_label,
+    owner_tag,
+    tokens_of,
+    words_of,
+)
 from service_kit.identity import Owner
 
 ADA = Owner("default", "ada")

@@ -15,7 +15,7 @@ from tests.model.processes import Gone
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 600
 # Not of the life of a job: the model has no deeds for them.
-OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.")
+OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.", "router.erase.")
 
 
 def test_a_process_dies_at_its_point_and_its_database_and_blobs_refuse_it(model: Opens) -> None:

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import select
 
 from library_service.domain import Copying, Item, Media, Place, StoredFile
-from library_service.selection import Selection, Sort
+from library_service.domain.selection import Selection, Sort
 from library_service.storage import DELETED, SAVED, Storage, Transaction
 from library_service.storage.outbox import Debt, DebtKind
 from library_service.storage.saves import NewItem

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from library_service.domain import Item
-from library_service.selection import Place, Selection, Sort
+from library_service.domain.selection import Place, Selection, Sort
+from library_service.domain.words import Facts, fold_label, tokens_of
 from library_service.storage import Storage, Transaction, search
 from library_service.storage.saves import NewItem
-from library_service.words import Facts, fold_label, tokens_of
 from service_kit.clock import ManualClock
 from service_kit.errors import AlreadyExists
 from service_kit.identity import Owner

@@ -77,6 +77,8 @@ async def test_a_picture_is_made_saved_and_fetched_and_nothing_stays(
         assert (await client.download(uploaded, tmp_path / "back.png")).read_bytes() == a_picture()
 
         [saved, again] = [*await client.save(made.asset_id), *await client.save(made.asset_id)]
+        assert saved.item is not None
+        assert again.item is not None
         item = await client.get_item(saved.item.item_id)
         assert again.item.item_id == item.item_id
         assert (await client.download(item, tmp_path / "kept.png")).read_bytes() == content

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from library_service.words import NO_LABELS, Facts, Labels
+from library_service.domain.words import NO_LABELS, Facts, Labels
 from service_kit.errors import AtelierError
 from service_kit.identity import Owner
 
