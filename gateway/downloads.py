@@ -83,6 +83,8 @@ class Names:
 
     def __init__(self) -> None:
         self._used: set[str] = {_MISSING}
+        # Thousands of items may have one prompt: the numbers that are given are not tried again.
+        self._last: dict[str, int] = {}
 
     def give(self, item: pb.Item) -> str:
         """Return a name made of an item's title, or else of its prompt, or else of its id."""
@@ -92,10 +94,12 @@ class Names:
         if not stem or _RESERVED.match(stem):
             stem = item.item_id
         ending = mimetypes.guess_extension(item.media.content_type) or ""
-        number, name = 1, stem + ending
+        plain = name = stem + ending
+        number = self._last.get(plain.casefold(), 1)
         while name.casefold() in self._used:
             number += 1
             name = f"{stem} ({number}){ending}"
+        self._last[plain.casefold()] = number
         self._used.add(name.casefold())
         return name
 

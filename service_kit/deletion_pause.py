@@ -20,7 +20,6 @@ from service_kit.errors import Unavailable
 
 _LOOK_AGAIN = timedelta(seconds=30)
 _NAME = "deletion_pause"
-# Whatever the clock says later: tests have one that stands before the moment at which a schema is made.
 
 
 def pause_columns() -> list[Column[Any]]:

@@ -177,7 +177,8 @@ item_files = Table(
 item_tags = Table(
     "item_tags",
     metadata,
-    Column("item_id", Text, ForeignKey("user_library.item_id"), nullable=False),
+    # The previous release deletes items and knows nothing of their labels.
+    Column("item_id", Text, ForeignKey("user_library.item_id", ondelete="CASCADE"), nullable=False),
     # Folded: what it is compared by.
     Column("tag_key", _Bytewise, nullable=False),
     Column("tenant_id", Text, nullable=False),
@@ -204,7 +205,7 @@ collection_items = Table(
     "collection_items",
     metadata,
     Column("collection_id", Text, ForeignKey("collections.collection_id"), nullable=False),
-    Column("item_id", Text, ForeignKey("user_library.item_id"), nullable=False),
+    Column("item_id", Text, ForeignKey("user_library.item_id", ondelete="CASCADE"), nullable=False),
     Column("tenant_id", Text, nullable=False),
     Column("owner_id", Text, nullable=False),
     Column("added_at", UtcDateTime, nullable=False),

@@ -1,7 +1,8 @@
 """Items have labels and are searched by words.
 
-The previous release writes items without words; upkeep adds them. On SQLite triggers keep the full-text index in step
-with the column, so that whatever writes the row writes the index.
+The previous release writes items without words; upkeep adds them. It deletes items and not their labels, which then go
+with the row. On SQLite triggers keep the full-text index in step with the column, so that whatever writes the row
+writes the index.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def _indexes() -> None:
 def _labels(bytewise: sa.Text) -> None:
     op.create_table(
         "item_tags",
-        sa.Column("item_id", sa.Text, sa.ForeignKey("user_library.item_id"), nullable=False),
+        sa.Column("item_id", sa.Text, sa.ForeignKey("user_library.item_id", ondelete="CASCADE"), nullable=False),
         sa.Column("tag_key", bytewise, nullable=False),
         sa.Column("tenant_id", sa.Text, nullable=False),
         sa.Column("owner_id", sa.Text, nullable=False),
@@ -77,7 +78,7 @@ def _labels(bytewise: sa.Text) -> None:
     op.create_table(
         "collection_items",
         sa.Column("collection_id", sa.Text, sa.ForeignKey("collections.collection_id"), nullable=False),
-        sa.Column("item_id", sa.Text, sa.ForeignKey("user_library.item_id"), nullable=False),
+        sa.Column("item_id", sa.Text, sa.ForeignKey("user_library.item_id", ondelete="CASCADE"), nullable=False),
         sa.Column("tenant_id", sa.Text, nullable=False),
         sa.Column("owner_id", sa.Text, nullable=False),
         sa.Column("added_at", UtcDateTime, nullable=False),
