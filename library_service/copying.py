@@ -124,7 +124,7 @@ class Copier:
         self, holder: str, owner: Owner, copies: Mapping[str, Sequence[Copying]]
     ) -> AsyncIterator[None]:
         """Keep the hold and the announced copies alive while they are made."""
-        task = asyncio.create_task(self._renew(holder, owner, copies))
+        task = asyncio.create_task(self._renew(holder, owner, copies), name="save.renew")
         try:
             yield
         finally:
@@ -142,3 +142,6 @@ class Copier:
             except AtelierError as error:
                 # The commit finds out whether it still holds.
                 log.warning("renewal_failed", holder=holder, error=error.message)
+            except Exception:
+                log.exception("renewal_failed", holder=holder)
+                return

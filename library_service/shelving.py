@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -116,7 +116,7 @@ class Shelving:
                 relabelled = []
                 for item_id in some:
                     item = items.get(item_id)
-                    failures[item_id] = failure = _refusal(item, item_id, change, len(add))
+                    failures[item_id] = failure = _refusal(item, item_id, change, add, remove)
                     if item is None or failure is not None:
                         continue
                     if change.move is Move.RESTORE:
@@ -124,7 +124,7 @@ class Shelving:
                     if item.deleted_at is None and await self._label(tx, item, change, add, remove):
                         relabelled.append(item_id)
                 await self._reword(tx, caller.owner, relabelled)
-                await self._move(tx, caller, [items[item_id] for item_id in some if item_id in items], change.move)
+                await self._move(tx, caller, [items[name] for name in some if failures[name] is None], change.move)
         await self._removal.follow_up(caller.owner, sweeping=change.move is Move.DELETE)
         return [ChangeResult(item_id, failures[item_id]) for item_id in item_ids]
 
@@ -250,7 +250,9 @@ def _check_name(name: str) -> None:
         raise InvalidArgument.field("name", "must have a letter, a digit or a sign")
 
 
-def _refusal(item: Item | None, item_id: str, change: Change, added: int) -> AtelierError | None:
+def _refusal(
+    item: Item | None, item_id: str, change: Change, add: Mapping[str, str], remove: Sequence[str]
+) -> AtelierError | None:
     """Return why an item is not changed; None when it is, or is as it was asked."""
     if item is None:
         return NotFound.of("item", item_id)
@@ -259,8 +261,11 @@ def _refusal(item: Item | None, item_id: str, change: Change, added: int) -> Ate
         return None if is_answered else NotFound.of("item", item_id)
     if item.trashed_at is not None and change.move is None:
         return FailedPrecondition("The item is in the trash; restore it first.")
-    if len(item.labels.tags) + added > MOST_TAGS and added:
-        return FailedPrecondition(f"An item has {MOST_TAGS} tags at most, and this one {len(item.labels.tags)}.")
+    keys = {fold_label(tag) for tag in item.labels.tags}
+    count = len(keys.difference(remove) | add.keys())
+    # One that has them all already is answered again.
+    if count > MOST_TAGS and add.keys() - keys:
+        return FailedPrecondition(f"An item has {MOST_TAGS} tags at most, and this one would have {count}.")
     return None
 
 

@@ -16,7 +16,7 @@ from functools import lru_cache
 from service_kit.identity import Owner
 
 VERSION = 1
-"""Grows when items are folded in another way: those that were written before are indexed again."""
+"""Grows when items are folded in another way; the migration that comes with it sets those of old versions to 0."""
 
 LONGEST_WORD = 64
 MOST_WORDS = 4000

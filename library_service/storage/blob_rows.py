@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, and_, func, insert, or_, select, update
-from sqlalchemy import delete as delete_rows
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -191,7 +190,7 @@ class BlobRows:
     async def forget(self, blob_id: str) -> None:
         """Remove the row of a deleted blob, whose key is empty."""
         await self._tx.execute(
-            delete_rows(blobs).where(blobs.c.blob_id == blob_id, blobs.c.state == BlobState.DELETING.value)
+            delete(blobs).where(blobs.c.blob_id == blob_id, blobs.c.state == BlobState.DELETING.value)
         )
 
     async def known_keys(self, keys: Sequence[str]) -> set[str]:

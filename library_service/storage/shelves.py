@@ -111,7 +111,8 @@ class Shelves:
     async def items_in(self, owner: Owner, collection_id: str, *, limit: int) -> list[str]:
         """Return the ids of some items of a collection, also of those in the trash."""
         rows = collection_items.c
-        query = select(rows.item_id).where(rows.collection_id == collection_id, rows.owner_id == owner.owner_id)
+        mine = and_(rows.tenant_id == owner.tenant_id, rows.owner_id == owner.owner_id)
+        query = select(rows.item_id).where(mine, rows.collection_id == collection_id)
         return list((await self._tx.execute(query.order_by(rows.item_id).limit(limit))).scalars())
 
     async def count_collections(self, owner: Owner) -> int:

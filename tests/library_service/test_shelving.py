@@ -109,6 +109,25 @@ async def test_many_are_changed_at_once_and_each_is_answered(house: House) -> No
         assert (await ada.items(trashed=True)).empty_state == pb.EMPTY_STATE_NOTHING_SAVED
 
 
+async def test_what_has_too_many_tags_is_neither_changed_nor_moved(house: House) -> None:
+    async with house.as_(ADA) as ada:
+        [item] = await saved(house, ada, 1)
+
+        async def change(tags: list[str], **what: Any) -> int:
+            request = pb.ChangeItemsRequest(item_ids=[item.item_id], add_tags=tags, **what)
+            [result] = (await ada.library.ChangeItems(request)).results
+            return result.failure.reason
+
+        tags = [f"t{number}" for number in range(100)]
+        for start in range(0, 100, 20):
+            assert [await change(tags[start : start + 20]) for _ in range(2)] == [0, 0]
+        assert await change(["other"], remove_tags=tags[:1]) == 0
+        for move in (pb.ITEM_MOVE_TRASH, pb.ITEM_MOVE_DELETE):
+            assert await change(["more"], move=move) == error_pb2.ERROR_REASON_FAILED_PRECONDITION
+        assert await ids(ada) == {item.item_id}
+        assert await ids(ada, trashed=True) == await ids(ada, tags=["more"]) == set()
+
+
 async def test_what_cannot_be_changed_is_refused_as_a_whole(house: House) -> None:
     async with house.as_(ADA) as ada, house.as_(BOB) as bob:
         [item] = await saved(house, ada, 1)

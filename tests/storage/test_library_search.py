@@ -19,7 +19,7 @@ from library_service.storage.saves import NewItem
 from service_kit.clock import ManualClock
 from service_kit.errors import AlreadyExists
 from service_kit.identity import Owner
-from tests.storage.test_library import ANN, BOB, caller, item, keep
+from tests.storage.test_library import ANN, BOB, OTHER, caller, item, keep
 
 REQUESTS = Path(__file__).parents[1] / "data" / "requests.jsonl"
 NOT_ASCII = "雨の夜の横丁、提灯の明かりと水たまりの反射 — café “Zoë”, naïve style, 🌧️"
@@ -283,6 +283,7 @@ async def test_collections_are_named_once_and_counted(library: Storage, clock: M
         await tx.shelves.take_out(next(iter(items)), first)
         assert [each.size for each in await tx.shelves.find_collections(ANN, first)] == [1]
         assert await tx.shelves.items_in(ANN, first, limit=9) == ["i1", "i2"]
+        assert await tx.shelves.items_in(OTHER, first, limit=9) == []
         assert not await tx.shelves.rename_collection(BOB, first, "x")
         assert await tx.shelves.rename_collection(ANN, second, "c")
         assert [each.name for each in await tx.shelves.find_collections(ANN)] == ["c", "Été"]
