@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 import socket
+
+# Below the ports that systems give to outgoing connections: one of those would take a port before its server listens.
+_FIRST, _COUNT = 20_000, 12_000
+_TRIES = 100
 
 
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that was free a moment ago, and that no outgoing connection is given meanwhile.
+
+    Raises:
+        OSError: a hundred ports in a row were taken.
+    """
+    for _ in range(_TRIES):
+        port = _FIRST + secrets.randbelow(_COUNT)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise OSError(f"{_TRIES} ports from {_FIRST} on were taken")

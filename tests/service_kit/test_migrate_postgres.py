@@ -18,13 +18,14 @@ from sqlalchemy.engine import make_url
 from atelier.router.v1.router_service_pb2 import GetJobRequest
 from atelier.router.v1.router_service_pb2_grpc import RouterServiceStub
 from atelier_cli.__main__ import main as atelier
+from faults.ports import free_port
 from service_kit.channels import connect
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition, Unavailable
 from service_kit.migrate import ensure_schema, newest_revision, schema_differences, stored_revision, upgrade
 from service_kit.schema_gate import schema_ready
 from tests.support.postgres import SERVICES, metadata_of
-from tests.support.processes import ROOT, free_port
+from tests.support.processes import ROOT
 
 MIGRATE = """
 import asyncio, sys

@@ -6,8 +6,8 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from faults.ports import free_port
 from faults.proxy import Link
-from tests.support.processes import free_port
 
 
 class CutLink:

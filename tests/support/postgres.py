@@ -14,7 +14,6 @@ import pkgutil
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -30,6 +29,7 @@ from psycopg import sql
 from sqlalchemy import MetaData
 from sqlalchemy.engine import make_url
 
+from faults.ports import free_port
 from service_kit.database import Database
 from service_kit.migrate import upgrade
 
@@ -77,7 +77,7 @@ class PostgresServer:
         self._own_folder = folder is None
         self.folder = folder or Path(tempfile.mkdtemp(prefix="atelier-pg-", dir="/tmp"))
         self.data = self.folder / "pgdata"
-        self.port = _free_port()
+        self.port = free_port()
         self._binaries = find_binaries()
         self._settings = [f"{name}={value}" for name, value in (options or {}).items()]
         if not fsync:
@@ -267,12 +267,6 @@ def metadata_of(service: str) -> MetaData:
         importlib.import_module(f"{package.__name__}.{module.name}")
     found: MetaData = importlib.import_module(f"{package.__name__}.tables").metadata
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _everybody_enters(folder: Path) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +17,7 @@ from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grp
 from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
+from faults.ports import free_port
 from service_kit.channels import connect, key_tokens, wait_ready
 from service_kit.keyring import Keyrings
 
@@ -25,13 +25,6 @@ ROOT = Path(__file__).resolve().parents[2]
 FINAL = {job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED}
 READY = timedelta(seconds=20)
 ENDS_WITHIN_S = 45.0
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Processes:
