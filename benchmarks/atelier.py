@@ -115,6 +115,8 @@ def started(folder: Path, settings: dict[str, str], finished: Callable[[], Count
         "ATELIER_ROUTER_LISTEN": router,
         "ATELIER_ASSET_LISTEN": asset,
         "ATELIER_ROUTER_ASSET_TARGET": asset,
+        # Thumbnails are an engine's work, which is none here; our own worker sends them with its outputs.
+        "ATELIER_ASSET_FILL_RENDITIONS": "false",
         **settings,
     }
     _run([str(Path(sys.executable).with_name("atelier")), "migrate"], environment)
