@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from asset_service.domain import MAX_UPLOADS_PER_FILE, Media, RenditionKind, Upload, UploadState
 from asset_service.intake import Intake
@@ -139,11 +140,9 @@ class SmallOutputs:
                 return output.receipt, output.media
             check_parts(output, uploads[1:])
             media = await self._measured(lease, uploads, [file.data for _, file in files])
-            generations = await asyncio.gather(
-                *(
-                    self._intake.publish(upload, found, file.data)
-                    for upload, found, (_, file) in zip(uploads, media, files, strict=True)
-                )
+            generations = await _all_of(
+                self._intake.publish(upload, found, file.data)
+                for upload, found, (_, file) in zip(uploads, media, files, strict=True)
             )
             crash.reach("asset.upload.finished.blob")
             staged = [
@@ -253,6 +252,15 @@ async def _open_jobs(tx: Transaction, batch: Sequence[Sequence[Upload]]) -> set[
     jobs = {upload.job_id for uploads in batch for upload in uploads if upload.job_id is not None}
     await tx.lock_jobs(jobs)
     return jobs - (await tx.settlements.find_many(sorted(jobs))).keys()
+
+
+async def _all_of(writes: Iterable[Coroutine[Any, Any, str]]) -> list[str]:
+    """Return what writes return, when the last of them has ended, even if one fails: the locks go right after that."""
+    done = await asyncio.gather(*writes, return_exceptions=True)
+    for result in done:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in done if isinstance(result, str)]
 
 
 async def _check_digest(file: SmallFile) -> None:

@@ -6,11 +6,21 @@ import asyncio
 import hashlib
 from typing import Any
 
+import pytest
+
 from asset_service.small_outputs import MAX_UNDER_WAY_BYTES
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.type.v1 import media_pb2
+from service_kit.blobs import BlobInfo
 from service_kit.capabilities import LeaseClaims
-from service_kit.errors import ErrorReason, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from service_kit.errors import (
+    ErrorReason,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+)
 from service_kit.ids import new_id
 from tests.asset_service.harness import BOB, Harness, refusal
 from tests.asset_service.pictures import encoded, png
@@ -163,3 +173,37 @@ async def test_more_than_one_message_may_carry_is_refused(harness: Harness) -> N
     rest = [file(bytes([kind]) * (3 << 20), kind) for kind in (0, 1, 2)]  # type: ignore[arg-type]
     error = await refusal(upload(harness, lease, *rest))
     assert "StartUpload" in error.message
+
+
+async def test_an_output_has_failed_only_when_nothing_of_it_is_being_written_any_more(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, writing, goes_on, written = harness.service.store, asyncio.Event(), asyncio.Event(), asyncio.Event()
+    put = store.put_bytes
+
+    async def slow(bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+        if content_type == "image/webp":
+            await writing.wait()
+            raise Unavailable("The thumbnail cannot be written.")
+        writing.set()
+        await goes_on.wait()
+        info = await put(bucket, key, data, content_type=content_type)
+        written.set()
+        return info
+
+    monkeypatch.setattr(store, "put_bytes", slow)
+    job_id = new_id()
+    files = (file(png()), file(encoded("WEBP"), THUMB))
+    failing = asyncio.create_task(refusal(upload(harness, harness.lease(job_id), *files)))
+    await writing.wait()
+    # The thumbnail has failed; the picture is on its way, and so its row has to stay.
+    await harness.settle(job_id, {})
+    looking = asyncio.create_task(harness.service.expiry.look())
+    await asyncio.wait({looking}, timeout=0.5)
+    goes_on.set()
+    async with asyncio.timeout(10):
+        await written.wait()
+        assert isinstance(await failing, Unavailable)
+        await looking
+    await harness.service.expiry.look()
+    assert await harness.blobs() == []
