@@ -125,7 +125,7 @@ class Rounds:
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""
         jobs = await tx.jobs.lock((candidate.job_id for _, candidate in chosen), skip_locked=True)
-        taken = await tx.queue.take(jobs.keys())
+        taken = await tx.queue.take([candidate.job_id for _, candidate in chosen if _is_meant(jobs, candidate)])
         if not taken:
             return []
         now = await tx.now()
@@ -185,6 +185,12 @@ class Rounds:
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
     return (QueueKey(worker_type, session.worker.models) for worker_type in session.worker.worker_types)
+
+
+def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:
+    """Tell whether what was chosen is what waits: a job may have come to wait in another pool before we locked it."""
+    job = jobs.get(candidate.job_id)
+    return job is not None and (job.state is not JobState.QUEUED or job.current.worker_type == candidate.worker_type)
 
 
 def _best_session(takers: Sequence[Session], free: Mapping[str, int], candidate: Candidate) -> Session | None:

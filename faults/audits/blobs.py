@@ -62,6 +62,8 @@ def _unowned(evidence: Evidence) -> Iterator[tuple[str, str]]:
             yield blob["key"], "no row"
         elif upload["state"] == "deleting":
             yield blob["key"], "of an upload that lost, waiting for its deletion"
+        elif upload["job_id"] is None and upload["rendition"]:
+            yield blob["key"], "a rendition in the making"
         else:
             ended = "a settled" if upload["job_id"] in settled else "an unsettled"
             yield blob["key"], f"{upload['state']} by {ended} job"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, Output
 from router_service.sessions import Session
 from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
 from router_service.storage import Storage
-from router_service.storage.queue import Queue
+from router_service.storage.queue import Candidate, Queue, QueueKey
 from service_kit import settings as kit_settings
 from service_kit.capabilities import Receipt
 from service_kit.channels import connect
@@ -544,3 +544,25 @@ async def test_a_job_that_changed_is_not_overwritten(house: House) -> None:
     with pytest.raises(AtelierError):
         async with house.other.service.storage.write() as tx:
             await tx.jobs.save([(job, replace(job, version=2))])
+
+
+async def test_a_job_that_came_to_wait_in_another_pool_is_not_leased_to_this_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between look and lock, another replica may record the stage that was seen: the job then waits for its next one."""
+    job = await house.one.submit()
+    session = Session(ConnectedWorker("key/chat", "chat's session", ("chat",), (), 1, (), ""))
+    session.credits = 1
+    house.one.service.sessions.add(session)
+    find = Queue.find_candidates
+
+    async def as_it_was(self: Queue, keys: Collection[QueueKey], *, each: int) -> list[Candidate]:
+        now = await find(self, {replace(key, worker_type="sdxl") for key in keys}, each=each)
+        return [replace(candidate, worker_type="chat") for candidate in now]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Queue, "find_candidates", as_it_was)
+        assert await house.one.service.dispatch.lease_waiting() == 0
+    assert (await house.one.job(job.job_id)).state is JobState.QUEUED
+    house.one.connect("one", free=1)
+    assert await house.one.service.dispatch.lease_waiting() == 1
