@@ -549,7 +549,7 @@ async def test_a_job_that_changed_is_not_overwritten(house: House) -> None:
 async def test_a_job_that_came_to_wait_in_another_pool_is_not_leased_to_this_one(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between look and lock, another replica may record the stage that was seen: the job then waits for its next one."""
+    """Between look and lock, another replica may record the stage that was seen: the job then waits for its next."""
     job = await house.one.submit()
     session = Session(ConnectedWorker("key/chat", "chat's session", ("chat",), (), 1, (), ""))
     session.credits = 1
