@@ -56,7 +56,7 @@ CASES: dict[str, list[Fields]] = {
     ],
     "LibraryService.RenameCollection": [{"collection_id": Of("collection"), "name": "changed"}],
     "LibraryService.DeleteCollection": [{"collection_id": Of("collection")}],
-    "UploadService.AppendUpload": [{"upload_id": Of("upload")}],
+    "UploadService.AppendUpload": [{"upload_id": Of("upload"), "offset": 0}],
     "UploadService.CompleteUpload": [{"upload_id": Of("upload")}],
     "UploadService.CancelUpload": [{"upload_id": Of("upload")}],
     "RouterService.CancelJob": [{"job_id": Of("job")}],

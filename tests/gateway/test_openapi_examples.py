@@ -72,7 +72,7 @@ async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str
         begun = await http.post("/v1/uploads/resumable", json=EXAMPLES["BeginUpload"].body)
         found[examples.UPLOAD_ID] = upload_id = begun.raise_for_status().json()["upload"]["upload_id"]
         if name == "CompleteUpload":
-            (await http.patch(f"/v1/uploads/{upload_id}", content=examples.PICTURE)).raise_for_status()
+            (await http.patch(f"/v1/uploads/{upload_id}?offset=0", content=examples.PICTURE)).raise_for_status()
     if examples.ITEM_ID in text:
         found[examples.ITEM_ID] = await (described(http) if name == "GetRecipe" else saved(http))
     if examples.COLLECTION_ID in text:

@@ -48,11 +48,12 @@ class Session(requests.Session):
 
 
 class Things:
-    """Makes what an operation needs to exist: a job, an asset, an item, a key, a code, a signed address."""
+    """Makes what an operation needs to exist: a job, an asset, an item, an upload, a key, a code, a signed address."""
 
     def __init__(self, up: UpProcess) -> None:
         self.up = up
         self.count = itertools.count()
+        self.upload = "none"
         self.http = requests.Session()
         self.http.headers["x-api-key"] = up.key
 
@@ -73,6 +74,20 @@ class Things:
     def item_id(self) -> str:
         saved = self._post("/v1/save-to-library", json={"asset_ids": [self.asset_id()]})
         return str(saved["results"][0]["item"]["item_id"])
+
+    def upload_id(self, *, whole: bool) -> str:
+        """Return an upload that has begun, or of which all is there; the one before is given up, for they are few."""
+        self.http.delete(f"{self.up.url}/v1/uploads/{self.upload}", timeout=20)
+        begun = self._post("/v1/uploads/resumable", json=EXAMPLES["BeginUpload"].body)
+        self.upload = str(begun["upload"]["upload_id"])
+        if whole:
+            url = f"{self.up.url}/v1/uploads/{self.upload}?offset=0"
+            self.http.patch(url, data=examples.PICTURE, timeout=20).raise_for_status()
+        return self.upload
+
+    def collection_id(self) -> str:
+        made = self._post("/v1/collections", json={"name": f"fuzzed {next(self.count)}"})
+        return str(made["collection"]["collection_id"])
 
     def key(self) -> Any:
         return self._post("/v1/keys", json=EXAMPLES["CreateKey"].body)
@@ -95,6 +110,8 @@ class Things:
             "job_id": self.job_id,
             "asset_id": self.asset_id,
             "item_id": self.item_id,
+            "collection_id": self.collection_id,
+            "upload_id": lambda: self.upload_id(whole=name == "CompleteUpload"),
             "key_id": lambda: str(self.key()["key"]["key_id"]),
         }
         for field in case.path_parameters or {}:
@@ -102,6 +119,8 @@ class Things:
                 case.path_parameters[field] = makers[field]()
         if name == "DeleteModel":
             case.path_parameters["name"] = self.model()
+        elif name == "AppendUpload":
+            case.query, case.body = {"offset": 0}, examples.PICTURE
         elif name == "GetMedia":
             case.path_parameters, case.query = self.media()
         elif name == "ExchangeKey":
