@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -25,6 +26,7 @@ MAX_MADE_BYTES = 32 << 20
 
 _CHILD = "asset_service.probe_child"
 _START_S = 20.0
+_END_S = 1.0
 _TRIES = 2
 # Each of many threads would reserve address space of its own, which the child's limit counts.
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
@@ -179,6 +181,11 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
         except ProcessLookupError:
             log.debug("probe_gone_already")
     await child.wait()
+    if child.stdout is not None:
+        # wait() does not wait for the pipe of a child that had ended before: only its end closes it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_END_S):
+                await child.stdout.read()
 
 
 def _shape_or_refusal(reply: dict[str, Any]) -> Shape | AtelierError:
