@@ -45,8 +45,8 @@ def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> No
     ) as demo:
         assert demo.stdout
         assert demo.stdout.readline().startswith("Atelier is up at")
+        until(lambda: len(family(demo.pid)) >= 3, "the start of atelier up, a worker and its engine")
         children = family(demo.pid)
-        assert len(children) >= 3, "atelier up, a worker and its engine"
         demo.send_signal(number)
         demo.wait(2 * WAIT_SECONDS)
     until(none_alive(children), "the end of everything")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -38,8 +39,10 @@ def family(process_id: int) -> set[int]:
     """The processes that descend from one."""
     found: set[int] = set()
     for task in Path(f"/proc/{process_id}/task").glob("*"):
-        for child in (task / "children").read_text().split():
-            found |= {int(child)} | family(int(child))
+        # A thread may end while we look.
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
+                found |= {int(child)} | family(int(child))
     return found
 
 
