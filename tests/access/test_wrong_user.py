@@ -98,13 +98,16 @@ async def ask(house: House, key: str, method: str, path: str, body: str, fields:
         options["content"] = b"bytes"
     request = house.http.build_request(method, path, headers={"x-api-key": key}, **options)
     response = await house.http.send(request, stream=True)
+    is_stream = "event-stream" in response.headers.get("content-type", "")
     text = ""
     try:
-        async with asyncio.timeout(LISTENS_S if "event-stream" in response.headers.get("content-type", "") else 20):
+        async with asyncio.timeout(LISTENS_S if is_stream else 20):
             async for piece in response.aiter_text():
                 text += piece
     except TimeoutError:
-        pass
+        # A stream of events does not end by itself; anything else has to.
+        if not is_stream:
+            raise
     finally:
         await response.aclose()
     return response.status_code, text
