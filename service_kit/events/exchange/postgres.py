@@ -210,7 +210,8 @@ class PostgresExchange(Exchange):
             await connection.execute(_SHOW_LIFE, {"me": self._me})
             await connection.execute(_FORGET)
             cursor = await connection.execute(_OTHERS, {"me": self._me})
-            self._others = frozenset(writer for (writer,) in await cursor.fetchall())
+        # After the pipeline, which is one transaction: before its end the others do not see what it wrote.
+        self._others = frozenset(writer for (writer,) in await cursor.fetchall())
         if len(self._seen) > _MOST_WRITERS:
             # Rows of those that have left are long gone.
             self._seen = {writer: number for writer, number in self._seen.items() if writer in self._others}
