@@ -355,12 +355,16 @@ async def test_renditions_that_begin_while_their_owner_is_erased_leave_nothing(p
         finally:
             erased.set()
 
-    async with asyncio.timeout(20):
-        _, left = await pair.race(
-            "SELECT 1 FROM workspace_assets FOR UPDATE",
-            lambda harness: renditions(harness, Slow()).work(),
-            erase,
-        )
+    probe = Slow()
+    try:
+        async with asyncio.timeout(20):
+            _, left = await pair.race(
+                "SELECT 1 FROM workspace_assets FOR UPDATE",
+                lambda harness: renditions(harness, probe).work(),
+                erase,
+            )
+    finally:
+        await probe.close()
     # What is being written at that moment is waited for.
     assert left > 0
     assert await pair.other.service.erasure.erase(ANN) == 0

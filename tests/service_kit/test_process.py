@@ -6,7 +6,6 @@ import asyncio
 import gc
 import os
 import signal
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -30,10 +29,6 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def collection_as_before() -> Iterator[None]:
     before = gc.get_threshold()
-    # What starts here collects everything; a pipe that an earlier test has left to its loop is not this one's.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
     yield
     gc.unfreeze()
     gc.set_threshold(*before)
