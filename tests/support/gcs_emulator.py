@@ -14,7 +14,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
-from gcp_storage_emulator import server
+from gcp_storage_emulator import server, storage
 from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
@@ -145,6 +145,8 @@ def main() -> None:
             (pattern, {method: rules.guard(handler) for method, handler in handlers.items()})
             for pattern, handlers in server.HANDLERS
         )
+    # It writes the list of all objects anew after each change, for a restart that no process in memory has.
+    storage.Storage._write_config_to_file = lambda _: None
     # Those who race for a key all connect at once.
     server.server.HTTPServer.request_queue_size = 128
     running = server.create_server("127.0.0.1", 0, in_memory=True)
