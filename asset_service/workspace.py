@@ -84,6 +84,7 @@ class Workspace:
 
         Raises:
             NotFound: there never was such an asset, or somebody else owns it.
+            FailedPrecondition: `owner_erased`.
         """
         gone = (await self._discard([asset_id], owner)).get(asset_id)
         if gone is None:
@@ -91,7 +92,11 @@ class Workspace:
         return gone
 
     async def discard_many(self, asset_ids: Sequence[str], owner: Owner) -> Sequence[Result]:
-        """Remove assets, each as `discard` does. Returns what became of each, in the order of the ids."""
+        """Remove assets, each as `discard` does. Returns what became of each, in the order of the ids.
+
+        Raises:
+            FailedPrecondition: `owner_erased`.
+        """
         gone: dict[str, Asset] = {}
         for some in _slices(asset_ids):
             gone |= await self._discard(some, owner)
@@ -100,6 +105,7 @@ class Workspace:
     async def _discard(self, asset_ids: Sequence[str], owner: Owner) -> dict[str, Asset]:
         """Remove assets in one transaction. Returns what is left of those that there are, or may come to be."""
         async with self._storage.write() as tx:
+            await tx.erased.refuse(owner)
             # In this order: what a settlement publishes meanwhile is an asset when its lock is ours.
             uploads = await tx.uploads.of_assets(asset_ids, owner)
             await tx.lock_jobs(upload.job_id for upload in uploads if upload.job_id is not None)
@@ -118,10 +124,14 @@ class Workspace:
         """Have assets stay until a moment, or without one as long from now as a new one does; never shorter.
 
         No asset becomes older than the setting says. Returns each as it is now, in the order of the ids, or NotFound.
+
+        Raises:
+            FailedPrecondition: `owner_erased`.
         """
         found: dict[str, Asset] = {}
         for some in _slices(asset_ids):
             async with self._storage.write() as tx:
+                await tx.erased.refuse(owner)
                 wanted = expires_at or await tx.now() + self._asset_expiry
                 locked = (await tx.assets.lock(some, owner)).values()
                 seen = {asset.asset_id: asset for asset in locked if asset.state is AssetState.AVAILABLE}

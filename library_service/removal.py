@@ -48,8 +48,10 @@ class Removal:
 
         Raises:
             NotFound: there never was such an item, or somebody else owns it.
+            FailedPrecondition: `owner_erased`.
         """
         async with self._storage.write() as tx:
+            await tx.erased.refuse(caller.owner)
             item = await _known(tx, caller.owner, item_id)
             if not await moves.trash(tx, caller, item):
                 return
@@ -61,8 +63,10 @@ class Removal:
 
         Raises:
             NotFound: there never was such an item, or somebody else owns it.
+            FailedPrecondition: `owner_erased`.
         """
         async with self._storage.write() as tx:
+            await tx.erased.refuse(caller.owner)
             item = await _known(tx, caller.owner, item_id)
             if not await moves.delete(tx, caller, item):
                 return
@@ -76,8 +80,9 @@ class Removal:
             overdue = await tx.items.find_overdue(trashed_for=older_than, limit=_BATCH)
         for owner, item_id in overdue:
             async with self._storage.write() as tx:
-                item = await _known(tx, owner, item_id)
-                if not await moves.expire(tx, item, trashed_for=older_than):
+                # Of an erased owner everything goes anyway, and without a trace.
+                item = None if await tx.erased.among([owner]) else await tx.items.find(owner, item_id)
+                if item is None or not await moves.expire(tx, item, trashed_for=older_than):
                     continue
             log.info("item_expired", item_id=item_id)
             self._changes.tell(owner)

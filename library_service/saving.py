@@ -45,6 +45,7 @@ class Saving:
 
         Raises:
             Unavailable: the asset service cannot be reached and nothing was saved.
+            FailedPrecondition: `owner_erased`.
         """
         async with self._storage.read() as tx:
             asked_at = await tx.now()
@@ -102,6 +103,7 @@ class Saving:
         trashed = {asset_id: item for asset_id, item in found.items() if item.trashed_at is not None}
         if trashed or (key and items):
             async with self._storage.write() as tx:
+                await tx.erased.refuse(caller.owner)
                 for _, item in sorted(trashed.items()):
                     await restore(tx, caller, item, trashed_by=asked_at)
                 items |= _by_asset(trashed, await tx.saves.find_items(caller.owner, _item_ids(trashed)))

@@ -83,9 +83,11 @@ class Shelving:
         Raises:
             NotFound: there is no such item, it is in the trash, or somebody else owns it.
             InvalidArgument: a tag has neither letter nor digit.
+            FailedPrecondition: `owner_erased`.
         """
         wanted = None if tags is None else keyed(tags, "tags")
         async with self._storage.write() as tx:
+            await tx.erased.refuse(caller.owner)
             item = (await tx.shelves.lock(caller.owner, [item_id])).get(item_id)
             if item is None or item.deleted_at is not None or item.trashed_at is not None:
                 raise NotFound.of("item", item_id)
@@ -103,6 +105,7 @@ class Shelving:
         Raises:
             NotFound: there is no collection to put them in.
             InvalidArgument: a tag has neither letter nor digit.
+            FailedPrecondition: `owner_erased`.
         """
         add, remove = keyed(change.add_tags, "add_tags"), list(keyed(change.remove_tags, "remove_tags"))
         failures: dict[str, AtelierError | None] = {}
@@ -110,6 +113,7 @@ class Shelving:
         for start in range(0, len(every), _BATCH):
             some = sorted(every[start : start + _BATCH])
             async with self._storage.write() as tx:
+                await tx.erased.refuse(caller.owner)
                 if change.put_in and not await tx.shelves.find_collections(caller.owner, change.put_in):
                     raise NotFound.of("collection", change.put_in)
                 items = await tx.shelves.lock(caller.owner, some)
@@ -150,16 +154,23 @@ class Shelving:
         Raises:
             NotFound: there is none, or somebody else owns it.
             AlreadyExists: another one has the name.
+            FailedPrecondition: `owner_erased`.
         """
         _check_name(name)
         async with self._storage.write() as tx:
+            await tx.erased.refuse(owner)
             await tx.shelves.rename_collection(owner, collection_id, name)
             return await _collection(tx, owner, collection_id)
 
     async def delete_collection(self, owner: Owner, collection_id: str) -> None:
-        """Delete a collection, never its items; one that is gone is answered again."""
+        """Delete a collection, never its items; one that is gone is answered again.
+
+        Raises:
+            FailedPrecondition: `owner_erased`.
+        """
         while True:
             async with self._storage.write() as tx:
+                await tx.erased.refuse(owner)
                 item_ids = await tx.shelves.items_in(owner, collection_id, limit=_BATCH)
                 items = await tx.shelves.lock(owner, item_ids)
                 for item in items.values():

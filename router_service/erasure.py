@@ -5,7 +5,7 @@ from __future__ import annotations
 from router_service.ending import Ending
 from router_service.storage import Storage
 from service_kit import crash
-from service_kit.erasure import owner_digest
+from service_kit.erasure import Steps, owner_digest
 from service_kit.errors import AtelierError, ErrorReason, FailedPrecondition
 from service_kit.identity import Caller, Owner
 from service_kit.telemetry import get_logger
@@ -24,7 +24,10 @@ class Erasure:
         self._ending = ending
 
     async def erase(self, caller: Caller, owner: Owner) -> int:
-        """Erase an owner. Returns how many jobs have not ended yet, or are not settled: repeat until it is none.
+        """Erase an owner, in many small transactions.
+
+        Returns how many rows are left, because a call lasts so long and no longer, or because jobs have not ended yet
+        or are not settled: repeat until it is none.
 
         Raises:
             FailedPrecondition: it is the caller's own owner.
@@ -34,15 +37,30 @@ class Erasure:
                 "The key that erases belongs to this owner: use the key of another one.",
                 ErrorReason.FAILED_PRECONDITION,
             )
+        steps = Steps()
         async with self._storage.write() as tx:
             await tx.erased.mark(owner)
-            await tx.erased.delete_rows(owner, keep=_UNTIL_THE_END)
         crash.reach("router.erase.marked")
-        await self._cancel_all(owner)
-        async with self._storage.write() as tx:
-            await tx.jobs.erase_settled(owner, limit=_BATCH * _BATCH)
-            left = await tx.jobs.count_of(owner)
-            await tx.erased.delete_rows(owner, keep=_UNTIL_THE_END if left else ())
+
+        keep = _UNTIL_THE_END
+
+        async def delete_rows(limit: int) -> int:
+            async with self._storage.write() as tx:
+                return await tx.erased.delete_rows(owner, keep=keep, limit=limit)
+
+        async def delete_jobs(limit: int) -> int:
+            async with self._storage.write() as tx:
+                return await tx.jobs.erase_settled(owner, limit=limit)
+
+        if await steps.repeat(delete_rows):
+            await self._cancel_all(owner)
+            if await steps.repeat(delete_jobs):
+                async with self._storage.read() as tx:
+                    keep = keep if await tx.jobs.count_of(owner) else frozenset()
+                # What was told of jobs while they ended.
+                await steps.repeat(delete_rows)
+        async with self._storage.read() as tx:
+            left = await tx.erased.count_rows(owner)
         log.info("owner_erased", digest=owner_digest(owner), left=left)
         return left
 

@@ -7,9 +7,10 @@ before it, and lets those that ask after it see it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy import (
     Table,
     Text,
     and_,
-    bindparam,
+    column,
     delete,
     func,
     or_,
@@ -28,20 +29,27 @@ from sqlalchemy import (
     text,
     tuple_,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import table as table_of
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
+from service_kit.postgres_driver import send_later
 
+ERASED_AT_ONCE = 200
+"""So many rows, at most, does one transaction of an erasure change."""
+
+_CALL_LIMIT = timedelta(seconds=10)
 _NAME = "erased_owners"
 # Sorted, so that two transactions that want the same locks never wait for each other; the schema keeps services apart.
-_SHARE = text(
-    "SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || key, 0)) FROM unnest(:keys) AS key"
-).bindparams(bindparam("keys", type_=ARRAY(Text)))
+_SHARE = (
+    "SELECT pg_advisory_xact_lock_shared(hashtextextended(current_schema() || key, 0)) "
+    "FROM unnest(%(keys)b::text[]) AS key"
+)
 _TAKE = text("SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || :key, 0))")
+_ERASED = select(column("digest", Text)).select_from(table_of(_NAME)).where(among(column("digest", Text), "digests"))
 
 
 def erased_columns() -> list[Column[Any]]:
@@ -72,9 +80,10 @@ class Erased:
         """Return those of some owners that are erased. None of them is erased before this transaction has ended."""
         wanted = {owner_digest(owner): owner for owner in owners}
         if wanted and self._tx.dialect.name == "postgresql":
-            await self._tx.execute(_SHARE, {"keys": sorted(wanted)})
-        query = select(self._table.c.digest).where(among(self._table.c.digest, sorted(wanted)))
-        return {wanted[digest] for digest in (await self._tx.execute(query)).scalars()}
+            send_later(self._tx, _SHARE, {"keys": sorted(wanted)})
+        # Each statement sees what was committed before it began, and the locks come before this one.
+        rows = await self._tx.execute(_ERASED, {"digests": sorted(wanted)}) if wanted else None
+        return set() if rows is None else {wanted[digest] for digest in rows.scalars()}
 
     async def refuse(self, owner: Owner) -> None:
         """Raise FailedPrecondition with `owner_erased` for an erased owner; others are not erased meanwhile."""
@@ -89,12 +98,21 @@ class Erased:
         new = upsert(self._tx, self._table).values(digest=digest, erased_at=db_now())
         await self._tx.execute(new.on_conflict_do_update(index_elements=["digest"], set_={"erased_at": db_now()}))
 
-    async def delete_rows(self, owner: Owner, *, keep: Collection[str] = ()) -> None:
-        """Delete every row that names an owner, and those that hang on it, but for those of some tables."""
+    async def delete_rows(self, owner: Owner, *, keep: Collection[str] = (), limit: int = ERASED_AT_ONCE) -> int:
+        """Delete some of the rows that name an owner, and those that hang on them, but for those of some tables.
+
+        Returns:
+            How many. Fewer than `limit`: none is left.
+        """
+        count = 0
         for table in reversed(self._metadata.sorted_tables):
             condition = None if table.name in keep else _of(table, owner)
-            if condition is not None:
-                await self._tx.execute(delete(table).where(condition))
+            if condition is not None and count < limit:
+                key = list(table.primary_key.columns)
+                some = select(*key).where(condition).limit(limit - count)
+                chosen = tuple_(*key).in_(some) if len(key) > 1 else key[0].in_(some)
+                count += (await self._tx.execute(delete(table).where(chosen))).rowcount
+        return count
 
     async def count_rows(self, owner: Owner) -> int:
         """Return how many rows name an owner, or hang on one that does."""
@@ -109,6 +127,21 @@ class Erased:
     async def trim(self, older_than: timedelta) -> int:
         """Forget some that were erased long ago. Returns how many; when it is none, no old one is left."""
         return await delete_some(self._tx, self._table, self._table.c.erased_at <= db_now(plus=-older_than))
+
+
+class Steps:
+    """The transactions of one call of an erasure, each of a bounded size, until the time of the call is over."""
+
+    def __init__(self, at_once: int = ERASED_AT_ONCE, limit: timedelta = _CALL_LIMIT) -> None:
+        self._at_once = at_once
+        self._until = asyncio.get_running_loop().time() + limit.total_seconds()
+
+    async def repeat(self, step: Callable[[int], Awaitable[int]]) -> bool:
+        """Take a step, which is told how much it may do, until it does less. Tells whether it came to that in time."""
+        while await step(self._at_once) >= self._at_once:
+            if asyncio.get_running_loop().time() >= self._until:
+                return False
+        return True
 
 
 def owner_digest(owner: Owner) -> str:

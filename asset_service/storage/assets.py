@@ -150,10 +150,10 @@ class Assets:
         query = select(_assets).where(_owned_by(owner), kept).order_by(_assets.c.asset_id).limit(limit)
         return await self._select(query.with_for_update())
 
-    async def owned_deleting(self, owner: Owner) -> Sequence[Asset]:
-        """Return an owner's assets whose bytes are to be deleted."""
-        deleting = _assets.c.state == AssetState.DELETING.value
-        return await self._select(select(_assets).where(_owned_by(owner), deleting))
+    async def owned_deleting(self, owner: Owner, *, after: str = "", limit: int) -> Sequence[Asset]:
+        """Return an owner's assets whose bytes are to be deleted, by id, after an id."""
+        deleting = and_(_owned_by(owner), _assets.c.state == AssetState.DELETING.value, _assets.c.asset_id > after)
+        return await self._select(select(_assets).where(deleting).order_by(_assets.c.asset_id).limit(limit))
 
     async def with_bytes(self, after: str, limit: int) -> Sequence[Asset]:
         """Return assets whose bytes should be there, by id, after an id."""

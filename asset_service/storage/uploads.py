@@ -156,14 +156,19 @@ class Uploads:
             .limit(limit)
         )
 
-    async def delete_later_of_owner(self, owner: Owner) -> int:
-        """Give up all uploads of an owner: their bytes are deleted after the commit. Returns how many."""
-        return await self._give_up(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)
+    async def delete_later_of_owner(self, owner: Owner, limit: int) -> int:
+        """Give up some uploads of an owner: their bytes are deleted after the commit. Returns how many.
 
-    async def owned_deleting(self, owner: Owner) -> Sequence[Upload]:
-        """Return an owner's uploads whose bytes are to be deleted."""
-        mine = and_(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)
-        return await self._select(select(uploads).where(mine, uploads.c.state == UploadState.DELETING.value))
+        Fewer than `limit`: there are no more.
+        """
+        kept = uploads.c.state != UploadState.DELETING.value
+        some = select(uploads.c.upload_id).where(_of(owner), kept).order_by(uploads.c.upload_id).limit(limit)
+        return await self._give_up(uploads.c.upload_id.in_(some.with_for_update()))
+
+    async def owned_deleting(self, owner: Owner, *, after: str = "", limit: int) -> Sequence[Upload]:
+        """Return an owner's uploads whose bytes are to be deleted, by id, after an id."""
+        deleting = and_(_of(owner), uploads.c.state == UploadState.DELETING.value, uploads.c.upload_id > after)
+        return await self._select(select(uploads).where(deleting).order_by(uploads.c.upload_id).limit(limit))
 
     async def keys_among(self, keys: Sequence[str]) -> set[str]:
         """Return those of some keys that belong to an upload."""
@@ -187,3 +192,7 @@ class Uploads:
 
     async def _select(self, query: Select[Any]) -> Sequence[Upload]:
         return [upload_from(row) for row in (await self._connection.execute(query)).mappings()]
+
+
+def _of(owner: Owner) -> ColumnElement[bool]:
+    return and_(uploads.c.tenant_id == owner.tenant_id, uploads.c.owner_id == owner.owner_id)

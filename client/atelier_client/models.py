@@ -326,7 +326,7 @@ class SweepFinding:
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """How far the erasure of an owner is: `left` rows and blobs wait for something that is being written."""
+    """How far the erasure of an owner is: `left` rows and blobs are still there; repeat until it is done."""
 
     done: bool = False
     left: int = 0

@@ -259,17 +259,17 @@ class BlobRows:
             )
         )
 
-    async def give_up_owner(self, owner: Owner) -> None:
-        """Have all of an owner's blobs deleted, whoever uses them; what may still be written to stays until then."""
-        await self._tx.execute(
-            update(blobs)
-            .where(_of(owner), blobs.c.state != BlobState.DELETING.value)
-            .values(state=BlobState.DELETING.value, ref_count=0)
-        )
+    async def give_up_owner(self, owner: Owner, *, limit: int) -> int:
+        """Have some of an owner's blobs deleted, whoever uses them; what may still be written to stays until then.
 
-    async def count_of(self, owner: Owner) -> int:
-        """Return how many blobs an owner has, in whatever state."""
-        return (await self._tx.execute(select(func.count()).select_from(blobs).where(_of(owner)))).scalar_one()
+        Returns:
+            How many. Fewer than `limit`: there are no more.
+        """
+        some = select(blobs.c.blob_id).where(_of(owner), blobs.c.state != BlobState.DELETING.value).limit(limit)
+        given_up = await self._tx.execute(
+            update(blobs).where(blobs.c.blob_id.in_(some)).values(state=BlobState.DELETING.value, ref_count=0)
+        )
+        return given_up.rowcount
 
     async def _live(self, owner: Owner, copies: Sequence[Copying]) -> dict[_Bytes, str]:
         """Return the owner's live blobs that may have the bytes of copies."""

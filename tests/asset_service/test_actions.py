@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any
+
+import pytest
 
 from atelier.asset.v1 import asset_control_service_pb2 as control
 from atelier.asset.v1 import asset_pb2
 from atelier.asset.v1 import asset_service_pb2 as pb
 from atelier.type.v1 import error_pb2, media_pb2
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.erasure import Steps
 from service_kit.errors import ErrorReason, FailedPrecondition, Internal, NotFound
 from service_kit.identity import KeyKind
 from service_kit.ids import new_id
@@ -187,6 +191,8 @@ async def test_an_erased_owner_has_nothing_and_gets_nothing(harness: Harness) ->
     settled = await harness.settle(job_id, {0: late.receipt})
     assert list(settled.published) == []
     for refused in (
+        discard(harness, held.asset_id),
+        extend(harness, held.asset_id),
         harness.deliver(harness.lease(new_id()), png(), 0),
         harness.bring(png()),
         copied(harness, await item(harness)),
@@ -199,3 +205,22 @@ async def test_an_erased_owner_has_nothing_and_gets_nothing(harness: Harness) ->
     harness.clock.advance(31 * DAY)
     await harness.service.expiry.look()
     assert await harness.publish()
+
+
+async def test_an_erasure_is_many_small_steps_and_says_how_much_is_left(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call has time for a second step of the same kind."""
+    await harness.publish(quantity=3)
+    [theirs] = await harness.publish(BOB)
+    for seed in range(3):
+        await harness.deliver(harness.lease(new_id()), png(seed=seed), 0)
+    monkeypatch.setattr("asset_service.erasure.Steps", partial(Steps, 2, timedelta(0)))
+    answers = [await erase(harness)]
+    while not answers[-1].done:
+        answers.append(await erase(harness))
+        assert len(answers) < 100
+    assert len(answers) > 3
+    assert all(answer.done == (answer.left == 0) for answer in answers)
+    assert [blob.key for blob in await harness.blobs()] == [harness.fetch(theirs.url)[1]]
+    assert await swept(harness) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from atelier.asset.v1 import asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2
 from library_service.domain import ClearResult, Item, SaveResult
+from library_service.shelving import Change, Move
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.erasure import Steps
 from service_kit.errors import ErrorReason, FailedPrecondition, NotFound, Unavailable
 from service_kit.ids import new_id
 from service_kit.sweeping import Finding, SweepAction, SweepKind, sweep_all
@@ -242,3 +245,53 @@ async def test_an_erased_owner_has_nothing_and_gets_nothing(house: House) -> Non
     with pytest.raises(FailedPrecondition) as late:
         await house.library.shelving.create_collection(ADA, "Late")
     assert late.value.reason is ErrorReason.OWNER_ERASED
+
+
+async def test_whatever_changes_a_library_is_refused_once_its_owner_is_erased(house: House) -> None:
+    """An erasure has only begun: the rows are still there."""
+    ada = house.caller(ADA)
+    [item] = items_of(await house.library.saving.save(ada, await job(house, "red")))
+    shelving, removal = house.library.shelving, house.library.removal
+    shelf = await shelving.create_collection(ADA, "Boats")
+    await removal.trash_item(ada, item.item_id)
+    async with house.library.storage.write() as tx:
+        await tx.erased.mark(ADA)
+        before = await tx.erased.count_rows(ADA)
+    labels: dict[str, Any] = {"title": "Late", "notes": None, "is_favourite": None, "tags": None}
+    for late in (
+        shelving.update_item(ada, item.item_id, **labels),
+        shelving.change_items(ada, [item.item_id], Change(move=Move.RESTORE)),
+        shelving.change_items(ada, [item.item_id], Change(add_tags=("late",), put_in=shelf.collection_id)),
+        shelving.create_collection(ADA, "Late"),
+        shelving.rename_collection(ADA, shelf.collection_id, "Late"),
+        shelving.delete_collection(ADA, shelf.collection_id),
+        removal.trash_item(ada, item.item_id),
+        removal.delete_item(ada, item.item_id),
+        house.library.saving.save(ada, [item.asset_id]),
+    ):
+        with pytest.raises(FailedPrecondition) as refused:
+            await late
+        assert refused.value.reason is ErrorReason.OWNER_ERASED
+    house.clock.advance(house.settings.library.retention_trash + timedelta(days=1))
+    await removal.empty_trash(house.settings.library.retention_trash)
+    async with house.library.storage.read() as tx:
+        assert await tx.erased.count_rows(ADA) == before, "nothing was written for the owner"
+    assert await house.library.erasure.erase(ADA) == 0
+
+
+async def test_an_erasure_is_many_small_steps_and_says_how_much_is_left(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call has time for a second step of the same kind."""
+    await house.library.saving.save(house.caller(ADA), await job(house, *COLORS))
+    [theirs] = await house.make_job(BOB, [(picture("red"),)])
+    await house.library.saving.save(house.caller(BOB), [theirs])
+    monkeypatch.setattr("library_service.erasure.Steps", partial(Steps, 2, timedelta(0)))
+    left = [await house.library.erasure.erase(ADA)]
+    while left[-1]:
+        left.append(await house.library.erasure.erase(ADA))
+        assert left[-1] <= left[-2]
+        assert len(left) < 100
+    assert len(left) > 3
+    assert len(await house.keys_in(LIBRARY_BUCKET)) == 1
+    assert await swept(house) == []

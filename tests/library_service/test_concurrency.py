@@ -18,6 +18,7 @@ import pytest
 from atelier.asset.v1 import asset_service_pb2
 from library_service.__main__ import Service, open_service
 from library_service.domain import Item, SaveResult
+from library_service.shelving import Change
 from service_kit.errors import NotFound
 from tests.library_service.house import ADA, House, picture
 
@@ -215,6 +216,22 @@ async def test_what_is_saved_while_its_owner_is_erased_is_gone_or_refused(pair: 
     await pair.race(
         "LOCK TABLE user_library IN EXCLUSIVE MODE",
         pair.save(pair.house.library, asset),
+        pair.other.erasure.erase(ADA),
+    )
+    await pair.settled()
+    async with pair.other.storage.read() as tx:
+        assert await tx.erased.count_rows(ADA) == 0
+    assert await pair.house.keys_in("user-library") == []
+
+
+@pytest.mark.parametrize("lock", ["item_tags", "event_heads"])
+async def test_what_is_tagged_while_its_owner_is_erased_is_gone(pair: Pair, lock: str) -> None:
+    [asset] = await pair.house.make_job(ADA, [(picture("red"),)])
+    item = item_of(await pair.save(pair.house.library, asset))
+    # The owner was not erased when the tag was asked for; it is about to be written.
+    await pair.race(
+        f"LOCK TABLE {lock} IN EXCLUSIVE MODE",
+        pair.house.library.shelving.change_items(pair.house.caller(ADA), [item.item_id], Change(add_tags=("late",))),
         pair.other.erasure.erase(ADA),
     )
     await pair.settled()

@@ -425,10 +425,13 @@ async def test_what_is_an_owners_is_found_to_be_erased(asset_: Storage, clock: M
     async with asset_.write() as tx:
         assert [one.asset_id for one in await tx.assets.of_owner(ANN, 9)] == ["a"]
         assert await tx.assets.of_owner(ANN, 0) == []
-        assert [one.asset_id for one in await tx.assets.owned_deleting(ANN)] == ["c"]
-        assert await tx.uploads.delete_later_of_owner(ANN) == 1
-        assert sorted(one.upload_id for one in await tx.uploads.owned_deleting(ANN)) == ["u1", "u3"]
-        assert not await tx.uploads.owned_deleting(BOB)
+        assert [one.asset_id for one in await tx.assets.owned_deleting(ANN, limit=9)] == ["c"]
+        assert await tx.assets.owned_deleting(ANN, after="c", limit=9) == []
+        assert await tx.uploads.delete_later_of_owner(ANN, 0) == 0
+        assert await tx.uploads.delete_later_of_owner(ANN, 9) == 1
+        assert [one.upload_id for one in await tx.uploads.owned_deleting(ANN, limit=9)] == ["u1", "u3"]
+        assert [one.upload_id for one in await tx.uploads.owned_deleting(ANN, after="u1", limit=1)] == ["u3"]
+        assert not await tx.uploads.owned_deleting(BOB, limit=9)
 
 
 async def test_an_import_has_one_asset_per_owner_and_key(asset_: Storage, clock: ManualClock) -> None:
