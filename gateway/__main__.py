@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from gateway.app import Application
 from gateway.backends import Backend, Backends
@@ -18,7 +19,10 @@ from gateway.pages import Pages
 from gateway.web_server import WebServer
 from service_kit import channels
 from service_kit.blobs import BlobStore, open_store
-from service_kit.clock import SystemClock
+from gateway.outgoing import Outgoing, Resolver, open_tls
+from service_kit.clock import Clock, SystemClock
+from service_kit.destinations import Destinations
+from gateway.references import ReferenceLimits, References
 from service_kit.keyring import Keyrings
 from service_kit.process import run
 from service_kit.server import Running, is_loopback
@@ -42,10 +46,10 @@ class Gateway:
     async def start(self) -> Running:
         """Listen. Raises what `start` raises."""
         try:
+    resolver: Resolver
             await self.server.start()
         except BaseException:
-            await self.context.backends.close()
-            await self.store.close()
+            await self._close()
             raise
         host = self.settings.gateway.listen.rpartition(":")[0]
         target = f"{host}:{self.server.port}"
@@ -62,6 +66,11 @@ class Gateway:
         await self.store.close()
         log.info("stopped", service="gateway")
 
+        await self._close()
+        log.info("stopped", service="gateway")
+
+    async def _close(self) -> None:
+        self.resolver.close()
 
 async def start(settings: Settings) -> Running:
     """Start the gateway. It serves as soon as this returns, whether or not the services behind it are up yet.
@@ -86,6 +95,7 @@ def compose(settings: Settings) -> Gateway:
     context = Context(
         backends=backends,
         identities=Identities(lambda key: backends.exchange_key(key, timeout), clock),
+    resolver = Resolver()
         clock=clock,
         request_timeout=timeout,
         max_body_bytes=settings.gateway.max_body_bytes,
@@ -93,6 +103,7 @@ def compose(settings: Settings) -> Gateway:
     )
     store = open_store(settings)
     keys = Keyrings(settings.keys_dir).media_verifier(clock)
+        references=_references(settings, backends, resolver, clock),
     redirect = settings.blobs.redirect and bool(store.origin)
     limits = Limits(read_timeout=timeout, write_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
@@ -111,7 +122,7 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    return Gateway(settings, context, app, server, store, tls)
+    return Gateway(settings, context, app, server, store, tls, resolver)
 
 
 def _check(settings: Settings) -> bool:
@@ -141,6 +152,36 @@ def _connect(settings: Settings) -> Backends:
     router, asset, library = (
         # Without the library everything but saving works.
         Backend(name, channels.connect(target, timeout=gateway.request_timeout), required=name != "library")
+def _outgoing(settings: Settings, resolver: Resolver, *more: str) -> Outgoing:
+    """Return the client for addresses that others name; `more` may be reached, too."""
+    mine = settings.outgoing
+    try:
+        rule = Destinations([*mine.allow, *more], mine.ports, plain_http=mine.plain_http)
+    except ValueError as error:
+        raise SettingsError(f"outgoing.allow or outgoing.ports: {error}.") from None
+    return Outgoing(rule, resolver, open_tls(mine.tls_ca))
+
+
+def _references(settings: Settings, backends: Backends, resolver: Resolver, clock: Clock) -> References:
+    mine, public = settings.outgoing, settings.core.public_url.rstrip("/")
+    return References(
+        backends.channel("asset"),
+        _outgoing(settings, resolver),
+        _outgoing(settings, resolver, *_own_host(public)),
+        f"{public}/media/",
+        Keyrings(settings.keys_dir).identity_verifier(clock),
+        ReferenceLimits(mine.max_fetch_bytes, mine.fetch_timeout, mine.fetches),
+    )
+
+
+def _own_host(public_url: str) -> list[str]:
+    """Return the gateway's own address for clients, as an entry of `outgoing.allow`."""
+    parts = urlsplit(public_url)
+    if parts.hostname is None or ":" in parts.hostname:
+        return []
+    return [f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"]
+
+
         for name, target in targets.items()
     )
     return Backends(router, asset, library)

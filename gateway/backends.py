@@ -59,6 +59,10 @@ class Backends:
         self._identity = identity_service_pb2_grpc.IdentityServiceStub(router.channel)
         self._calls: dict[str, Any] = {}
 
+    def channel(self, name: str) -> grpc.aio.Channel:
+        """Return the channel to one service: `router`, `asset` or `library`."""
+        return next(backend.channel for backend in self.all if backend.name == name)
+
     async def exchange_key(self, key: Secret, limit: timedelta) -> IssuedToken:
         """Return an identity token for an API key.
 

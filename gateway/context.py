@@ -9,6 +9,7 @@ from datetime import timedelta
 from gateway.backends import Backends, Metadata, metadata
 from gateway.http import Exchange
 from gateway.identity import Identities, credential_of, on_behalf_of
+from gateway.references import References
 from gateway.sse import PING_INTERVAL
 from gateway.streams import Access
 from service_kit.clock import Clock
@@ -24,6 +25,7 @@ class Context:
     request_timeout: timedelta
     max_body_bytes: int
     secure_cookies: bool
+    references: References
     ping_interval: timedelta = PING_INTERVAL
     closing: asyncio.Event = field(default_factory=asyncio.Event)
 

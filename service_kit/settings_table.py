@@ -128,6 +128,9 @@ class RouterSettings:
     )
     retention_jobs: timedelta = _is(timedelta(days=30), "How long finished jobs and their texts are kept.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
+    retention_deliveries: timedelta = _is(
+        timedelta(days=30), "How long the log of webhooks that were delivered or given up is kept."
+    )
     idempotency_retention: timedelta = _is(timedelta(days=7), "How long idempotency keys are remembered.")
 
 
@@ -199,6 +202,25 @@ class GatewaySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingSettings:
+    """Where webhooks are sent and files are fetched from, when clients name the address."""
+
+    allow: tuple[str, ...] = _is(
+        (),
+        "What may be reached although it is not public, at any port and without TLS: networks as 10.1.0.0/16, hosts as "
+        "hooks.internal or hooks.internal:8080.",
+    )
+    ports: tuple[str, ...] = _is(("80", "443"), "The ports that may be reached elsewhere.")
+    plain_http: bool = _is(False, "Whether addresses elsewhere may begin with http: instead of https:.")
+    tls_ca: str = _is("", "PEM file with certificate authorities to trust besides the well-known ones.")
+    max_fetch_bytes: int = _is(32 << 20, "The largest file that is fetched from an address in a request, in bytes.")
+    fetch_timeout: timedelta = _is(timedelta(seconds=30), "How long fetching a file may take, with all redirects.")
+    fetches: int = _is(16, "How many files a gateway fetches at once; more are refused with limit_reached.")
+    webhook_timeout: timedelta = _is(timedelta(seconds=10), "How long the receiver of a webhook may take to answer.")
+    webhooks: int = _is(32, "How many webhooks a gateway sends at once; 0 for none.")
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSettings:
     """A worker."""
 
@@ -251,6 +273,7 @@ class Settings:
     asset: AssetSettings
     library: LibrarySettings
     gateway: GatewaySettings
+    outgoing: OutgoingSettings
     worker: WorkerSettings
     sketch: SketchSettings
     client: ClientSettings
@@ -263,6 +286,7 @@ SECTIONS: dict[str, type[Any]] = {
     "asset": AssetSettings,
     "library": LibrarySettings,
     "gateway": GatewaySettings,
+    "outgoing": OutgoingSettings,
     "worker": WorkerSettings,
     "sketch": SketchSettings,
     "client": ClientSettings,

@@ -1,0 +1,1 @@
+"""Webhooks: pulls deliveries from the router, renders, signs and posts them, and reports what was answered."""
