@@ -8,6 +8,10 @@ from urllib.parse import urlsplit
 from gateway.app import Application
 from gateway.backends import Backend, Backends
 from gateway.context import Context
+from gateway.dialects.call import Kit
+from gateway.dialects.dialect import Dialects
+from gateway.dialects.jobs import Calls
+from gateway.dialects.registry import DIALECTS
 from gateway.downloads import Downloads
 from gateway.edge import make_edge
 from gateway.health import Health
@@ -15,14 +19,14 @@ from gateway.http import Limits
 from gateway.http_rules import RouteTable, routes
 from gateway.identity import Identities
 from gateway.media import Media
+from gateway.outgoing import Outgoing, Resolver, open_tls
 from gateway.pages import Pages
+from gateway.references import ReferenceLimits, References
 from gateway.web_server import WebServer
 from service_kit import channels
 from service_kit.blobs import BlobStore, open_store
-from gateway.outgoing import Outgoing, Resolver, open_tls
 from service_kit.clock import Clock, SystemClock
 from service_kit.destinations import Destinations
-from gateway.references import ReferenceLimits, References
 from service_kit.keyring import Keyrings
 from service_kit.process import run
 from service_kit.server import Running, is_loopback
@@ -42,11 +46,11 @@ class Gateway:
     server: WebServer
     store: BlobStore
     tls: bool
+    resolver: Resolver
 
     async def start(self) -> Running:
         """Listen. Raises what `start` raises."""
         try:
-    resolver: Resolver
             await self.server.start()
         except BaseException:
             await self._close()
@@ -62,15 +66,14 @@ class Gateway:
         self.context.closing.set()
         await self.server.stop()
         await self.context.identities.close()
-        await self.context.backends.close()
-        await self.store.close()
-        log.info("stopped", service="gateway")
-
         await self._close()
         log.info("stopped", service="gateway")
 
     async def _close(self) -> None:
         self.resolver.close()
+        await self.context.backends.close()
+        await self.store.close()
+
 
 async def start(settings: Settings) -> Running:
     """Start the gateway. It serves as soon as this returns, whether or not the services behind it are up yet.
@@ -86,37 +89,40 @@ def compose(settings: Settings) -> Gateway:
     """Wire everything. Needs a running event loop.
 
     Raises:
-        SettingsError: the settings would open the gateway to others without TLS.
+        SettingsError: the settings would open the gateway to others without TLS, or one cannot be used.
     """
     tls = _check(settings)
     clock = SystemClock()
     backends = _connect(settings)
     timeout = settings.gateway.request_timeout
+    resolver = Resolver()
     context = Context(
         backends=backends,
         identities=Identities(lambda key: backends.exchange_key(key, timeout), clock),
-    resolver = Resolver()
         clock=clock,
         request_timeout=timeout,
         max_body_bytes=settings.gateway.max_body_bytes,
         secure_cookies=tls or settings.core.public_url.startswith("https:"),
+        references=_references(settings, backends, resolver, clock),
     )
     store = open_store(settings)
     keys = Keyrings(settings.keys_dir).media_verifier(clock)
-        references=_references(settings, backends, resolver, clock),
     redirect = settings.blobs.redirect and bool(store.origin)
     limits = Limits(read_timeout=timeout, write_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
     table = RouteTable(routes())
+    media = Media(store, keys, clock, redirect=redirect)
     app = Application(
         context=context,
         table=table,
         health=Health(backends.all, clock),
-        media=Media(store, keys, clock, redirect=redirect),
+        media=media,
         downloads=Downloads(context, table.routes, store, keys),
         pages=Pages(settings.core.public_url, *([store.origin] if redirect else [])),
         edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
         limits=limits,
+        kit=Kit(context, Calls(backends, table.routes, timeout), media),
+        dialects=Dialects(DIALECTS),
     )
     server = WebServer(
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
@@ -146,12 +152,6 @@ def _check(settings: Settings) -> bool:
     return tls
 
 
-def _connect(settings: Settings) -> Backends:
-    gateway = settings.gateway
-    targets = {"router": gateway.router_target, "asset": gateway.asset_target, "library": gateway.library_target}
-    router, asset, library = (
-        # Without the library everything but saving works.
-        Backend(name, channels.connect(target, timeout=gateway.request_timeout), required=name != "library")
 def _outgoing(settings: Settings, resolver: Resolver, *more: str) -> Outgoing:
     """Return the client for addresses that others name; `more` may be reached, too."""
     mine = settings.outgoing
@@ -182,6 +182,12 @@ def _own_host(public_url: str) -> list[str]:
     return [f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"]
 
 
+def _connect(settings: Settings) -> Backends:
+    gateway = settings.gateway
+    targets = {"router": gateway.router_target, "asset": gateway.asset_target, "library": gateway.library_target}
+    router, asset, library = (
+        # Without the library everything but saving works.
+        Backend(name, channels.connect(target, timeout=gateway.request_timeout), required=name != "library")
         for name, target in targets.items()
     )
     return Backends(router, asset, library)

@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any
 
 from gateway.context import Context
+from gateway.dialects.call import Kit
+from gateway.dialects.dialect import Dialect, Dialects
+from gateway.dialects.dialect import serve as serve_dialect
 from gateway.downloads import Downloads
 from gateway.edge import Edge
 from gateway.events import SOURCES, serve_events
@@ -50,6 +53,8 @@ class Application:
     pages: Pages
     edge: Edge
     limits: Limits
+    kit: Kit
+    dialects: Dialects
     fixed: dict[str, Handler] = field(default_factory=dict)
     """Hand-written routes, by their whole path. They take GET and HEAD, unless it says otherwise above."""
 
@@ -82,16 +87,18 @@ class Application:
 
     async def _answer(self, exchange: Exchange) -> None:
         exchange.common_headers = {REQUEST_ID: exchange.request_id, **self.edge.common_headers(exchange)}
+        dialect = self.dialects.of(exchange.scope["path"])
+        refuse = error_reply if dialect is None else dialect.error_reply
         try:
-            reply = await self._serve(exchange)
+            reply = await self._serve(exchange, dialect)
         except (AtelierError, HttpProblem) as problem:
-            reply = error_reply(problem, exchange.request_id)
+            reply = refuse(problem, exchange.request_id)
             self._log(problem, exchange)
         except ClientGone:
             raise
         except Exception:
             log.exception("request_fault", request_id=exchange.request_id, path=exchange.scope["path"])
-            reply = error_reply(Internal(), exchange.request_id)
+            reply = refuse(Internal(), exchange.request_id)
         if exchange.started or reply is None:
             if reply is not None:
                 # The status has gone out already: only a broken connection can tell that the rest is missing.
@@ -102,13 +109,15 @@ class Application:
             await exchange.drain()
         await exchange.reply(reply)
 
-    async def _serve(self, exchange: Exchange) -> Reply | None:
+    async def _serve(self, exchange: Exchange, dialect: Dialect | None) -> Reply | None:
         refused = self.edge.check(exchange)
         if refused is not None:
             return refused
         segments = exchange.segments
         if segments is None:
             raise malformed("The path is not percent-encoded UTF-8.")
+        if dialect is not None:
+            return await serve_dialect(self.kit, dialect, exchange, segments)
         handler = self._handler(exchange, segments)
         return await handler(exchange)
 

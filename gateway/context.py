@@ -31,7 +31,7 @@ class Context:
 
     def access(self, exchange: Exchange) -> Access:
         """Return what makes the metadata of calls for a request: with a token that is good, whenever it is asked."""
-        credential = credential_of(exchange.headers, exchange.method)
+        credential = credential_of(exchange.headers, exchange.method, exchange.schemes)
         acting_for = on_behalf_of(exchange.headers)
 
         async def make() -> Metadata:

@@ -61,6 +61,8 @@ class Exchange:
         self.request_id = request_id
         self.path_values: dict[str, str] = {}
         self.common_headers: dict[str, str] = {}
+        self.schemes: frozenset[str] = frozenset({"bearer"})
+        """The schemes of `Authorization` that are read here."""
         self.started = False
         self._receive = receive
         self._send = send

@@ -20,6 +20,7 @@ from service_kit.identity import ON_BEHALF_OF, IssuedToken
 from service_kit.secret import Secret
 
 SESSION_COOKIE = "atelier_session"
+_SCHEMES = frozenset({"bearer"})
 _COOKIE_METHODS = ("GET", "HEAD")
 _REFRESH_BEFORE = timedelta(seconds=60)
 _REMEMBER_REFUSAL = timedelta(seconds=2)
@@ -36,15 +37,15 @@ class Credential:
     is_token: bool
 
 
-def credential_of(headers: Mapping[str, str], method: str) -> Credential | None:
+def credential_of(headers: Mapping[str, str], method: str, schemes: frozenset[str] = _SCHEMES) -> Credential | None:
     """Return what the request carries; None when it carries nothing.
 
-    `Authorization: Bearer`, `x-api-key`, or for GET and HEAD the session's cookie.
+    `Authorization` with one of `schemes`, `x-api-key`, or for GET and HEAD the session's cookie.
 
     Raises:
-        Unauthenticated: another scheme than Bearer, or two different credentials.
+        Unauthenticated: another scheme, or two different credentials.
     """
-    bearer = _bearer(headers.get("authorization"))
+    bearer = _authorization(headers.get("authorization"), schemes)
     key = headers.get("x-api-key")
     if bearer is not None and key is not None and bearer != key:
         raise Unauthenticated("The request carries two different credentials: Authorization and x-api-key.")
@@ -58,12 +59,13 @@ def credential_of(headers: Mapping[str, str], method: str) -> Credential | None:
     return Credential(Secret(text), is_token=text.startswith("ey") and text.count(".") == 2)
 
 
-def _bearer(header: str | None) -> str | None:
+def _authorization(header: str | None, schemes: frozenset[str]) -> str | None:
     if header is None:
         return None
     scheme, _, text = header.strip().partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthenticated("The scheme of Authorization must be Bearer.")
+    if scheme.lower() not in schemes:
+        said = " or ".join(sorted(scheme.capitalize() for scheme in schemes))
+        raise Unauthenticated(f"The scheme of Authorization must be {said}.")
     return text.strip()
 
 

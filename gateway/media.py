@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from gateway.http import Exchange, Reply
 from gateway.requests import query_pairs
@@ -54,7 +55,31 @@ class Media:
             raise PermissionDenied("The address is not signed: ask for a new one.")
         query = dict(pairs)
         await self._verifier.learn(query.get("kid", ""))
-        grant = self._verifier.verify(bucket, key, query)
+        return await self._serve(exchange, self._verifier.verify(bucket, key, query))
+
+    async def serve_url(self, exchange: Exchange, url: str) -> Reply | None:
+        """Serve what a signed address of ours names, in answer to a request with another path. Raises as `serve`."""
+        return await self._serve(exchange, await self._grant(url))
+
+    async def read(self, url: str) -> bytes:
+        """Return the bytes that a signed address of ours names. Raises NotFound when they are gone."""
+        grant = await self._grant(url)
+        info = await self._store.stat(grant.bucket, grant.key)
+        if info is None or info.generation != grant.generation:
+            raise NotFound("The file is gone.")
+        chunks = self._store.open_range(grant.bucket, grant.key, generation=grant.generation)
+        async with aclosing(chunks) as pieces:
+            return b"".join([piece async for piece in pieces])
+
+    async def _grant(self, url: str) -> MediaGrant:
+        parts = urlsplit(url)
+        _, _, bucket, key = parts.path.split("/", 3)
+        query = dict(parse_qsl(parts.query))
+        await self._verifier.learn(query.get("kid", ""))
+        return self._verifier.verify(bucket, unquote(key), query)
+
+    async def _serve(self, exchange: Exchange, grant: MediaGrant) -> Reply | None:
+        bucket, key = grant.bucket, grant.key
         if self._redirect and exchange.method == "GET":
             elsewhere = await self._send_on(grant)
             if elsewhere is not None:

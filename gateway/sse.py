@@ -30,9 +30,11 @@ async def send_events(
     *,
     closing: asyncio.Event,
     ping_interval: timedelta = PING_INTERVAL,
+    opening: bytes = _OPENING,
 ) -> None:
     """Send what `frames` gives until it ends, the client goes, or the gateway closes; then close `frames`.
 
+    `opening` goes before everything, so that a client knows that the stream is open before anything happens.
     The next frame is asked for when the last one is written: a client that reads slowly slows the source.
 
     Raises:
@@ -43,7 +45,8 @@ async def send_events(
     upcoming: asyncio.Task[bytes | None] | None = None
     try:
         await exchange.start(200, _HEADERS)
-        await exchange.write(_OPENING)
+        if opening:
+            await exchange.write(opening)
         while True:
             upcoming = upcoming or asyncio.create_task(_following(frames), name="sse-next")
             done, _ = await asyncio.wait(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -130,8 +130,12 @@ def error_body(error: AtelierError, request_id: str) -> dict[str, Any]:
     }
 
 
-def error_reply(problem: AtelierError | HttpProblem, request_id: str) -> Reply:
-    """Return the response for an error."""
+def error_reply(
+    problem: AtelierError | HttpProblem,
+    request_id: str,
+    body: Callable[[AtelierError, int, str], Any] = lambda error, status, request_id: error_body(error, request_id),
+) -> Reply:
+    """Return the response for an error; `body` makes another shape of the error, its status and the request's id."""
     wrapped = problem if isinstance(problem, HttpProblem) else HttpProblem(problem)
     error = wrapped.error
     status = wrapped.status or http_status(error)
@@ -140,4 +144,4 @@ def error_reply(problem: AtelierError | HttpProblem, request_id: str) -> Reply:
         headers["www-authenticate"] = 'Bearer realm="atelier"'
     if error.retry_after:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after.total_seconds())))
-    return Reply(status, headers, json.dumps(error_body(error, request_id), ensure_ascii=False).encode())
+    return Reply(status, headers, json.dumps(body(error, status, request_id), ensure_ascii=False).encode())

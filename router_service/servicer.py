@@ -15,11 +15,11 @@ from router_service.jobs import JobViews
 from router_service.pools import Pools
 from router_service.registry import ModelRegistry
 from router_service.watch import Change, Opening, Snapshot, Watch
+from service_kit.idempotency import is_retry, request_digest
 from service_kit.identity import Owner, current_caller
 
 _DEFAULT_PAGE = 50
 _STREAM_STATE = "atelier-stream"
-_RETRY_COUNT = "atelier-retry-count"
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
@@ -45,11 +45,12 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         self._pools = pools
 
     async def GenerateContent(self, request: pb.GenerateContentRequest, context: Any) -> pb.GenerateContentResponse:
+        metadata = context.invocation_metadata() or ()
         job = await self._admission.admit(
-            wire.request_from_proto(request),
+            wire.request_from_proto(request, request_digest(metadata)),
             await self._registry.table(),
             current_caller().owner,
-            is_retry=_is_retry(context),
+            is_retry=is_retry(metadata),
         )
         return wire.accepted_to_proto(job)
 
@@ -121,9 +122,3 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
 async def _announce(context: Any, opening: Opening) -> None:
     """Say at once whether anything will come, before the first event does."""
     await context.send_initial_metadata(((_STREAM_STATE, "ended" if opening.ended else "open"),))
-
-
-def _is_retry(context: Any) -> bool:
-    """Tell whether the client says that it has sent this before: a count above 0 in the metadata."""
-    counts = [value for key, value in context.invocation_metadata() or () if key == _RETRY_COUNT]
-    return any(str(value).isdigit() and int(value) > 0 for value in counts)

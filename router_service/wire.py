@@ -70,8 +70,12 @@ def _known(enum: Any, number: int, prefix: str, field: str) -> str | None:
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def request_from_proto(message: pb.GenerateContentRequest) -> Request:
-    """Return what a client asks for. Raises InvalidArgument for an enum number that nobody knows."""
+def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = None) -> Request:
+    """Return what a client asks for. `digest` names what it sent; without one the message itself does.
+
+    Raises:
+        InvalidArgument: an enum number that nobody knows.
+    """
     form = _known(generation_pb2.Format, message.format, "FORMAT_", "format")
     quality = _known(generation_pb2.Quality, message.quality, "QUALITY_", "quality")
     on_failure = _known(
@@ -97,7 +101,7 @@ def request_from_proto(message: pb.GenerateContentRequest) -> Request:
         warn_on_enhancement_failure=on_failure == "warn",
         priority=message.priority,
         idempotency_key=message.idempotency_key or None,
-        digest=_digest(message),
+        digest=digest or _digest(message),
         cannot_restart=message.cannot_restart,
     )
 

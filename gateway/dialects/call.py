@@ -1,0 +1,142 @@
+"""One request of a dialect as its endpoints see it, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from atelier.router.v1 import router_service_pb2
+from gateway.context import Context
+from gateway.dialects import forms
+from gateway.dialects.dialect import Dialect, Endpoint
+from gateway.dialects.fields import Values, read
+from gateway.dialects.jobs import Calls, Jobs
+from gateway.http import ClientGone, Exchange, Reply
+from gateway.media import Media
+from gateway.render import dump
+from gateway.sse import send_events
+from gateway.status import malformed
+from gateway.streams import Access
+
+_Result = TypeVar("_Result")
+
+DIALECT = "dialect"
+"""The annotation of a job that names the dialect by which it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What every request of every dialect shares."""
+
+    context: Context
+    calls: Calls
+    media: Media
+
+    def call(self, dialect: Dialect, endpoint: Endpoint, exchange: Exchange, path: Mapping[str, str]) -> Call:
+        """Return what an endpoint is given."""
+        access = self.context.access(exchange)
+        return Call(self, dialect, endpoint, exchange, path, access, Jobs(self.calls, access))
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a dialect."""
+
+    kit: Kit
+    dialect: Dialect
+    endpoint: Endpoint
+    exchange: Exchange
+    path: Mapping[str, str]
+    """The values in the path."""
+    access: Access
+    jobs: Jobs
+    digest: str = ""
+    """Names what the client sent, once `values` has read it."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the request, in lower case."""
+        return self.exchange.headers
+
+    @property
+    def now(self) -> int:
+        """The time in whole seconds since 1970."""
+        return int(self.kit.context.clock.now().timestamp())
+
+    def query(self) -> Values:
+        """Read the query by the endpoint's table. Raises InvalidArgument, which names the parameters."""
+        return read(self.endpoint.query, forms.query_values(self.exchange), from_text=True)
+
+    async def values(self) -> Values:
+        """Read the body, JSON or a form, by the endpoint's table.
+
+        Raises:
+            InvalidArgument: names every field that is refused.
+            ResourceExhausted: it is too large.
+        """
+        exchange, form = self.exchange, forms.is_form(self.exchange)
+        if form:
+            given = await forms.read_form(exchange)
+        else:
+            most = forms.MAX_FORM_BYTES if self.endpoint.large else self.kit.context.max_body_bytes
+            given = await forms.read_json(exchange, most)
+        twice = getattr(given, "repeated", ())
+        if twice:
+            raise malformed("is given twice", twice[0])
+        values = read(self.endpoint.fields, given, from_text=form)
+        path = "/".join(self.path.values())
+        self.digest = await forms.digest_of(f"{self.endpoint.method} {self.endpoint.template} {path}", given)
+        return values
+
+    async def submit(
+        self, request: router_service_pb2.GenerateContentRequest, notes: Mapping[str, str]
+    ) -> router_service_pb2.GenerateContentResponse:
+        """Submit a job that can be found by the dialect again, or answer what it became before.
+
+        `notes` are kept on it as annotations.
+
+        Raises:
+            AtelierError: it is refused.
+        """
+        request.annotations.update({**notes, DIALECT: self.dialect.name})
+        return await self.jobs.submit(request, digest=self.digest, headers=self.headers)
+
+    async def while_connected(self, work: Awaitable[_Result]) -> _Result:
+        """Return what `work` gives. Jobs go on when the client goes: only the waiting for them ends.
+
+        Raises:
+            ClientGone: the client has gone.
+        """
+        working = asyncio.ensure_future(work)
+        gone = asyncio.create_task(self.exchange.disconnected(), name="dialect-disconnect")
+        try:
+            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ClientGone
+            return working.result()
+        finally:
+            for task in (working, gone):
+                task.cancel()
+            await asyncio.gather(working, gone, return_exceptions=True)
+
+    async def stream(self, frames: AsyncGenerator[bytes, None], opening: bytes = b"") -> None:
+        """Send server-sent events until `frames` ends, the client goes, or the gateway closes; then close `frames`.
+
+        `opening` comes first. Most clients of others fail at a frame without data: it should be a comment, or nothing.
+        """
+        context = self.kit.context
+        await send_events(
+            self.exchange, frames, closing=context.closing, ping_interval=context.ping_interval, opening=opening
+        )
+
+    async def content(self, url: str) -> bytes:
+        """Return the bytes behind a signed address of an asset. Raises NotFound when they are gone."""
+        return await self.kit.media.read(url)
+
+
+def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """Return a reply with a JSON body."""
+    merged = {"content-type": "application/json", "cache-control": "no-store", **(headers or {})}
+    return Reply(status, merged, dump(value))

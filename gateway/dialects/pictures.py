@@ -1,0 +1,81 @@
+"""What the catalogues of models share: pictures to start from, and how long their names for sizes are in pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+
+from atelier.router.v1 import router_service_pb2
+from atelier.type.v1 import generation_pb2
+from gateway.dialects.call import Call
+from gateway.http import Reply
+from gateway.status import HttpProblem
+from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
+
+_SIDE_MULTIPLE = 8
+FILES = "/replicate/v1/files/"
+"""Where the files of a client are, below the gateway's public address."""
+
+Serve = Callable[[Call], Awaitable[Reply | None]]
+
+
+def says_422(serve: Serve) -> Serve:
+    """Let an endpoint answer 422 for fields that it refuses, as services made of pydantic models do."""
+
+    @wraps(serve)
+    async def served(call: Call) -> Reply | None:
+        try:
+            return await serve(call)
+        except InvalidArgument as error:
+            raise HttpProblem(error, status=422) from error
+
+    return served
+
+
+def refuse(field: str, message: str, reason: ErrorReason = ErrorReason.INVALID_VALUE) -> InvalidArgument:
+    """Return the error of one field."""
+    return InvalidArgument.of([FieldProblem(field, message)], reason)
+
+
+async def add_reference(
+    call: Call,
+    request: router_service_pb2.GenerateContentRequest,
+    source: str,
+    kind: generation_pb2.ReferenceKind,
+    *,
+    field: str,
+    noise: float | None = None,
+) -> None:
+    """Let a job start from a picture: a URL, a data URI, or a file of the caller's.
+
+    `noise` is how much of the picture is made anew, from 0 to 1: the opposite of our strength.
+
+    Raises:
+        InvalidArgument: the picture cannot be had.
+    """
+    own = f"{call.kit.public_url}{FILES}"
+    if source.startswith(own):
+        asset_id = source.removeprefix(own)
+    else:
+        entries = await call.access()
+        asset_id = await call.kit.context.references.from_text(source, entries, field=field)
+    reference = request.reference_images.add(asset_id=asset_id, kind=kind)
+    if noise is not None:
+        reference.strength = 1 - noise
+
+
+def set_size(
+    request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str
+) -> None:
+    """Ask for a size in pixels. Raises InvalidArgument for one that is no multiple of 8; the router knows the limits."""
+    for name, value in (("width", width), ("height", height)):
+        if not float(value).is_integer() or int(value) % _SIDE_MULTIPLE:
+            raise refuse(f"{field}{name}", f"must be a multiple of {_SIDE_MULTIPLE}, got {value:g}")
+    request.width, request.height = int(width), int(height)
+
+
+def of_short_side(side: int, ratio: str) -> tuple[int, int]:
+    """Return width and height of a ratio such as `16:9` whose shorter side is `side`, to the next multiple of 8."""
+    across, down = (int(part) for part in ratio.split(":"))
+    longer = round(side * max(across, down) / min(across, down) / _SIDE_MULTIPLE) * _SIDE_MULTIPLE
+    return (longer, side) if across >= down else (side, longer)

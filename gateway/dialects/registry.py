@@ -1,0 +1,8 @@
+"""The dialects that the gateway speaks."""
+
+from __future__ import annotations
+
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.openai import OPENAI
+
+DIALECTS: tuple[Dialect, ...] = (OPENAI,)
