@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from atelier.router.v1 import job_pb2
+from atelier.router.v1 import job_pb2, router_service_pb2
 from service_kit.ids import asset_id
 from tests.support.processes import Client, Processes, running
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SIX = 6
 STEPS = 6
+RECORDED = {job_pb2.JOB_STATE_PUBLISHING, job_pb2.JOB_STATE_SUCCEEDED}
 
 # At least one at each commit and each send of recording and settling, and what leads to them.
 ROUTER_POINTS = [
@@ -112,7 +113,10 @@ async def test_a_worker_that_is_killed_at_a_random_step_loses_nothing(system: Sy
     await system.have("asset_service", "router_service", "atelier_worker")
     job_id = await system.submit()
     await kill_worker_at(system, job_id, step)
-    assert await system.client.workspace(job_id) == [], "something staged is visible"
+    if await system.client.workspace(job_id):
+        # The worker was done before the signal came: what was recorded is published without it.
+        reply = await system.client.jobs.GetJob(router_service_pb2.GetJobRequest(job_id=job_id))
+        assert reply.job.state in RECORDED, "something staged is visible"
     await system.start("atelier_worker")
     await assert_six_assets(system.client, job_id)
 
