@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -55,6 +56,7 @@ class Dispatch:
         self._looks_at = 0.0
         self._looked_at_version = -1
         self._one_round = asyncio.Lock()
+        self._is_leasing = False
         self._acknowledgements = acknowledgements
         self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
         self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
@@ -75,13 +77,38 @@ class Dispatch:
             while True:
                 self._looked_at_version = self._signals.queue_version
                 done = await self._rounds.run()
-                if done.grants:
-                    crash.reach("router.lease.committed")
-                for session, grant in done.grants:
-                    self._hand_over(session, grant)
+                self.hand_over(done.grants)
                 leased += len(done.grants)
                 if not done.goes_on:
                     return leased
+
+    @contextmanager
+    def leasing(self) -> Iterator[None]:
+        """Say that somebody leases here whatever waits: only then may what is new be leased without waiting."""
+        self._is_leasing = True
+        try:
+            yield
+        finally:
+            self._is_leasing = False
+
+    @asynccontextmanager
+    async def turn(self, jobs: int) -> AsyncIterator[Rounds | None]:
+        """Keep rounds off while so many new jobs are leased as they are accepted; None when they have to wait.
+
+        That is so while a round runs, which would count the same slots, and when there are not slots enough.
+        """
+        if not self._is_leasing or self._one_round.locked() or not self._rounds.takes_new(jobs):
+            yield None
+            return
+        async with self._one_round:
+            yield self._rounds
+
+    def hand_over(self, grants: Sequence[tuple[Session, Grant]]) -> None:
+        """Give workers what was leased, after the commit."""
+        if grants:
+            crash.reach("router.lease.committed")
+        for session, grant in grants:
+            self._hand_over(session, grant)
 
     def slots_changed(self, session: Session) -> None:
         """Wake the leasing of this replica: a worker takes more. Not if the last round has left nothing for it."""

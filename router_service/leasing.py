@@ -22,12 +22,13 @@ class LeasingLoop:
 
     async def run(self) -> None:
         """Lease whatever can be leased, until cancelled."""
-        while True:
-            self._signals.queue.clear()
-            try:
-                await self._dispatch.lease_waiting()
-            except AtelierError as error:
-                log.warning("leasing_delayed", reason=error.reason.value, detail=error.message)
-                await asyncio.sleep(POLL_S)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._signals.queue.wait(), self._dispatch.looks_again_in)
+        with self._dispatch.leasing():
+            while True:
+                self._signals.queue.clear()
+                try:
+                    await self._dispatch.lease_waiting()
+                except AtelierError as error:
+                    log.warning("leasing_delayed", reason=error.reason.value, detail=error.message)
+                    await asyncio.sleep(POLL_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._signals.queue.wait(), self._dispatch.looks_again_in)

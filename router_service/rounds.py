@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from router_service.chat import chat_pool
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
+from router_service.limits import Limits, lock_names
 from router_service.sessions import Grant, Session, Sessions
 from router_service.storage import Storage, Transaction
 from router_service.storage.queue import Candidate, QueueKey
@@ -61,13 +63,20 @@ class Rounds:
     """Runs leasing rounds; one at a time in a replica, and one at a time in a pool."""
 
     def __init__(
-        self, storage: Storage, sessions: Sessions, capabilities: Capabilities, rules: LeaseRules, shares: Shares
+        self,
+        storage: Storage,
+        sessions: Sessions,
+        capabilities: Capabilities,
+        rules: LeaseRules,
+        shares: Shares,
+        limits: Limits,
     ) -> None:
         self._storage = storage
         self._sessions = sessions
         self._capabilities = capabilities
         self._rules = rules
         self._shares = shares
+        self._limits = limits
         self._owners = 1
         self._compete = False
         self._served: dict[tuple[str, Owner], datetime] = {}
@@ -93,6 +102,29 @@ class Rounds:
         """Tell whether the last round has leased all that waited of what a session takes."""
         return self._emptied.issuperset(_keys(session))
 
+    def takes_new(self, jobs: int) -> bool:
+        """Tell whether so many jobs that are new may be leased at once: there is room, and nobody's is bounded."""
+        return not self._shares.is_bounded and sum(session.free for session in self._sessions) >= jobs
+
+    async def lease_new(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> list[tuple[Session, Grant]]:
+        """Lease jobs in the transaction that accepts them, so that they never wait; all of them or none.
+
+        Nothing waits that would come before them. The caller writes the jobs as they are in the grants.
+        """
+        takers = [session for session in self._sessions if session.free > 0]
+        free = {session.epoch: session.free for session in takers}
+        leased: list[tuple[Session, Job]] = []
+        for job in jobs:
+            session = _best_session(takers, free, job.current.pool, job.settings.model)
+            if session is None or job.references:
+                return []
+            free[session.epoch] -= 1
+            leased.append((session, job.leased(session.worker.holder, now)))
+        after = [job for _, job in leased]
+        leases = await tx.leases.add([(job, session.epoch) for session, job in leased], now, acknowledged=False)
+        await self._note_served(tx, after, now)
+        return [(session, Grant(leases[job.job_id], job, self._token(job))) for session, job in leased]
+
     async def _choose(self, tx: Transaction, takers: Sequence[Session]) -> _Look:
         """Lock the pools and say who is next."""
         free = {session.epoch: session.free for session in takers}
@@ -105,15 +137,16 @@ class Rounds:
         owners = {candidate.owner for candidate in candidates}
         self._owners = max(len(owners), 1)
         # Where everything is leased at once, nobody is before another.
-        takes_all = len({(session.worker.worker_types, session.worker.models) for session in takers}) == 1
+        takes_all = len({tuple(_keys(session)) for session in takers}) == 1
         self._compete = len(owners) > 1 and not (takes_all and len(candidates) < each)
         counts = self._compete or (bool(owners) and self._shares.is_bounded)
         running = await tx.queue.count_running(worker_types) if counts else {}
         last_served = await tx.queue.last_served(worker_types, owners) if self._compete else {}
-        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each)
+        room = await self._room(tx, owners)
+        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each, room=room)
         chosen = []
         for candidate in ranking.candidates:
-            session = _best_session(takers, free, candidate)
+            session = _best_session(takers, free, candidate.worker_type, candidate.model)
             if session is not None:
                 free[session.epoch] -= 1
                 chosen.append((session, candidate))
@@ -121,6 +154,16 @@ class Rounds:
                     break
         is_whole = len(candidates) < each
         return _Look(tuple(chosen), seen=len(candidates), is_whole=is_whole, is_cut=ranking.is_cut)
+
+    async def _room(self, tx: Transaction, owners: Collection[Owner]) -> dict[Owner, int]:
+        """Return how many more jobs may run of those owners who have a limit; nobody else leases any meanwhile."""
+        limits = await self._limits.of(tx, owners)
+        bounded = [owner for owner in owners if limits[owner].running]
+        if not bounded:
+            return {}
+        await tx.locks.take(lock_names(bounded))
+        running = await tx.limits.count_running(bounded)
+        return {owner: limits[owner].running - running[owner] for owner in bounded}
 
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""
@@ -146,7 +189,7 @@ class Rounds:
         ]
 
     async def _note_served(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
-        served = {(job.current.worker_type, job.owner) for job in jobs}
+        served = {(job.current.pool, job.owner) for job in jobs}
         if not self._compete:
             # It is enough to know it roughly.
             served = {key for key in served if key not in self._served or now - self._served[key] > _SERVED_WITHIN}
@@ -184,20 +227,22 @@ class Rounds:
 
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
-    return (QueueKey(worker_type, session.worker.models) for worker_type in session.worker.worker_types)
+    worker = session.worker
+    pools = [*worker.worker_types, *(map(chat_pool, worker.worker_types) if worker.chats else ())]
+    return (QueueKey(pool, worker.models) for pool in pools)
 
 
 def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:
     """Tell whether what was chosen is what waits: a job may have come to wait in another pool before we locked it."""
     job = jobs.get(candidate.job_id)
-    return job is not None and (job.state is not JobState.QUEUED or job.current.worker_type == candidate.worker_type)
+    return job is not None and (job.state is not JobState.QUEUED or job.current.pool == candidate.worker_type)
 
 
-def _best_session(takers: Sequence[Session], free: Mapping[str, int], candidate: Candidate) -> Session | None:
+def _best_session(takers: Sequence[Session], free: Mapping[str, int], pool: str, model: str) -> Session | None:
     """Return the session with the most free slots that takes the stage, or None."""
     best: Session | None = None
     for session in takers:
         most = free[best.epoch] if best is not None else 0
-        if free[session.epoch] > most and session.worker.takes(candidate.worker_type, candidate.model):
+        if free[session.epoch] > most and session.worker.takes(pool, model):
             best = session
     return best

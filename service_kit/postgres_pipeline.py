@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Self
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 _Later = tuple[str, Any]
 
@@ -67,7 +68,9 @@ class PipelinedCursor(psycopg.AsyncCursor[Any]):
     async def execute(self, query: Any, params: Any = None, **options: Any) -> Self:
         """Execute a statement, after what was left for later."""
         connection: Any = self._conn
-        if not connection.has_unsent:
+        begins = connection.pgconn.transaction_status == TransactionStatus.IDLE and not connection.autocommit
+        # The first statement of a transaction takes its BEGIN along.
+        if not begins and not connection.has_unsent:
             return await super().execute(query, params, **options)
         async with connection.pipeline():
             await connection.send_unsent()

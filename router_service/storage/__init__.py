@@ -34,7 +34,7 @@ class Transaction(View):
         self._moment = Moment()
         self.events = Events(connection)
         self.jobs = Jobs(connection, self.events, self._moment)
-        self.queue = Queue(connection)
+        self.queue = Queue(connection, self._moment)
         self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -35,13 +35,22 @@ class Jobs:
         self._events = events
         self._moment = moment
 
-    async def add(self, new: Sequence[Job]) -> None:
-        """Write new jobs and their first events."""
+    async def add(self, new: Sequence[Job], then: Mapping[str, Job] | None = None) -> None:
+        """Write new jobs and their first events.
+
+        Args:
+            new: the jobs as they begin.
+            then: what some of them become in the same transaction, by id; an event tells of each of the two.
+        """
         rows = []
         for job in new:
             document = codec.to_text(job)
             self._events.add(job, document.encode())
-            rows.append({"job_id": job.job_id, **_columns(job), "document": document})
+            after = (then or {}).get(job.job_id)
+            if after is not None:
+                document = codec.to_text(after)
+                self._events.add(after, document.encode())
+            rows.append({"job_id": job.job_id, **_columns(after or job), "document": document})
         await insert_rows(self._connection, jobs, rows)
 
     async def get(self, job_id: str) -> Job | None:

@@ -66,21 +66,15 @@ class Ledger:
         Returns:
             The jobs of those that were remembered.
         """
-        rows = [
-            {
-                "tenant_id": submission.owner.tenant_id,
-                "owner_id": submission.owner.owner_id,
-                "idempotency_key": submission.idempotency_key,
-                "digest": submission.digest,
-                "job_id": submission.job_id,
-                "created_at": now,
-            }
-            for submission in new
-        ]
+        # What has no key is like nothing else: nobody has to say whether it was new.
+        without = [submission for submission in new if submission.idempotency_key is None]
+        await insert_rows(self._connection, submissions, [_submission_row(each, now) for each in without])
+        rows = [_submission_row(each, now) for each in new if each.idempotency_key is not None]
         # Two transactions that insert the same keys wait for each other in the same order.
-        rows.sort(key=lambda row: (row["tenant_id"], row["owner_id"], row["idempotency_key"] or ""))
+        rows.sort(key=lambda row: (row["tenant_id"], row["owner_id"], row["idempotency_key"]))
         unique = ("tenant_id", "owner_id", "idempotency_key")
-        return await insert_new_rows(self._connection, submissions, rows, unique=unique, returning="job_id")
+        written = await insert_new_rows(self._connection, submissions, rows, unique=unique, returning="job_id")
+        return written | {submission.job_id for submission in without}
 
     async def find_submissions(self, keys: Collection[tuple[Owner, str]]) -> dict[tuple[Owner, str], Submission]:
         """Return the submissions with these keys, by owner and key; keys that are new are absent."""
@@ -198,3 +192,14 @@ def _claim(claim_for: timedelta) -> Any:
 
 def _to_submission(row: Any) -> Submission:
     return Submission(Owner(row.tenant_id, row.owner_id), row.idempotency_key, row.digest, row.job_id)
+
+
+def _submission_row(submission: Submission, now: datetime) -> dict[str, Any]:
+    return {
+        "tenant_id": submission.owner.tenant_id,
+        "owner_id": submission.owner.owner_id,
+        "idempotency_key": submission.idempotency_key,
+        "digest": submission.digest,
+        "job_id": submission.job_id,
+        "created_at": now,
+    }

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import TextClause, delete, func, select, text, update
+from sqlalchemy import TextClause, delete, exists, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job
+from router_service.storage.moment import Moment
 from router_service.storage.tables import NEVER, leases, pools, queue, served
 from service_kit.bulk import among, delete_rows, insert_new_rows, insert_rows, put_rows
 from service_kit.database import db_now, json_list
@@ -86,6 +87,9 @@ _CANDIDATES = {
     ).columns(order_key=queue.c.order_key.type),
 }
 
+_IS_READY = select(
+    db_now(), exists().where(among(queue.c.worker_type, "worker_types"), queue.c.ready).label("is_ready")
+)
 _TAKE = delete(queue).where(among(queue.c.job_id, "job_ids"), queue.c.ready).returning(queue.c.job_id)
 _LOCK_POOLS = (
     select(pools.c.worker_type)
@@ -128,8 +132,9 @@ class Waiting:
 class Queue:
     """The queue and its pools."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, moment: Moment) -> None:
         self._connection = connection
+        self._moment = moment
 
     async def enter(self, entries: Sequence[Waiting], now: datetime) -> None:
         """Let stages wait."""
@@ -180,6 +185,12 @@ class Queue:
         )
         raised = update(queue).where(queue.c.job_id.in_(old)).values(tier=queue.c.tier + 1, tier_since=db_now())
         return (await self._connection.execute(raised)).rowcount
+
+    async def is_empty(self, worker_types: Collection[str]) -> bool:
+        """Tell whether nothing waits in some pools that could be leased now."""
+        row = (await self._connection.execute(_IS_READY, {"worker_types": sorted(worker_types)})).one()
+        self._moment.now = row[0]
+        return not row.is_ready
 
     # --- who is next ------------------------------------------------------------------------------------------------
 
@@ -281,7 +292,7 @@ def _row(entry: Waiting, now: datetime) -> dict[str, Any]:
         "stage": job.stage,
         "tenant_id": job.owner.tenant_id,
         "owner_id": job.owner.owner_id,
-        "worker_type": job.current.worker_type,
+        "worker_type": job.current.pool,
         "model": job.settings.model,
         "tier": job.tier,
         "precedence": -job.priority,

@@ -230,3 +230,29 @@ async def test_two_that_lease_at_once_never_take_the_same_stage(
     rounds = await asyncio.gather(*(lease(stores[number % 2], f"s{number}") for number in range(4)))
     taken = [job_id for each in rounds for job_id in each]
     assert sorted(taken) == [f"j{number:02}" for number in range(12)]
+
+
+async def test_a_pool_is_empty_while_nothing_in_it_may_be_leased(router: Storage, clock: ManualClock) -> None:
+    await enter(router, clock, waiting("paused", clock), pause=SECOND)
+    await enter(router, clock, waiting("elsewhere", clock, pool="wan"))
+    async with router.read() as tx:
+        assert await tx.queue.is_empty(["sdxl"])
+        assert not await tx.queue.is_empty(["sdxl", "wan"])
+    await enter(router, clock, waiting("ready", clock))
+    async with router.read() as tx:
+        assert not await tx.queue.is_empty(["sdxl"])
+
+
+async def test_a_job_that_is_leased_as_it_is_added_has_two_events(router: Storage, clock: ManualClock) -> None:
+    new = waiting("j1", clock)
+    after = new.leased("worker", clock.now())
+    async with router.write() as tx:
+        await tx.jobs.add([new, waiting("j2", clock)], {"j1": after})
+    async with router.read() as tx:
+        assert await tx.jobs.get("j1") == after
+        told = await tx.events.find_after(0, owner=ANN)
+    assert [(event.job.job_id, event.job.state, event.job.version) for event in told] == [
+        ("j1", new.state, 1),
+        ("j1", after.state, 2),
+        ("j2", new.state, 1),
+    ]
