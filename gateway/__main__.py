@@ -21,12 +21,14 @@ from gateway.identity import Identities
 from gateway.media import Media
 from gateway.outgoing import Outgoing, Resolver, open_tls
 from gateway.pages import Pages
+from gateway.rates import Buckets, RateLimits
 from gateway.references import ReferenceLimits, References
 from gateway.web_server import WebServer
 from service_kit import channels
 from service_kit.blobs import BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.destinations import Destinations
+from service_kit.identity import Rates
 from service_kit.keyring import Keyrings
 from service_kit.process import run
 from service_kit.server import Running, is_loopback
@@ -96,6 +98,8 @@ def compose(settings: Settings) -> Gateway:
     backends = _connect(settings)
     timeout = settings.gateway.request_timeout
     resolver = Resolver()
+    rings = Keyrings(settings.keys_dir)
+    rates = Rates(settings.gateway.requests_per_minute_per_key, settings.gateway.requests_per_minute_per_owner)
     context = Context(
         backends=backends,
         identities=Identities(lambda key: backends.exchange_key(key, timeout), clock),
@@ -103,10 +107,11 @@ def compose(settings: Settings) -> Gateway:
         request_timeout=timeout,
         max_body_bytes=settings.gateway.max_body_bytes,
         secure_cookies=tls or settings.core.public_url.startswith("https:"),
+        rates=RateLimits(rings.identity_verifier(clock), Buckets(clock), rates),
         references=_references(settings, backends, resolver, clock),
     )
     store = open_store(settings)
-    keys = Keyrings(settings.keys_dir).media_verifier(clock)
+    keys = rings.media_verifier(clock)
     redirect = settings.blobs.redirect and bool(store.origin)
     limits = Limits(read_timeout=timeout, write_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
@@ -121,7 +126,7 @@ def compose(settings: Settings) -> Gateway:
         pages=Pages(settings.core.public_url, *([store.origin] if redirect else [])),
         edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
         limits=limits,
-        kit=Kit(context, Calls(backends, table.routes, timeout), media),
+        kit=Kit(context, Calls(backends, table.routes, timeout), media, settings.core.public_url.rstrip("/")),
         dialects=Dialects(DIALECTS),
     )
     server = WebServer(

@@ -59,11 +59,15 @@ class Exchange:
         self.scope = scope
         self.method: str = scope["method"]
         self.request_id = request_id
+        self.query_string: bytes = scope["query_string"]
+        """What follows the question mark, undecoded."""
         self.path_values: dict[str, str] = {}
         self.common_headers: dict[str, str] = {}
         self.schemes: frozenset[str] = frozenset({"bearer"})
         """The schemes of `Authorization` that are read here."""
         self.started = False
+        self.counted = False
+        """Whether the request stands among those of its key and owner."""
         self._receive = receive
         self._send = send
         self._limits = limits
@@ -89,12 +93,6 @@ class Exchange:
             return [unquote_to_bytes(part).decode() for part in raw.split(b"?")[0].split(b"/")[1:]]
         except UnicodeDecodeError:
             return None
-
-    @property
-    def query_string(self) -> bytes:
-        """What follows the question mark, undecoded."""
-        raw: bytes = self.scope["query_string"]
-        return raw
 
     async def body_chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece.

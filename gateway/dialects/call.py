@@ -5,22 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
-from atelier.router.v1 import router_service_pb2
+from atelier.router.v1 import job_pb2, router_service_pb2
 from gateway.context import Context
 from gateway.dialects import forms
 from gateway.dialects.dialect import Dialect, Endpoint
 from gateway.dialects.fields import Values, read
-from gateway.dialects.jobs import Calls, Jobs
+from gateway.dialects.failures import not_ended, problem_of
+from gateway.dialects.jobs import Calls, Jobs, has_ended
 from gateway.http import ClientGone, Exchange, Reply
 from gateway.media import Media
 from gateway.render import dump
 from gateway.sse import send_events
 from gateway.status import malformed
 from gateway.streams import Access
+from service_kit.errors import Unavailable
 
 _Result = TypeVar("_Result")
+
+WAIT_LIMIT = timedelta(seconds=190)
+"""How long a client waits in one request. Clients repeat what took too long twice, and a retry is matched for ten
+minutes: three waits are to lie within them."""
 
 DIALECT = "dialect"
 """The annotation of a job that names the dialect by which it came."""
@@ -33,6 +40,8 @@ class Kit:
     context: Context
     calls: Calls
     media: Media
+    public_url: str
+    """The address of the gateway for clients, without a slash at its end."""
 
     def call(self, dialect: Dialect, endpoint: Endpoint, exchange: Exchange, path: Mapping[str, str]) -> Call:
         """Return what an endpoint is given."""
@@ -103,23 +112,43 @@ class Call:
         request.annotations.update({**notes, DIALECT: self.dialect.name})
         return await self.jobs.submit(request, digest=self.digest, headers=self.headers)
 
+    async def finished(self, job_id: str) -> job_pb2.Job:
+        """Return a job when it has succeeded. It goes on when nobody waits for it any more.
+
+        Raises:
+            HttpProblem: it has failed, or was cancelled.
+            DeadlineExceeded: it has not ended after `WAIT_LIMIT`.
+            ClientGone: the client has gone.
+        """
+        job = await self.while_connected(self.jobs.wait(job_id, WAIT_LIMIT))
+        if not has_ended(job):
+            raise not_ended(job, WAIT_LIMIT)
+        if job.state != job_pb2.JOB_STATE_SUCCEEDED:
+            raise problem_of(job)
+        return job
+
     async def while_connected(self, work: Awaitable[_Result]) -> _Result:
-        """Return what `work` gives. Jobs go on when the client goes: only the waiting for them ends.
+        """Return what `work` gives, unless the client goes or the gateway closes first: then it is given up.
 
         Raises:
             ClientGone: the client has gone.
+            Unavailable: the gateway closes; a retry goes to another one, or waits for this one.
         """
         working = asyncio.ensure_future(work)
         gone = asyncio.create_task(self.exchange.disconnected(), name="dialect-disconnect")
+        closing = asyncio.create_task(self.kit.context.closing.wait(), name="dialect-closing")
+        tasks: tuple[asyncio.Future[Any], ...] = (working, gone, closing)
         try:
-            await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if working.done():
+                return working.result()
+            if gone.done():
                 raise ClientGone
-            return working.result()
+            raise Unavailable("The gateway is closing; repeat.", retry_after=timedelta(seconds=1))
         finally:
-            for task in (working, gone):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(working, gone, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def stream(self, frames: AsyncGenerator[bytes, None], opening: bytes = b"") -> None:
         """Send server-sent events until `frames` ends, the client goes, or the gateway closes; then close `frames`.
