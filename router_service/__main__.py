@@ -23,7 +23,6 @@ from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
 from router_service.jobs import JobViews
 from router_service.leasing import LeasingLoop
-from router_service.limits import JobLimits, Limits
 from router_service.patience import Patience
 from router_service.pools import Pools
 from router_service.reaper import Reaper, ReaperRules
@@ -85,15 +84,12 @@ class Service:
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
-        self.limits = Limits(clock, JobLimits(mine.queued_jobs_per_owner, mine.running_jobs_per_owner))
         self.patience = Patience(clock, mine.lease_ttl)
         self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
         self.handover = Handover(clock)
-        self.admission = Admission(
-            self.storage, self.assets, self.signals, self.shares, self.limits, self.dispatch
-        )
+        self.admission = Admission(self.storage, self.assets, self.signals, self.shares, self.dispatch)
         self.recording = Recording(
             self.storage,
             self.sessions,
@@ -127,7 +123,7 @@ class Service:
     def _dispatch(self, settings: Settings, clock: Clock) -> Dispatch:
         mine = settings.router
         rules = LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes)
-        rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares, self.limits)
+        rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares)
         return Dispatch(
             self.storage, self.relay, self.signals, rounds, self.acknowledgements, rules, self.patience, clock
         )
@@ -189,7 +185,7 @@ class Service:
             pools=self.pools,
             erasure=Erasure(self.storage, self.ending),
         )
-        identity = IdentityServicer(self.identities, self.limits)
+        identity = IdentityServicer(self.identities)
         return [
             (router_service_pb2_grpc.add_RouterServiceServicer_to_server, router),
             (worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, self.workers),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from router_service.chat import chat_pool
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
-from router_service.limits import Limits, lock_names
 from router_service.sessions import Grant, Session, Sessions
 from router_service.storage import Storage, Transaction
 from router_service.storage.queue import Candidate, QueueKey
@@ -63,20 +61,13 @@ class Rounds:
     """Runs leasing rounds; one at a time in a replica, and one at a time in a pool."""
 
     def __init__(
-        self,
-        storage: Storage,
-        sessions: Sessions,
-        capabilities: Capabilities,
-        rules: LeaseRules,
-        shares: Shares,
-        limits: Limits,
+        self, storage: Storage, sessions: Sessions, capabilities: Capabilities, rules: LeaseRules, shares: Shares
     ) -> None:
         self._storage = storage
         self._sessions = sessions
         self._capabilities = capabilities
         self._rules = rules
         self._shares = shares
-        self._limits = limits
         self._owners = 1
         self._compete = False
         self._served: dict[tuple[str, Owner], datetime] = {}
@@ -115,7 +106,7 @@ class Rounds:
         free = {session.epoch: session.free for session in takers}
         leased: list[tuple[Session, Job]] = []
         for job in jobs:
-            session = _best_session(takers, free, job.current.pool, job.settings.model)
+            session = _best_session(takers, free, job.current.worker_type, job.settings.model)
             if session is None or job.references:
                 return []
             free[session.epoch] -= 1
@@ -137,13 +128,12 @@ class Rounds:
         owners = {candidate.owner for candidate in candidates}
         self._owners = max(len(owners), 1)
         # Where everything is leased at once, nobody is before another.
-        takes_all = len({tuple(_keys(session)) for session in takers}) == 1
+        takes_all = len({(session.worker.worker_types, session.worker.models) for session in takers}) == 1
         self._compete = len(owners) > 1 and not (takes_all and len(candidates) < each)
         counts = self._compete or (bool(owners) and self._shares.is_bounded)
         running = await tx.queue.count_running(worker_types) if counts else {}
         last_served = await tx.queue.last_served(worker_types, owners) if self._compete else {}
-        room = await self._room(tx, owners)
-        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each, room=room)
+        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each)
         chosen = []
         for candidate in ranking.candidates:
             session = _best_session(takers, free, candidate.worker_type, candidate.model)
@@ -154,16 +144,6 @@ class Rounds:
                     break
         is_whole = len(candidates) < each
         return _Look(tuple(chosen), seen=len(candidates), is_whole=is_whole, is_cut=ranking.is_cut)
-
-    async def _room(self, tx: Transaction, owners: Collection[Owner]) -> dict[Owner, int]:
-        """Return how many more jobs may run of those owners who have a limit; nobody else leases any meanwhile."""
-        limits = await self._limits.of(tx, owners)
-        bounded = [owner for owner in owners if limits[owner].running]
-        if not bounded:
-            return {}
-        await tx.locks.take(lock_names(bounded))
-        running = await tx.limits.count_running(bounded)
-        return {owner: limits[owner].running - running[owner] for owner in bounded}
 
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""
@@ -189,7 +169,7 @@ class Rounds:
         ]
 
     async def _note_served(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
-        served = {(job.current.pool, job.owner) for job in jobs}
+        served = {(job.current.worker_type, job.owner) for job in jobs}
         if not self._compete:
             # It is enough to know it roughly.
             served = {key for key in served if key not in self._served or now - self._served[key] > _SERVED_WITHIN}
@@ -227,22 +207,20 @@ class Rounds:
 
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
-    worker = session.worker
-    pools = [*worker.worker_types, *(map(chat_pool, worker.worker_types) if worker.chats else ())]
-    return (QueueKey(pool, worker.models) for pool in pools)
+    return (QueueKey(worker_type, session.worker.models) for worker_type in session.worker.worker_types)
 
 
 def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:
     """Tell whether what was chosen is what waits: a job may have come to wait in another pool before we locked it."""
     job = jobs.get(candidate.job_id)
-    return job is not None and (job.state is not JobState.QUEUED or job.current.pool == candidate.worker_type)
+    return job is not None and (job.state is not JobState.QUEUED or job.current.worker_type == candidate.worker_type)
 
 
-def _best_session(takers: Sequence[Session], free: Mapping[str, int], pool: str, model: str) -> Session | None:
+def _best_session(takers: Sequence[Session], free: Mapping[str, int], worker_type: str, model: str) -> Session | None:
     """Return the session with the most free slots that takes the stage, or None."""
     best: Session | None = None
     for session in takers:
         most = free[best.epoch] if best is not None else 0
-        if free[session.epoch] > most and session.worker.takes(pool, model):
+        if free[session.epoch] > most and session.worker.takes(worker_type, model):
             best = session
     return best
