@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
 from pathlib import Path
 
 from asset_service.domain import Media, Upload
@@ -77,10 +76,11 @@ class Intake:
             if data is not None:
                 info = await self._store.put_bytes(WORKSPACE_BUCKET, upload.key, data, content_type=media.content_type)
             else:
-                async with aclosing(self._spool.chunks(upload.upload_id)) as chunks:
-                    info = await self._store.put(
-                        WORKSPACE_BUCKET, upload.key, chunks, content_type=media.content_type, sha256=media.sha256
-                    )
+                # Whoever has the lock writes: nobody does any more, so the store may have the file itself.
+                path = self._spool.path(upload.upload_id)
+                info = await self._store.put_file(
+                    WORKSPACE_BUCKET, upload.key, path, content_type=media.content_type, sha256=media.sha256
+                )
         except AlreadyExists:
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)

@@ -6,14 +6,25 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 from service_kit.errors import ErrorReason, FailedPrecondition, Unavailable
 
-_CHUNK_BYTES = 1 << 20
+_MOST_DIGESTS = 1024
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(slots=True)
+class _Digest:
+    """The SHA-256 of what we wrote into a file, and how the file was after that: its size and its time."""
+
+    sha256: hashlib._Hash
+    state: tuple[int, int]
 
 
 class Spool:
@@ -22,6 +33,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         """Use a folder; `prepare` makes it."""
         self._folder = folder
+        self._digests: dict[str, _Digest] = {}
 
     async def prepare(self) -> None:
         """Make the folder."""
@@ -41,7 +53,7 @@ class Spool:
         Raises:
             FailedPrecondition: the file ends elsewhere, or is gone.
         """
-        return await asyncio.to_thread(_write, self.path(upload_id), offset, data)
+        return await _to_its_end(self._write, upload_id, offset, data)
 
     async def sync(self, upload_id: str) -> int:
         """Bring to the disk what was written. Returns how many bytes there are."""
@@ -49,13 +61,7 @@ class Spool:
 
     async def digest(self, upload_id: str) -> str:
         """Return the SHA-256 of what is there, in lower-case hexadecimal."""
-        return await asyncio.to_thread(_digest, self.path(upload_id))
-
-    async def chunks(self, upload_id: str) -> AsyncGenerator[bytes]:
-        """Give the bytes in order."""
-        with self.path(upload_id).open("rb", buffering=0) as file:
-            while chunk := await asyncio.to_thread(file.read, _CHUNK_BYTES):
-                yield chunk
+        return await asyncio.to_thread(self._digest, upload_id)
 
     async def fill(self, upload_id: str, chunks: AsyncGenerator[bytes]) -> None:
         """Write all that comes into the empty file of an upload."""
@@ -66,15 +72,54 @@ class Spool:
 
     async def restart(self, upload_id: str) -> None:
         """Throw away the bytes of an upload, which begins anew."""
+        self._digests.pop(upload_id, None)
         await asyncio.to_thread(os.truncate, self.path(upload_id), 0)
 
     async def remove(self, upload_id: str) -> None:
         """Delete the file of an upload, if there is one."""
+        self._digests.pop(upload_id, None)
         await asyncio.to_thread(self.path(upload_id).unlink, missing_ok=True)
 
     async def names(self) -> list[str]:
         """Return the ids of all uploads that have a file."""
         return await asyncio.to_thread(lambda: sorted(path.name for path in self._folder.iterdir()))
+
+    def _write(self, upload_id: str, offset: int, data: bytes) -> int:
+        """Write, and go on with the digest of a file that we have written so far."""
+        known = self._digests.pop(upload_id, None)
+        with _existing(self.path(upload_id)) as file:
+            before = _state(file)
+            _write(file, offset, data)
+            if known is None or known.state != before:
+                if offset:
+                    return offset + len(data)
+                known = _Digest(hashlib.sha256(), before)
+            known.sha256.update(data)
+            known.state = _state(file)
+        if len(self._digests) >= _MOST_DIGESTS:
+            self._digests.pop(next(iter(self._digests)), None)
+        self._digests[upload_id] = known
+        return offset + len(data)
+
+    def _digest(self, upload_id: str) -> str:
+        with self.path(upload_id).open("rb", buffering=0) as file:
+            known = self._digests.get(upload_id)
+            if known is not None and known.state == _state(file):
+                return known.sha256.hexdigest()
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+async def _to_its_end(work: Callable[_P, _R], *args: _P.args, **options: _P.kwargs) -> _R:
+    """Return what work in a thread returns. Whoever is cancelled waits for it: the lock of the upload goes after that.
+
+    A write that came later would change a file which was measured, and may be a blob by then.
+    """
+    begun = asyncio.ensure_future(asyncio.to_thread(work, *args, **options))
+    try:
+        return await asyncio.shield(begun)
+    except asyncio.CancelledError:
+        await asyncio.wait([begun])
+        raise
 
 
 def _open(path: Path) -> int:
@@ -92,32 +137,29 @@ def _existing(path: Path) -> BinaryIO:
         raise FailedPrecondition("The upload takes no bytes: ask StartUpload.", ErrorReason.INCOMPLETE_UPLOAD) from None
 
 
-def _write(path: Path, offset: int, data: bytes) -> int:
-    with _existing(path) as file:
-        end = os.fstat(file.fileno()).st_size
-        if offset != end:
-            raise FailedPrecondition(
-                f"offset must be {end}, where the upload ends, got {offset}", ErrorReason.INCOMPLETE_UPLOAD
-            )
-        # At the offset, not in append mode: a write whose call was given up must not add its bytes a second time.
-        file.seek(offset)
-        try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[file.write(rest) :]
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            raise Unavailable("There is no room for more bytes at the moment.") from error
-    return offset + len(data)
+def _write(file: BinaryIO, offset: int, data: bytes) -> None:
+    end = os.fstat(file.fileno()).st_size
+    if offset != end:
+        raise FailedPrecondition(
+            f"offset must be {end}, where the upload ends, got {offset}", ErrorReason.INCOMPLETE_UPLOAD
+        )
+    file.seek(offset)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise Unavailable("There is no room for more bytes at the moment.") from error
+
+
+def _state(file: BinaryIO) -> tuple[int, int]:
+    known = os.fstat(file.fileno())
+    return known.st_size, known.st_mtime_ns
 
 
 def _sync(path: Path) -> int:
     with _existing(path) as file:
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_size
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

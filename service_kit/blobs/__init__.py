@@ -82,6 +82,16 @@ class BlobStore(Protocol):
     async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
         """Write a small blob whose key is free, as `put` does, with less effort."""
 
+    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+        """Write a blob of a whole file that has this digest and to which nobody writes any more.
+
+        The store may keep the file itself, as a second name of it, instead of a copy: it must not be changed after
+        this, only removed.
+
+        Raises:
+            AlreadyExists: the key is taken; its blob is untouched.
+        """
+
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; None when there is none."""
 

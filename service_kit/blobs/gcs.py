@@ -9,7 +9,6 @@ runs in one of a few threads of the store's own.
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import os
 import tempfile
@@ -17,6 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 import google.auth
@@ -27,10 +27,10 @@ from google.auth.credentials import AnonymousCredentials, Signing
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
-from google.cloud.storage.fileio import BlobWriter
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from service_kit.blobs import GCS_SCHEME, WORKSPACE_BUCKET, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.blobs.gcs_objects import DIGEST, Sent, Upload, check_crc32c, crc32c_text, info_of, status_of
 from service_kit.blobs.threads import Threads
 from service_kit.errors import AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable
 from service_kit.settings import SettingsError
@@ -49,7 +49,6 @@ _SLACK = timedelta(seconds=1)
 _LONGEST_ADDRESS = timedelta(days=7)
 _SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
 _EMULATOR_ENV = "STORAGE_EMULATOR_HOST"
-_DIGEST = "sha256"
 # A key is written once, so whoever has its bytes has them for good.
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
 _FAILURES = (
@@ -61,27 +60,6 @@ _FAILURES = (
     requests.RequestException,
     OSError,
 )
-
-
-class _Upload(BlobWriter):  # type: ignore[misc]
-    """A resumable upload that only `close` completes: the client's own would also when it is collected, half done."""
-
-    def __del__(self) -> None:
-        """Leave the session: it is no object, and Google forgets it after a week."""
-
-
-class _Sent:
-    """The checksums of what was sent."""
-
-    def __init__(self) -> None:
-        self.sha256 = hashlib.sha256()
-        self.crc32c = google_crc32c.Checksum()
-
-    def pass_on(self, upload: _Upload, part: bytes) -> None:
-        """Send bytes."""
-        self.sha256.update(part)
-        self.crc32c.update(part)
-        upload.write(part)
 
 
 class GcsBlobStore:
@@ -145,24 +123,42 @@ class GcsBlobStore:
     async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
         self._check(bucket, key)
-        blob = self._described(bucket, key, content_type, hashlib.sha256(data).hexdigest())
-        send = partial(
-            blob.upload_from_string, data, content_type, if_generation_match=0, checksum="crc32c", **self._bounds
-        )
-        await self._reached(bucket, key, send)
-        return _info(bucket, blob)
+
+        def send() -> storage.Blob:
+            # The digest, too, is none of the event loop's work.
+            blob = self._described(bucket, key, content_type, hashlib.sha256(data).hexdigest())
+            blob.upload_from_string(data, content_type, if_generation_match=0, checksum="crc32c", **self._bounds)
+            return blob
+
+        return info_of(bucket, await self._reached(bucket, key, send))
+
+    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+        """Write a blob of a file in parts; see `BlobStore.put_file`."""
+        self._check(bucket, key)
+        with await asyncio.to_thread(path.open, "rb", 0) as file:
+            async with aclosing(_pieces(file)) as pieces:
+                return await self._upload(bucket, key, pieces, content_type, sha256)
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
         self._check(bucket, key)
         blob = await self._find(bucket, key, None)
-        return None if blob is None else _info(bucket, blob)
+        return None if blob is None else info_of(bucket, blob)
 
     async def open_range(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
     ) -> AsyncGenerator[bytes]:
         """Stream bytes; see `BlobStore.open_range`. The CRC32C of a whole blob is checked before its last piece."""
         self._check(bucket, key)
+        piece = b""
+        if generation is not None and (offset, length) == (0, None):
+            small = self._bucket(bucket).blob(key, generation=_number(generation, bucket, key))
+            piece = await self._read(small, 0, READ_BYTES - 1)
+            if 0 < len(piece) < READ_BYTES and small.crc32c:
+                # The answer said everything: a small file takes one request.
+                check_crc32c(google_crc32c.Checksum(piece), small.crc32c)
+                yield piece
+                return
         blob = await self._known(bucket, key, generation)
         size_bytes = int(blob.size)
         if offset < 0 or offset > size_bytes:
@@ -173,17 +169,15 @@ class GcsBlobStore:
         pinned = self._bucket(bucket).blob(key, generation=blob.generation)
         while offset < end:
             last = min(offset + READ_BYTES, end) - 1
-            read = partial(
-                pinned.download_as_bytes, start=offset, end=last, raw_download=True, checksum=None, **self._bounds
-            )
-            piece: bytes = await self._run(read, bucket, key)
+            piece = piece or await self._read(pinned, offset, last)
             if len(piece) != last + 1 - offset:
                 raise Unavailable("The object store gave fewer bytes than the file has; repeat.")
             checksum.update(piece)
             offset += len(piece)
-            if whole and offset == end and _text(checksum) != blob.crc32c:
-                raise Unavailable("The bytes that came from the object store have another CRC32C; repeat.")
+            if whole and offset == end:
+                check_crc32c(checksum, blob.crc32c)
             yield piece
+            piece = b""
 
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
@@ -192,7 +186,7 @@ class GcsBlobStore:
         self._check(*source)
         self._check(*target)
         original = await self._known(*source, generation)
-        copied = self._described(*target, original.content_type, (original.metadata or {}).get(_DIGEST, ""))
+        copied = self._described(*target, original.content_type, (original.metadata or {}).get(DIGEST, ""))
         token: str | None = None
         moved_bytes = -1
         while moved_bytes < 0 or token is not None:
@@ -204,7 +198,7 @@ class GcsBlobStore:
         if copied.crc32c != original.crc32c:
             await self.delete(*target, str(copied.generation))
             raise Unavailable("The object store has made a copy with another CRC32C; repeat.")
-        return _info(target[0], copied)
+        return info_of(target[0], copied)
 
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
         """Remove a blob of exactly this generation; see `BlobStore.delete`."""
@@ -234,7 +228,7 @@ class GcsBlobStore:
             for blob in page:
                 # The offset itself is in the answer.
                 if blob.name > after:
-                    yield _info(bucket, blob)
+                    yield info_of(bucket, blob)
 
     async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return a V4 signed address; see `BlobStore.sign`. None when the credentials cannot sign."""
@@ -263,7 +257,7 @@ class GcsBlobStore:
     ) -> BlobInfo:
         """Send chunks in parts. The last part, which makes the object, goes only when the digest is the announced."""
         blob = self._described(bucket, key, content_type, sha256)
-        upload = _Upload(
+        upload = Upload(
             blob,
             chunk_size=PART_BYTES,
             content_type=content_type,
@@ -271,7 +265,7 @@ class GcsBlobStore:
             checksum="crc32c",
             **self._bounds,
         )
-        sent = _Sent()
+        sent = Sent()
         part = bytearray()
         async for chunk in chunks:
             part += chunk
@@ -286,11 +280,11 @@ class GcsBlobStore:
             if not isinstance(error.__cause__, DataCorruption):
                 raise
         found = await self._find(bucket, key, None)
-        if found is None or found.crc32c != _text(sent.crc32c):
+        if found is None or found.crc32c != crc32c_text(sent.crc32c):
             if found is not None:
                 await self.delete(bucket, key, str(found.generation))
             raise Unavailable("The object store does not hold the bytes that were sent; repeat.")
-        return _info(bucket, found)
+        return info_of(bucket, found)
 
     async def _spool(self, chunks: AsyncIterable[bytes], file: IO[bytes]) -> str:
         """Write chunks into a file. Returns their SHA-256 in hexadecimal."""
@@ -312,7 +306,7 @@ class GcsBlobStore:
         blob = self._bucket(bucket).blob(key)
         blob.content_type = content_type
         blob.cache_control = _CACHE_CONTROL
-        blob.metadata = {_DIGEST: sha256}
+        blob.metadata = {DIGEST: sha256}
         return blob
 
     async def _find(self, bucket: str, key: str, generation: str | None) -> storage.Blob | None:
@@ -322,6 +316,15 @@ class GcsBlobStore:
         return await self._run(
             partial(self._bucket(bucket).get_blob, key, generation=number, **self._bounds), bucket, key
         )
+
+    async def _read(self, blob: storage.Blob, first: int, last: int) -> bytes:
+        """Return bytes of a blob, from the first to the last; none when it ends before the first."""
+        read = partial(blob.download_as_bytes, start=first, end=last, raw_download=True, checksum=None, **self._bounds)
+        try:
+            piece: bytes = await self._run(read, blob.bucket.name.removeprefix(f"{self._prefix}-"), blob.name)
+        except OutOfRange:
+            return b""
+        return piece
 
     async def _known(self, bucket: str, key: str, generation: str | None) -> storage.Blob:
         blob = await self._find(bucket, key, generation)
@@ -349,9 +352,11 @@ class GcsBlobStore:
         try:
             return await self._threads.run(call, writes=writes)
         except _FAILURES as error:
-            status = _status(error)
+            status = status_of(error)
             if status == 404:
                 raise _absent(*(source or (bucket, key))) from None
+            if status == 416:
+                raise OutOfRange(f"The blob {key} in {bucket} ends before that.") from None
             if status == 412:
                 raise AlreadyExists(f"The key {key} in {bucket} is taken.") from None
             log.warning("object_store_failed", bucket=bucket, error=f"{type(error).__name__}: {error}")
@@ -377,23 +382,8 @@ def _absent(bucket: str, key: str) -> NotFound:
     return NotFound(f"There is no blob {key} in {bucket}.")
 
 
-def _status(error: Exception) -> int:
-    if isinstance(error, InvalidResponse):
-        return int(error.response.status_code)
-    return int(error.code) if isinstance(error, GoogleAPICallError) and error.code else 0
-
-
-def _text(checksum: google_crc32c.Checksum) -> str:
-    return base64.b64encode(checksum.digest()).decode("ascii")
-
-
-def _info(bucket: str, blob: storage.Blob) -> BlobInfo:
-    return BlobInfo(
-        bucket,
-        str(blob.name),
-        str(blob.generation),
-        int(blob.size),
-        (blob.metadata or {}).get(_DIGEST, ""),
-        str(blob.content_type),
-        blob.time_created.astimezone(UTC),
-    )
+def _number(generation: str, bucket: str, key: str) -> int:
+    """Return a generation as a number. Raises NotFound for what is none: no blob has it."""
+    if not (generation.isascii() and generation.isdecimal()):
+        raise _absent(bucket, key)
+    return int(generation)

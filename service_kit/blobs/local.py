@@ -25,11 +25,13 @@ from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, SignedUrl, check_bucket
 from service_kit.clock import parse_rfc3339, rfc3339
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 1 << 20
 _TEMPORARY = ".tmp"
 _TRIES = 10
 _DATA = "data"
 _META = "meta.json"
+# Another file system, or one that has no links, or no more of them.
+_NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
 
 class LocalBlobStore:
@@ -59,6 +61,10 @@ class LocalBlobStore:
     async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
         return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type)
+
+    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+        """Write a blob of a file by a hard link to it, or a copy from another disk; see `BlobStore.put_file`."""
+        return await asyncio.to_thread(self._put_file, bucket, key, path, content_type, sha256)
 
     async def adopt(self, info: BlobInfo, chunks: AsyncIterable[bytes]) -> None:
         """Write a blob whose key is free as it was in another store, with the generation that rows know it by.
@@ -155,6 +161,27 @@ class LocalBlobStore:
             info = BlobInfo(
                 bucket, key, _new_generation(), len(data), digest.hexdigest(), content_type, datetime.now(UTC)
             )
+            self._publish(draft, final, info)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        return info
+
+    def _put_file(self, bucket: str, key: str, path: Path, content_type: str, sha256: str) -> BlobInfo:
+        final = self._path(bucket, key)
+        draft = self._new_draft(bucket)
+        try:
+            data = draft / _DATA
+            try:
+                os.link(path, data)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                shutil.copyfile(path, data)
+            with data.open("rb") as file:
+                os.fsync(file.fileno())
+                size_bytes = os.fstat(file.fileno()).st_size
+            info = BlobInfo(bucket, key, _new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
             self._publish(draft, final, info)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)

@@ -51,6 +51,23 @@ async def test_what_was_put_comes_back_with_its_digest(store: BlobStore) -> None
     assert await read(store, BUCKET, "default/ann/one", generation=info.generation) == content
 
 
+async def test_a_file_becomes_a_blob_that_stays_when_the_file_goes(store: BlobStore, tmp_path: Path) -> None:
+    path, content = tmp_path / "spooled", b"spooled" * 400_000
+    path.write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    info = await store.put_file(BUCKET, "default/ann/file", path, content_type="video/mp4", sha256=digest)
+    assert (info.sha256, info.size_bytes, info.content_type) == (digest, len(content), "video/mp4")
+    path.unlink()
+    assert await store.stat(BUCKET, "default/ann/file") == info
+    assert await read(store, BUCKET, "default/ann/file", generation=info.generation) == content
+    path.write_bytes(b"other")
+    with pytest.raises(AlreadyExists):
+        await store.put_file(
+            BUCKET, "default/ann/file", path, content_type="video/mp4", sha256=hashlib.sha256(b"other").hexdigest()
+        )
+    assert await read(store, BUCKET, "default/ann/file") == content
+
+
 async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore) -> None:
     info = await store.put_bytes(BUCKET, "default/ann/small", b"small", content_type="image/png")
     assert (info.sha256, info.size_bytes) == (hashlib.sha256(b"small").hexdigest(), 5)

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -239,6 +240,11 @@ class ProcessBlobs:
         info = self._shared.add(bucket, key, data, content_type)
         self._process.reach("after_blob")
         return info
+
+    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+        data = await asyncio.to_thread(path.read_bytes)
+        check_digest(hashlib.sha256(data).hexdigest(), sha256)
+        return await self.put_bytes(bucket, key, data, content_type=content_type)
 
     async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
         return 0

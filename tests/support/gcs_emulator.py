@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any
 
 from gcp_storage_emulator import server, storage
-from gcp_storage_emulator.exceptions import NotFound
+from gcp_storage_emulator.exceptions import BadRequest, NotFound
 from gcp_storage_emulator.handlers import objects
 
 Handler = Callable[..., None]
@@ -76,6 +76,29 @@ class Rules:
                 "rewriteToken": token,
             }
         )
+
+
+class Parts:
+    """What has come of uploads in parts: the emulator itself writes all of it anew for each part."""
+
+    def __init__(self) -> None:
+        self._received: dict[str, bytearray] = {}
+
+    def count(self, file_id: str) -> int:
+        """Return how many bytes of an upload have come."""
+        return len(self._received.get(file_id, b""))
+
+    def add(
+        self, file_id: str, content: bytes | None, total_size: int | None = None, expected_start: int | None = None
+    ) -> bytes | None:
+        """Take a part. Returns the whole content with the last one."""
+        received = self._received.setdefault(file_id, bytearray())
+        if expected_start not in (None, len(received)):
+            raise BadRequest(f"Invalid Content-Range start: expected {len(received)}, got {expected_start}")
+        received += content or b""
+        if total_size is None or len(received) < total_size:
+            return None
+        return bytes(self._received.pop(file_id))[:total_size]
 
 
 def _refusal(request: Any, storage: Any) -> HTTPStatus | None:
@@ -147,6 +170,9 @@ def main() -> None:
         )
     # It writes the list of all objects anew after each change, for a restart that no process in memory has.
     storage.Storage._write_config_to_file = lambda _: None
+    parts = Parts()
+    storage.Storage.get_resumable_byte_count = lambda _, *which: parts.count(*which)
+    storage.Storage.add_to_resumable_upload = lambda _, *part, **place: parts.add(*part, **place)
     # Those who race for a key all connect at once.
     server.server.HTTPServer.request_queue_size = 128
     running = server.create_server("127.0.0.1", 0, in_memory=True)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import grpc
 
@@ -21,9 +21,9 @@ from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.telemetry import get_logger
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 16 << 20
 """How much of a file is sent before the service has said that it has it: the most that a break sends again."""
-_PIECE_BYTES = 512 << 10
+_PIECE_BYTES = 1 << 20
 WHOLE_BYTES = 2 << 20
 """Up to this size an output goes with its renditions in one message, and is sent anew when the call breaks off."""
 _CALL_LIMIT_S = 60.0
@@ -47,6 +47,7 @@ _RENDITIONS = {
     "clip": media_pb2.RENDITION_KIND_CLIP,
 }
 _T = TypeVar("_T")
+_Mode = Literal["wb", "ab"]
 
 log = get_logger(__name__)
 
@@ -115,22 +116,23 @@ class Transfers:
             TransferFailed: they cannot be read, or are others.
         """
 
-        async def read(_: Callable[[], None]) -> None:
+        async def read(_: Callable[[], None]) -> str:
             request = pb.ReadReferenceRequest(asset_id=asset_id)
             call = self._stub.ReadReference(request, metadata=self._metadata)
+            sha256 = hashlib.sha256()
+            mode: _Mode = "wb"
             try:
                 async with asyncio.timeout(_CALL_LIMIT_S):
-                    await asyncio.to_thread(path.write_bytes, b"")
                     async for piece in call:
-                        await asyncio.to_thread(_append, path, piece.data)
+                        await asyncio.to_thread(_append, path, piece.data, sha256, mode)
+                        mode = "ab"
             except TimeoutError:
                 raise TransferFailed("The reference did not arrive in time.", retryable=True) from None
             finally:
                 call.cancel()
+            return sha256.hexdigest()
 
-        await self._persist(read)
-        sha256, _ = await asyncio.to_thread(digest, path)
-        if sha256 != media.sha256:
+        if await self._persist(read) != media.sha256:
             raise TransferFailed(f"The bytes of the reference {asset_id} are not those it had.", retryable=False)
 
     async def _upload_whole(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str | None:
@@ -247,9 +249,12 @@ def _read_piece(path: Path, offset: int, length: int) -> bytes:
         return stream.read(length)
 
 
-def _append(path: Path, data: bytes) -> None:
-    with path.open("ab") as stream:
-        stream.write(data)
+def _append(path: Path, data: bytes, sha256: hashlib._Hash, mode: _Mode) -> None:
+    with path.open(mode, buffering=0) as stream:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[stream.write(rest) :]
+    sha256.update(data)
 
 
 def _as_failure(error: grpc.aio.AioRpcError) -> TransferFailed:

@@ -1,0 +1,67 @@
+"""Bytes on their way in: digested as they are written, by nobody else's leave, and never written behind one's back."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from pathlib import Path
+
+import pytest
+
+from asset_service import spool as spool_module
+from asset_service.spool import Spool
+
+FIRST, SECOND = b"first" * 1000, b"second" * 1000
+
+
+@pytest.fixture
+async def spool(tmp_path: Path) -> Spool:
+    made = Spool(tmp_path / "spool")
+    await made.prepare()
+    await made.open("u")
+    return made
+
+
+async def test_what_was_written_is_not_read_again_for_its_digest(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    await spool.write("u", await spool.write("u", 0, FIRST), SECOND)
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert await spool.digest("u") == hashlib.sha256(FIRST + SECOND).hexdigest()
+
+
+async def test_what_another_replica_wrote_counts(spool: Spool) -> None:
+    other = Spool(spool.path("u").parent)
+    await other.write("u", await spool.write("u", 0, FIRST), SECOND)
+    assert await spool.digest("u") == hashlib.sha256(FIRST + SECOND).hexdigest()
+    await spool.write("u", len(FIRST + SECOND), FIRST)
+    assert await spool.digest("u") == hashlib.sha256(FIRST + SECOND + FIRST).hexdigest()
+
+
+async def test_an_upload_that_begins_anew_has_a_new_digest(spool: Spool) -> None:
+    await spool.write("u", 0, FIRST)
+    await spool.restart("u")
+    await spool.write("u", 0, SECOND)
+    assert await spool.digest("u") == hashlib.sha256(SECOND).hexdigest()
+
+
+async def test_who_is_cancelled_waits_until_nothing_is_written_any_more(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    write = spool_module._write
+
+    def slow(*arguments: object) -> None:
+        began.set()
+        go_on.wait(10)
+        write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(spool_module, "_write", slow)
+    writing = asyncio.create_task(spool.write("u", 0, FIRST))
+    await asyncio.to_thread(began.wait, 10)
+    writing.cancel()
+    done, _ = await asyncio.wait([writing], timeout=0.05)
+    assert not done
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert spool.path("u").read_bytes() == FIRST
