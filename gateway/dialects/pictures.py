@@ -10,7 +10,7 @@ from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
 from gateway.http import Reply
 from gateway.status import HttpProblem
-from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
+from service_kit.errors import InvalidArgument
 
 _SIDE_MULTIPLE = 8
 FILES = "/replicate/v1/files/"
@@ -32,16 +32,11 @@ def says_422(serve: Serve) -> Serve:
     return served
 
 
-def refuse(field: str, message: str, reason: ErrorReason = ErrorReason.INVALID_VALUE) -> InvalidArgument:
-    """Return the error of one field."""
-    return InvalidArgument.of([FieldProblem(field, message)], reason)
-
-
 async def add_reference(
     call: Call,
     request: router_service_pb2.GenerateContentRequest,
     source: str,
-    kind: generation_pb2.ReferenceKind,
+    kind: generation_pb2.ReferenceKind.ValueType,
     *,
     field: str,
     noise: float | None = None,
@@ -64,13 +59,11 @@ async def add_reference(
         reference.strength = 1 - noise
 
 
-def set_size(
-    request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str
-) -> None:
-    """Ask for a size in pixels. Raises InvalidArgument for one that is no multiple of 8; the router knows the limits."""
+def set_size(request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str) -> None:
+    """Ask for a size in pixels. Raises InvalidArgument for one that is no multiple of 8; the router limits it."""
     for name, value in (("width", width), ("height", height)):
         if not float(value).is_integer() or int(value) % _SIDE_MULTIPLE:
-            raise refuse(f"{field}{name}", f"must be a multiple of {_SIDE_MULTIPLE}, got {value:g}")
+            raise InvalidArgument.field(f"{field}{name}", f"must be a multiple of {_SIDE_MULTIPLE}, got {value:g}")
     request.width, request.height = int(width), int(height)
 
 

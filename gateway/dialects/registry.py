@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gateway.dialects.dialect import Dialect
+from gateway.dialects.fal import FAL
 from gateway.dialects.openai import OPENAI
 
-DIALECTS: tuple[Dialect, ...] = (OPENAI,)
+DIALECTS: tuple[Dialect, ...] = (OPENAI, FAL)

@@ -1,0 +1,22 @@
+"""fal's API under `/fal/queue`, `/fal/run` and `/fal/proxy`."""
+
+from __future__ import annotations
+
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.fal import queue, run, webhooks
+from gateway.dialects.fal.answers import error_body, error_headers
+from gateway.dialects.fal.proxy import proxy_endpoints
+
+_SERVED = (*queue.ENDPOINTS, *run.ENDPOINTS)
+
+FAL = Dialect(
+    name="fal",
+    title="fal",
+    prefixes=("/fal",),
+    endpoints=(*_SERVED, *proxy_endpoints(_SERVED)),
+    error_body=error_body,
+    error_headers=error_headers,
+    schemes=frozenset({"key", "bearer"}),
+)
+
+__all__ = ["FAL", "webhooks"]
