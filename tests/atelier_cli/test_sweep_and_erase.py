@@ -3,49 +3,90 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from atelier_cli.exits import REFUSED
 from atelier_client import Atelier
 from atelier_client._calls import Call
-from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET, open_store
 from service_kit.blobs.local import LocalBlobStore
+from service_kit.settings import load
 from tests.atelier_cli.conftest import Run
-from tests.support.system import UpProcess
+from tests.support.commands import as_operator
+from tests.support.system import UpProcess, up_process
 
 WHO = "quentin-7f3a"
 PROMPT = "a quokkalantern beside a xylophonic lighthouse"
 SERVICES = ("router", "asset", "library")
 
 
-def places_of(data_dir: Path, *texts: str) -> Iterator[str]:
-    """Give where any of some texts is found: tables of all services with their columns, and blobs with their keys."""
-    wanted = [text.encode() for text in texts]
-    for service in SERVICES:
-        with closing(sqlite3.connect(f"file:{data_dir / service / service}.sqlite3?mode=ro", uri=True)) as db:
-            for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-                rows = db.execute(f'SELECT * FROM "{table}"')
-                names = [column[0] for column in rows.description]
-                for row in rows:
-                    for name, value in zip(names, row, strict=True):
-                        held = value if isinstance(value, bytes) else str(value).encode()
-                        if any(text in held for text in wanted):
-                            yield f"{service}.{table}.{name}"
-    for bucket in (WORKSPACE_BUCKET, LIBRARY_BUCKET):
-        for path in (data_dir / "blobs" / bucket).rglob("*"):
-            held = str(path.relative_to(data_dir)).encode() + (path.read_bytes() if path.is_file() else b"")
-            if any(text in held for text in wanted):
-                yield f"{bucket}: {path.name}"
+class House:
+    """A running system, and all that lies in its tables and buckets."""
+
+    def __init__(self, up: UpProcess, *, database_url: str = "", blobs_url: str = "") -> None:
+        self.up = up
+        self._database_url = database_url
+        self._blobs_url = blobs_url
+
+    async def places_of(self, *texts: str) -> list[str]:
+        """Return where any of some texts is found: tables with their columns, and blobs with their keys."""
+        wanted = [text.encode() for text in texts]
+        rows = self._of_postgresql() if self._database_url else self._of_sqlite()
+        found = [place for place, held in rows if any(text in held for text in wanted)]
+        return found + [place async for place, held in self._blobs() if any(text in held for text in wanted)]
+
+    def _of_sqlite(self) -> Iterator[tuple[str, bytes]]:
+        for service in SERVICES:
+            path = self.up.data_dir / service / f"{service}.sqlite3"
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                    rows = db.execute(f'SELECT * FROM "{table}"')
+                    names = [column[0] for column in rows.description]
+                    yield from _cells(f"{service}.{table}", names, rows)
+
+    def _of_postgresql(self) -> Iterator[tuple[str, bytes]]:
+        with psycopg.connect(self._database_url) as db:
+            tables = db.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname = ANY(%s)", [[*SERVICES]])
+            for schema, table in tables.fetchall():
+                rows = db.execute(sql.SQL("SELECT * FROM {}").format(sql.Identifier(schema, table)))
+                names = [column.name for column in rows.description or ()]
+                yield from _cells(f"{schema}.{table}", names, rows)
+
+    async def _blobs(self) -> AsyncIterator[tuple[str, bytes]]:
+        store = open_store(load({"core.data_dir": str(self.up.data_dir), "blobs.url": self._blobs_url}))
+        try:
+            for bucket in (WORKSPACE_BUCKET, LIBRARY_BUCKET):
+                async with aclosing(store.list(bucket)) as listed:
+                    async for info in listed:
+                        async with aclosing(store.open_range(bucket, info.key, generation=info.generation)) as opened:
+                            held = b"".join([part async for part in opened])
+                        yield f"{bucket}: {info.key}", info.key.encode() + held
+        finally:
+            await store.close()
 
 
-@pytest.fixture
-def person(up: UpProcess, atelier: Run) -> Atelier:
-    key = atelier("--json", "keys", "create", "--owner", WHO).json["secret"]
-    return Atelier(up.url, key)
+def _cells(table: str, names: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[tuple[str, bytes]]:
+    for row in rows:
+        for name, value in zip(names, row, strict=True):
+            yield f"{table}.{name}", value if isinstance(value, bytes) else str(value).encode()
+
+
+@pytest.fixture(params=["a folder", "PostgreSQL and a bucket"])
+def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
+    if request.param == "a folder":
+        yield House(request.getfixturevalue("up"))
+        return
+    database_url, blobs_url = request.getfixturevalue("migrated_postgres_url"), request.getfixturevalue("gcs_url")
+    flags = [f"core.database_url={database_url}", f"blobs.url={blobs_url}"]
+    with up_process(tmp_path / "up", *(word for flag in flags for word in ("--set", flag))) as running:
+        running.wait_for_workers()
+        yield House(running, database_url=database_url, blobs_url=blobs_url)
 
 
 def live_as(person: Atelier, tmp_path: Path) -> None:
@@ -68,16 +109,15 @@ def _call(method: str, path: str, body: dict[str, object]) -> Call[object]:
     return Call(method, path, lambda reply: reply, json=body)
 
 
-def test_nothing_of_a_person_is_left_in_any_table_or_bucket(
-    up: UpProcess, atelier: Run, person: Atelier, tmp_path: Path
-) -> None:
-    live_as(person, tmp_path)
-    before = set(places_of(up.data_dir, WHO, PROMPT))
+async def test_nothing_of_a_person_is_left_in_any_table_or_bucket(house: House, run: Run, tmp_path: Path) -> None:
+    atelier = as_operator(house.up, run)
+    live_as(Atelier(house.up.url, atelier("--json", "keys", "create", "--owner", WHO).json["secret"]), tmp_path)
+    before = await house.places_of(WHO, PROMPT)
     assert {place.partition(".")[0] for place in before} > set(SERVICES)
     assert any(place.startswith(LIBRARY_BUCKET) for place in before)
 
     assert atelier("erase", "--owner", WHO, "--yes").code == 0
-    assert sorted(places_of(up.data_dir, WHO, PROMPT, "quokkalantern")) == []
+    assert sorted(await house.places_of(WHO, PROMPT, "quokkalantern")) == []
 
     # Again, and for somebody whom nobody knows; and nothing more is taken for an erased owner.
     assert atelier("--json", "erase", "--owner", WHO).json == {"owner_id": WHO, "done": True}
@@ -85,7 +125,7 @@ def test_nothing_of_a_person_is_left_in_any_table_or_bucket(
     refused = atelier("keys", "create", "--owner", WHO)
     assert (refused.code, "erased" in refused.err) == (REFUSED, True)
     assert atelier("erase", "--owner", "admin").code == REFUSED
-    assert sorted(places_of(up.data_dir, WHO)) == []
+    assert sorted(await house.places_of(WHO)) == []
 
 
 async def test_a_sweep_tells_of_blobs_without_rows_and_deletes_them(up: UpProcess, atelier: Run) -> None:

@@ -14,7 +14,7 @@ from tests.model.processes import Gone
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 600
-# Not of the life of a job: the model has no deeds for them.
+# Not of the life of a job: real processes are killed there, in `test_killed_upkeep.py` and `test_kills.py`.
 OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.", "router.erase.")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
+from atelier.identity.v1 import identity_service_pb2_grpc
 from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
@@ -123,6 +124,7 @@ class Client:
         self._channels += [router, assets]
         await wait_ready(assets, READY)
         self.jobs = router_service_pb2_grpc.RouterServiceStub(router)
+        self.keys = identity_service_pb2_grpc.IdentityServiceStub(router)
         self.assets = asset_service_pb2_grpc.AssetServiceStub(assets)
 
     async def close(self) -> None:

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 
+from atelier.identity.v1 import identity_service_pb2 as identity_pb
 from atelier.router.v1 import job_pb2, router_service_pb2
 from service_kit.ids import asset_id
+from service_kit.rpc_errors import from_rpc_error
 from tests.support.processes import Client, Processes, running
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SIX = 6
+READY_WITHIN_S = 30
 STEPS = 6
 RECORDED = {job_pb2.JOB_STATE_PUBLISHING, job_pb2.JOB_STATE_SUCCEEDED}
 
@@ -154,3 +159,36 @@ async def test_a_worker_that_is_killed_between_two_steps_loses_nothing(system: S
     job_id = await system.submit()
     await system.killed_itself("atelier_worker")
     await assert_six_assets(system.client, job_id)
+
+
+async def test_a_router_that_is_killed_while_it_erases_takes_nothing_more_and_goes_on(system: System) -> None:
+    await system.have("asset_service", "router_service")
+    secret = (await system.client.keys.CreateKey(identity_pb.CreateKeyRequest(owner_id="ann"))).secret
+    await system.start("router_service", crash_point="router.erase.marked")
+    erase = router_service_pb2.EraseOwnerRequest(owner_id="ann")
+    async with asyncio.timeout(READY_WITHIN_S):
+        with pytest.raises(grpc.aio.AioRpcError):
+            while True:
+                await system.client.jobs.EraseOwner(erase, wait_for_ready=True)
+    await system.killed_itself("router_service")
+
+    # It was committed that the owner is erased; its key is still there until the erasure is repeated.
+    again = identity_pb.CreateKeyRequest(owner_id="ann")
+    assert await refusal(lambda: system.client.keys.CreateKey(again)) == "owner_erased"
+    assert (await system.client.jobs.EraseOwner(erase)).done
+    exchange = identity_pb.ExchangeKeyRequest(secret=secret)
+    assert await refusal(lambda: system.client.keys.ExchangeKey(exchange)) == "invalid_identity"
+
+
+async def refusal(call: Callable[[], Awaitable[Any]]) -> str:
+    """Return why a call is refused, as soon as somebody answers."""
+    async with asyncio.timeout(READY_WITHIN_S):
+        while True:
+            try:
+                await call()
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    return from_rpc_error(error).reason.value
+                await asyncio.sleep(0.05)
+            else:
+                raise LookupError("the call was not refused")
