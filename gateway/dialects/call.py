@@ -12,8 +12,8 @@ from atelier.router.v1 import job_pb2, router_service_pb2
 from gateway.context import Context
 from gateway.dialects import forms
 from gateway.dialects.dialect import Dialect, Endpoint
-from gateway.dialects.fields import Values, read
 from gateway.dialects.failures import not_ended, problem_of
+from gateway.dialects.fields import Values, read
 from gateway.dialects.jobs import Calls, Jobs, has_ended
 from gateway.http import ClientGone, Exchange, Reply
 from gateway.media import Media

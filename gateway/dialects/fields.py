@@ -67,6 +67,8 @@ class Field:
     """The values that are taken; any other is refused by name. Empty: every value within the limits."""
     minimum: float | None = None
     maximum: float | None = None
+    also_text: bool = False
+    """Whether a number may come as text in JSON, too."""
     harmless: tuple[Any, ...] = ()
     """Values of a refused field that ask for nothing, such as its default, and are taken as if it were absent."""
 
@@ -195,7 +197,7 @@ def _value(entry: Field, value: Any, *, from_text: bool) -> Any:
 
 
 def _single(entry: Field, value: Any, *, from_text: bool) -> Any:
-    found = _READERS[entry.kind](value, from_text)
+    found = _READERS[entry.kind](value, from_text or entry.also_text)
     if entry.choices and found not in entry.choices:
         allowed = ", ".join(_plain(choice) for choice in entry.choices)
         raise _Refused(f"must be one of {allowed}; got {_plain(found)[:_SHOWN]!r}")
