@@ -9,6 +9,7 @@ from datetime import timedelta
 from gateway.backends import Backends, Metadata, metadata
 from gateway.http import Exchange
 from gateway.identity import Identities, credential_of, on_behalf_of
+from gateway.rates import RateLimits
 from gateway.references import References
 from gateway.sse import PING_INTERVAL
 from gateway.streams import Access
@@ -25,6 +26,7 @@ class Context:
     request_timeout: timedelta
     max_body_bytes: int
     secure_cookies: bool
+    rates: RateLimits
     references: References
     ping_interval: timedelta = PING_INTERVAL
     closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -35,6 +37,11 @@ class Context:
         acting_for = on_behalf_of(exchange.headers)
 
         async def make() -> Metadata:
-            return metadata(exchange.request_id, await self.identities.token(credential), acting_for)
+            token = await self.identities.token(credential)
+            if not exchange.counted:
+                # Once, however many calls are made for the request, and however often a stream asks again.
+                exchange.counted = True
+                self.rates.count(token, acting_for)
+            return metadata(exchange.request_id, token, acting_for)
 
         return make

@@ -23,6 +23,7 @@ from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
 from router_service.jobs import JobViews
 from router_service.leasing import LeasingLoop
+from router_service.limits import JobLimits, Limits
 from router_service.patience import Patience
 from router_service.pools import Pools
 from router_service.reaper import Reaper, ReaperRules
@@ -48,7 +49,7 @@ from service_kit.keyring import Keyrings
 from service_kit.process import run
 from service_kit.schema_gate import schema_ready
 from service_kit.server import GrpcServer, Registration, Running
-from service_kit.settings import Settings
+from service_kit.settings import Settings, SettingsError
 from service_kit.settings_table import RouterSettings
 from service_kit.tasks import BackgroundTasks
 from service_kit.telemetry import get_logger
@@ -84,12 +85,15 @@ class Service:
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
+        self.limits = Limits(clock, JobLimits(mine.queued_jobs_per_owner, mine.running_jobs_per_owner))
         self.patience = Patience(clock, mine.lease_ttl)
         self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
         self.handover = Handover(clock)
-        self.admission = Admission(self.storage, self.assets, self.signals, self.shares, self.dispatch)
+        self.admission = Admission(
+            self.storage, self.assets, self.signals, self.shares, self.limits, self.dispatch
+        )
         self.recording = Recording(
             self.storage,
             self.sessions,
@@ -123,7 +127,7 @@ class Service:
     def _dispatch(self, settings: Settings, clock: Clock) -> Dispatch:
         mine = settings.router
         rules = LeaseRules(mine.lease_ttl, mine.max_attempts, mine.max_leases, settings.asset.max_output_bytes)
-        rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares)
+        rounds = Rounds(self.storage, self.sessions, self.capabilities, rules, self.shares, self.limits)
         return Dispatch(
             self.storage, self.relay, self.signals, rounds, self.acknowledgements, rules, self.patience, clock
         )
@@ -185,7 +189,7 @@ class Service:
             pools=self.pools,
             erasure=Erasure(self.storage, self.ending),
         )
-        identity = IdentityServicer(self.identities)
+        identity = IdentityServicer(self.identities, self.limits)
         return [
             (router_service_pb2_grpc.add_RouterServiceServicer_to_server, router),
             (worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, self.workers),

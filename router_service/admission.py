@@ -10,6 +10,7 @@ from typing import Protocol
 from router_service.dispatch import Dispatch
 from router_service.domain import Job, Output, Reference
 from router_service.fairness import Shares
+from router_service.limits import JobLimits, Limits, lock_names, too_many_queued
 from router_service.models import RoutingTable
 from router_service.plans import Plan, Request, make_plan
 from router_service.signals import Signals
@@ -59,9 +60,16 @@ class Admission:
     """Makes jobs of requests."""
 
     def __init__(
-        self, storage: Storage, references: References, signals: Signals, shares: Shares, dispatch: Dispatch
+        self,
+        storage: Storage,
+        references: References,
+        signals: Signals,
+        shares: Shares,
+        limits: Limits,
+        dispatch: Dispatch,
     ) -> None:
         self._storage = storage
+        self._limits = limits
         self._dispatch = dispatch
         self._references = references
         self._signals = signals
@@ -85,6 +93,7 @@ class Admission:
             InvalidArgument: a model, a format, or fields that contradict each other.
             NotFound: a reference that does not exist, or is somebody else's; names the field.
             Aborted: the idempotency key was used with another request.
+            ResourceExhausted: `too_many_queued_jobs`.
         """
         plan = make_plan(request, table)
         new = _New(new_id(), request, plan, (), owner, is_retry)
@@ -108,7 +117,10 @@ class Admission:
                     {new.plan.stages[0].worker_type for new in batch}
                 )
                 erased = await tx.erased.among({new.owner for new in batch})
-                taken = [new for new in batch if new.owner not in erased]
+                limits = await self._limits.of(tx, {new.owner for new in batch})
+                await _take_turns(tx, batch, limits)
+                excess = await self._excess(tx, [new for new in batch if limits[new.owner].queued], limits)
+                taken = [new for new in batch if new.owner not in erased and new.job_id not in excess]
                 firsts = await self._first_of_each(tx, taken)
                 now = await tx.now()
                 mine = {
@@ -116,7 +128,12 @@ class Admission:
                     for new in taken
                     if firsts[new.job_id].job_id == new.job_id
                 }
-                grants = await turn.lease_new(tx, list(mine.values()), now) if turn is not None and nobody_waits else []
+                unbounded = not any(limits[new.owner].running for new in taken)
+                grants = (
+                    await turn.lease_new(tx, list(mine.values()), now)
+                    if turn is not None and nobody_waits and unbounded
+                    else []
+                )
                 await _write(tx, list(mine.values()), {grant.job.job_id: grant.job for _, grant in grants}, now)
                 if mine:
                     crash.reach("router.admit.before_commit")
@@ -127,7 +144,45 @@ class Admission:
             self._dispatch.hand_over(grants)
         if not grants:
             self._tell(mine.values())
-        return [owner_erased() if new.owner in erased else _answer(new, firsts[new.job_id], jobs) for new in batch]
+        return [
+            owner_erased() if new.owner in erased else excess.get(new.job_id) or _answer(new, firsts[new.job_id], jobs)
+            for new in batch
+        ]
+
+    async def _excess(
+        self, tx: Transaction, batch: Sequence[_New], limits: Mapping[Owner, JobLimits]
+    ) -> dict[str, AtelierError]:
+        """Return the refusals of what would be one more waiting job than its owner may have; a repeat is none.
+
+        Those of the same owner are counted one transaction after the other, so that the limit is exact.
+        """
+        if not batch:
+            return {}
+        queued = await tx.limits.count_queued({new.owner for new in batch})
+        known = await self._earlier(tx, batch)
+        refused: dict[str, AtelierError] = {}
+        for new in batch:
+            name, limit = new.repeat_of, limits[new.owner].queued
+            if name is not None and name in known:
+                continue
+            if queued[new.owner] >= limit:
+                refused[new.job_id] = too_many_queued(limit)
+                continue
+            queued[new.owner] += 1
+            if name is not None:
+                known.add(name)
+        return refused
+
+    async def _earlier(self, tx: Transaction, batch: Sequence[_New]) -> set[tuple[Owner, str]]:
+        """Return by what of a batch an earlier submission is found."""
+        keys = {(new.owner, new.request.idempotency_key) for new in batch if new.request.idempotency_key}
+        retries = {(new.owner, new.request.digest) for new in batch if new.is_retry and not new.request.idempotency_key}
+        by_key = await tx.ledger.find_submissions(keys)
+        by_digest = await tx.ledger.find_equal_submissions(retries, within=RETRY_WINDOW)
+        return {
+            *((owner, f"key:{key}") for owner, key in by_key),
+            *((owner, f"digest:{name}") for owner, name in by_digest),
+        }
 
     async def _first_of_each(self, tx: Transaction, batch: Sequence[_New]) -> dict[str, Submission]:
         """Remember the submissions of a batch, but for repeats. Returns for each the first submission of the same."""
@@ -144,6 +199,9 @@ class Admission:
                 fresh.append(submission)
                 if new.repeat_of is not None:
                     same[new.repeat_of] = submission
+            if not new.request.idempotency_key:
+                # A retry may come in the batch of what it repeats.
+                same[new.owner, f"digest:{new.request.digest}"] = first
             firsts[new.job_id] = first
         written = await tx.ledger.add_submissions(fresh, await tx.now())
         repeats = {
@@ -222,6 +280,23 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         tier=tier,
         cannot_restart=request.cannot_restart,
     )
+
+
+async def _take_turns(tx: Transaction, batch: Sequence[_New], limits: Mapping[Owner, JobLimits]) -> None:
+    """Let whoever must see what others are about to commit wait for them.
+
+    An owner's jobs are counted by one transaction at a time, where there is a limit to them. A marked retry without a
+    key waits for the equal submissions that are on their way; those do not wait for each other.
+    """
+    owners = {new.owner for new in batch if limits[new.owner].queued}
+    keyless = [new for new in batch if not new.request.idempotency_key]
+    retries = {_digest_lock(new) for new in keyless if new.is_retry}
+    await tx.locks.take([*lock_names(owners), *retries], beside_others={_digest_lock(new) for new in keyless} - retries)
+
+
+def _digest_lock(new: _New) -> str:
+    # Few names: the server has room for so many locks, and a retry that waits for somebody else's does not wait long.
+    return f"digest/{new.request.digest[:2]}"
 
 
 def _submission(new: _New) -> Submission:

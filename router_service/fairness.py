@@ -92,6 +92,7 @@ def rank(
     shares: Shares,
     last_served: Mapping[Owner, datetime],
     each: int,
+    room: Mapping[Owner, int] | None = None,
 ) -> Ranking:
     """Return the order of some candidates.
 
@@ -104,13 +105,17 @@ def rank(
         shares: what owners are granted.
         last_served: when owners were served; one that never was is absent.
         each: where a look stopped. What lies behind it is not known, so the order ends where it could come.
+        room: how many stages more may run of owners for which that is limited over all pools.
     """
     ranked: list[tuple[tuple[int, float, datetime, datetime, str], Candidate | None]] = []
     for owner, mine in _by_owner(candidates).items():
         share, busy = shares.of(owner), running.get(owner, 0)
+        most = (room or {}).get(owner)
         seen: dict[tuple[str, str, int], int] = defaultdict(int)
         for place, candidate in enumerate(mine):
             if share.most_running and busy + place >= share.most_running:
+                break
+            if most is not None and place >= most:
                 break
             load, since = (busy + place) / share.weight, last_served.get(owner, _LONG_AGO)
             ranked.append(((-candidate.tier, load, since, candidate.order_key, candidate.job_id), candidate))

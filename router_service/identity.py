@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from router_service.storage.keys import Keys, SignInCode, StoredKey
+from router_service.storage.limits import Allowance, OwnerLimits
 from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
 from service_kit.blobs import key_segment
 from service_kit.clock import Clock
@@ -21,7 +22,7 @@ from service_kit.errors import (
     ResourceExhausted,
     Unauthenticated,
 )
-from service_kit.identity import SCOPES, TOKEN_TTL, Caller, IdentitySigner, IssuedToken, KeyKind, Owner
+from service_kit.identity import SCOPES, TOKEN_TTL, Caller, IdentitySigner, IssuedToken, KeyKind, Owner, Rates
 from service_kit.keyring import Keyrings
 from service_kit.paging import decode_place, encode_place
 from service_kit.secret import Secret
@@ -76,7 +77,15 @@ class Identities:
         self._clock = clock
 
     async def create_key(
-        self, caller: Caller, *, owner_id: str, tenant_id: str, kind: KeyKind, name: str, valid_days: int | None
+        self,
+        caller: Caller,
+        *,
+        owner_id: str,
+        tenant_id: str,
+        kind: KeyKind,
+        name: str,
+        valid_days: int | None,
+        requests_per_minute: int | None = None,
     ) -> MadeKey:
         """Make a key. An empty tenant is the caller's own.
 
@@ -87,7 +96,7 @@ class Identities:
         if kind not in KINDS_TO_CREATE:
             known = ", ".join(KINDS_TO_CREATE)
             raise InvalidArgument.field("kind", f"must be one of {known}; Atelier makes {kind} keys by itself")
-        owner = Owner(_good_tenant(tenant_id or caller.owner.tenant_id), _good_owner(owner_id))
+        owner = named_owner(caller, owner_id=owner_id, tenant_id=tenant_id)
         if not name.isprintable():
             raise InvalidArgument.field("name", "must be printable text in one line")
         async with self._db.write() as tx:
@@ -95,7 +104,7 @@ class Identities:
             await keys.refuse_erased(owner)
             now = await self._db.now(tx)
             new = new_api_key()
-            key = _stored(new, kind, owner, name, now)
+            key = replace(_stored(new, kind, owner, name, now), requests_per_minute=requests_per_minute)
             if valid_days is not None:
                 key = replace(key, expires_at=now + timedelta(days=valid_days))
             await keys.add(key)
@@ -139,6 +148,47 @@ class Identities:
         log.info("key_revoked", key_id=key_id, by_key_id=caller.key_id)
         return revoked or key
 
+    async def update_key(self, caller: Caller, key_id: str, *, requests_per_minute: int | None) -> StoredKey:
+        """Set how many requests a key may make; None for what the settings say.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            key = await keys.find(key_id)
+            if key is None:
+                raise NotFound.of("key", key_id)
+            await keys.set_rate(key_id, requests_per_minute)
+            detail = {"requests_per_minute": requests_per_minute}
+            await keys.note(
+                "key_updated", actor_key_id=caller.key_id, owner=key.owner, subject_id=key_id, detail=detail
+            )
+        return replace(key, requests_per_minute=requests_per_minute)
+
+    async def get_limits(self, owner: Owner) -> Allowance:
+        """Return what was set for an owner."""
+        async with self._db.read() as tx:
+            return (await OwnerLimits(tx).find([owner])).get(owner, Allowance())
+
+    async def put_limits(self, caller: Caller, owner: Owner, allowance: Allowance) -> None:
+        """Set the limits of an owner in place of what was set before.
+
+        Raises:
+            FailedPrecondition: `owner_erased`.
+        """
+        async with self._db.write() as tx:
+            keys = Keys(tx)
+            await keys.refuse_erased(owner)
+            await OwnerLimits(tx).put(owner, allowance)
+            await keys.note(
+                "limits_set",
+                actor_key_id=caller.key_id,
+                owner=owner,
+                subject_id=owner.owner_id,
+                detail=asdict(allowance),
+            )
+
     async def exchange_key(self, text: str) -> IssuedToken:
         """Turn a key into an identity token for five minutes, or until the key expires if that is sooner.
 
@@ -151,13 +201,19 @@ class Identities:
             key_id, secret = "", Secret("")
         async with self._db.read() as tx:
             key = await Keys(tx).find_live(key_id)
+            allowed = await OwnerLimits(tx).find([key.owner]) if key is not None else {}
             now = await self._db.now(tx)
         matches = secret_matches(secret, key.secret_hash if key is not None else _NOBODY)
         if key is None or not matches:
             raise _refused("key")
         ttl = TOKEN_TTL if key.expires_at is None else min(TOKEN_TTL, key.expires_at - now)
         return self._signer.issue(
-            owner=key.owner, kind=key.kind, key_id=key.key_id, scopes=SCOPES[key.scopes_of], ttl=ttl
+            owner=key.owner,
+            kind=key.kind,
+            key_id=key.key_id,
+            scopes=SCOPES[key.scopes_of],
+            ttl=ttl,
+            rates=Rates(key.requests_per_minute, allowed.get(key.owner, Allowance()).requests_per_minute),
         )
 
     async def key_works(self, key_id: str) -> bool:
@@ -273,6 +329,11 @@ def _code_of(key: StoredKey, caller: Caller) -> SignInCode:
     for_himself = caller.owner == key.owner
     scopes_of = KeyKind.ADMIN if for_himself and key.scopes_of is KeyKind.ADMIN else KeyKind.USER
     return SignInCode(key.parent_key_id or key.key_id, caller.owner, scopes_of, key.expires_at, expired=False)
+
+
+def named_owner(caller: Caller, *, owner_id: str, tenant_id: str) -> Owner:
+    """Return the owner that an operator names; an empty tenant is the caller's own. Raises InvalidArgument."""
+    return Owner(_good_tenant(tenant_id or caller.owner.tenant_id), _good_owner(owner_id))
 
 
 def _good_owner(owner_id: str) -> str:

@@ -9,8 +9,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from atelier.identity.v1 import identity_service_pb2 as pb
 from atelier.identity.v1 import identity_service_pb2_grpc
-from router_service.identity import Identities
+from router_service.identity import Identities, named_owner
+from router_service.limits import Limits
 from router_service.storage.keys import StoredKey
+from router_service.storage.limits import Allowance
 from service_kit.errors import InvalidArgument
 from service_kit.identity import KeyKind, current_caller
 
@@ -21,8 +23,9 @@ _KINDS_TO_PROTO = {kind: number for number, kind in _KINDS.items()}
 class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
     """Keys and identity tokens over gRPC."""
 
-    def __init__(self, identities: Identities) -> None:
+    def __init__(self, identities: Identities, limits: Limits) -> None:
         self._identities = identities
+        self._limits = limits
 
     async def CreateKey(self, request: pb.CreateKeyRequest, context: Any) -> pb.CreateKeyResponse:
         made = await self._identities.create_key(
@@ -32,6 +35,7 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
             kind=_kind(request.kind),
             name=request.name,
             valid_days=request.valid_days if request.HasField("valid_days") else None,
+            requests_per_minute=_rate(request),
         )
         return pb.CreateKeyResponse(key=_key_to_proto(made.key), secret=made.text.reveal())
 
@@ -46,6 +50,22 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
     async def RevokeKey(self, request: pb.RevokeKeyRequest, context: Any) -> pb.RevokeKeyResponse:
         key = await self._identities.revoke_key(current_caller(), request.key_id)
         return pb.RevokeKeyResponse(key=_key_to_proto(key))
+
+    async def UpdateKey(self, request: pb.UpdateKeyRequest, context: Any) -> pb.UpdateKeyResponse:
+        key = await self._identities.update_key(current_caller(), request.key_id, requests_per_minute=_rate(request))
+        return pb.UpdateKeyResponse(key=_key_to_proto(key))
+
+    async def GetOwnerLimits(self, request: pb.GetOwnerLimitsRequest, context: Any) -> pb.GetOwnerLimitsResponse:
+        owner = named_owner(current_caller(), owner_id=request.owner_id, tenant_id=request.tenant_id)
+        return pb.GetOwnerLimitsResponse(limits=_limits_to_proto(await self._identities.get_limits(owner)))
+
+    async def PutOwnerLimits(self, request: pb.PutOwnerLimitsRequest, context: Any) -> pb.PutOwnerLimitsResponse:
+        caller = current_caller()
+        owner = named_owner(caller, owner_id=request.owner_id, tenant_id=request.tenant_id)
+        allowance = _limits_from_proto(request.limits)
+        await self._identities.put_limits(caller, owner, allowance)
+        self._limits.forget(owner)
+        return pb.PutOwnerLimitsResponse(limits=_limits_to_proto(allowance))
 
     async def ExchangeKey(self, request: pb.ExchangeKeyRequest, context: Any) -> pb.ExchangeKeyResponse:
         issued = await self._identities.exchange_key(request.secret)
@@ -80,6 +100,26 @@ def _kind(number: int) -> KeyKind:
     return _KINDS[number]
 
 
+def _rate(request: pb.CreateKeyRequest | pb.UpdateKeyRequest) -> int | None:
+    return request.requests_per_minute if request.HasField("requests_per_minute") else None
+
+
+def _limits_from_proto(limits: pb.OwnerLimits) -> Allowance:
+    return Allowance(
+        requests_per_minute=limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
+        queued_jobs=limits.queued_jobs if limits.HasField("queued_jobs") else None,
+        running_jobs=limits.running_jobs if limits.HasField("running_jobs") else None,
+    )
+
+
+def _limits_to_proto(allowance: Allowance) -> pb.OwnerLimits:
+    return pb.OwnerLimits(
+        requests_per_minute=allowance.requests_per_minute,
+        queued_jobs=allowance.queued_jobs,
+        running_jobs=allowance.running_jobs,
+    )
+
+
 def _key_to_proto(key: StoredKey) -> pb.Key:
     return pb.Key(
         key_id=key.key_id,
@@ -90,6 +130,7 @@ def _key_to_proto(key: StoredKey) -> pb.Key:
         created_at=_time(key.created_at),
         expires_at=_time(key.expires_at) if key.expires_at is not None else None,
         revoked_at=_time(key.revoked_at) if key.revoked_at is not None else None,
+        requests_per_minute=key.requests_per_minute,
     )
 
 

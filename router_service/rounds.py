@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
+from router_service.limits import Limits, lock_names
 from router_service.sessions import Grant, Session, Sessions
 from router_service.storage import Storage, Transaction
 from router_service.storage.queue import Candidate, QueueKey
@@ -61,13 +62,20 @@ class Rounds:
     """Runs leasing rounds; one at a time in a replica, and one at a time in a pool."""
 
     def __init__(
-        self, storage: Storage, sessions: Sessions, capabilities: Capabilities, rules: LeaseRules, shares: Shares
+        self,
+        storage: Storage,
+        sessions: Sessions,
+        capabilities: Capabilities,
+        rules: LeaseRules,
+        shares: Shares,
+        limits: Limits,
     ) -> None:
         self._storage = storage
         self._sessions = sessions
         self._capabilities = capabilities
         self._rules = rules
         self._shares = shares
+        self._limits = limits
         self._owners = 1
         self._compete = False
         self._served: dict[tuple[str, Owner], datetime] = {}
@@ -133,7 +141,8 @@ class Rounds:
         counts = self._compete or (bool(owners) and self._shares.is_bounded)
         running = await tx.queue.count_running(worker_types) if counts else {}
         last_served = await tx.queue.last_served(worker_types, owners) if self._compete else {}
-        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each)
+        room = await self._room(tx, owners)
+        ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each, room=room)
         chosen = []
         for candidate in ranking.candidates:
             session = _best_session(takers, free, candidate.worker_type, candidate.model)
@@ -144,6 +153,16 @@ class Rounds:
                     break
         is_whole = len(candidates) < each
         return _Look(tuple(chosen), seen=len(candidates), is_whole=is_whole, is_cut=ranking.is_cut)
+
+    async def _room(self, tx: Transaction, owners: Collection[Owner]) -> dict[Owner, int]:
+        """Return how many more jobs may run of those owners who have a limit; nobody else leases any meanwhile."""
+        limits = await self._limits.of(tx, owners)
+        bounded = [owner for owner in owners if limits[owner].running]
+        if not bounded:
+            return {}
+        await tx.locks.take(lock_names(bounded))
+        running = await tx.limits.count_running(bounded)
+        return {owner: limits[owner].running - running[owner] for owner in bounded}
 
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""

@@ -52,6 +52,8 @@ class ErrorReason(StrEnum):
     MEDIA_DAMAGED = "media_damaged"
     MEDIA_TOO_LARGE = "media_too_large"
     MEDIA_DISGUISED = "media_disguised"
+    TOO_MANY_REQUESTS = "too_many_requests"
+    TOO_MANY_QUEUED_JOBS = "too_many_queued_jobs"
 
 
 @dataclass(frozen=True, slots=True)

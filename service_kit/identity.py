@@ -79,6 +79,17 @@ SCOPES: dict[KeyKind, frozenset[Scope]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """How many requests a minute a key may make, and its owner with all keys together.
+
+    None: what the settings of the gateway say. 0: any number.
+    """
+
+    key: int | None = None
+    owner: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls. `owner` is whose things it is about, `actor` who really calls; they differ on behalf of somebody."""
 
@@ -88,6 +99,7 @@ class Caller:
     scopes: frozenset[Scope]
     key_id: str
     expires_at: datetime
+    rates: Rates = Rates()
 
     def acting_for(self, owner: Owner) -> Caller:
         """Return the same caller on behalf of an owner.
@@ -127,12 +139,13 @@ class IdentitySigner:
         key_id: str,
         scopes: frozenset[Scope] | None = None,
         ttl: timedelta = TOKEN_TTL,
+        rates: Rates = Rates(),
     ) -> IssuedToken:
         """Issue a token. A session states the scopes that it has; every other kind has its own."""
         now = self._clock.now()
         expires_at = (now + ttl).replace(microsecond=0)
         granted = SCOPES[kind] if scopes is None else scopes
-        claims = {
+        claims: dict[str, Any] = {
             "iss": _ISSUER,
             "aud": _AUDIENCE,
             "sub": owner.owner_id,
@@ -144,6 +157,8 @@ class IdentitySigner:
             "exp": int(expires_at.timestamp()),
             "jti": new_id(),
         }
+        if rates != Rates():
+            claims["rpm"] = [rates.key, rates.owner]
         token = jwt.encode(claims, self._key.private, algorithm=_ALGORITHM, headers={"kid": self._key.key_id})
         return IssuedToken(Secret(token), expires_at)
 
@@ -214,6 +229,7 @@ def _caller_from(claims: dict[str, Any]) -> Caller:
         scopes=frozenset(Scope(scope) for scope in claims["scp"]),
         key_id=claims["kid"],
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
+        rates=Rates(*claims.get("rpm", ())),
     )
 
 

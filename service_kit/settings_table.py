@@ -115,6 +115,14 @@ class RouterSettings:
     most_running_per_owner: int = _is(
         0, "How many stages of one owner may run at once in one pool; 0 for as many as there are workers."
     )
+    queued_jobs_per_owner: int = _is(
+        0, "How many jobs of one owner may wait at once; 0 for any number. An operator may set another for an owner."
+    )
+    running_jobs_per_owner: int = _is(
+        0,
+        "How many jobs of one owner may run at once, in all pools; 0 for any number. An operator may set another for "
+        "an owner.",
+    )
     owner_shares: tuple[str, ...] = _is(
         (),
         "What some owners are granted, as `TENANT/OWNER tier=1 weight=2 most_running=8`: higher tiers go first, and an "
@@ -198,6 +206,14 @@ class GatewaySettings:
     tls_key: str = _is("", "PEM file with the certificate's private key.")
     max_body_bytes: int = _is(1 << 20, "The largest request body that is accepted, but for uploads, in bytes.")
     request_timeout: timedelta = _is(timedelta(seconds=30), "How long a request that is not a stream may take.")
+    requests_per_minute_per_key: int = _is(
+        0, "How many requests a minute one key may make at this gateway; 0 for any number. A key may have its own."
+    )
+    requests_per_minute_per_owner: int = _is(
+        0,
+        "How many requests a minute an owner may make at this gateway, with all keys together; 0 for any number. An "
+        "owner may have its own.",
+    )
     cors_origins: tuple[str, ...] = _is((), "Origins of web pages that may call the gateway from a browser.")
 
 

@@ -17,7 +17,9 @@ WHOLE_BYTES = 8 << 20
 CHUNK_BYTES = 4 << 20
 """How much of a larger file goes in one request: the most that a break sends again."""
 
-_PASSING = frozenset({"incomplete_upload", "limit_reached", "service_unavailable", "deadline_exceeded"})
+_PASSING = frozenset(
+    {"incomplete_upload", "limit_reached", "too_many_requests", "service_unavailable", "deadline_exceeded"}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The router's storage: every query is a named method of one of the classes that a transaction carries.
 
-Who locks several rows locks pools first, then jobs in the order of their ids, then what hangs on jobs, and the heads of
-owners' events last. So no two transactions wait for each other.
+Who locks several rows locks pools first, then names, then jobs in the order of their ids, then what hangs on jobs, and
+the heads of owners' events last. So no two transactions wait for each other.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from router_service.storage.events import Events
 from router_service.storage.jobs import Jobs
 from router_service.storage.leases import Leases
 from router_service.storage.ledger import Ledger
+from router_service.storage.limits import OwnerLimits
+from router_service.storage.locks import Locks
 from router_service.storage.metadata import metadata
 from router_service.storage.moment import Moment
 from router_service.storage.queue import Queue
@@ -38,6 +40,8 @@ class Transaction(View):
         self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
+        self.limits = OwnerLimits(connection)
+        self.locks = Locks(connection)
         self.erased = Erased(connection, metadata)
 
     async def finish(self) -> None:

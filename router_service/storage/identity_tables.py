@@ -1,8 +1,8 @@
-"""The tables of identity: keys, the codes a browser signs in with, and who changed what."""
+"""The tables of identity: keys, the codes a browser signs in with, what owners may use, and who changed what."""
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, String, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, Text
 
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
@@ -25,6 +25,8 @@ api_keys = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("expires_at", UtcDateTime, nullable=True),
     Column("revoked_at", UtcDateTime, nullable=True),
+    # NULL: what the settings say; 0: any number.
+    Column("requests_per_minute", Integer, nullable=True),
     Index("api_keys_newest", "created_at", "key_id"),
     Index("api_keys_by_owner", "owner_id", "created_at", "key_id"),
     Index("api_keys_by_parent", "parent_key_id"),
@@ -45,6 +47,17 @@ sign_in_codes = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Index("sign_in_codes_by_key", "key_id", "expires_at"),
     Index("sign_in_codes_by_expiry", "expires_at"),
+)
+
+# What an operator allows an owner. NULL: what the settings say; 0: any number.
+owner_limits = Table(
+    "owner_limits",
+    metadata,
+    Column("owner_id", String(128), primary_key=True),
+    Column("tenant_id", String(64), primary_key=True),
+    Column("requests_per_minute", Integer, nullable=True),
+    Column("queued_jobs", Integer, nullable=True),
+    Column("running_jobs", Integer, nullable=True),
 )
 
 audit = Table(

@@ -32,6 +32,7 @@ class StoredKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Keys:
                 created_at=key.created_at,
                 expires_at=key.expires_at,
                 revoked_at=key.revoked_at,
+                requests_per_minute=key.requests_per_minute,
             )
         )
 
@@ -108,6 +110,11 @@ class Keys:
             .where(api_keys.c.revoked_at.is_(None))
             .values(revoked_at=db_now())
         )
+
+    async def set_rate(self, key_id: str, requests_per_minute: int | None) -> None:
+        """Set how many requests a key may make; None for what the settings say."""
+        changed = update(api_keys).where(api_keys.c.key_id == key_id)
+        await self._tx.execute(changed.values(requests_per_minute=requests_per_minute))
 
     async def add_code(self, code_hash: str, code: SignInCode, *, created_at: datetime, expires_at: datetime) -> None:
         """Write a new sign-in code by its hash."""
@@ -191,4 +198,5 @@ def _to_key(row: Row[Any]) -> StoredKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        requests_per_minute=row.requests_per_minute,
     )

@@ -93,6 +93,8 @@ queue = Table(
     ),
     Index("queue_paused", "available_at", postgresql_where=sql("NOT ready"), sqlite_where=sql("NOT ready")),
     Index("queue_deadline", "deadline_at"),
+    # An owner's jobs are counted where there is a limit to them.
+    Index("queue_by_owner", "tenant_id", "owner_id"),
 )
 
 # One row a worker type. A leasing round locks it, so that only one replica at a time says who is next there.

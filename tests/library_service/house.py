@@ -31,6 +31,7 @@ from atelier.type.v1 import generation_pb2, media_pb2
 from library_service.__main__ import Service, open_service
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
+from router_service.limits import JobLimits, Limits
 from router_service.storage.metadata import metadata as router_metadata
 from service_kit import channels
 from service_kit.capabilities import LeaseClaims
@@ -163,10 +164,11 @@ class House:
             await tx.run_sync(router_metadata.create_all)
         identities = Identities(db, self._signer, self.clock)
         await identities.bootstrap(self.rings)
+        servicer = IdentityServicer(identities, Limits(self.clock, JobLimits()))
         server = GrpcServer(
             "router",
             listen="127.0.0.1:0",
-            servicers=[(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, IdentityServicer(identities))],
+            servicers=[(identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, servicer)],
             verifier=self.rings.identity_verifier(self.clock),
             health=HealthBoard(),
             clock=self.clock,

@@ -50,6 +50,8 @@ async def test_a_key_comes_back_as_it_was(db: Database, clock: ManualClock) -> N
         assert await keys.find("k1") == plain
         assert await keys.find("k2") == await keys.find_live("k2") == rich
         assert await keys.find("unknown") is None
+        await keys.set_rate("k1", 60)
+        assert await keys.find("k1") == dataclasses.replace(plain, requests_per_minute=60)
         clock.advance(SECOND)
         assert await keys.find("k2") == rich
         assert await keys.find_live("k2") is None
