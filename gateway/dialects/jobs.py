@@ -149,6 +149,10 @@ class Jobs:
         answer = await self._call(f"{_ASSETS}ListAssets", request, asset_service_pb2.ListAssetsResponse)
         return sorted(answer.assets, key=lambda asset: asset.asset_index)
 
+    async def find_assets(self, request: asset_service_pb2.ListAssetsRequest) -> asset_service_pb2.ListAssetsResponse:
+        """Return a page of assets. Raises InvalidArgument for an unknown page."""
+        return await self._call(f"{_ASSETS}ListAssets", request, asset_service_pb2.ListAssetsResponse)
+
     async def asset(self, asset_id: str) -> asset_pb2.Asset:
         """Return an asset with a signed address. Raises NotFound when there is none."""
         request = asset_service_pb2.GetAssetRequest(asset_id=_checked("asset", asset_id))

@@ -40,8 +40,8 @@ async def add_reference(
     *,
     field: str,
     noise: float | None = None,
-) -> None:
-    """Let a job start from a picture: a URL, a data URI, or a file of the caller's.
+) -> str:
+    """Let a job start from a picture: a URL, a data URI, or a file of the caller's. Returns the id of its asset.
 
     `noise` is how much of the picture is made anew, from 0 to 1: the opposite of our strength.
 
@@ -57,6 +57,7 @@ async def add_reference(
     reference = request.reference_images.add(asset_id=asset_id, kind=kind)
     if noise is not None:
         reference.strength = 1 - noise
+    return asset_id
 
 
 def set_size(request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2, webhook_pb2
 from gateway.dialects.call import Call, json_reply
@@ -41,6 +42,7 @@ class Submitted:
 
     app: App
     job_id: str
+    waits: bool
 
 
 @says_422
@@ -48,7 +50,8 @@ async def submit(call: Call) -> Reply:
     """Accept a request, and say where to ask for it."""
     submitted = await accept(call)
     urls = answers.urls_of(call.kit.public_url, submitted.app.base, submitted.job_id)
-    body = {"status": "IN_QUEUE", "request_id": submitted.job_id, **urls, "queue_position": 0}
+    position = await position_of(call, submitted.job_id) if submitted.waits else 0
+    body = {"status": "IN_QUEUE", "request_id": submitted.job_id, **urls, "queue_position": position}
     return json_reply(body, headers={answers.REQUEST_ID: submitted.job_id})
 
 
@@ -71,7 +74,7 @@ async def accept(call: Call) -> Submitted:
         accepted = await call.submit(request, notes)
     except InvalidArgument as error:
         raise renamed(error, NAMES) from error
-    return Submitted(app, accepted.job_id)
+    return Submitted(app, accepted.job_id, accepted.state == job_pb2.JOB_STATE_QUEUED)
 
 
 def _priority(call: Call) -> int:
@@ -131,8 +134,7 @@ async def status(call: Call) -> Reply:
     job = await current(call)
     live = await peek(call.jobs, job) if wants_logs else Live()
     logs = answers.logs_of(job, live) if wants_logs else None
-    body = answers.status_of(job, _urls(call, job), await position_of(call, job), logs)
-    return json_reply(body, 200 if has_ended(job) else 202, {answers.REQUEST_ID: job.job_id})
+    return json_reply(await _told(call, job, logs), 200 if has_ended(job) else 202, {answers.REQUEST_ID: job.job_id})
 
 
 def _urls(call: Call, job: job_pb2.Job) -> dict[str, str]:
@@ -140,18 +142,20 @@ def _urls(call: Call, job: job_pb2.Job) -> dict[str, str]:
     return answers.urls_of(call.kit.public_url, "/".join(part for part in parts if part), job.job_id)
 
 
-async def position_of(call: Call, job: job_pb2.Job) -> int:
-    """Return how many of the caller's own jobs wait before a job that waits; at most as many as one page has."""
-    if job.state != job_pb2.JOB_STATE_QUEUED:
-        return 0
-    waiting = await call.jobs.find(
-        router_service_pb2.ListJobsRequest(state=job_pb2.JOB_STATE_QUEUED, oldest_first=True, page_size=_MOST_WAITING)
+async def position_of(call: Call, job_id: str) -> int:
+    """Return how many of the caller's own jobs wait before one that waits; no more than a page of them is counted."""
+    request = router_service_pb2.ListJobsRequest(
+        state=job_pb2.JOB_STATE_QUEUED, oldest_first=True, page_size=_MOST_WAITING
     )
-    return sum(_order(other) < _order(job) for other in waiting.jobs)
+    waiting = (await call.jobs.find(request)).jobs
+    ids = [job.job_id for job in sorted(waiting, key=lambda job: (-job.priority, job.created_at.ToNanoseconds()))]
+    # One that is not among them has just begun, or is behind them all.
+    return ids.index(job_id) if job_id in ids else len(ids) if len(ids) == _MOST_WAITING else 0
 
 
-def _order(job: job_pb2.Job) -> tuple[int, int, str]:
-    return -job.priority, job.created_at.ToNanoseconds(), job.job_id
+async def _told(call: Call, job: job_pb2.Job, logs: Iterable[Any] | None) -> dict[str, Any]:
+    position = await position_of(call, job.job_id) if job.state == job_pb2.JOB_STATE_QUEUED else 0
+    return answers.status_of(job, _urls(call, job), position, logs)
 
 
 @says_422
@@ -164,17 +168,16 @@ async def status_stream(call: Call) -> None:
 
 
 async def _statuses(call: Call, job: job_pb2.Job, *, wants_logs: bool) -> AsyncGenerator[bytes, None]:
-    urls = _urls(call, job)
     async with aclosing(call.jobs.watch(job.job_id)) as events:
         async for event in events:
             changed = job_of(event)
             if changed is not None:
                 job = changed
                 lines = answers.logs_of(job, Live()) if wants_logs and has_ended(job) else []
-                yield data(answers.status_of(job, urls, await position_of(call, job), lines))
+                yield data(await _told(call, job, lines))
             elif event.WhichOneof("event") == "log" and wants_logs:
                 line = answers.log_line(event.log.line, rfc3339(call.kit.context.clock.now()))
-                yield data(answers.status_of(job, urls, 0, [line]))
+                yield data(await _told(call, job, [line]))
 
 
 def data(value: object) -> bytes:

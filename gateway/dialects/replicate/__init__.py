@@ -1,0 +1,19 @@
+"""Replicate's API under `/replicate/v1`."""
+
+from __future__ import annotations
+
+from gateway.dialects.dialect import Dialect
+from gateway.dialects.replicate import catalogue, files, predictions, stream, webhooks
+from gateway.dialects.replicate.answers import error_body, error_headers
+
+REPLICATE = Dialect(
+    name="replicate",
+    title="Replicate",
+    prefixes=("/replicate",),
+    endpoints=(*predictions.ENDPOINTS, *stream.ENDPOINTS, *files.ENDPOINTS, *catalogue.ENDPOINTS),
+    error_body=error_body,
+    error_headers=error_headers,
+    schemes=frozenset({"bearer", "token"}),
+)
+
+__all__ = ["REPLICATE", "webhooks"]
