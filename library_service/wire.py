@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -36,6 +36,7 @@ from service_kit.identity import Owner
 Sign = Callable[[Place], SignedUrl]
 """Makes a signed address of a file."""
 
+_EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 _FORMAT = "FORMAT_"
 _RENDITION = "RENDITION_KIND_"
 _EMPTY_STATES = {
@@ -225,6 +226,6 @@ def _place(blob: media_pb2.BlobRef) -> Place:
 
 
 def _time(moment: datetime) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp
+    # A page has a hundred of them, and FromDatetime takes four times as long.
+    seconds, rest = divmod(moment - _EPOCH, _SECOND)
+    return Timestamp(seconds=seconds, nanos=rest.microseconds * 1000)

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, delete, insert, literal, null, select, true, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    and_,
+    delete,
+    insert,
+    literal,
+    literal_column,
+    null,
+    select,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from library_service.domain import Item, Media, Place, StoredFile
@@ -24,6 +39,20 @@ from service_kit.bulk import among, delete_some, upsert
 from service_kit.database import UtcDateTime, db_now
 from service_kit.identity import Caller, Owner
 from service_kit.ids import new_id
+
+# Where files have their positions.
+_MEMBER, _TAG = -2, -1
+_FILE_COLUMNS = (
+    "bucket",
+    "key",
+    "generation",
+    "content_type",
+    "size_bytes",
+    "sha256",
+    "width",
+    "height",
+    "duration_ms",
+)
 
 
 class Items:
@@ -136,36 +165,52 @@ async def with_files(tx: AsyncConnection, rows: Sequence[Row[Any]]) -> list[Item
     item_ids = [row.item_id for row in rows]
     if not item_ids:
         return []
-    files: dict[str, list[StoredFile]] = {item_id: [] for item_id in item_ids}
-    query = (
-        select(item_files.c.item_id, item_files.c.rendition, blobs)
-        .join(blobs, blobs.c.blob_id == item_files.c.blob_id)
-        .where(among(item_files.c.item_id, item_ids))
-        .order_by(item_files.c.item_id, item_files.c.position)
-    )
-    for found in await tx.execute(query):
-        files[found.item_id].append(_to_file(found))
-    tags, collection_ids = await _labels(tx, item_ids)
-    return [_to_item(row, files[row.item_id], tags[row.item_id], collection_ids[row.item_id]) for row in rows]
-
-
-async def _labels(tx: AsyncConnection, item_ids: Sequence[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-    """Return the tags and the collections of items, with one statement."""
-    found: dict[str, list[tuple[str, str]]] = {item_id: [] for item_id in item_ids}
-    collection_ids: dict[str, list[str]] = {item_id: [] for item_id in item_ids}
-    tagged = select(item_tags.c.item_id, item_tags.c.tag_key, item_tags.c.tag).where(
-        among(item_tags.c.item_id, item_ids)
-    )
-    member = collection_items.c
-    collected = select(member.item_id, member.collection_id, null().label("tag")).where(among(member.item_id, item_ids))
-    for item_id, key, tag in await tx.execute(union_all(tagged, collected)):
-        if tag is None:
-            collection_ids[item_id].append(key)
+    parts: dict[str, _Parts] = {item_id: _Parts() for item_id in item_ids}
+    for found in await tx.execute(_PARTS, {"item_ids": item_ids}):
+        mine = parts[found.item_id]
+        if found.position == _MEMBER:
+            mine.collection_ids.append(found.name)
+        elif found.position == _TAG:
+            mine.tags.append((found.name, found.tag))
         else:
-            found[item_id].append((key, tag))
-    # Sorted here, byte by byte: a database would compare by its own rules.
-    tags = {item_id: [tag for _, tag in sorted(pairs)] for item_id, pairs in found.items()}
-    return tags, {item_id: sorted(ids) for item_id, ids in collection_ids.items()}
+            mine.files.append((found.position, _to_file(found)))
+    return [_to_item(row, parts[row.item_id]) for row in rows]
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What an item has in other tables: files by position, tags by key, and collections, in no order."""
+
+    files: list[tuple[int, StoredFile]] = field(default_factory=list)
+    tags: list[tuple[str, str]] = field(default_factory=list)
+    collection_ids: list[str] = field(default_factory=list)
+
+
+def _parts() -> CompoundSelect[Any]:
+    """Return the query of what items have in other tables: one for all, since a page waits for each that there is."""
+    columns = [blobs.c[name] for name in _FILE_COLUMNS]
+    nothing = [null() for _ in columns]
+    tags, members = item_tags.c, collection_items.c
+    return union_all(
+        select(
+            item_files.c.item_id,
+            item_files.c.position,
+            item_files.c.rendition.label("name"),
+            null().label("tag"),
+            *columns,
+        )
+        .join(blobs, blobs.c.blob_id == item_files.c.blob_id)
+        .where(among(item_files.c.item_id, "item_ids")),
+        select(tags.item_id, literal_column(str(_TAG)), tags.tag_key, tags.tag, *nothing).where(
+            among(tags.item_id, "item_ids")
+        ),
+        select(members.item_id, literal_column(str(_MEMBER)), members.collection_id, null(), *nothing).where(
+            among(members.item_id, "item_ids")
+        ),
+    )
+
+
+_PARTS = _parts()
 
 
 def of_owner(owner: Owner) -> ColumnElement[bool]:
@@ -185,9 +230,13 @@ def _trashed_for(duration: timedelta) -> ColumnElement[bool]:
     return user_library.c.trashed_at <= db_now(plus=-duration)
 
 
+def _first(pair: tuple[int, StoredFile]) -> int:
+    return pair[0]
+
+
 def _to_file(row: Row[Any]) -> StoredFile:
     return StoredFile(
-        rendition=row.rendition,
+        rendition=row.name,
         media=Media(row.content_type, row.size_bytes, row.sha256, row.width, row.height, row.duration_ms),
         place=Place(row.bucket, row.key, row.generation),
     )
@@ -201,14 +250,16 @@ def found_by(item: Item, facts: Facts | None) -> dict[str, Any]:
     return {"model": facts.model, "words": words, "words_version": VERSION}
 
 
-def _to_item(row: Row[Any], files: Sequence[StoredFile], tags: Sequence[str], collection_ids: Sequence[str]) -> Item:
+def _to_item(row: Row[Any], parts: _Parts) -> Item:
+    # Sorted here, byte by byte: a database would compare by its own rules.
+    tags, collection_ids = (tag for _, tag in sorted(parts.tags)), sorted(parts.collection_ids)
     return Item(
         item_id=row.item_id,
         owner=Owner(row.tenant_id, row.owner_id),
         asset_id=row.asset_id,
         format=row.format,
         provenance=row.provenance,
-        files=tuple(files),
+        files=tuple(file for _, file in sorted(parts.files, key=_first)),
         created_at=row.created_at,
         deleted_at=row.deleted_at,
         version=row.version,

@@ -42,6 +42,8 @@ from service_kit.identity import Owner
 READ_AHEAD = 4000
 """How many items are read for a page on SQLite before the index of words is asked."""
 
+# The tokens of an item are longer than all the rest of it, and only its search reads them.
+_SHOWN = tuple(column for column in user_library.c if column is not user_library.c.words)
 _COLUMNS = {Sort.NEWEST: "created_at", Sort.OLDEST: "created_at", Sort.TITLE: "title_key"}
 
 
@@ -64,9 +66,10 @@ class Search:
         if wanted is None:
             return []
         condition = and_(of_owner(owner), _narrow(selection), _after(user_library, sort, after))
-        query = _in_order(select(user_library).where(condition), user_library, sort)
         if wanted and not self._is_postgres:
+            query = _in_order(select(user_library).where(condition), user_library, sort)
             return await with_files(self._tx, await self._read_ahead(query, sort, wanted, limit))
+        query = _in_order(select(*_SHOWN).where(condition), user_library, sort)
         if wanted:
             query = query.where(self._named(wanted))
         return await with_files(self._tx, (await self._tx.execute(query.limit(limit))).all())
