@@ -24,6 +24,7 @@ from gateway.pages import Pages
 from gateway.rates import Buckets, RateLimits
 from gateway.references import ReferenceLimits, References
 from gateway.web_server import WebServer
+from gateway.webhooks.sending import Sending, open_sending
 from service_kit import channels
 from service_kit.blobs import BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
@@ -49,6 +50,7 @@ class Gateway:
     store: BlobStore
     tls: bool
     resolver: Resolver
+    sending: Sending
 
     async def start(self) -> Running:
         """Listen. Raises what `start` raises."""
@@ -57,6 +59,7 @@ class Gateway:
         except BaseException:
             await self._close()
             raise
+        self.sending.sender.start()
         host = self.settings.gateway.listen.rpartition(":")[0]
         target = f"{host}:{self.server.port}"
         log.info("listening", service="gateway", target=target, tls=self.tls)
@@ -72,6 +75,7 @@ class Gateway:
         log.info("stopped", service="gateway")
 
     async def _close(self) -> None:
+        await self.sending.close()
         self.resolver.close()
         await self.context.backends.close()
         await self.store.close()
@@ -133,7 +137,8 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    return Gateway(settings, context, app, server, store, tls, resolver)
+    sending = open_sending(settings, _outgoing(settings, resolver), clock)
+    return Gateway(settings, context, app, server, store, tls, resolver, sending)
 
 
 def _check(settings: Settings) -> bool:

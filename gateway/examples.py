@@ -15,6 +15,7 @@ ASSET_ID = "5a1f0c3e-8b7d-5e42-a6c9-13d7f0b2e894"
 ITEM_ID = "0197d2a5-0b44-7c19-8e21-7f6a90d3c512"
 COLLECTION_ID = "0197d2a6-4f0a-7d31-b2c8-90e1a4d57f63"
 UPLOAD_ID = "0197d2a6-3f58-7d02-b1c4-5e9a7c60f21b"
+DELIVERY_ID = "8d1f63c0-52ab-5c9e-9d47-70c2b6f4e1a3"
 KEY_ID = "k3v9x2m7q4w8t5za"
 KEY = "atl_k3v9x2m7q4w8t5za_your-secret"
 CODE = "the-code-from-the-address"
@@ -53,6 +54,10 @@ EXAMPLES: Mapping[str, Example] = {
     "CancelJob": Example(path={"job_id": JOB_ID}, body={}),
     "WatchJob": Example(path={"job_id": JOB_ID}),
     "WatchJobs": Example(),
+    "ListWebhookDeliveries": Example(query={"job_id": JOB_ID, "page_size": 20}),
+    "RedeliverWebhook": Example(path={"delivery_id": DELIVERY_ID}, body={}),
+    "GetWebhookSecret": Example(),
+    "RotateWebhookSecret": Example(body={}),
     "ListModels": Example(),
     "ListWorkers": Example(),
     "PutModel": Example(

@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FileDescriptor, MethodDescriptor
 from atelier.asset.v1 import asset_service_pb2, upload_service_pb2
 from atelier.identity.v1 import identity_service_pb2
 from atelier.library.v1 import library_service_pb2
-from atelier.router.v1 import router_service_pb2
+from atelier.router.v1 import router_service_pb2, webhook_service_pb2
 from atelier.type.v1 import access_pb2
 
 FILES: tuple[FileDescriptor, ...] = (
@@ -21,6 +21,7 @@ FILES: tuple[FileDescriptor, ...] = (
     asset_service_pb2.DESCRIPTOR,
     upload_service_pb2.DESCRIPTOR,
     library_service_pb2.DESCRIPTOR,
+    webhook_service_pb2.DESCRIPTOR,
 )
 """The contracts that the gateway serves."""
 

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import grpc
 
 from atelier.identity.v1 import identity_service_pb2_grpc
-from atelier.router.v1 import router_service_pb2_grpc
+from atelier.router.v1 import router_service_pb2_grpc, webhook_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service.acknowledgements import Acknowledgements
 from router_service.admission import Admission
@@ -37,10 +37,13 @@ from router_service.settlement import Settlement
 from router_service.signals import Signals
 from router_service.storage import MIGRATIONS, Storage
 from router_service.watch import Watch
+from router_service.webhook_servicer import WebhookServicer
+from router_service.webhooks import Webhooks
 from router_service.worker_servicer import WorkerServicer
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.destinations import Destinations
 from service_kit.errors import Unavailable
 from service_kit.events.exchange import open_exchange
 from service_kit.health import HealthBoard, follow
@@ -81,6 +84,7 @@ class Service:
         self.identities = Identities(db, rings.identity_signer(clock), clock)
         self.registry = ModelRegistry(self.storage, clock)
         self.assets = AssetClient(channel)
+        self.webhooks = Webhooks(self.storage, rings.webhook_keys(), _destinations(settings))
         self.vitals = Vitals(self.health, {"database": self.storage.ping})
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
@@ -146,6 +150,7 @@ class Service:
                 keep_jobs=mine.retention_jobs,
                 keep_events=mine.retention_events,
                 keep_submissions=mine.idempotency_retention,
+                keep_deliveries=mine.retention_deliveries,
                 raise_tier_after=mine.raise_tier_after,
                 highest_tier=self.shares.highest_tier,
             ),
@@ -188,13 +193,26 @@ class Service:
             registry=self.registry,
             pools=self.pools,
             erasure=Erasure(self.storage, self.ending),
+            webhooks=self.webhooks,
         )
         identity = IdentityServicer(self.identities, self.limits)
         return [
             (router_service_pb2_grpc.add_RouterServiceServicer_to_server, router),
             (worker_service_pb2_grpc.add_WorkerServiceServicer_to_server, self.workers),
             (identity_service_pb2_grpc.add_IdentityServiceServicer_to_server, identity),
+            (
+                webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server,
+                WebhookServicer(self.webhooks, self.pools),
+            ),
         ]
+
+
+def _destinations(settings: Settings) -> Destinations:
+    mine = settings.outgoing
+    try:
+        return Destinations(mine.allow, mine.ports, plain_http=mine.plain_http)
+    except ValueError as error:
+        raise SettingsError(f"outgoing.allow or outgoing.ports: {error}.") from None
 
 
 def _own_tokens(rings: Keyrings, clock: Clock) -> TokenSource:

@@ -279,6 +279,7 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         warnings=plan.warnings,
         tier=tier,
         cannot_restart=request.cannot_restart,
+        webhook=request.webhook,
     )
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
 from service_kit.identity import Owner
 
@@ -201,6 +202,7 @@ class Job:
     failure: Failure | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    webhook: Webhook | None = None
 
     @property
     def current(self) -> Stage:

@@ -17,6 +17,7 @@ from router_service.domain import (
     Warning_,
 )
 from router_service.models import FRAME_RATE, Route, RoutingTable, effective_size, effective_steps
+from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason, InvalidArgument
 
 LARGEST_SEED = 2**53 - 1
@@ -46,6 +47,7 @@ class Request:
     idempotency_key: str | None
     digest: str
     cannot_restart: bool = False
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)

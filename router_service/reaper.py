@@ -35,6 +35,7 @@ class ReaperRules:
     keep_jobs: timedelta
     keep_events: timedelta
     keep_submissions: timedelta
+    keep_deliveries: timedelta
     raise_tier_after: timedelta
     highest_tier: int
 
@@ -114,6 +115,8 @@ class Reaper:
         async with self._storage.write() as tx:
             self._done["jobs_purged"] += await tx.jobs.remove_ended(self._rules.keep_jobs, limit=_BATCH)
             await tx.ledger.remove_old_submissions(self._rules.keep_submissions)
+            await tx.deliveries.remove_finished(self._rules.keep_deliveries)
+            await tx.secret_seeds.remove_retired(self._rules.keep_deliveries)
             await tx.registry.remove_unseen(self._rules.lease_ttl * 10)
             await tx.queue.forget_served(_REMEMBER_SERVED)
             await tx.erased.trim(self._rules.keep_jobs)

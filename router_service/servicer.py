@@ -16,6 +16,7 @@ from router_service.pools import Pools
 from router_service.registry import ModelRegistry
 from router_service.watch import Change, Opening, Snapshot, Watch
 from service_kit.idempotency import is_retry, request_digest
+from router_service.webhooks import Webhooks
 from service_kit.identity import Owner, current_caller
 
 _DEFAULT_PAGE = 50
@@ -36,7 +37,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         pools: Pools,
         erasure: Erasure,
     ) -> None:
+        webhooks: Webhooks,
         self._erasure = erasure
+        self._webhooks = webhooks
         self._admission = admission
         self._ending = ending
         self._views = views
@@ -47,7 +50,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     async def GenerateContent(self, request: pb.GenerateContentRequest, context: Any) -> pb.GenerateContentResponse:
         metadata = context.invocation_metadata() or ()
         job = await self._admission.admit(
-            wire.request_from_proto(request, request_digest(metadata)),
+        asked = wire.request_from_proto(request, request_digest(metadata))
+        self._webhooks.check(asked.webhook)
+            asked,
             await self._registry.table(),
             current_caller().owner,
             is_retry=is_retry(metadata),

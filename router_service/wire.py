@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from atelier.asset.v1 import asset_control_service_pb2
 from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
+from router_service import webhook_wire
 from router_service.domain import (
     ConnectedWorker,
     Failure,
@@ -31,6 +30,7 @@ from router_service.domain import (
     StageState,
     Warning_,
 )
+from router_service.moment_wire import moment
 from router_service.plans import Request
 from router_service.pools import Pools
 from router_service.reports import LogLine, Preview, Progress, Report, TextDelta
@@ -103,6 +103,7 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
         idempotency_key=message.idempotency_key or None,
         digest=digest or _digest(message),
         cannot_restart=message.cannot_restart,
+        webhook=webhook_wire.webhook_from_proto(message.webhook) if message.HasField("webhook") else None,
     )
 
 
@@ -349,15 +350,6 @@ def failure_from_proto(message: job_pb2.Failure) -> Failure:
 def owner_to_proto(owner: Owner) -> media_pb2.Owner:
     """Return whose something is."""
     return media_pb2.Owner(tenant_id=owner.tenant_id, owner_id=owner.owner_id)
-
-
-def moment(value: datetime | None) -> Timestamp | None:
-    """Return a moment, None when there is none."""
-    if value is None:
-        return None
-    timestamp = Timestamp()
-    timestamp.FromDatetime(value)
-    return timestamp
 
 
 def _stage_to_proto(stage: Stage, waits_for: str) -> job_pb2.Stage:

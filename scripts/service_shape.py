@@ -23,7 +23,7 @@ def part_of(module: str) -> str:
     """Return which part of a service a module is; the package itself counts as `domain`, for anyone may import it."""
     _, _, below = module.partition(".")
     first = below.split(".")[0]
-    for part in ("servicer", "wire", "clients"):
+    for part in ("servicer", "wire", "clients", "domain"):
         if first.endswith(part):
             return part
     if not first:

@@ -41,6 +41,7 @@ _MEDIA_SIGNING: Mapping[MediaOwner, str] = {
     "library": "media-library-signing.json",
 }
 _MEDIA_VERIFY = "media-verify.json"
+_WEBHOOK = "webhook.json"
 _MEDIA_BUCKETS: Mapping[MediaOwner, str] = {"asset": WORKSPACE_BUCKET, "library": LIBRARY_BUCKET}
 
 
@@ -70,6 +71,11 @@ class Keyrings:
 
         self._make(_CAPABILITY, _new_mac_ring)
         return Capabilities([MacKey(key["kid"], _decode(key["secret"])) for key in self._keys(_CAPABILITY)], clock)
+
+    def webhook_keys(self) -> list[MacKey]:
+        """Return what the secrets of webhooks are made from, the newest first. For the router only."""
+        self._make(_WEBHOOK, _new_mac_ring)
+        return [MacKey(key["kid"], _decode(key["secret"])) for key in self._keys(_WEBHOOK)]
 
     def media_signer(self, owner: MediaOwner, clock: Clock, *, base_url: str) -> MediaSigner:
         """Return what signs media URLs of one service's bucket."""

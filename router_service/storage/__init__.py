@@ -20,6 +20,7 @@ from router_service.storage.metadata import metadata
 from router_service.storage.moment import Moment
 from router_service.storage.queue import Queue
 from router_service.storage.registry import Registry
+from router_service.storage.webhooks import Deliveries, SecretSeeds
 from service_kit.database import Database
 from service_kit.erasure import Erased
 from service_kit.storage import TransactionalStorage, View
@@ -35,7 +36,9 @@ class Transaction(View):
         self._connection = connection
         self._moment = Moment()
         self.events = Events(connection)
-        self.jobs = Jobs(connection, self.events, self._moment)
+        self.deliveries = Deliveries(connection)
+        self.secret_seeds = SecretSeeds(connection)
+        self.jobs = Jobs(connection, self.events, self._moment, self.deliveries)
         self.queue = Queue(connection, self._moment)
         self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
@@ -45,7 +48,8 @@ class Transaction(View):
         self.erased = Erased(connection, metadata)
 
     async def finish(self) -> None:
-        """Write the events: their owners' heads are locked last, and not for long."""
+        """Write deliveries and events: the heads of their owners are locked last, and not for long."""
+        await self.deliveries.write()
         await self.events.write()
 
     async def now(self) -> datetime:

@@ -14,6 +14,7 @@ from router_service.storage import codec
 from router_service.storage.events import Events
 from router_service.storage.moment import Moment
 from router_service.storage.tables import jobs, outbox, outcomes
+from router_service.storage.webhooks import Deliveries
 from service_kit.bulk import among, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted, NotFound
@@ -30,9 +31,10 @@ _EXPECTED = ("job_id", "state", "version", "fence", "stage")
 class Jobs:
     """The jobs table."""
 
-    def __init__(self, connection: AsyncConnection, events: Events, moment: Moment) -> None:
+    def __init__(self, connection: AsyncConnection, events: Events, moment: Moment, deliveries: Deliveries) -> None:
         self._connection = connection
         self._events = events
+        self._deliveries = deliveries
         self._moment = moment
 
     async def add(self, new: Sequence[Job], then: Mapping[str, Job] | None = None) -> None:
@@ -50,6 +52,7 @@ class Jobs:
             if after is not None:
                 document = codec.to_text(after)
                 self._events.add(after, document.encode())
+                self._deliveries.add(job, after, document.encode())
             rows.append({"job_id": job.job_id, **_columns(after or job), "document": document})
         await insert_rows(self._connection, jobs, rows)
 
@@ -121,6 +124,7 @@ class Jobs:
             document = codec.to_text(after)
             if after.version != before.version:
                 self._events.add(after, document.encode())
+                self._deliveries.add(before, after, document.encode())
             rows.append(
                 {
                     **{"job_id": before.job_id, "state": before.state.value, "version": before.version},

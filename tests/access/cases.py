@@ -28,6 +28,8 @@ Fields = dict[str, Any]
 CASES: dict[str, list[Fields]] = {
     "RouterService.GetJob": [{"job_id": Of("job")}],
     "RouterService.WatchJob": [{"job_id": Of("job")}],
+    "WebhookService.ListWebhookDeliveries": [{"job_id": Of("job")}],
+    "WebhookService.RedeliverWebhook": [{"delivery_id": Of("delivery")}],
     "AssetService.GetAsset": [{"asset_id": Of("asset")}, {"asset_id": Of("output")}],
     "AssetService.ListAssets": [{"job_id": Of("job")}],
     "UploadService.GetUpload": [{"upload_id": Of("upload")}],
@@ -70,6 +72,9 @@ CASES: dict[str, list[Fields]] = {
 NAMES_NOTHING: dict[str, list[Fields]] = {
     "RouterService.ListJobs": [{}],
     "RouterService.ListModels": [{}],
+    "WebhookService.ListWebhookDeliveries": [{}],
+    "WebhookService.GetWebhookSecret": [{}],
+    "WebhookService.RotateWebhookSecret": [{}],
     "RouterService.WatchJobs": [{}],
     "AssetService.ListAssets": [{}],
     "AssetService.WatchAssets": [{}],

@@ -62,9 +62,12 @@ async def furnish(system: System, http: httpx.AsyncClient) -> House:
     bobs = (await house.done(bob, "POST", "/v1/uploads", content=picture("blue")))["asset"]["asset_id"]
     house.bobs_item = await _save(house, bob, bobs)
 
-    spec = {"prompt": PROMPT, "model": "sdxl", "format": "image", "quality": "draft", "steps": 2}
+    spec: dict[str, Any] = {"prompt": PROMPT, "model": "sdxl", "format": "image", "quality": "draft", "steps": 2}
+    spec |= {"webhook": {"url": "https://hooks.invalid/"}}
     house.things["job"] = (await house.done(ann, "POST", "/v1/generate-content", json=spec))["job_id"]
     await _wait_until_it_ends(house)
+    told = await house.done(ann, "GET", "/v1/webhooks/deliveries", params={"job_id": house.things["job"]})
+    house.things["delivery"] = told["deliveries"][0]["delivery_id"]
     described = {"import_key": IMPORT, "prompt": PROMPT, "path": FILENAME}
     await house.done(ann, "POST", "/v1/imports", json=described)
     uploaded = await house.done(

@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from atelier.asset.v1 import asset_service_pb2_grpc, upload_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.library.v1 import library_service_pb2_grpc
-from atelier.router.v1 import router_service_pb2_grpc
+from atelier.router.v1 import router_service_pb2_grpc, webhook_service_pb2_grpc
 from gateway.http_rules import RpcRoute, routes
 from gateway.requests import message_class
 from service_kit.clock import Clock
@@ -164,6 +164,11 @@ _BASES: dict[str, list[tuple[str, Any, type]]] = {
             "RouterService",
             router_service_pb2_grpc.add_RouterServiceServicer_to_server,
             router_service_pb2_grpc.RouterServiceServicer,
+        ),
+        (
+            "WebhookService",
+            webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server,
+            webhook_service_pb2_grpc.WebhookServiceServicer,
         ),
         (
             "IdentityService",

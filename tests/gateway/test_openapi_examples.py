@@ -66,6 +66,12 @@ async def real(http: httpx.AsyncClient, name: str, example: Example) -> dict[str
     if examples.JOB_ID in text:
         job = await http.post("/v1/generate-content", json=EXAMPLES["GenerateContent"].body)
         found[examples.JOB_ID] = job.raise_for_status().json()["job_id"]
+    if examples.DELIVERY_ID in text:
+        told = {**EXAMPLES["GenerateContent"].body, "webhook": {"url": "https://hooks.invalid/"}}
+        job_id = (await http.post("/v1/generate-content", json=told)).raise_for_status().json()["job_id"]
+        (await http.post(f"/v1/jobs/{job_id}/cancel")).raise_for_status()
+        log = await http.get("/v1/webhooks/deliveries", params={"job_id": job_id})
+        found[examples.DELIVERY_ID] = log.raise_for_status().json()["deliveries"][0]["delivery_id"]
     if examples.ASSET_ID in text:
         found[examples.ASSET_ID] = (await upload(http))["asset_id"]
     if examples.UPLOAD_ID in text:

@@ -68,6 +68,14 @@ class Things:
     def job_id(self) -> str:
         return str(self._post("/v1/generate-content", json=EXAMPLES["GenerateContent"].body)["job_id"])
 
+    def delivery_id(self) -> str:
+        """Return the delivery of a job that has ended."""
+        body = {**EXAMPLES["GenerateContent"].body, "webhook": {"url": "https://hooks.invalid/"}}
+        job_id = self._post("/v1/generate-content", json=body)["job_id"]
+        self._post(f"/v1/jobs/{job_id}/cancel", json={})
+        answer = self.http.get(f"{self.up.url}/v1/webhooks/deliveries", params={"job_id": job_id}, timeout=20)
+        return str(answer.json()["deliveries"][0]["delivery_id"])
+
     def asset_id(self) -> str:
         return str(self.asset()["asset_id"])
 
@@ -109,6 +117,7 @@ class Things:
         makers: dict[str, Callable[[], str]] = {
             "job_id": self.job_id,
             "asset_id": self.asset_id,
+            "delivery_id": self.delivery_id,
             "item_id": self.item_id,
             "collection_id": self.collection_id,
             "upload_id": lambda: self.upload_id(whole=name == "CompleteUpload"),

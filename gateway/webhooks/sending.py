@@ -1,0 +1,41 @@
+"""Wires the sender: channels with the gateway's own identity, which it exchanges its key file for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import grpc
+
+from gateway.outgoing import Outgoing
+from gateway.webhooks.sender import Sender, SenderLimits
+from service_kit import channels
+from service_kit.clock import Clock
+from service_kit.keyring import Keyrings
+from service_kit.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """The sender and what it is connected with."""
+
+    sender: Sender
+    channels: tuple[grpc.aio.Channel, ...]
+
+    async def close(self) -> None:
+        """Stop sending."""
+        await self.sender.stop()
+        for channel in self.channels:
+            await channel.close()
+
+
+def open_sending(settings: Settings, outgoing: Outgoing, clock: Clock) -> Sending:
+    """Wire the sender of a gateway; it has not started."""
+    gateway, rings = settings.gateway, Keyrings(settings.keys_dir)
+    identity = channels.connect(gateway.router_target)
+    tokens = channels.key_tokens(identity, lambda: rings.read_key_file("gateway.key"), clock)
+    router, assets = (
+        channels.connect(target, tokens=tokens) for target in (gateway.router_target, gateway.asset_target)
+    )
+    limits = SenderLimits(settings.outgoing.webhooks, settings.outgoing.webhook_timeout)
+    sender = Sender(router, assets, outgoing, clock, settings.core.public_url, limits)
+    return Sending(sender, (router, assets, identity))

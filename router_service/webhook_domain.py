@@ -1,0 +1,140 @@
+"""Webhooks: whom a job tells of what, what became of it, and when it is tried again. No I/O."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from service_kit.identity import Owner
+
+if TYPE_CHECKING:
+    from router_service.domain import Job
+
+RETRY_AFTER = tuple(
+    timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600)
+)
+"""How long a delivery waits after its first, second, … failure; after one more it is given up."""
+
+MOST_LEASES = 50
+"""How often a delivery is given to gateways: one that kills them all must come to an end."""
+
+GONE = 410
+_SUCCEEDED = "succeeded"
+_FINAL = ("succeeded", "failed", "cancelled")
+# Of what may become longer than a fifth, receivers that come back would get all at once.
+_JITTER = 0.2
+
+
+class WebhookEvent(StrEnum):
+    """What a receiver is told of."""
+
+    STARTED = "started"
+    OUTPUT = "output"
+    COMPLETED = "completed"
+
+
+class WebhookDialect(StrEnum):
+    """The shape of what is posted."""
+
+    NATIVE = "native"
+    OPENAI = "openai"
+    FAL = "fal"
+    REPLICATE = "replicate"
+
+
+class DeliveryState(StrEnum):
+    """What became of a delivery; the last two are final, but for a redelivery by hand."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Whom a job tells, and of what."""
+
+    url: str
+    events: tuple[WebhookEvent, ...] = (WebhookEvent.COMPLETED,)
+    dialect: WebhookDialect = WebhookDialect.NATIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One thing that one receiver is told.
+
+    `attempts` counts all posts, `tries` those since it was written or redelivered. `due_at` is None unless it is
+    pending. `lease` grows each time it is given to a gateway, or redelivered, so that old reports are known as such.
+    """
+
+    delivery_id: str
+    owner: Owner
+    job_id: str
+    event: WebhookEvent
+    dialect: WebhookDialect
+    url: str
+    created_at: datetime
+    due_at: datetime | None
+    state: DeliveryState = DeliveryState.PENDING
+    attempts: int = 0
+    tries: int = 0
+    lease: int = 0
+    attempted_at: datetime | None = None
+    finished_at: datetime | None = None
+    last_status: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a receiver answered; a status of 0 says that there was no answer."""
+
+    delivery_id: str
+    lease: int
+    status: int
+    error: str
+
+
+def deliveries_of(before: Job, after: Job) -> Iterator[Delivery]:
+    """Yield what a transition of a job makes receivers be told, each with an id that is always the same for it."""
+    webhook = after.webhook
+    if webhook is None:
+        return
+    for event, happened_at in _events(before, after):
+        if event in webhook.events and happened_at is not None:
+            yield Delivery(
+                delivery_id=str(uuid.uuid5(uuid.UUID(after.job_id), f"webhook/{event.value}")),
+                owner=after.owner,
+                job_id=after.job_id,
+                event=event,
+                dialect=webhook.dialect,
+                url=webhook.url,
+                created_at=happened_at,
+                due_at=happened_at,
+            )
+
+
+def _events(before: Job, after: Job) -> Iterator[tuple[WebhookEvent, datetime | None]]:
+    if before.started_at is None and after.started_at is not None:
+        yield WebhookEvent.STARTED, after.started_at
+    if after.state in _FINAL and before.state not in _FINAL:
+        if after.state == _SUCCEEDED:
+            yield WebhookEvent.OUTPUT, after.finished_at
+        yield WebhookEvent.COMPLETED, after.finished_at
+
+
+def retry_delay(tries: int, chance: float) -> timedelta | None:
+    """Return how long to wait after the `tries`-th failure, None to give up. `chance` in 0..1 spreads it."""
+    if tries > len(RETRY_AFTER):
+        return None
+    delay: timedelta = RETRY_AFTER[tries - 1] * (1 - _JITTER + 2 * _JITTER * chance)
+    return delay
+
+
+def is_taken(status: int) -> bool:
+    """Tell whether a receiver's answer takes a delivery."""
+    return 200 <= status < 300

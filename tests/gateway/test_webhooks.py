@@ -1,0 +1,204 @@
+"""Webhooks from end to end: real services, a real receiver, and the clients that check signatures."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from replicate.webhook import Webhooks, WebhookSigningSecret
+
+from service_kit.server import Running
+from service_kit.settings import for_tests
+
+_LIMIT_S = 15.0
+
+
+@dataclass
+class Got:
+    """One request that a receiver got."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+
+@dataclass
+class Receiver:
+    """Somebody's server, which answers each request with the next status; the last one stays."""
+
+    statuses: list[int]
+    port: int = 0
+    got: list[Got] = field(default_factory=list)
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+    stalled: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook?a=b"
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            body = await reader.readexactly(int(headers["content-length"]))
+            async with self.came:
+                self.got.append(Got(headers, body))
+                self.came.notify_all()
+            if self.stalled is not None:
+                await self.stalled.wait()
+            status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+            writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\nlocation: /elsewhere\r\n\r\n".encode())
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    async def wait_for(self, count: int) -> list[Got]:
+        async with asyncio.timeout(_LIMIT_S), self.came:
+            await self.came.wait_for(lambda: len(self.got) >= count)
+            return list(self.got)
+
+
+@dataclass
+class Site:
+    """All services but the library, and a client of the operator."""
+
+    http: httpx.AsyncClient
+    receive: Callable[..., Awaitable[Receiver]]
+
+    async def cancelled(self, url: str, **webhook: Any) -> str:
+        """Submit a job with a webhook and cancel it. Returns its id."""
+        body = {"prompt": "a heron", "model": "sdxl", "format": "image", "webhook": {"url": url, **webhook}}
+        job_id: str = (await self.http.post("/v1/generate-content", json=body)).raise_for_status().json()["job_id"]
+        (await self.http.post(f"/v1/jobs/{job_id}/cancel")).raise_for_status()
+        return job_id
+
+    async def deliveries(self, **query: Any) -> list[dict[str, Any]]:
+        answer = (await self.http.get("/v1/webhooks/deliveries", params=query)).raise_for_status().json()
+        found: list[dict[str, Any]] = answer["deliveries"]
+        return found
+
+    async def delivery(self, state: str, **query: Any) -> dict[str, Any]:
+        """Wait until a delivery is in a state, and return it."""
+        async with asyncio.timeout(_LIMIT_S):
+            while True:
+                for delivery in await self.deliveries(**query):
+                    if delivery["state"] == state or (state == "failed once" and delivery["attempts"]):
+                        return delivery
+                await asyncio.sleep(0.05)
+
+    async def secret(self) -> str:
+        return str((await self.http.get("/v1/webhooks/secret")).raise_for_status().json()["secret"])
+
+
+@pytest.fixture
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    running: list[Running] = []
+    targets: dict[str, Any] = {"outgoing__allow": ("127.0.0.1/32",), "outgoing__webhook_timeout": "1s"}
+    for name, settings in {
+        "asset_service": ("router__asset_target", "gateway__asset_target"),
+        "router_service": ("gateway__router_target",),
+        "gateway": (),
+    }.items():
+        part = await importlib.import_module(f"{name}.__main__").start(for_tests(tmp_path, **targets))
+        running.append(part)
+        targets |= dict.fromkeys(settings, part.target)
+    key = (tmp_path / "keys" / "admin.key").read_text("utf-8").strip()
+    async with AsyncExitStack() as stack:
+
+        async def receive(*statuses: int) -> Receiver:
+            receiver = Receiver(list(statuses) or [204])
+            server = await asyncio.start_server(receiver.talk, "127.0.0.1", 0)
+            receiver.port = server.sockets[0].getsockname()[1]
+            stack.callback(server.close)
+            return receiver
+
+        client = httpx.AsyncClient(
+            base_url=f"http://{running[-1].target}", headers={"x-api-key": key}, timeout=20, trust_env=False
+        )
+        yield Site(await stack.enter_async_context(client), receive)
+        for part in reversed(running):
+            await part.stop()
+
+
+async def test_a_receiver_is_told_of_the_end_signed_and_it_is_logged(site: Site) -> None:
+    receiver = await site.receive()
+    job_id = await site.cancelled(receiver.url)
+    got = (await receiver.wait_for(1))[0]
+    assert got.json["type"] == "job.completed"
+    assert got.json["data"] == {**(await site.http.get(f"/v1/jobs/{job_id}")).json(), "assets": []}
+    assert got.headers["content-type"] == "application/json"
+    delivery = await site.delivery("delivered", job_id=job_id)
+    assert delivery["delivery_id"] == got.headers["webhook-id"]
+    assert (delivery["attempts"], delivery["last_status"], delivery["last_error"]) == (1, 204, "")
+    assert "next_attempt_at" not in delivery
+    assert len(receiver.got) == 1
+
+
+async def test_the_clients_that_people_have_accept_the_signature(site: Site) -> None:
+    receiver = await site.receive()
+    old = await site.secret()
+    rotated = (await site.http.post("/v1/webhooks/secret/rotate", json={})).raise_for_status().json()
+    assert rotated["secret"] == await site.secret() != old
+    await site.cancelled(receiver.url)
+    got = (await receiver.wait_for(1))[0]
+    text = got.body.decode()
+    for secret in (old, rotated["secret"]):
+        client = openai.OpenAI(api_key="unused", webhook_secret=secret)
+        client.webhooks.verify_signature(text, got.headers)
+        Webhooks.validate(headers=got.headers, body=text, secret=WebhookSigningSecret(key=secret))
+    with pytest.raises(openai.InvalidWebhookSignatureError):
+        openai.OpenAI(api_key="unused", webhook_secret=old).webhooks.verify_signature(text + " ", got.headers)
+
+
+async def test_what_fails_is_tried_again_and_again_by_hand(site: Site) -> None:
+    receiver = await site.receive(500, 410, 200)
+    job_id = await site.cancelled(receiver.url)
+    failed = await site.delivery("failed once", job_id=job_id)
+    assert (failed["state"], failed["last_status"]) == ("pending", 500)
+    assert failed["last_error"] == "The receiver answered 500."
+    assert failed["next_attempt_at"] > failed["last_attempt_at"]
+    path = f"/v1/webhooks/deliveries/{failed['delivery_id']}/redeliver"
+    assert (await site.http.post(path, json={})).json()["delivery"]["state"] == "pending"
+    gone = await site.delivery("given_up", job_id=job_id)
+    assert (gone["attempts"], gone["last_status"]) == (2, 410)
+    (await site.http.post(path, json={})).raise_for_status()
+    assert (await site.delivery("delivered", job_id=job_id))["attempts"] == 3
+    assert {got.headers["webhook-id"] for got in receiver.got} == {failed["delivery_id"]}
+    assert (await site.http.post("/v1/webhooks/deliveries/none/redeliver", json={})).status_code == 404
+
+
+async def test_a_redirect_is_not_followed_and_silence_is_a_failure(site: Site) -> None:
+    moved, silent = await site.receive(307), await site.receive()
+    silent.stalled = asyncio.Event()
+    first, second = await site.cancelled(moved.url), await site.cancelled(silent.url)
+    assert (await site.delivery("failed once", job_id=first))["last_status"] == 307
+    unanswered = await site.delivery("failed once", job_id=second)
+    assert (unanswered["last_status"], unanswered["last_error"]) == (0, "The server did not answer in full within 1 s.")
+    assert len(moved.got) == 1
+    silent.stalled.set()
+
+
+@pytest.mark.parametrize(
+    "url", ["https://10.0.0.1/", "https://localhost:99999/", "ftp://a.example/", "https://u:p@a.example/"]
+)
+async def test_an_address_that_is_refused_is_refused_at_once(site: Site, url: str) -> None:
+    body = {"prompt": "a heron", "model": "sdxl", "format": "image", "webhook": {"url": url}}
+    answer = await site.http.post("/v1/generate-content", json=body)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["fields"][0]["field"] == "webhook.url"
+    assert (await site.http.get("/v1/jobs")).json()["jobs"] == []
