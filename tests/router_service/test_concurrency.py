@@ -22,6 +22,7 @@ from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, Output
 from router_service.sessions import Session
 from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
 from router_service.storage import Storage
+from router_service.storage.limits import Allowance
 from router_service.storage.queue import Candidate, Queue, QueueKey
 from service_kit import settings as kit_settings
 from service_kit.capabilities import Receipt
@@ -73,18 +74,18 @@ class Replica:
         service = self.service
         return Settlement(service.storage, self._assets, service.signals, service.handover, claim_for)
 
-    def connect(self, name: str, *, free: int) -> Session:
+    def connect(self, name: str, *, free: int, worker_type: str = "sdxl") -> Session:
         """Connect a worker that takes so many stages."""
-        worker = ConnectedWorker(f"key/{name}", f"{name}'s session", ("sdxl",), (), max(free, 1), (), "")
+        worker = ConnectedWorker(f"key/{name}", f"{name}'s session", (worker_type,), (), max(free, 1), (), "")
         session = Session(worker)
         session.credits = free
         self.service.sessions.add(session)
         return session
 
-    async def submit(self, *, key: str | None = None, prompt: str = "a lighthouse") -> Job:
+    async def submit(self, *, key: str | None = None, prompt: str = "a lighthouse", is_retry: bool = False) -> Job:
         """Submit a picture."""
         table = await self.service.registry.table()
-        return await self.service.admission.admit(request(key, prompt), table, ANN)
+        return await self.service.admission.admit(request(key, prompt), table, ANN, is_retry=is_retry)
 
     async def record(self, ref: LeaseRef, *, by: str = "key/one", completion_id: str = "c") -> str:
         """Report that the one output of a stage is there."""
@@ -137,6 +138,13 @@ class House:
         """Lock a job, as a third replica would, so that others queue up for it in the order in which they come."""
         async with self._db.write() as tx:
             await tx.execute(text("SELECT 1 FROM jobs WHERE job_id = :job_id FOR UPDATE"), {"job_id": job_id})
+            yield
+
+    @asynccontextmanager
+    async def nothing_committed(self) -> AsyncIterator[None]:
+        """Let no transaction commit that changes a job of an owner who has jobs already."""
+        async with self._db.write() as tx:
+            await tx.execute(text("SELECT 1 FROM event_heads FOR UPDATE"))
             yield
 
     async def queued_up(self, count: int) -> None:
@@ -252,6 +260,32 @@ async def test_keys_that_come_in_opposite_orders_wait_for_each_other_and_never_i
     assert len({job.job_id for job in jobs}) == 32
 
 
+async def test_retries_without_a_key_at_two_replicas_at_once_are_one_job(house: House) -> None:
+    await house.one.submit(prompt="a harbour")
+    async with house.nothing_committed():
+        first = asyncio.ensure_future(house.one.submit(is_retry=True))
+        await house.queued_up(1)
+        second = asyncio.ensure_future(house.other.submit(is_retry=True))
+        await house.queued_up(2)
+    assert (await first).job_id == (await second).job_id
+    submits = [replica.submit(prompt="x", is_retry=True) for _ in range(16) for replica in (house.one, house.other)]
+    assert len({job.job_id for job in await asyncio.gather(*submits)}) == 1
+
+
+async def test_a_retry_waits_for_the_equal_submission_that_is_on_its_way(house: House) -> None:
+    await house.one.submit(prompt="a harbour")
+    async with house.nothing_committed():
+        first = asyncio.ensure_future(house.one.submit())
+        await house.queued_up(1)
+        retry = asyncio.ensure_future(house.other.submit(is_retry=True))
+        await house.queued_up(2)
+    assert (await first).job_id == (await retry).job_id
+    in_one_batch = await asyncio.gather(house.one.submit(prompt="x"), house.one.submit(prompt="x", is_retry=True))
+    assert len({job.job_id for job in in_one_batch}) == 1
+    deliberate = await asyncio.gather(*(replica.submit(prompt="y") for replica in (house.one, house.other)))
+    assert len({job.job_id for job in deliberate}) == 2
+
+
 async def test_a_key_with_another_request_is_refused_wherever_it_comes(house: House) -> None:
     submits = [house.one.submit(key="k"), house.other.submit(key="k", prompt="a harbour")]
     results = await asyncio.gather(*submits, return_exceptions=True)
@@ -273,6 +307,22 @@ async def test_replicas_that_lease_at_once_lease_every_stage_once(house: House) 
     async with house.one.service.storage.read() as tx:
         leases = [*await tx.leases.find_held("key/one"), *await tx.leases.find_held("key/two")]
     assert sorted(lease.ref.job_id for lease in leases) == sorted(made)
+
+
+async def test_rounds_of_two_pools_lease_no_more_of_an_owner_than_may_run(house: House) -> None:
+    async with house.one.service.storage.write() as tx:
+        await tx.limits.put(ANN, Allowance(running_jobs=1))
+    await house.one.submit()
+    video = replace(request(None, "x"), model="wan", format=Format.VIDEO)
+    await house.other.service.admission.admit(video, await house.other.service.registry.table(), ANN)
+    house.one.connect("one", free=1)
+    house.other.connect("two", free=1, worker_type="wan")
+    async with house.nothing_committed():
+        first = asyncio.ensure_future(house.one.service.dispatch.lease_waiting())
+        await house.queued_up(1)
+        second = asyncio.ensure_future(house.other.service.dispatch.lease_waiting())
+        await house.queued_up(2)
+    assert (await first, await second) == (1, 0)
 
 
 async def test_what_somebody_else_has_locked_is_passed_over_not_waited_for(house: House) -> None:

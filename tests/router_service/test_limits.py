@@ -1,0 +1,137 @@
+"""What an owner may have waiting and running: exactly so many, however many come at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from atelier.identity.v1 import identity_service_pb2 as identity
+from atelier.router.v1 import router_service_pb2 as pb
+from service_kit.errors import AtelierError, ErrorReason
+from service_kit.identity import Owner, Rates
+from service_kit.rpc_errors import from_rpc_error
+from tests.router_service.support import Router, running_router
+from tests.router_service.test_admission import RETRY, request
+
+DATABASES = ("sqlite", "postgresql")
+ADMIN = Owner("default", "admin")
+
+
+async def allow(router: Router, owner_id: str = "admin", **limits: int) -> None:
+    """Set the limits of an owner."""
+    wanted = identity.PutOwnerLimitsRequest(owner_id=owner_id, limits=identity.OwnerLimits(**limits))
+    await router.identities.PutOwnerLimits(wanted)
+
+
+async def submit_all(calls: Sequence[Any]) -> tuple[list[str], list[AtelierError]]:
+    """Submit at once. Returns the ids of the jobs, and what was refused."""
+    replies = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [from_rpc_error(reply) for reply in replies if isinstance(reply, grpc.RpcError)]
+    return [reply.job_id for reply in replies if isinstance(reply, pb.GenerateContentResponse)], refused
+
+
+async def running(router: Router) -> int:
+    """Return how many jobs of the operator run, as the database says."""
+    async with router.service.storage.read() as tx:
+        return (await tx.limits.count_running([ADMIN]))[ADMIN]
+
+
+async def test_of_many_at_once_exactly_as_many_wait_as_may(router: Router) -> None:
+    await allow(router, queued_jobs=10)
+    accepted, refused = await submit_all([router.jobs.GenerateContent(request()) for _ in range(64)])
+    assert (len(set(accepted)), len(refused)) == (10, 54)
+    error = refused[0]
+    assert (error.reason, error.fields[0].field) == (ErrorReason.TOO_MANY_QUEUED_JOBS, "queued_jobs")
+    assert "is 10" in error.message and error.retry_after == timedelta(seconds=5)
+    await router.jobs.CancelJob(pb.CancelJobRequest(job_id=accepted[0]))
+    more, _ = await submit_all([router.jobs.GenerateContent(request()) for _ in range(3)])
+    assert len(more) == 1
+    assert await (await router.stubs_of("bob")).GenerateContent(request()), "another owner has limits of its own"
+    assert len((await router.jobs.ListJobs(pb.ListJobsRequest(page_size=200))).jobs) == 11, (
+        "what is refused leaves nothing"
+    )
+
+
+async def test_a_repeat_is_answered_and_never_refused(router: Router) -> None:
+    await allow(router, queued_jobs=2)
+    keyed = [router.jobs.GenerateContent(request(idempotency_key="k")) for _ in range(8)]
+    accepted, refused = await submit_all(keyed)
+    assert (len(accepted), len(set(accepted)), refused) == (8, 1, [])
+    plain = await router.jobs.GenerateContent(request())
+    for more in ({"metadata": RETRY}, {}):
+        again = request(idempotency_key="" if more else "k")
+        assert (await router.jobs.GenerateContent(again, **more)).job_id == (plain.job_id if more else accepted[0])
+    # A key whose first use was refused is as good as new.
+    _, refused = await submit_all([router.jobs.GenerateContent(request(idempotency_key="new")) for _ in range(2)])
+    assert len(refused) == 2
+    await allow(router, queued_jobs=3)
+    assert await router.jobs.GenerateContent(request(idempotency_key="new"))
+
+
+async def test_exactly_as_many_run_as_may_in_all_pools_together(router: Router) -> None:
+    await allow(router, running_jobs=3)
+    sdxl = await router.worker("one", worker_types=["sdxl"], free=3)
+    wan = await router.worker("two", worker_types=["wan"], free=4)
+    for model, form in (("sdxl", "FORMAT_IMAGE"), ("wan", "FORMAT_VIDEO")) * 4:
+        await router.submit(model=model, format=form)
+    await router.service.dispatch.lease_waiting()
+    assert await running(router) == 3
+    theirs = await (await router.stubs_of("bob")).GenerateContent(request())
+    mine = [await sdxl.take(), await sdxl.take()]
+    assert (await sdxl.take()).ref.job_id == theirs.job_id, "another owner's job runs"
+    await wan.take()
+    await sdxl.deliver(mine[0])
+    await router.service.dispatch.lease_waiting()
+    assert await running(router) == 3, "when one ends, the next one starts"
+    assert (await wan.take()).ref.job_id
+
+
+async def test_the_settings_limit_those_for_whom_nothing_was_set(tmp_path: Path) -> None:
+    flags = {"router.queued_jobs_per_owner": "1", "router.running_jobs_per_owner": "1"}
+    async with running_router(tmp_path, **flags) as router:
+        accepted, refused = await submit_all([router.submit() for _ in range(3)])
+        assert (len(accepted), len(refused)) == (1, 2)
+        await allow(router, queued_jobs=0, running_jobs=0)
+        accepted, refused = await submit_all([router.submit() for _ in range(3)])
+        assert (len(accepted), len(refused)) == (3, 0)
+        one = await router.worker(free=4)
+        assert len({(await one.take()).ref.job_id for _ in range(4)}) == 4
+
+
+async def test_limits_are_set_read_and_erased(router: Router) -> None:
+    named = identity.GetOwnerLimitsRequest(owner_id="cat")
+    assert (await router.identities.GetOwnerLimits(named)).limits == identity.OwnerLimits()
+    await allow(router, "cat", requests_per_minute=9, queued_jobs=0)
+    found = (await router.identities.GetOwnerLimits(named)).limits
+    assert (found.requests_per_minute, found.HasField("queued_jobs"), found.HasField("running_jobs")) == (
+        9,
+        True,
+        False,
+    )
+    made = await router.identities.CreateKey(identity.CreateKeyRequest(owner_id="cat", requests_per_minute=5))
+    caller = await exchanged(router, made.secret)
+    assert caller.rates == Rates(5, 9)
+    changed = await router.identities.UpdateKey(identity.UpdateKeyRequest(key_id=made.key.key_id))
+    assert not changed.key.HasField("requests_per_minute")
+    assert (await exchanged(router, made.secret)).rates == Rates(None, 9)
+    await router.jobs.EraseOwner(pb.EraseOwnerRequest(owner_id="cat"))
+    assert (await router.identities.GetOwnerLimits(named)).limits == identity.OwnerLimits()
+    for call in (
+        allow(router, "cat", queued_jobs=1),
+        router.identities.UpdateKey(identity.UpdateKeyRequest(key_id="x")),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        assert caught.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+
+
+async def exchanged(router: Router, secret: str) -> Any:
+    """Return whom a key's token speaks for."""
+    reply = await router.identities.ExchangeKey(identity.ExchangeKeyRequest(secret=secret))
+    return router.service.rings.identity_verifier(router.clock).verify(reply.identity_token)
