@@ -124,6 +124,8 @@ def recipe(item: Item, *, as_enhanced: bool) -> router_service_pb2.GenerateConte
         steps=settings.steps or None,
         reference_images=made.reference_images,
     )
+    if made.job_id and settings.width and not settings.aspect_ratio:
+        request.width, request.height = settings.width, settings.height
     if settings.frames and settings.frame_rate:
         request.duration_seconds = settings.frames / settings.frame_rate
     if made.enhanced_prompt and as_enhanced:

@@ -113,9 +113,7 @@ class Admission:
         # Where nobody waits a job is leased as it is accepted: one transaction then does what takes two.
         async with self._dispatch.turn(len(batch)) as turn:
             async with self._storage.write() as tx:
-                nobody_waits = turn is not None and await tx.queue.is_empty(
-                    {new.plan.stages[0].worker_type for new in batch}
-                )
+                nobody_waits = turn is not None and await tx.queue.is_empty({new.plan.stages[0].pool for new in batch})
                 erased = await tx.erased.among({new.owner for new in batch})
                 limits = await self._limits.of(tx, {new.owner for new in batch})
                 await _take_turns(tx, batch, limits)
@@ -261,7 +259,7 @@ class Admission:
 def make_job(new: _New, now: datetime, *, tier: int) -> Job:
     """Return the new job of a request, waiting for its first stage."""
     request, plan = new.request, new.plan
-    outputs = 0 if request.enhancement_only else plan.settings.quantity
+    outputs = plan.settings.quantity
     return Job(
         job_id=new.job_id,
         owner=new.owner,
@@ -279,6 +277,8 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         warnings=plan.warnings,
         tier=tier,
         cannot_restart=request.cannot_restart,
+        chat=request.chat,
+        annotations=request.annotations,
         webhook=request.webhook,
     )
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
+from router_service.chat import Chat, ChatReply, chat_pool, worker_type_of
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
 from service_kit.identity import Owner
@@ -38,6 +39,7 @@ class StageKind(StrEnum):
 
     ENHANCE = "enhance"
     GENERATE = "generate"
+    CHAT = "chat"
 
 
 class StageState(StrEnum):
@@ -107,7 +109,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
-    """The effective values of a job. Sizes in pixels; `frames` and `frame_rate` are 0 for pictures."""
+    """The effective values of a job. Sizes in pixels; `frames` and `frame_rate` are 0 for pictures.
+
+    `aspect_ratio` is empty when the client said width and height.
+    """
 
     worker_type: str
     model: str
@@ -133,6 +138,11 @@ class Stage:
     attempt: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
+
+    @property
+    def pool(self) -> str:
+        """Where it waits."""
+        return chat_pool(self.worker_type) if self.kind is StageKind.CHAT else self.worker_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +208,9 @@ class Job:
     told: bool = False
     holder: str = ""
     enhanced_prompt: str = ""
+    chat: Chat | None = None
+    reply: ChatReply | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
     engine: str = ""
     failure: Failure | None = None
     started_at: datetime | None = None
@@ -276,6 +289,10 @@ class Job:
     def enhanced(self, text: str, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
         """Record the text of the enhancement: the next stage waits, or the job is done."""
         return self._stage_done(now, enhanced_prompt=text, warnings=(*self.warnings, *warnings), engine=engine)
+
+    def replied(self, reply: ChatReply, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
+        """Record the next message of the conversation: the job is done."""
+        return self._stage_done(now, reply=reply, warnings=(*self.warnings, *warnings), engine=engine)
 
     def enhancement_skipped(self, failure: Failure, now: datetime) -> Job:
         """Go on with the prompt as it was sent."""
@@ -374,6 +391,11 @@ class ModelRow:
     deadline_seconds: int = 900
 
     @property
+    def pool(self) -> str:
+        """Where its stages wait."""
+        return chat_pool(self.worker_type) if self.stage is StageKind.CHAT else self.worker_type
+
+    @property
     def is_pattern(self) -> bool:
         """Whether the name stands for many."""
         return self.name.endswith("*")
@@ -386,7 +408,10 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class ConnectedWorker:
-    """One connected worker. `holder` is its key's id and its own name; it stays the same over restarts."""
+    """One connected worker. `holder` is its key's id and its own name; it stays the same over restarts.
+
+    `chats`: it has said that it runs stages of conversations.
+    """
 
     holder: str
     session: str
@@ -396,7 +421,13 @@ class ConnectedWorker:
     labels: tuple[tuple[str, str], ...]
     version: str
     leases: int = 0
+    chats: bool = False
 
-    def takes(self, worker_type: str, model: str) -> bool:
+    def serves(self, pool: str) -> bool:
+        """Tell whether it takes stages of a pool."""
+        worker_type, is_chat = worker_type_of(pool)
+        return worker_type in self.worker_types and (self.chats or not is_chat)
+
+    def takes(self, pool: str, model: str) -> bool:
         """Tell whether a stage can be routed to it."""
-        return worker_type in self.worker_types and (not self.models or model in self.models)
+        return self.serves(pool) and (not self.models or model in self.models)

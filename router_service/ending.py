@@ -48,6 +48,22 @@ class Ending:
         self._after_end([(before, job)])
         return job
 
+    async def delete(self, job_id: str, owner: Owner) -> None:
+        """Remove a job that has ended. That it was submitted stays known, as it does when old jobs are removed.
+
+        Raises:
+            NotFound: no such job, or somebody else owns it.
+            FailedPrecondition: it has not ended, or the asset service does not know yet that it has.
+        """
+        async with self._storage.write() as tx:
+            job = (await tx.jobs.lock([job_id])).get(job_id)
+            if job is None or job.owner != owner:
+                raise NotFound.of("job", job_id)
+            if job.state not in FINAL:
+                raise FailedPrecondition(f"The job {job_id} is {job.state} and has not ended: cancel it, or wait.")
+            if not await tx.jobs.remove(job_id):
+                raise FailedPrecondition(f"The workspace is not told yet that the job {job_id} has ended: repeat.")
+
     async def fail_overdue(self, *, limit: int = 200) -> int:
         """Fail the jobs whose deadline has passed. Returns how many. Any replica may do it."""
         async with self._storage.read() as tx:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from router_service.domain import Format, ModelRow, Quality, StageKind, Warning_
-from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 FRAME_RATE = 24
 ASPECT_RATIOS = {
@@ -24,6 +24,10 @@ ASPECT_RATIOS = {
 _SIZE_FACTOR = {Quality.DRAFT: 0.5, Quality.STANDARD: 1.0, Quality.HIGH: 1.25}
 _STEPS_FACTOR = {Quality.DRAFT: 2 / 3, Quality.STANDARD: 1.0, Quality.HIGH: 5 / 3}
 _SIZE_STEP = 16
+# What a client may ask for by width and height: one and a half times the side, which is 1280x720 where it is 640.
+_LARGEST_AREA = 2.25
+# As long as the column is.
+_LONGEST_POOL = 64
 
 
 class Match(StrEnum):
@@ -51,31 +55,41 @@ class RoutingTable:
     def __init__(self, rows: Sequence[ModelRow]) -> None:
         self.rows = tuple(sorted(rows, key=lambda row: (row.position, row.name)))
 
-    def route(self, model: str) -> Route:
-        """Return where a generation with this model goes.
+    def route(self, model: str, stage: StageKind = StageKind.GENERATE) -> Route:
+        """Return where a generation, or a conversation, with this model goes.
 
         Raises:
             InvalidArgument: a format was sent as a model, or no row matches. Names the field `model`.
         """
-        if model in {"image", "video"}:
+        if stage is StageKind.GENERATE and model in {"image", "video"}:
             raise InvalidArgument.field(
                 "model",
                 f'must name a model, got {model!r}, which is a format: send "format": "{model}" and a model such as '
                 f'"{self._maker_of(Format(model))}"',
                 ErrorReason.UNKNOWN_MODEL,
             )
-        rows = [row for row in self.rows if row.stage is StageKind.GENERATE]
+        rows = self._rows(stage)
         for row in rows:
             if row.name == model and not row.is_pattern:
                 return Route(row, row.name, Match.NAME)
         for row in rows:
             if model in row.aliases:
                 return Route(row, row.name if not row.is_pattern else model, Match.ALIAS)
+        if stage is StageKind.GENERATE and any(row.name == model for row in self._rows(StageKind.CHAT)):
+            message = f"{model!r} is a model for conversations: send `chat`, or another model"
+            raise InvalidArgument.field("model", message, ErrorReason.UNKNOWN_MODEL)
         for row in rows:
-            if row.is_pattern and model.startswith(row.name[:-1]):
+            if row.is_pattern and row.name != "*" and model.startswith(row.name[:-1]):
+                return Route(row, model, Match.PATTERN)
+        for row in rows:
+            if row.name == "*" or "*" in row.aliases:
                 return self._caught(row, model)
+        if stage is StageKind.CHAT:
+            names = ", ".join(row.name for row in rows) or "none"
+            message = f"{model[:100]!r} is no model for conversations; known are: {names}"
+            raise InvalidArgument.field("model", message, ErrorReason.UNKNOWN_MODEL)
         raise InvalidArgument.field(
-            "model", f"{model[:100]!r} is not known{self._nearest_text(model)}", ErrorReason.UNKNOWN_MODEL
+            "model", f"{model[:100]!r} is not known{self._nearest_text(model, stage)}", ErrorReason.UNKNOWN_MODEL
         )
 
     def enhancer(self) -> ModelRow:
@@ -88,24 +102,25 @@ class RoutingTable:
             ErrorReason.UNKNOWN_MODEL,
         )
 
-    def nearest(self, model: str) -> list[str]:
+    def nearest(self, model: str, stage: StageKind = StageKind.GENERATE) -> list[str]:
         """Return up to three known names that look like this one."""
-        known = [name for row in self.rows if row.stage is StageKind.GENERATE for name in (row.name, *row.aliases)]
+        known = [name for row in self._rows(stage) for name in (row.name, *row.aliases)]
         names = [name for name in known if not name.endswith("*")]
         return difflib.get_close_matches(model, names, n=3, cutoff=0.3) or names[:3]
 
+    def _rows(self, stage: StageKind) -> list[ModelRow]:
+        return [row for row in self.rows if row.stage is stage]
+
     def _caught(self, row: ModelRow, model: str) -> Route:
-        if row.name != "*":
-            return Route(row, model, Match.PATTERN)
         warning = Warning_(
             "model_caught_by_wildcard",
             f"No row of the routing table names {model!r}; it goes to {row.worker_type!r}, where every other model goes"
-            f"{self._nearest_text(model)}",
+            f"{self._nearest_text(model, row.stage)}",
         )
-        return Route(row, model, Match.WILDCARD, (warning,))
+        return Route(row, model if row.is_pattern else row.name, Match.WILDCARD, (warning,))
 
-    def _nearest_text(self, model: str) -> str:
-        names = self.nearest(model)
+    def _nearest_text(self, model: str, stage: StageKind) -> str:
+        names = self.nearest(model, stage)
         return f"; the nearest known names are {', '.join(names)}." if names else "."
 
     def _maker_of(self, wanted: Format) -> str:
@@ -125,7 +140,19 @@ def check_row(row: ModelRow, others: Sequence[ModelRow]) -> None:
         raise InvalidArgument.field(
             "model.formats", "must name image, video or both, got none", ErrorReason.MISSING_FIELD
         )
-    taken = {name: other.name for other in others for name in (other.name, *other.aliases) if other.name != row.name}
+    if row.stage is not StageKind.GENERATE and row.formats:
+        raise InvalidArgument.field("model.formats", f"must be empty for a row of the {row.stage} stage")
+    if len(row.pool) > _LONGEST_POOL:
+        longest = _LONGEST_POOL - len(row.pool) + len(row.worker_type)
+        message = f"must be at most {longest} characters long for a row of the {row.stage} stage"
+        raise InvalidArgument.field("model.worker_type", message, ErrorReason.OUT_OF_RANGE)
+    taken = {
+        name: other.name
+        for other in others
+        for name in (other.name, *other.aliases)
+        # Every other name of a stage: each stage has its own.
+        if other.name != row.name and (name != "*" or other.stage is row.stage)
+    }
     for index, alias in enumerate(row.aliases):
         if alias in taken:
             raise InvalidArgument.field(
@@ -141,6 +168,23 @@ def effective_size(row: ModelRow, aspect_ratio: str, quality: Quality) -> tuple[
     side = row.base_size * _SIZE_FACTOR[quality]
     ratio = math.sqrt(across / down)
     return _multiple(side * ratio), _multiple(side / ratio)
+
+
+def check_size(row: ModelRow, width: int, height: int) -> None:
+    """Refuse a size that a row does not make.
+
+    Raises:
+        InvalidArgument: names `width` and `height`.
+    """
+    largest = round(row.base_size**2 * _LARGEST_AREA)
+    if width * height > largest:
+        side = math.isqrt(largest)
+        message = (
+            f"and height must together make at most {largest} pixels for the model {row.name} ({side}x{side}, say), "
+            f"got {width}x{height}"
+        )
+        problems = [FieldProblem("width", message), FieldProblem("height", f"is too large: see width, got {height}")]
+        raise InvalidArgument.of(problems, ErrorReason.OUT_OF_RANGE)
 
 
 def effective_steps(row: ModelRow, quality: Quality) -> int:

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from router_service.chat import Chat
 from router_service.domain import (
     Format,
     GenerationSettings,
@@ -16,12 +17,15 @@ from router_service.domain import (
     StageState,
     Warning_,
 )
-from router_service.models import FRAME_RATE, Route, RoutingTable, effective_size, effective_steps
+from router_service.models import FRAME_RATE, Route, RoutingTable, check_size, effective_size, effective_steps
 from router_service.webhook_domain import Webhook
-from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 LARGEST_SEED = 2**53 - 1
+SIZE_MULTIPLE = 8
 _DEFAULT_SECONDS = 3.0
+_LONGEST_NAME = 100
+_MOST_ANNOTATION_BYTES = 32 << 10
 _RANDOM_SEEDS = 2**32
 
 
@@ -47,6 +51,10 @@ class Request:
     idempotency_key: str | None
     digest: str
     cannot_restart: bool = False
+    width: int | None = None
+    height: int | None = None
+    chat: Chat | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
     webhook: Webhook | None = None
 
 
@@ -66,6 +74,9 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
     Raises:
         InvalidArgument: names the field that cannot be.
     """
+    _check_ranges(request)
+    if request.chat is not None:
+        return _chat_plan(request, table)
     route = table.route(request.model)
     if request.enhancement_only:
         return _enhancement_plan(request, route, table)
@@ -77,7 +88,12 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
         raise InvalidArgument.field("quantity", message, ErrorReason.OUT_OF_RANGE)
     quality = request.quality or Quality.STANDARD
     aspect_ratio = request.aspect_ratio or ("16:9" if form is Format.VIDEO else "1:1")
-    width, height = effective_size(route.row, aspect_ratio, quality)
+    width, height = request.width, request.height
+    if width is not None and height is not None:
+        check_size(route.row, width, height)
+        aspect_ratio = ""
+    else:
+        width, height = effective_size(route.row, aspect_ratio, quality)
     seconds = _DEFAULT_SECONDS if request.duration_seconds is None else request.duration_seconds
     settings = GenerationSettings(
         worker_type=route.row.worker_type,
@@ -104,24 +120,34 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
 
 
 def _enhancement_plan(request: Request, route: Route, table: RoutingTable) -> Plan:
-    meaningless = {
-        "enhance_prompt": request.enhance_prompt,
-        "quantity": request.quantity not in (None, 1),
-        "quality": request.quality is not None,
-        "aspect_ratio": request.aspect_ratio is not None,
-        "steps": request.steps is not None,
-        "duration_seconds": request.duration_seconds is not None,
-        "reference_images": bool(request.references),
-    }
-    for field, is_sent in meaningless.items():
-        if is_sent:
-            message = "means nothing together with enhancement_only: leave it out"
-            raise InvalidArgument.field(field, message, ErrorReason.CONFLICTING_FIELDS)
+    _refuse(_about_outputs(request), "enhancement_only")
     enhancer = table.enhancer()
-    settings = GenerationSettings(
-        worker_type=enhancer.worker_type,
-        model=route.model,
-        format=request.format,
+    settings = _text_settings(request, enhancer.worker_type, route.model, request.format)
+    stage = Stage(StageKind.ENHANCE, enhancer.worker_type, StageState.QUEUED)
+    return Plan(settings, (stage,), route.warnings, enhancer.deadline)
+
+
+def _chat_plan(request: Request, table: RoutingTable) -> Plan:
+    others = {
+        "prompt": bool(request.prompt),
+        "negative_prompt": bool(request.negative_prompt),
+        "format": request.format is not None,
+        "enhancement_only": request.enhancement_only,
+        "on_enhancement_failure": request.warn_on_enhancement_failure,
+    }
+    _refuse(others | _about_outputs(request), "chat")
+    route = table.route(request.model, StageKind.CHAT)
+    settings = _text_settings(request, route.row.worker_type, route.model, None)
+    stage = Stage(StageKind.CHAT, route.row.worker_type, StageState.QUEUED)
+    return Plan(settings, (stage,), route.warnings, route.row.deadline)
+
+
+def _text_settings(request: Request, worker_type: str, model: str, form: Format | None) -> GenerationSettings:
+    """Return the effective values of a job without outputs."""
+    return GenerationSettings(
+        worker_type=worker_type,
+        model=model,
+        format=form,
         seed=_seed(request, 1),
         width=0,
         height=0,
@@ -132,8 +158,58 @@ def _enhancement_plan(request: Request, route: Route, table: RoutingTable) -> Pl
         frames=0,
         frame_rate=0,
     )
-    stage = Stage(StageKind.ENHANCE, enhancer.worker_type, StageState.QUEUED)
-    return Plan(settings, (stage,), route.warnings, enhancer.deadline)
+
+
+def _about_outputs(request: Request) -> dict[str, bool]:
+    """Return the fields that say something about outputs, and whether they were sent."""
+    return {
+        "enhance_prompt": request.enhance_prompt,
+        "quantity": request.quantity not in (None, 1),
+        "quality": request.quality is not None,
+        "aspect_ratio": request.aspect_ratio is not None,
+        "width": request.width is not None,
+        "height": request.height is not None,
+        "steps": request.steps is not None,
+        "duration_seconds": request.duration_seconds is not None,
+        "reference_images": bool(request.references),
+    }
+
+
+def _refuse(fields: dict[str, bool], other: str) -> None:
+    for field, is_sent in fields.items():
+        if is_sent:
+            message = f"means nothing together with {other}: leave it out"
+            raise InvalidArgument.field(field, message, ErrorReason.CONFLICTING_FIELDS)
+
+
+def _check_ranges(request: Request) -> None:
+    """Check what the contract's limits cannot say."""
+    if request.chat is None and not request.prompt:
+        raise InvalidArgument.field("prompt", "is required unless chat is sent", ErrorReason.MISSING_FIELD)
+    if (request.width is None) is not (request.height is None):
+        field, other = ("height", "width") if request.height is None else ("width", "height")
+        raise InvalidArgument.field(field, f"is required together with {other}", ErrorReason.MISSING_FIELD)
+    for field, pixels in (("width", request.width), ("height", request.height)):
+        if pixels is not None and pixels % SIZE_MULTIPLE:
+            raise InvalidArgument.field(field, f"must be a multiple of {SIZE_MULTIPLE}, got {pixels}")
+    if request.width is not None and request.aspect_ratio is not None:
+        message = "means nothing together with width and height: leave it out"
+        raise InvalidArgument.field("aspect_ratio", message, ErrorReason.CONFLICTING_FIELDS)
+    _check_annotations(request.annotations)
+
+
+def _check_annotations(annotations: tuple[tuple[str, str], ...]) -> None:
+    size = sum(len(name.encode()) + len(text.encode()) for name, text in annotations)
+    problems = []
+    if size > _MOST_ANNOTATION_BYTES:
+        message = f"must together have at most {_MOST_ANNOTATION_BYTES} bytes, got {size}"
+        problems.append(FieldProblem("annotations", message))
+    for name, text in annotations:
+        if not 1 <= len(name) <= _LONGEST_NAME or "\0" in name + text:
+            message = f"must have names of 1..{_LONGEST_NAME} characters, and no U+0000, got {name[:_LONGEST_NAME]!r}"
+            problems.append(FieldProblem("annotations", message))
+    if problems:
+        raise InvalidArgument.of(problems, ErrorReason.OUT_OF_RANGE)
 
 
 def _format_of(request: Request, route: Route) -> Format:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from router_service.chat import worker_type_of
 from router_service.domain import ConnectedWorker, Job, JobState
 
 
@@ -26,18 +27,20 @@ class Pools:
         """The workers of all pools, by key and name."""
         return self._workers
 
-    def of(self, worker_type: str, model: str = "") -> list[ConnectedWorker]:
+    def of(self, pool: str, model: str = "") -> list[ConnectedWorker]:
         """Return the workers of a pool, those that take the model if it is named."""
-        return [
-            worker
-            for worker in self._workers
-            if worker_type in worker.worker_types and (not model or worker.takes(worker_type, model))
-        ]
+        return [worker for worker in self._workers if (worker.takes(pool, model) if model else worker.serves(pool))]
 
-    def hint(self, worker_type: str) -> str:
+    def hint(self, pool: str) -> str:
         """Return what to start when nobody of the pool is connected; empty when somebody is."""
-        if self.of(worker_type):
+        if self.of(pool):
             return ""
+        worker_type, is_chat = worker_type_of(pool)
+        if is_chat and self.of(worker_type):
+            return (
+                f"No connected worker of type {worker_type} holds conversations: its engine, or its release, does not "
+                "know them."
+            )
         return (
             f"No worker of type {worker_type} is connected. Start one: "
             f"atelier worker --connect {self.connect} --key-file FILE --types {worker_type}"
@@ -47,14 +50,14 @@ class Pools:
         """Return why the current stage of a job waits, in a sentence; empty when it does not."""
         if job.state is not JobState.QUEUED:
             return ""
-        worker_type = job.current.worker_type
-        if not self.of(worker_type):
-            return self.hint(worker_type)
-        if not self.of(worker_type, job.settings.model):
+        worker_type, pool = job.current.worker_type, job.current.pool
+        if not self.of(pool):
+            return self.hint(pool)
+        if not self.of(pool, job.settings.model):
             return f"No connected worker of type {worker_type} takes the model {job.settings.model}."
         if job.current.attempt:
             return f"Attempt {job.current.attempt} did not succeed; the next one follows after a pause."
-        if any(worker.slots > worker.leases for worker in self.of(worker_type, job.settings.model)):
+        if any(worker.slots > worker.leases for worker in self.of(pool, job.settings.model)):
             return f"A worker of type {worker_type} is free; it starts in a moment."
-        waiting = max(self._waiting.get(worker_type, 1), 1)
+        waiting = max(self._waiting.get(pool, 1), 1)
         return f"All workers of type {worker_type} are busy; {waiting} waiting."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from router_service.acknowledgements import Acknowledgements
+from router_service.chat import ChatReply, FinishReason, TokenUsage
 from router_service.domain import (
     Failure,
     Job,
@@ -39,7 +40,7 @@ log = get_logger(__name__)
 
 RECORDED, DUPLICATE, STALE, FENCED = "recorded", "duplicate", "stale", "fenced"
 NOT_AGAIN = "Its text was being read already, so it is not tried again."
-_LONGEST_TEXT = 32_000
+_LONGEST_ENHANCEMENT = 32_000
 _MOST_WARNINGS = 20
 _LONGEST_BACKOFF = timedelta(minutes=5)
 
@@ -70,6 +71,8 @@ class Outcome:
     warnings: tuple[str, ...]
     engine: str
     payload: bytes
+    finish_reason: FinishReason | None = None
+    usage: TokenUsage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +191,10 @@ class Recording:
         if outcome.stopped:
             return self._stopped(job, now), timedelta(0)
         if outcome.text is not None and job.current.kind is StageKind.ENHANCE and outcome.text.strip():
-            return job.enhanced(outcome.text[:_LONGEST_TEXT], warnings, outcome.engine, now), timedelta(0)
+            return job.enhanced(outcome.text[:_LONGEST_ENHANCEMENT], warnings, outcome.engine, now), timedelta(0)
+        if outcome.text is not None and job.current.kind is StageKind.CHAT and (outcome.text or outcome.finish_reason):
+            reply = ChatReply(outcome.text, outcome.finish_reason, outcome.usage)
+            return job.replied(reply, warnings, outcome.engine, now), timedelta(0)
         if outcome.outputs is not None and job.current.kind is StageKind.GENERATE:
             outputs = {output.asset_index: output for output in self._checked(job, outcome)}
             if any(output.state is OutputState.DELIVERED for output in outputs.values()):

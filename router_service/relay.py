@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from router_service.chat import LONGEST_REPLY
 from router_service.domain import Job, LeaseRef, StageKind
 from router_service.neighbours import SAY_EVERY, Neighbours
 from router_service.reports import LogLine, Pending, Preview, Progress, Report, TextDelta
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from service_kit.identity import Owner
 
-_MOST_TEXT = 64_000
 # Whose worker has said nothing for this long believes another replica that reports of the same job.
 _SILENT_S = 2.0
 LARGEST_PREVIEW = 64 * 1024
@@ -117,7 +117,11 @@ class Relay:
     def text(self, job_id: str, *, offset: int, text: str) -> None:
         """Take a piece of text. One that leaves a gap is dropped: the whole text comes with the job's end."""
         live = self._live.get(job_id)
-        if live is None or not live.text_goes or not 0 <= offset <= min(live.latest.text_end, _MOST_TEXT - len(text)):
+        if (
+            live is None
+            or not live.text_goes
+            or not 0 <= offset <= min(live.latest.text_end, LONGEST_REPLY - len(text))
+        ):
             return
         self._tell(live, TextDelta(job_id, offset, text))
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from router_service.chat import chat_pool
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
 from router_service.limits import Limits, lock_names
@@ -114,7 +115,7 @@ class Rounds:
         free = {session.epoch: session.free for session in takers}
         leased: list[tuple[Session, Job]] = []
         for job in jobs:
-            session = _best_session(takers, free, job.current.worker_type, job.settings.model)
+            session = _best_session(takers, free, job.current.pool, job.settings.model)
             if session is None or job.references:
                 return []
             free[session.epoch] -= 1
@@ -136,7 +137,7 @@ class Rounds:
         owners = {candidate.owner for candidate in candidates}
         self._owners = max(len(owners), 1)
         # Where everything is leased at once, nobody is before another.
-        takes_all = len({(session.worker.worker_types, session.worker.models) for session in takers}) == 1
+        takes_all = len({tuple(_keys(session)) for session in takers}) == 1
         self._compete = len(owners) > 1 and not (takes_all and len(candidates) < each)
         counts = self._compete or (bool(owners) and self._shares.is_bounded)
         running = await tx.queue.count_running(worker_types) if counts else {}
@@ -188,7 +189,7 @@ class Rounds:
         ]
 
     async def _note_served(self, tx: Transaction, jobs: Sequence[Job], now: datetime) -> None:
-        served = {(job.current.worker_type, job.owner) for job in jobs}
+        served = {(job.current.pool, job.owner) for job in jobs}
         if not self._compete:
             # It is enough to know it roughly.
             served = {key for key in served if key not in self._served or now - self._served[key] > _SERVED_WITHIN}
@@ -226,20 +227,22 @@ class Rounds:
 
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
-    return (QueueKey(worker_type, session.worker.models) for worker_type in session.worker.worker_types)
+    worker = session.worker
+    pools = [*worker.worker_types, *(map(chat_pool, worker.worker_types) if worker.chats else ())]
+    return (QueueKey(pool, worker.models) for pool in pools)
 
 
 def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:
     """Tell whether what was chosen is what waits: a job may have come to wait in another pool before we locked it."""
     job = jobs.get(candidate.job_id)
-    return job is not None and (job.state is not JobState.QUEUED or job.current.worker_type == candidate.worker_type)
+    return job is not None and (job.state is not JobState.QUEUED or job.current.pool == candidate.worker_type)
 
 
-def _best_session(takers: Sequence[Session], free: Mapping[str, int], worker_type: str, model: str) -> Session | None:
+def _best_session(takers: Sequence[Session], free: Mapping[str, int], pool: str, model: str) -> Session | None:
     """Return the session with the most free slots that takes the stage, or None."""
     best: Session | None = None
     for session in takers:
         most = free[best.epoch] if best is not None else 0
-        if free[session.epoch] > most and session.worker.takes(worker_type, model):
+        if free[session.epoch] > most and session.worker.takes(pool, model):
             best = session
     return best

@@ -14,9 +14,10 @@ from router_service.erasure import Erasure
 from router_service.jobs import JobViews
 from router_service.pools import Pools
 from router_service.registry import ModelRegistry
+from router_service.storage.jobs import Wanted
 from router_service.watch import Change, Opening, Snapshot, Watch
-from service_kit.idempotency import is_retry, request_digest
 from router_service.webhooks import Webhooks
+from service_kit.idempotency import is_retry, request_digest
 from service_kit.identity import Owner, current_caller
 
 _DEFAULT_PAGE = 50
@@ -36,10 +37,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         registry: ModelRegistry,
         pools: Pools,
         erasure: Erasure,
-    ) -> None:
         webhooks: Webhooks,
-        self._erasure = erasure
+    ) -> None:
         self._webhooks = webhooks
+        self._erasure = erasure
         self._admission = admission
         self._ending = ending
         self._views = views
@@ -49,9 +50,9 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
 
     async def GenerateContent(self, request: pb.GenerateContentRequest, context: Any) -> pb.GenerateContentResponse:
         metadata = context.invocation_metadata() or ()
-        job = await self._admission.admit(
         asked = wire.request_from_proto(request, request_digest(metadata))
         self._webhooks.check(asked.webhook)
+        job = await self._admission.admit(
             asked,
             await self._registry.table(),
             current_caller().owner,
@@ -66,9 +67,14 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     async def ListJobs(self, request: pb.ListJobsRequest, context: Any) -> pb.ListJobsResponse:
         page = await self._views.list(
             current_caller().owner,
-            state=wire.state_from_proto(request.state),
+            Wanted(
+                state=wire.state_from_proto(request.state),
+                format=wire.format_from_proto(request.format),
+                oldest_first=request.oldest_first,
+            ),
             page_size=request.page_size if request.HasField("page_size") else _DEFAULT_PAGE,
             page_token=request.page_token,
+            after_job_id=request.after_job_id,
         )
         jobs = [wire.job_to_proto(job, self._pools) for job in page.jobs]
         return pb.ListJobsResponse(jobs=jobs, next_page_token=page.next_page_token)
@@ -76,6 +82,10 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
     async def CancelJob(self, request: pb.CancelJobRequest, context: Any) -> pb.CancelJobResponse:
         job = await self._ending.cancel(request.job_id, current_caller().owner)
         return pb.CancelJobResponse(job=wire.job_to_proto(job, self._pools))
+
+    async def DeleteJob(self, request: pb.DeleteJobRequest, context: Any) -> pb.DeleteJobResponse:
+        await self._ending.delete(request.job_id, current_caller().owner)
+        return pb.DeleteJobResponse()
 
     async def WatchJob(self, request: pb.WatchJobRequest, context: Any) -> AsyncIterator[pb.WatchJobResponse]:
         owner = current_caller().owner

@@ -12,7 +12,7 @@ from atelier.asset.v1 import asset_control_service_pb2
 from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
-from router_service import webhook_wire
+from router_service import chat_wire, webhook_wire
 from router_service.domain import (
     ConnectedWorker,
     Failure,
@@ -103,6 +103,10 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
         idempotency_key=message.idempotency_key or None,
         digest=digest or _digest(message),
         cannot_restart=message.cannot_restart,
+        width=_optional(message, "width"),
+        height=_optional(message, "height"),
+        chat=chat_wire.chat_from_proto(message.chat) if message.HasField("chat") else None,
+        annotations=tuple(sorted(message.annotations.items())),
         webhook=webhook_wire.webhook_from_proto(message.webhook) if message.HasField("webhook") else None,
     )
 
@@ -144,6 +148,12 @@ def state_from_proto(number: int) -> JobState | None:
     """Return the state that a filter names, None when it names none."""
     name = _known(job_pb2.JobState, number, "JOB_STATE_", "state")
     return JobState(name) if name else None
+
+
+def format_from_proto(number: int) -> Format | None:
+    """Return the format that a filter names, None when it names none."""
+    name = _known(generation_pb2.Format, number, "FORMAT_", "format")
+    return Format(name) if name else None
 
 
 def model_from_proto(message: model_pb2.Model) -> ModelRow:
@@ -195,6 +205,8 @@ def job_to_proto(job: Job, pools: Pools) -> job_pb2.Job:
         started_at=moment(job.started_at),
         finished_at=moment(job.finished_at),
         deadline_at=moment(job.deadline_at),
+        reply=chat_wire.reply_to_proto(job.reply) if job.reply is not None else None,
+        annotations=dict(job.annotations),
     )
 
 
@@ -259,7 +271,7 @@ def provenance_to_proto(job: Job, asset_index: int) -> generation_pb2.Provenance
 
 def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
     """Return a row of the routing table with who is connected for it."""
-    workers = pools.of(row.worker_type, "" if row.is_pattern or row.stage is StageKind.ENHANCE else row.name)
+    workers = pools.of(row.pool, "" if row.is_pattern or row.stage is StageKind.ENHANCE else row.name)
     return model_pb2.Model(
         name=row.name,
         aliases=row.aliases,
@@ -273,7 +285,7 @@ def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
         position=row.position,
         connected_workers=len(workers),
         free_slots=sum(max(worker.slots - worker.leases, 0) for worker in workers),
-        hint=pools.hint(row.worker_type),
+        hint=pools.hint(row.pool),
     )
 
 

@@ -8,10 +8,11 @@ from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
 
-from atelier.router.v1 import job_pb2
+from atelier.router.v1 import chat_pb2, job_pb2
 from atelier.type.v1 import generation_pb2, media_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
-from router_service import wire
+from router_service import chat_wire, wire
+from router_service.chat import LONGEST_REPLY
 from router_service.domain import ConnectedWorker, Failure, LeaseRef, StageKind
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
 from router_service.sessions import (
@@ -35,7 +36,6 @@ _STATUSES: dict[str, pb.OutcomeStatus.ValueType] = {
 }
 _CANCEL_GRACE = timedelta(seconds=5)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_LONGEST_TEXT = 32_000
 _LONGEST_SENTENCE = 1000
 _LONGEST_RECEIPT = 4096
 _MOST_WARNINGS = 20
@@ -64,6 +64,7 @@ def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> Connecte
         slots=hello.slots,
         labels=tuple(sorted(hello.labels.items())),
         version=hello.version,
+        chats=job_pb2.STAGE_KIND_CHAT in hello.stages,
     )
 
 
@@ -117,14 +118,18 @@ def outcome_from_proto(message: pb.Outcome) -> Outcome:
         warnings=tuple(message.warnings),
         engine=message.engine,
         payload=message.SerializeToString(),
+        finish_reason=chat_wire.finish_reason_from_proto(message.finish_reason),
+        usage=chat_wire.usage_from_proto(message.usage) if message.HasField("usage") else None,
     )
 
 
 def _trim(message: pb.Outcome) -> None:
-    """Cut an outcome to what a job may keep of it, at most some 300 KiB."""
+    """Cut an outcome to what a job may keep of it, at most some 600 KiB."""
     kind = message.WhichOneof("result")
     if kind == "text":
-        message.text = _clean(message.text, _LONGEST_TEXT)
+        if len(message.text) > LONGEST_REPLY:
+            message.finish_reason = chat_pb2.FINISH_REASON_LENGTH
+        message.text = _clean(message.text, LONGEST_REPLY)
     elif kind == "failure":
         _trim_failure(message.failure.failure)
     elif kind == "outputs":
@@ -197,6 +202,7 @@ def _lease(grant: Grant, lease_ttl: timedelta, max_output_bytes: int) -> pb.Leas
         references=_references(grant) if is_generation else [],
         original_prompt=job.prompt if prompt != job.prompt else "",
         max_output_bytes=max_output_bytes,
+        chat=chat_wire.chat_to_proto(job.chat) if job.chat is not None else None,
     )
     return pb.Lease(
         ref=ref_to_proto(grant.lease.ref),

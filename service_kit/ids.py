@@ -6,9 +6,12 @@ import os
 import threading
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 
 from service_kit.errors import ErrorReason, InvalidArgument
 
+_VERSION = 0x7
+_LAST_MILLISECOND = 253_370_764_800_000
 _RANDOM_BITS_A = 12
 _RANDOM_BITS_B = 62
 
@@ -44,7 +47,7 @@ def new_id() -> str:
     millisecond, counter = _sequence.following()
     random_part = int.from_bytes(os.urandom(8), "big") >> (64 - _RANDOM_BITS_B)
     value = (millisecond & ((1 << 48) - 1)) << 80
-    value |= 0x7 << 76
+    value |= _VERSION << 76
     value |= counter << 64
     value |= 0b10 << 62
     value |= random_part
@@ -71,3 +74,16 @@ def parse_id(text: str, field: str) -> str:
             field, f"must be an id such as {new_id()}, got {text[:64]!r}", ErrorReason.INVALID_VALUE
         )
     return text
+
+
+def made_at(text: str, field: str) -> datetime:
+    """Return when an id of ours was made, to the millisecond, by the clock of who made it.
+
+    Raises:
+        InvalidArgument: the text is not such an id; names the field.
+    """
+    value = uuid.UUID(parse_id(text, field)).int
+    # Beyond the year 9999 there is no moment.
+    if (value >> 76) & 0xF != _VERSION or value >> 80 >= _LAST_MILLISECOND:
+        raise InvalidArgument.field(field, f"must be an id such as {new_id()}, got {text}", ErrorReason.INVALID_VALUE)
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=value >> 80)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, delete, exists, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import FINAL, Job, JobState
+from router_service.domain import FINAL, Format, Job, JobState
 from router_service.storage import codec
 from router_service.storage.events import Events
 from router_service.storage.moment import Moment
@@ -26,6 +27,25 @@ _IN_ORDER = select(jobs.c.document, db_now()).where(among(jobs.c.job_id, "job_id
 _LOCKED = _IN_ORDER.with_for_update()
 _LOCKED_OR_SKIPPED = _IN_ORDER.with_for_update(skip_locked=True)
 _EXPECTED = ("job_id", "state", "version", "fence", "stage")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a list goes on: after the job of this moment and id. `within`: how exactly the moment is known."""
+
+    created_at: datetime
+    job_id: str
+    within: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which jobs a list has, newest first unless `oldest_first`; None for all of them."""
+
+    state: JobState | None = None
+    format: Format | None = None
+    oldest_first: bool = False
+    after: Place | None = None
 
 
 class Jobs:
@@ -47,12 +67,13 @@ class Jobs:
         rows = []
         for job in new:
             document = codec.to_text(job)
-            self._events.add(job, document.encode())
+            self._events.add(job, _told(job, document))
             after = (then or {}).get(job.job_id)
             if after is not None:
                 document = codec.to_text(after)
-                self._events.add(after, document.encode())
-                self._deliveries.add(job, after, document.encode())
+                told = _told(after, document)
+                self._events.add(after, told)
+                self._deliveries.add(job, after, told)
             rows.append({"job_id": job.job_id, **_columns(after or job), "document": document})
         await insert_rows(self._connection, jobs, rows)
 
@@ -91,16 +112,17 @@ class Jobs:
             found[job.job_id] = job
         return found
 
-    async def find_page(
-        self, owner: Owner, *, state: JobState | None, before: tuple[datetime, str] | None, limit: int
-    ) -> list[Job]:
-        """Return an owner's jobs, newest first, older than `before` (created_at, job_id). May be empty."""
+    async def find_page(self, owner: Owner, wanted: Wanted, *, limit: int) -> list[Job]:
+        """Return an owner's jobs that are wanted, in order. May be empty."""
         query = select(jobs.c.document).where(*_of(owner))
-        if state is not None:
-            query = query.where(jobs.c.state == state.value)
-        if before is not None:
-            query = query.where(tuple_(jobs.c.created_at, jobs.c.job_id) < tuple_(*_bound(before)))
-        query = query.order_by(jobs.c.created_at.desc(), jobs.c.job_id.desc()).limit(limit)
+        if wanted.state is not None:
+            query = query.where(jobs.c.state == wanted.state.value)
+        if wanted.format is not None:
+            query = query.where(jobs.c.format == wanted.format.value)
+        if wanted.after is not None:
+            query = query.where(*_after(wanted.after, oldest_first=wanted.oldest_first))
+        order = (jobs.c.created_at, jobs.c.job_id)
+        query = query.order_by(*(order if wanted.oldest_first else [column.desc() for column in order])).limit(limit)
         return [codec.from_json(Job, document) for (document,) in await self._connection.execute(query)]
 
     async def find_unfinished(self, owner: Owner, *, limit: int) -> list[Job]:
@@ -123,8 +145,9 @@ class Jobs:
         for before, after in transitions:
             document = codec.to_text(after)
             if after.version != before.version:
-                self._events.add(after, document.encode())
-                self._deliveries.add(before, after, document.encode())
+                told = _told(after, document)
+                self._events.add(after, told)
+                self._deliveries.add(before, after, told)
             rows.append(
                 {
                     **{"job_id": before.job_id, "state": before.state.value, "version": before.version},
@@ -152,7 +175,15 @@ class Jobs:
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        ids = list((await self._connection.execute(ended)).scalars())
+        return await self._remove(ended)
+
+    async def remove(self, job_id: str) -> bool:
+        """Remove a job that has ended, with its outcomes. Returns False when its end is not told everywhere yet."""
+        told = select(jobs.c.job_id).where(jobs.c.job_id == job_id, jobs.c.finished_at.is_not(None))
+        return await self._remove(told.where(~exists().where(outbox.c.job_id == jobs.c.job_id))) == 1
+
+    async def _remove(self, which: Select[Any]) -> int:
+        ids: list[str] = list((await self._connection.execute(which)).scalars())
         if ids:
             await self._connection.execute(delete(outcomes).where(among(outcomes.c.job_id, ids)))
             await self._connection.execute(delete(jobs).where(among(jobs.c.job_id, ids)))
@@ -169,11 +200,7 @@ class Jobs:
             .limit(limit)
             .with_for_update()
         )
-        ids = list((await self._connection.execute(ended)).scalars())
-        if ids:
-            await self._connection.execute(delete(outcomes).where(among(outcomes.c.job_id, ids)))
-            await self._connection.execute(delete(jobs).where(among(jobs.c.job_id, ids)))
-        return len(ids)
+        return await self._remove(ended)
 
     async def count_of(self, owner: Owner) -> int:
         """Return how many jobs an owner has."""
@@ -191,12 +218,26 @@ def _columns(job: Job) -> dict[str, object]:
         "stage": job.stage,
         "created_at": job.created_at,
         "finished_at": job.finished_at,
+        "format": job.settings.format.value if job.settings.format else None,
     }
+
+
+def _told(job: Job, document: str) -> bytes:
+    """Return a job as watchers are told of it: the conversation that it goes on with is theirs already."""
+    return document.encode() if job.chat is None else codec.to_bytes(replace(job, chat=None))
 
 
 def _of(owner: Owner) -> tuple[ColumnElement[bool], ...]:
     return (jobs.c.tenant_id == owner.tenant_id, jobs.c.owner_id == owner.owner_id)
 
 
-def _bound(before: tuple[datetime, str]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
-    return literal(before[0], jobs.c.created_at.type), literal(before[1], jobs.c.job_id.type)
+def _after(place: Place, *, oldest_first: bool) -> list[ColumnElement[bool]]:
+    moment, job_id = literal(place.created_at, jobs.c.created_at.type), literal(place.job_id, jobs.c.job_id.type)
+    if place.within:
+        # The ids say what comes first, and the moment only where to look.
+        near = literal(place.created_at + (-place.within if oldest_first else place.within), jobs.c.created_at.type)
+        if oldest_first:
+            return [jobs.c.created_at >= near, jobs.c.job_id > job_id]
+        return [jobs.c.created_at <= near, jobs.c.job_id < job_id]
+    here, there = tuple_(jobs.c.created_at, jobs.c.job_id), tuple_(moment, job_id)
+    return [here > there if oldest_first else here < there]

@@ -40,7 +40,7 @@ class Leases:
                 "fence": job.fence,
                 "tenant_id": job.owner.tenant_id,
                 "owner_id": job.owner.owner_id,
-                "worker_type": job.current.worker_type,
+                "worker_type": job.current.pool,
                 "holder": job.holder,
                 "session": session,
                 "attempt": job.current.attempt,

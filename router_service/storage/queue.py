@@ -292,7 +292,7 @@ def _row(entry: Waiting, now: datetime) -> dict[str, Any]:
         "stage": job.stage,
         "tenant_id": job.owner.tenant_id,
         "owner_id": job.owner.owner_id,
-        "worker_type": job.current.worker_type,
+        "worker_type": job.current.pool,
         "model": job.settings.model,
         "tier": job.tier,
         "precedence": -job.priority,

@@ -6,12 +6,12 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import ConnectedWorker, ModelRow
+from router_service.domain import ConnectedWorker, ModelRow, StageKind
 from router_service.storage import codec
-from router_service.storage.tables import leases, models, workers
+from router_service.storage.tables import chat_models, leases, models, workers
 from service_kit.bulk import among, upsert
 from service_kit.database import db_now
 
@@ -24,18 +24,23 @@ class Registry:
 
     async def list_models(self) -> list[ModelRow]:
         """Return the routing table, in the order in which patterns are tried."""
-        rows = await self._connection.execute(select(models.c.document).order_by(models.c.position, models.c.name))
+        both = union_all(select(models), select(chat_models)).subquery()
+        rows = await self._connection.execute(select(both.c.document).order_by(both.c.position, both.c.name))
         return [codec.from_json(ModelRow, document) for (document,) in rows]
 
     async def put_model(self, row: ModelRow) -> None:
         """Add a row, or replace the row of that name."""
+        table, other = (chat_models, models) if row.stage is StageKind.CHAT else (models, chat_models)
+        await self._connection.execute(delete(other).where(other.c.name == row.name))
         values = {"position": row.position, "document": codec.to_json(row)}
-        new = upsert(self._connection, models).values(name=row.name, **values)
+        new = upsert(self._connection, table).values(name=row.name, **values)
         await self._connection.execute(new.on_conflict_do_update(index_elements=["name"], set_=values))
 
     async def delete_model(self, name: str) -> bool:
         """Remove a row. Returns whether there was one."""
-        return (await self._connection.execute(delete(models).where(models.c.name == name))).rowcount == 1
+        tables = (models, chat_models)
+        gone = [await self._connection.execute(delete(table).where(table.c.name == name)) for table in tables]
+        return any(result.rowcount for result in gone)
 
     async def worker_connected(self, worker: ConnectedWorker) -> None:
         """Note that a worker is connected; a later session of the same worker takes the place of an earlier one."""
@@ -83,6 +88,7 @@ class Registry:
                 labels=tuple(row.labels.items()),
                 version=row.version,
                 leases=row.held or 0,
+                chats=bool(row.chats),
             )
             for row in rows
         ]
@@ -101,5 +107,6 @@ def _values(worker: ConnectedWorker) -> dict[str, Any]:
         "slots": worker.slots,
         "labels": dict(worker.labels),
         "version": worker.version,
+        "chats": worker.chats,
         "seen_at": db_now(),
     }

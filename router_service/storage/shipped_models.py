@@ -47,3 +47,6 @@ SHIPPED: tuple[dict[str, Any], ...] = (
         deadline_seconds=1800,
     ),
 )
+
+CHAT: tuple[dict[str, Any], ...] = (_row("chat", 15, stage="chat", worker_type="chat", deadline_seconds=600),)
+"""Rows of the chat stage, in their own table."""

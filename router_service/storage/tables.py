@@ -62,7 +62,9 @@ jobs = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("finished_at", UtcDateTime),
     Column("document", Document, nullable=False),
+    Column("format", String(16)),
     Index("jobs_by_owner", "tenant_id", "owner_id", "created_at", "job_id"),
+    Index("jobs_by_format", "tenant_id", "owner_id", "format", "created_at", "job_id"),
     Index("jobs_by_end", "finished_at"),
 )
 
@@ -176,7 +178,16 @@ models = Table(
     Column("document", Json, nullable=False),
 )
 
-# One row a connected worker; it expires with `seen_at`.
+# Rows of the chat stage, which the release before cannot read: beside a row that it cannot read it reads none.
+chat_models = Table(
+    "chat_models",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("position", Integer, nullable=False),
+    Column("document", Json, nullable=False),
+)
+
+# One row a connected worker; it expires with `seen_at`. A worker of the release before leaves `chats` empty.
 workers = Table(
     "workers",
     metadata,
@@ -188,4 +199,5 @@ workers = Table(
     Column("labels", Json, nullable=False),
     Column("version", Text, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
+    Column("chats", Boolean),
 )

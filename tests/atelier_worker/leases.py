@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from atelier.router.v1 import job_pb2
+from atelier.router.v1 import chat_pb2, job_pb2
 from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 
@@ -25,4 +26,15 @@ def lease(script: str, *, job_id: str = JOB, fence: int = 1, quantity: int = 1, 
     made = pb.Lease(ref=ref(job_id, fence), attempt=1, token="lease-token")
     made.spec.CopyFrom(pb.StageSpec(kind=kind, prompt=script, settings=settings))
     made.ttl.FromTimedelta(timedelta(seconds=30))
+    return made
+
+
+def chat_lease(script: str, **chat: Any) -> pb.Lease:
+    """Return the lease of a conversation whose last message is a script for the scripted engine."""
+    made = lease("", enhance=True)
+    made.spec.kind = job_pb2.STAGE_KIND_CHAT
+    made.spec.settings.quantity = 0
+    made.spec.chat.CopyFrom(chat_pb2.Chat(**chat))
+    made.spec.chat.messages.add(role=chat_pb2.CHAT_ROLE_SYSTEM, content="Obey.")
+    made.spec.chat.messages.add(role=chat_pb2.CHAT_ROLE_USER, content=script)
     return made

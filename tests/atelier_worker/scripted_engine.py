@@ -22,13 +22,15 @@ class ScriptedEngine:
     name = "scripted"
     concurrency = 4
     worker_types = ("chat", "sdxl")
+    stages = ("generate", "enhance", "chat")
 
     def __init__(self, options: Mapping[str, str]) -> None:
         self._options = options
 
     def run(self, task: Task, context: Context) -> None:
-        """Run the commands of the prompt in order."""
-        for command in task.prompt.split(";"):
+        """Run the commands of the prompt, or of the last message of a conversation, in order."""
+        script = task.prompt if task.chat is None else task.chat.messages[-1].content
+        for command in script.split(";"):
             name, _, argument = command.strip().partition(" ")
             getattr(self, f"do_{name}")(argument, task, context)
 
@@ -80,6 +82,20 @@ class ScriptedEngine:
     def do_write(self, argument: str, task: Task, context: Context) -> None:
         """`write TEXT`."""
         context.write(argument)
+
+    def do_finish(self, argument: str, task: Task, context: Context) -> None:
+        """`finish REASON [READ WRITTEN]`."""
+        reason, *counts = argument.split()
+        read, written = map(int, counts) if counts else (None, None)
+        context.finish(reason, prompt_tokens=read, completion_tokens=written)  # type: ignore[arg-type]
+
+    def do_chat(self, argument: str, task: Task, context: Context) -> None:
+        """Write everything that is known of the conversation."""
+        context.write(f"{task.stage} {task.format} {task.indexes} {task.chat}")
+
+    def do_much(self, argument: str, task: Task, context: Context) -> None:
+        """`much COUNT`: write so many characters."""
+        context.write("x" * int(argument))
 
     def do_log(self, argument: str, task: Task, context: Context) -> None:
         """`log LINE`."""

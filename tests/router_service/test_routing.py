@@ -11,12 +11,12 @@ from atelier.type.v1 import generation_pb2
 from router_service.domain import Format, ModelRow, Quality, StageKind
 from router_service.models import Match, RoutingTable, effective_size, effective_steps
 from router_service.storage import codec
-from router_service.storage.shipped_models import SHIPPED
+from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router
 
-TABLE = RoutingTable([codec.from_json(ModelRow, row["document"]) for row in SHIPPED])
+TABLE = RoutingTable([codec.from_json(ModelRow, row["document"]) for row in (*SHIPPED, *CHAT)])
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ async def test_only_operators_change_the_table(router: Router) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await bob.DeleteModel(pb.DeleteModelRequest(name="wan"))
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
-    assert len((await bob.ListModels(pb.ListModelsRequest())).models) == len(SHIPPED)
+    assert len((await bob.ListModels(pb.ListModelsRequest())).models) == len(TABLE.rows)

@@ -16,7 +16,7 @@ from psycopg import sql
 import asset_service.storage
 import library_service.storage
 import router_service.storage
-from router_service.storage.shipped_models import SHIPPED
+from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.migrate import upgrade
@@ -81,12 +81,12 @@ def empty(url: str) -> None:
         f"{service}.{table.name}" for service in SERVICES for table in reversed(metadata_of(service).sorted_tables)
     ]
     kept = {f"{service}.event_source" for service in SERVICES}
-    rows = {"router.models": " WHERE name <> ALL (%(shipped)s)"}
+    rows = dict.fromkeys(("router.models", "router.chat_models"), " WHERE name <> ALL (%(shipped)s)")
     with psycopg.connect(url, options="-c lock_timeout=5000") as connection:
         for table in tables:
             if table not in kept:
                 statement = sql.SQL(f"DELETE FROM {table}{rows.get(table, '')}")
-                connection.execute(statement, {"shipped": [row["name"] for row in SHIPPED]})
+                connection.execute(statement, {"shipped": [row["name"] for row in (*SHIPPED, *CHAT)]})
 
 
 @pytest_asyncio.fixture

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from router_service.domain import Failure, Job, JobState, LeaseRef, Reference
+from router_service.chat import Chat, ChatMessage, ChatReply, ChatRole, TokenUsage
+from router_service.domain import Failure, Format, Job, JobState, LeaseRef, Reference
 from router_service.storage import Storage
+from router_service.storage.jobs import Place, Wanted
 from router_service.storage.ledger import OutboxKind
 from service_kit.clock import ManualClock
 from service_kit.database import Database
@@ -66,15 +68,64 @@ async def test_jobs_are_listed_newest_first_page_by_page(router: Storage, clock:
     async with router.read() as tx:
 
         async def listed(limit: int = 9, **wanted: Any) -> list[str]:
-            page = await tx.jobs.find_page(ANN, **{"state": None, "before": None, **wanted}, limit=limit)
-            return [one.job_id for one in page]
+            return [one.job_id for one in await tx.jobs.find_page(ANN, Wanted(**wanted), limit=limit)]
 
         assert await listed() == ["j0", "j2", "j1"]
         assert await listed(limit=1) == ["j0"]
-        assert await listed(before=(clock.now(), "j0")) == ["j2", "j1"]
-        assert await listed(before=(clock.now() - SECOND, "j2")) == ["j1"]
+        assert await listed(after=Place(clock.now(), "j0")) == ["j2", "j1"]
+        assert await listed(after=Place(clock.now() - SECOND, "j2")) == ["j1"]
         assert await listed(state=JobState.RUNNING) == ["j2"]
         assert await listed(state=JobState.FAILED) == []
+        assert await listed(oldest_first=True) == ["j1", "j2", "j0"]
+        assert await listed(oldest_first=True, after=Place(clock.now() - SECOND, "j1")) == ["j2", "j0"]
+
+
+async def test_jobs_are_listed_by_what_they_make(router: Storage, clock: ManualClock) -> None:
+    image = job("j1", clock.now())
+    video = dataclasses.replace(image, job_id="j2", settings=dataclasses.replace(image.settings, format=Format.VIDEO))
+    text = dataclasses.replace(image, job_id="j3", settings=dataclasses.replace(image.settings, format=None))
+    await add(router, image, video, text)
+    async with router.read() as tx:
+        assert await tx.jobs.find_page(ANN, Wanted(format=Format.VIDEO), limit=9) == [video]
+        assert await tx.jobs.find_page(ANN, Wanted(format=Format.IMAGE), limit=9) == [image]
+        assert await tx.jobs.find_page(ANN, Wanted(), limit=9) == [text, video, image]
+
+
+async def test_a_list_goes_on_after_a_job_that_is_gone(router: Storage, clock: ManualClock) -> None:
+    """The moment is known roughly, from its id; then the ids say what comes first."""
+    for number in range(4):
+        await add(router, job(f"j{number}", clock.now()))
+        clock.advance(SECOND)
+    for rough in (-SECOND, SECOND):
+        gone = Place(clock.now() - 3 * SECOND + rough, "j1x", within=2 * SECOND)
+        async with router.read() as tx:
+            newest = await tx.jobs.find_page(ANN, Wanted(after=gone), limit=9)
+            oldest = await tx.jobs.find_page(ANN, Wanted(after=gone, oldest_first=True), limit=9)
+        assert [one.job_id for one in newest] == ["j1", "j0"]
+        assert [one.job_id for one in oldest] == ["j2", "j3"]
+
+
+async def test_one_job_is_removed_when_it_has_ended_and_that_was_told(router: Storage, clock: ManualClock) -> None:
+    waiting, told, untold = (job(f"j{number}", clock.now()) for number in range(3))
+    await add(router, waiting, told, untold)
+    async with router.write() as tx:
+        await tx.jobs.save([(one, ended(one, clock)) for one in (told, untold)])
+        await tx.ledger.add_outcomes([(LeaseRef("j1", 0, 1), "c", b"")], clock.now())
+        await tx.ledger.send(OutboxKind.SETTLE, ["j2"], clock.now())
+        assert [await tx.jobs.remove(f"j{number}") for number in range(4)] == [False, True, False, False]
+        assert set(await tx.jobs.find(["j0", "j1", "j2"])) == {"j0", "j2"}
+        assert await tx.ledger.find_outcomes(["j1"]) == set()
+
+
+async def test_watchers_are_not_told_the_conversation_again(router: Storage, clock: ManualClock) -> None:
+    talk = Chat((ChatMessage(ChatRole.USER, "hello"),), max_tokens=0, temperature=0.0, stop=("x",))
+    said = job("j1", clock.now(), chat=talk, annotations=(("a", "b"),), reply=ChatReply("", None, TokenUsage(0, 0)))
+    await add(router, said)
+    async with router.read() as tx:
+        assert await tx.jobs.get("j1") == said
+        assert [event.job for event in await tx.events.find_after(0, owner=ANN)] == [
+            dataclasses.replace(said, chat=None)
+        ]
 
 
 async def test_what_has_not_ended_is_found_newest_first(router: Storage, clock: ManualClock) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from router_service.domain import ConnectedWorker, Format, ModelRow, StageKind
 from router_service.storage import Storage
-from router_service.storage.shipped_models import SHIPPED
+from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.clock import ManualClock
 
 SECOND = timedelta(seconds=1)
@@ -18,7 +18,7 @@ WORKER = ConnectedWorker("k1/one", "s1", ("sdxl", "chat"), (), 4, (("gpu", "a"),
 async def test_the_routing_table_ships_and_is_listed_in_order(router: Storage) -> None:
     async with router.write() as tx:
         shipped = await tx.registry.list_models()
-        assert len(shipped) == len(SHIPPED)
+        assert len(shipped) == len(SHIPPED) + len(CHAT)
         await tx.registry.put_model(ROW)
         await tx.registry.put_model(dataclasses.replace(ROW, name="another"))
         rows = await tx.registry.list_models()
@@ -29,7 +29,24 @@ async def test_the_routing_table_ships_and_is_listed_in_order(router: Storage) -
         assert (await tx.registry.list_models())[-1] == changed
         assert await tx.registry.delete_model("mine-*")
         assert not await tx.registry.delete_model("mine-*")
-        assert len(await tx.registry.list_models()) == len(SHIPPED) + 1
+        assert len(await tx.registry.list_models()) == len(shipped) + 1
+
+
+async def test_a_name_is_in_the_table_of_its_stage_only(router: Storage) -> None:
+    talks = dataclasses.replace(ROW, stage=StageKind.CHAT, formats=())
+    async with router.write() as tx:
+        for row in (ROW, talks, ROW, talks):
+            await tx.registry.put_model(row)
+            assert [one for one in await tx.registry.list_models() if one.name == ROW.name] == [row]
+        assert await tx.registry.delete_model(ROW.name)
+        assert not await tx.registry.delete_model(ROW.name)
+
+
+async def test_a_worker_says_whether_it_holds_conversations(router: Storage) -> None:
+    async with router.write() as tx:
+        for chats in (True, False):
+            await tx.registry.worker_connected(dataclasses.replace(WORKER, chats=chats))
+            assert [worker.chats for worker in await tx.registry.list_workers(seen_within=SECOND)] == [chats]
 
 
 async def test_a_later_session_takes_the_place_of_an_earlier_one(router: Storage, clock: ManualClock) -> None:

@@ -36,15 +36,38 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation. `role` is `system`, `user` or `assistant`."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation to go on with, oldest message first. None: whatever the model does by itself.
+
+    The text ends before any of `stop`, which is not part of it, and after `max_tokens` tokens of the model.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One stage to run.
 
     `width` and `height` are pixels, `fps` frames per second; `frames` is 0 for anything but a video. `quality` is
     `draft`, `standard` or `high`. `indexes` names the outputs to make; the output at index i is made with `seed + i`,
-    so that a batch can be finished elsewhere and look the same. `format` is None for an enhancement.
+    so that a batch can be finished elsewhere and look the same. `format` is None where no output is made. `chat` is
+    there in a chat stage, which has no prompt, and only there.
     """
 
-    stage: Literal["generate", "enhance"]
+    stage: Literal["generate", "enhance", "chat"]
     format: Literal["image", "video"] | None
     model: str
     prompt: str
@@ -60,6 +83,7 @@ class Task:
     fps: int
     indexes: tuple[int, ...]
     options: Mapping[str, str] = field(default_factory=lambda: _NO_OPTIONS)
+    chat: Chat | None = None
 
 
 class Cancelled(Exception):
@@ -94,7 +118,16 @@ class Context(Protocol):
         """Show a small picture of an output in the making, at most 64 KiB; it is never kept."""
 
     def write(self, delta: str) -> None:
-        """Append to the text of an enhance stage."""
+        """Append to the text of an enhance or a chat stage. What was written cannot be taken back."""
+
+    def finish(
+        self,
+        reason: Literal["stop", "length"],
+        *,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+    ) -> None:
+        """Say why the text of a chat stage ends, and what was counted; both counts or none. Once, after the text."""
 
     def log(self, line: str) -> None:
         """Write one line to the job's log."""
@@ -111,7 +144,11 @@ class Context(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What runs stages. `run` blocks; the worker calls it from up to `concurrency` threads of one process."""
+    """What runs stages. `run` blocks; the worker calls it from up to `concurrency` threads of one process.
+
+    A class may also say which `worker_types` it serves, and which `stages` it runs: without the latter it is given
+    `generate` and `enhance`, and no `chat`.
+    """
 
     name: str
     concurrency: int

@@ -49,6 +49,7 @@ class EngineInfo:
     name: str
     concurrency: int
     worker_types: tuple[str, ...]
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,9 @@ class TaskSink(Protocol):
 
     def on_text(self, text: str) -> None:
         """The text goes on."""
+
+    def on_finish(self, finish: pb.TaskFinish) -> None:
+        """The text has ended."""
 
     def on_log(self, line: str) -> None:
         """There is a line for the log."""
@@ -285,7 +289,7 @@ class EngineClient:
         if response.WhichOneof("message") != "ready":
             raise frames.FrameError("the engine's process did not say that it is ready")
         ready = response.ready
-        self._info = EngineInfo(ready.name, ready.concurrency, tuple(ready.worker_types))
+        self._info = EngineInfo(ready.name, ready.concurrency, tuple(ready.worker_types), tuple(ready.stages))
         if self._first is not None and not self._first.done():
             self._first.set_result(self._info)
         self.on_change()
@@ -341,6 +345,8 @@ def _tell(sink: TaskSink, kind: str, message: object) -> None:
             sink.on_preview(preview.asset_index, preview.step, preview.content_type, preview.image)
         case "text", pb.TaskText() as text:
             sink.on_text(text.text)
+        case "finish", pb.TaskFinish() as finish:
+            sink.on_finish(finish)
         case "log", pb.TaskLog() as line:
             sink.on_log(line.line)
         case "warning", pb.TaskWarning() as warning:

@@ -54,6 +54,7 @@ class Host:
             threading.Thread(target=self._work, args=(engine,), name=f"task-{number}", daemon=True).start()
         ready = pb.Ready(name=str(engine.name), concurrency=concurrency)
         ready.worker_types.extend(getattr(engine, "worker_types", ()))
+        ready.stages.extend(getattr(engine, "stages", ()))
         self.send(pb.HostResponse(ready=ready))
         reader.join()
         return 0

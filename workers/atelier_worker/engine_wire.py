@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import Literal, cast
 
 from atelier.engine.v1 import engine_host_pb2 as pb
-from atelier_worker.engine import Reference, Task
+from atelier.router.v1 import chat_pb2
+from atelier_worker.engine import Chat, Message, Reference, Task
+
+_ROLES = {
+    "system": chat_pb2.CHAT_ROLE_SYSTEM,
+    "user": chat_pb2.CHAT_ROLE_USER,
+    "assistant": chat_pb2.CHAT_ROLE_ASSISTANT,
+}
+_ROLE_NAMES = {number: name for name, number in _ROLES.items()}
 
 
 def task_to_proto(task_id: str, workdir: Path, task: Task) -> pb.RunTask:
@@ -38,13 +46,14 @@ def task_to_proto(task_id: str, workdir: Path, task: Task) -> pb.RunTask:
         fps=task.fps,
         indexes=task.indexes,
         options=task.options,
+        chat=None if task.chat is None else _chat_to_proto(task.chat),
     )
 
 
 def task_from_proto(message: pb.RunTask) -> Task:
     """Return the task that a message starts."""
     return Task(
-        stage=cast(Literal["generate", "enhance"], message.stage),
+        stage=cast(Literal["generate", "enhance", "chat"], message.stage),
         format=cast(Literal["image", "video"], message.format) if message.format else None,
         model=message.model,
         prompt=message.prompt,
@@ -62,4 +71,26 @@ def task_from_proto(message: pb.RunTask) -> Task:
         fps=message.fps,
         indexes=tuple(message.indexes),
         options=dict(message.options),
+        chat=chat_from_proto(message.chat) if message.HasField("chat") else None,
+    )
+
+
+def chat_from_proto(message: chat_pb2.Chat) -> Chat:
+    """Return a conversation. Whoever speaks in a role that is not known here is taken for the user."""
+    return Chat(
+        messages=tuple(Message(_ROLE_NAMES.get(one.role, "user"), one.content) for one in message.messages),
+        max_tokens=message.max_tokens if message.HasField("max_tokens") else None,
+        temperature=message.temperature if message.HasField("temperature") else None,
+        top_p=message.top_p if message.HasField("top_p") else None,
+        stop=tuple(message.stop),
+    )
+
+
+def _chat_to_proto(chat: Chat) -> chat_pb2.Chat:
+    return chat_pb2.Chat(
+        messages=[chat_pb2.ChatMessage(role=_ROLES[one.role], content=one.content) for one in chat.messages],
+        max_tokens=chat.max_tokens,
+        temperature=chat.temperature,
+        top_p=chat.top_p,
+        stop=chat.stop,
     )

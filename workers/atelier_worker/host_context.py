@@ -8,13 +8,16 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from atelier.engine.v1 import engine_host_pb2 as pb
+from atelier.router.v1 import chat_pb2
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, RENDITION_KINDS, Cancelled
 from atelier_worker.renditions import complete
 
 _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
 _DELIVERED = ".delivered"
+_FINISH_REASONS = {"stop": chat_pb2.FINISH_REASON_STOP, "length": chat_pb2.FINISH_REASON_LENGTH}
 
 
 class HostContext:
@@ -66,6 +69,22 @@ class HostContext:
         self.check_cancelled()
         if delta:
             self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=_clean(delta))))
+
+    def finish(
+        self,
+        reason: Literal["stop", "length"],
+        *,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+    ) -> None:
+        self.check_cancelled()
+        if reason not in _FINISH_REASONS:
+            raise ValueError(f"a text ends with {' or '.join(_FINISH_REASONS)}; got {reason!r}")
+        usage = None
+        if prompt_tokens is not None and completion_tokens is not None:
+            usage = chat_pb2.TokenUsage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
+        message = pb.TaskFinish(task_id=self._task_id, reason=_FINISH_REASONS[reason], usage=usage)
+        self._send(pb.HostResponse(finish=message))
 
     def log(self, line: str) -> None:
         self.check_cancelled()

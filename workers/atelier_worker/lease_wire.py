@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from atelier.router.v1 import job_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.engine import Reference, Task
+from atelier_worker.engine_wire import chat_from_proto
 from service_kit.ids import new_id
 
 _QUALITIES = {generation_pb2.QUALITY_DRAFT: "draft", generation_pb2.QUALITY_HIGH: "high"}
+_STAGES: dict[job_pb2.StageKind.ValueType, Literal["enhance", "chat"]] = {
+    job_pb2.STAGE_KIND_ENHANCE: "enhance",
+    job_pb2.STAGE_KIND_CHAT: "chat",
+}
 REFERENCE_KINDS = {
     generation_pb2.REFERENCE_KIND_STYLE: "style",
     generation_pb2.REFERENCE_KIND_COMPOSITION: "composition",
@@ -23,11 +29,12 @@ REFERENCE_KINDS = {
 def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
     """Return what the engine is asked to do; `references` are the files, in the order of the lease."""
     settings = spec.settings
-    enhances = spec.kind == job_pb2.STAGE_KIND_ENHANCE
+    stage: Literal["generate", "enhance", "chat"] = _STAGES.get(spec.kind, "generate")
+    is_text = stage != "generate"
     options = {"aspect_ratio": settings.aspect_ratio, "original_prompt": spec.original_prompt}
     return Task(
-        stage="enhance" if enhances else "generate",
-        format=None if enhances else ("video" if settings.format == generation_pb2.FORMAT_VIDEO else "image"),
+        stage=stage,
+        format=None if is_text else ("video" if settings.format == generation_pb2.FORMAT_VIDEO else "image"),
         model=settings.model,
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
@@ -40,8 +47,9 @@ def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
         references=tuple(references),
         frames=settings.frames,
         fps=settings.frame_rate,
-        indexes=() if enhances else tuple(range(settings.quantity)),
+        indexes=() if is_text else tuple(range(settings.quantity)),
         options={name: value for name, value in options.items() if value},
+        chat=chat_from_proto(spec.chat) if stage == "chat" else None,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.holdings import Holdings
 from atelier_worker.outbox import Outbox
@@ -23,6 +24,12 @@ _SILENT_HEARTBEATS = 3
 _SILENCE_SLACK_S = 5.0
 # How long the router may take to apply what was said last, when the worker goes.
 _LAST_WORDS_S = 2.0
+
+_STAGES = {
+    "enhance": job_pb2.STAGE_KIND_ENHANCE,
+    "generate": job_pb2.STAGE_KIND_GENERATE,
+    "chat": job_pb2.STAGE_KIND_CHAT,
+}
 
 WorkCall = grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]
 log = get_logger(__name__)
@@ -43,6 +50,7 @@ class Introduction:
     slots: int
     labels: Mapping[str, str]
     version: str
+    stages: tuple[str, ...]
 
     def hello(self, leases: list[pb.LeaseRef]) -> pb.Hello:
         """Return the first message of a session."""
@@ -55,6 +63,7 @@ class Introduction:
             labels=self.labels,
             leases=leases,
             version=self.version,
+            stages=[_STAGES[stage] for stage in self.stages if stage in _STAGES],
         )
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 
-from atelier.router.v1 import job_pb2
+from atelier.engine.v1 import engine_host_pb2
+from atelier.router.v1 import chat_pb2, job_pb2
 from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
@@ -25,7 +26,8 @@ _UPLOADS_AT_ONCE = 2
 _MOST_WARNINGS = 20
 _WARNING_CHARACTERS = 500
 # The router keeps no more of a text.
-_TEXT_CHARACTERS = 32_000
+_ENHANCEMENT_CHARACTERS = 32_000
+_REPLY_CHARACTERS = 100_000
 _EXTENSIONS = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp", "video/mp4": ".mp4"}
 
 log = get_logger(__name__)
@@ -65,8 +67,11 @@ class StageRun:
         self._on_engine_done = on_engine_done
         self._stop: Stop | None = None
         self._text: list[str] = []
-        self._text_left = _TEXT_CHARACTERS
+        is_chat = lease.spec.kind == job_pb2.STAGE_KIND_CHAT
+        self._most_text = _REPLY_CHARACTERS if is_chat else _ENHANCEMENT_CHARACTERS
+        self._text_left = self._most_text
         self._text_cut = False
+        self._finish: engine_host_pb2.TaskFinish | None = None
         self._warnings: list[str] = []
         self._receipts: dict[int, str] = {}
         self._failures: dict[int, job_pb2.Failure] = {}
@@ -121,10 +126,13 @@ class StageRun:
         self._text_left -= len(kept)
         if len(kept) < len(text) and not self._text_cut:
             self._text_cut = True
-            self.on_warning(f"The engine wrote more than {_TEXT_CHARACTERS} characters; the rest is cut off.")
+            self.on_warning(f"The engine wrote more than {self._most_text} characters; the rest is cut off.")
         if kept:
             self._text.append(kept)
             self._reports.text(self.ref, kept)
+
+    def on_finish(self, finish: engine_host_pb2.TaskFinish) -> None:
+        self._finish = finish
 
     def on_log(self, line: str) -> None:
         self._reports.log(self.ref, line)
@@ -162,7 +170,7 @@ class StageRun:
         await self._settle_uploads()
         if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
-        return self._ended(task.stage == "enhance", task.indexes, end)
+        return self._ended(task.stage, task.indexes, end)
 
     async def _references(self) -> tuple[Reference, ...]:
         """Bring the references to disk. Without any, nothing is awaited: the first step should be seen soon."""
@@ -224,17 +232,18 @@ class StageRun:
         outcome.cancelled.SetInParent()
         return outcome
 
-    def _ended(self, enhances: bool, indexes: tuple[int, ...], end: TaskEnd) -> pb.Outcome:
+    def _ended(self, stage: str, indexes: tuple[int, ...], end: TaskEnd) -> pb.Outcome:
         outcome = self._outcome()
         text = "".join(self._text)
         if end.kind == "crashed":
             crashed = lease_wire.failure(error_pb2.ERROR_REASON_ENGINE_CRASHED, end.message)
             return lease_wire.fail_stage(outcome, crashed, retryable=True)
-        failed = self._failure_of(end, enhances, text)
+        failed = self._failure_of(end, stage, text)
         if failed is not None and (end.retryable or not self._receipts):
             return lease_wire.fail_stage(outcome, failed, retryable=end.retryable)
-        if enhances:
+        if stage != "generate":
             outcome.text = text
+            self._note_finish(outcome)
             return outcome
         if not self._receipts and self._failures:
             first = self._failures[min(self._failures)]
@@ -244,15 +253,25 @@ class StageRun:
                 self._failures.setdefault(index, failed)
         return lease_wire.fill_manifest(outcome, indexes, self._receipts, self._failures)
 
-    def _failure_of(self, end: TaskEnd, enhances: bool, text: str) -> job_pb2.Failure | None:
+    def _note_finish(self, outcome: pb.Outcome) -> None:
+        if self._finish is not None:
+            outcome.finish_reason = self._finish.reason
+            if self._finish.HasField("usage"):
+                outcome.usage.CopyFrom(self._finish.usage)
+        if self._text_cut:
+            outcome.finish_reason = chat_pb2.FINISH_REASON_LENGTH
+
+    def _failure_of(self, end: TaskEnd, stage: str, text: str) -> job_pb2.Failure | None:
         """Return why the stage failed as a whole, or None when the engine came to its end."""
-        reason = error_pb2.ERROR_REASON_ENHANCEMENT_FAILED if enhances else error_pb2.ERROR_REASON_ENGINE_FAILED
+        reason = error_pb2.ERROR_REASON_ENGINE_FAILED
+        if stage == "enhance":
+            reason = error_pb2.ERROR_REASON_ENHANCEMENT_FAILED
         if end.kind == "failed":
             return lease_wire.failure(reason, end.message)
         if end.kind == "cancelled":
             return lease_wire.failure(reason, "The engine stopped although nobody asked it to.")
-        if enhances and not text:
+        if not text and (stage == "enhance" or (stage == "chat" and self._finish is None)):
             return lease_wire.failure(reason, "The engine wrote no text.")
-        if not enhances and not self._receipts and not self._failures:
+        if stage == "generate" and not self._receipts and not self._failures:
             return lease_wire.failure(reason, "The engine ended without any output.")
         return None

@@ -133,6 +133,7 @@ def _introduction(
         slots=slots,
         labels=labels,
         version=__version__,
+        stages=info.stages,
     )
 
 

@@ -25,6 +25,7 @@ class Listener:
     steps: list[tuple[int | None, int, int]] = field(default_factory=list)
     previews: list[tuple[int, bytes, str]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    finishes: list[tuple[str, int | None, int | None]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     delivered: dict[int, Path] = field(default_factory=dict)
     renditions: dict[int, dict[str, Path]] = field(default_factory=dict)
@@ -44,6 +45,9 @@ class Listener:
     def write(self, delta: str) -> None:
         self.text.append(delta)
         self.check_cancelled()
+
+    def finish(self, reason: str, *, prompt_tokens: int | None = None, completion_tokens: int | None = None) -> None:
+        self.finishes.append((reason, prompt_tokens, completion_tokens))
 
     def log(self, line: str) -> None:
         self.check_cancelled()

@@ -1,4 +1,4 @@
-"""The engine that draws: dispatches a task to pictures, video or enhancement."""
+"""The engine that draws: dispatches a task to pictures, video, enhancement or conversation."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ DEFAULT_STEP_DELAY = 0.05
 
 
 class SketchEngine:
-    """Pictures, videos and richer prompts from a word list and a paint box; deterministic from prompt and seed.
+    """Pictures, videos, richer prompts and small talk from word lists and a paint box; the same seed gives the same.
 
     The option `step_delay` is the time in seconds that one step takes at least (default 0.05).
     """
 
     name = "sketch"
     concurrency = 4
+    stages = ("generate", "enhance", "chat")
 
     def __init__(self, options: Mapping[str, str]) -> None:
         given = options.get("step_delay", str(DEFAULT_STEP_DELAY))
@@ -38,6 +39,10 @@ class SketchEngine:
             from . import enhance
 
             enhance.run(task, context, self._step_delay)
+        elif task.stage == "chat":
+            from . import chat
+
+            chat.run(task, context, self._step_delay)
         elif task.format == "video":
             # The video library takes as much memory as all the rest: it is loaded only by who makes videos.
             from . import video
