@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,7 +15,7 @@ from router_service.dispatch import Dispatch
 from router_service.in_order import InOrder
 from router_service.recording import FENCED, Outcome, Recording
 from router_service.relay import Relay
-from router_service.session_limits import DATABASE_UNITS, NAMED_LEASE_UNITS
+from router_service.session_limits import DATABASE_UNITS, NAMED_LEASE_UNITS, check_size
 from router_service.sessions import HeartbeatReply, OutcomeReply, Session, superseded
 from router_service.storage import Storage
 from service_kit import crash
@@ -29,6 +29,8 @@ log = get_logger(__name__)
 # What a session may have under way at once. Beyond it the router reads no further, and the worker waits.
 _MOST_AT_ONCE = 256
 _MOST_BYTES_AT_ONCE = 1 << 20
+# A worker takes messages of 4 MiB.
+_MOST_TOGETHER_BYTES = 1 << 20
 # How long what was said last may take to reach a worker whose session ends.
 _LAST_WORDS_S = 2.0
 
@@ -93,13 +95,16 @@ class Conversations:
     # --- to the worker ----------------------------------------------------------------------------------------------
 
     async def _write(self, session: Session, context: Any) -> None:
-        while (message := await session.next_message()) is not None:
-            await context.write(
+        while messages := await session.next_messages():
+            said = [
                 worker_wire.message_to_proto(
                     message, lease_ttl=self._rules.lease_ttl, max_output_bytes=self._rules.max_output_bytes
                 )
-            )
-            if isinstance(message, OutcomeReply):
+                for message in messages
+            ]
+            for parcel in _parcels(said):
+                await context.write(parcel)
+            if any(isinstance(message, OutcomeReply) for message in messages):
                 crash.reach("router.record.acknowledged")
 
     # --- from the worker --------------------------------------------------------------------------------------------
@@ -110,7 +115,8 @@ class Conversations:
         while (request := await anext(requests, None)) is not None:
             # Time in which we are the slow ones is not the worker's silence.
             session.heard_at_s = math.inf
-            await self._hear(session, request, applying)
+            for one in _each(session, request):
+                await self._hear(session, one, applying)
             session.heard_at_s = now_s()
         # The worker has closed its side: what it said before still counts.
         session.heard_at_s = math.inf
@@ -229,3 +235,40 @@ class Conversations:
                 self._relay.text(job_id, offset=report.text.offset, text=report.text.text)
             elif kind == "log":
                 self._relay.log(job_id, report.log)
+
+
+def _each(session: Session, request: pb.WorkRequest) -> Sequence[pb.WorkRequest]:
+    """Return what a message says, one after the other.
+
+    Raises:
+        InvalidArgument: a batch holds too much, or what is said alone.
+        ResourceExhausted: it has more bytes than a message may have, or the worker says too much.
+    """
+    if request.WhichOneof("message") != "batch":
+        return (request,)
+    check_size(request.ByteSize())
+    # Each of what is in it is paid for like any other; this is for the batch, which may be empty.
+    session.allowance.spend(size_bytes=0)
+    check_limits(request)
+    requests = request.batch.requests
+    if any(one.WhichOneof("message") in ("hello", "batch") for one in requests):
+        raise InvalidArgument("Neither hello nor a batch is part of a batch.")
+    return requests
+
+
+def _parcels(responses: Sequence[pb.WorkResponse]) -> Iterator[pb.WorkResponse]:
+    """Put responses together, as far as they are small; one that is by itself goes as it is."""
+    parcel: list[pb.WorkResponse] = []
+    parcel_bytes = 0
+    for response in responses:
+        size_bytes = response.ByteSize()
+        if parcel and parcel_bytes + size_bytes > _MOST_TOGETHER_BYTES:
+            yield _parcel(parcel)
+            parcel, parcel_bytes = [], 0
+        parcel.append(response)
+        parcel_bytes += size_bytes
+    yield _parcel(parcel)
+
+
+def _parcel(responses: Sequence[pb.WorkResponse]) -> pb.WorkResponse:
+    return responses[0] if len(responses) == 1 else pb.WorkResponse(batch=pb.ResponseBatch(responses=responses))

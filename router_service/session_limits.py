@@ -77,11 +77,7 @@ class Allowance:
         Raises:
             ResourceExhausted: it is too large, or the worker says more than anybody asked for.
         """
-        if size_bytes > MOST_MESSAGE_BYTES:
-            raise ResourceExhausted(
-                f"A message of a worker has at most {MOST_MESSAGE_BYTES} bytes, got {size_bytes}.",
-                retry_after=_RETRY_AFTER,
-            )
+        check_size(size_bytes)
         if not self._bucket.take(1.0 + size_bytes / BYTES_PER_UNIT + extra):
             raise ResourceExhausted(
                 "The worker says more than the router takes: at most "
@@ -94,6 +90,15 @@ class Allowance:
     def earn(self) -> None:
         """Note that a lease was given, about which the worker has something to say."""
         self._bucket.give(UNITS_OF_A_LEASE)
+
+
+def check_size(size_bytes: int) -> None:
+    """Raise ResourceExhausted for a message of a worker that is too large."""
+    if size_bytes > MOST_MESSAGE_BYTES:
+        raise ResourceExhausted(
+            f"A message of a worker has at most {MOST_MESSAGE_BYTES} bytes, got {size_bytes}.",
+            retry_after=_RETRY_AFTER,
+        )
 
 
 class Door:

@@ -18,6 +18,7 @@ from service_kit.errors import Aborted, AtelierError, ResourceExhausted, Unavail
 _MOST_WAITING = 1000
 # A stage whose outputs are being uploaded holds no slot, so that the engine can go on; more of them would be hoarding.
 _LEASES_PER_SLOT = 2
+_MOST_TOGETHER = 32
 _UNREAD_RETRY = timedelta(seconds=5)
 
 
@@ -81,6 +82,7 @@ class Session:
     """One connected worker, on this replica."""
 
     worker: ConnectedWorker
+    takes_batches: bool = False
     allowance: Allowance = field(default_factory=lambda: Allowance(time.monotonic))
     closed: bool = False
     ended_by: AtelierError | None = None
@@ -172,16 +174,20 @@ class Session:
         self._outgoing.append(message)
         self._wake.set()
 
-    async def next_message(self) -> Message | None:
-        """Return what is to be sent next, waiting for it; None when the session is closed and everything was sent."""
+    async def next_messages(self) -> list[Message]:
+        """Return what is to be sent next, waiting for it; nothing when the session is closed and everything was sent.
+
+        More than one at once only to a worker that takes several in one message.
+        """
         while not self._outgoing:
             if self.closed:
-                return None
+                return []
             self._wake.clear()
             await self._wake.wait()
-        message = self._outgoing.popleft()
-        self._unread -= _weight(message)
-        return message
+        most = _MOST_TOGETHER if self.takes_batches else 1
+        messages = [self._outgoing.popleft() for _ in range(min(most, len(self._outgoing)))]
+        self._unread -= sum(map(_weight, messages))
+        return messages
 
     def close(self, reason: str) -> None:
         """End the session; the worker is told why, and comes again."""

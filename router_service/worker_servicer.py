@@ -65,7 +65,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             self._door.let_in(worker.holder)
             if self._draining:
                 raise _going_down()
-            session = Session(worker, Allowance(self._clock.monotonic))
+            session = Session(worker, hello.takes_batches, Allowance(self._clock.monotonic))
             try:
                 await context.write(pb.WorkResponse(welcome=await self._take_in(session, hello)))
                 await self._conversations.hold(session, request_iterator, context)
@@ -124,6 +124,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             upload_endpoint=self._rules.upload_endpoint,
             kept=[worker_wire.ref_to_proto(ref) for ref in kept],
             lost=[worker_wire.ref_to_proto(ref) for ref in lost],
+            takes_batches=True,
         )
 
     async def _gone(self, session: Session) -> None:

@@ -31,6 +31,7 @@ _OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
 _HEARTBEAT_S = 5.0
 _BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 _PAUSE_S = 0.1
+_MOST_TOGETHER = 64
 
 
 @dataclass(slots=True)
@@ -67,6 +68,7 @@ class Worker:
             worker_types=["chat", "sdxl"],
             slots=self._slots,
             version="bench",
+            takes_batches=True,
         )
         self._say(pb.WorkRequest(hello=hello))
         call = stub.Work(self._requests(), metadata=self._metadata)
@@ -74,6 +76,10 @@ class Worker:
             kind = response.WhichOneof("message")
             if kind == "lease":
                 self._take(response.lease)
+            elif kind == "batch":
+                for one in response.batch.responses:
+                    if one.HasField("lease"):
+                        self._take(one.lease)
             elif kind == "welcome":
                 channel = grpc.aio.insecure_channel(response.welcome.upload_endpoint, options=_OWN_CONNECTION)
                 self._uploads = upload_service_pb2_grpc.UploadServiceStub(channel)
@@ -142,7 +148,10 @@ class Worker:
             await self._wake.wait()
             self._wake.clear()
             while self._outgoing:
-                yield self._outgoing.pop(0)
+                # As our own worker does: what has come together goes together.
+                together, self._outgoing = self._outgoing[:_MOST_TOGETHER], self._outgoing[_MOST_TOGETHER:]
+                one = len(together) == 1
+                yield together[0] if one else pb.WorkRequest(batch=pb.RequestBatch(requests=together))
 
 
 class Workers:

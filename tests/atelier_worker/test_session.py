@@ -331,6 +331,6 @@ async def test_an_outbox_that_nobody_empties_says_so() -> None:
     outbox.reset()
     outbox.set_credits(3)
     assert not outbox.stuck.is_set()
-    message = await outbox.next()
+    [message] = await outbox.next()
     assert message is not None
     assert message.credits.free == 3

@@ -10,6 +10,8 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.reports import Reports
 
 _MOST_WAITING = 1000
+# The router takes 2 MiB in one message, and the largest single one is a bundle of previews with 1 MiB of them.
+_ENOUGH_BYTES = 256 << 10
 
 
 class Outbox:
@@ -34,7 +36,7 @@ class Outbox:
         self._told_credits = None
 
     def end(self) -> None:
-        """Have `next` return None when everything that waits now was taken: the session comes to its end."""
+        """Have `next` return nothing when everything that waits now was taken: the session comes to its end."""
         self._ending = True
         self._wake.set()
 
@@ -53,21 +55,32 @@ class Outbox:
             self._told_credits = None
         self._wake.set()
 
-    async def next(self) -> pb.WorkRequest | None:
-        """Return the next message, and wait for it if there is none; None after `end`. For one reader."""
+    async def next(self, most: int = 1) -> list[pb.WorkRequest]:
+        """Return what comes next, at most so many messages, and wait if there is nothing; none after `end`.
+
+        For one reader.
+        """
         while True:
             self._wake.clear()
-            message = self._take()
-            if message is not None:
-                return message
+            messages = self._take_some(most)
+            if messages:
+                return messages
             if self._ending:
-                return None
+                return []
             due = self.reports.due_at()
             try:
                 async with asyncio.timeout_at(due):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _take_some(self, most: int) -> list[pb.WorkRequest]:
+        taken: list[pb.WorkRequest] = []
+        size_bytes = 0
+        while len(taken) < most and size_bytes < _ENOUGH_BYTES and (message := self._take()) is not None:
+            taken.append(message)
+            size_bytes += message.ByteSize()
+        return taken
 
     def _take(self) -> pb.WorkRequest | None:
         if self._control:

@@ -24,6 +24,8 @@ _SILENT_HEARTBEATS = 3
 _SILENCE_SLACK_S = 5.0
 # How long the router may take to apply what was said last, when the worker goes.
 _LAST_WORDS_S = 2.0
+# How many messages travel in one, if the router takes that.
+_MOST_TOGETHER = 64
 
 _STAGES = {
     "enhance": job_pb2.STAGE_KIND_ENHANCE,
@@ -64,6 +66,7 @@ class Introduction:
             leases=leases,
             version=self.version,
             stages=[_STAGES[stage] for stage in self.stages if stage in _STAGES],
+            takes_batches=True,
         )
 
 
@@ -77,6 +80,7 @@ class Session:
         self._holdings = holdings
         self._outbox = outbox
         self._leave = asyncio.Event()
+        self._most_together = 1
         self.welcomed = False
 
     def leave(self) -> None:
@@ -108,6 +112,7 @@ class Session:
         if not isinstance(first, pb.WorkResponse) or first.WhichOneof("message") != "welcome":
             raise SessionLost("the router did not begin with a welcome")
         self._holdings.welcome(first.welcome)
+        self._most_together = _MOST_TOGETHER if first.welcome.takes_batches else 1
         log.info("session_begun", session_epoch=first.welcome.session_epoch, kept=len(first.welcome.kept))
         return first.welcome.heartbeat_interval.ToTimedelta().total_seconds() or _DEFAULT_HEARTBEAT_S
 
@@ -145,12 +150,13 @@ class Session:
                 await asyncio.wait((reader,))
 
     async def _write_all(self) -> None:
-        while (message := await self._outbox.next()) is not None:
-            await self._write(message)
-            kind = message.WhichOneof("message")
-            if kind == "lease_ack":
+        while messages := await self._outbox.next(self._most_together):
+            one = len(messages) == 1
+            await self._write(messages[0] if one else pb.WorkRequest(batch=pb.RequestBatch(requests=messages)))
+            kinds = {message.WhichOneof("message") for message in messages}
+            if "lease_ack" in kinds:
                 crash.reach("worker.lease.acked")
-            elif kind == "outcome":
+            if "outcome" in kinds:
                 crash.reach("worker.outcome.sent")
 
     async def _write(self, message: pb.WorkRequest) -> None:
@@ -182,7 +188,8 @@ class Session:
                 raise SessionLost(f"the router was silent for {patience_s:g} s") from None
             if not isinstance(message, pb.WorkResponse):
                 raise SessionLost("the router closed the session")
-            await self._hear(message)
+            for one in message.batch.responses if message.HasField("batch") else (message,):
+                await self._hear(one)
 
     async def _hear(self, message: pb.WorkResponse) -> None:
         match message.WhichOneof("message"):
