@@ -84,7 +84,7 @@ def choose(app: App, rows: Sequence[model_pb2.Model]) -> Chosen:
             raise InvalidArgument(f"{name} writes text: it does not do {app.task}.")
         return Chosen(name, None)
     if not app.task:
-        return Chosen(name, row.formats[0] if len(row.formats) == 1 else _IMAGE)
+        return Chosen(name, row.formats[0])
     wanted = TASKS[app.task].format
     if wanted not in row.formats:
         raise InvalidArgument(f"{name} does not do {app.task}.")

@@ -46,9 +46,8 @@ class Named:
 
     @property
     def format(self) -> generation_pb2.Format.ValueType:
-        """What the model makes; a picture when it can do both."""
-        formats = self.row.formats
-        return formats[0] if len(formats) == 1 else generation_pb2.FORMAT_IMAGE
+        """What the model makes: the first of its formats when it can do several."""
+        return self.row.formats[0] if self.row.formats else generation_pb2.FORMAT_UNSPECIFIED
 
 
 def makes_text(row: model_pb2.Model) -> bool:

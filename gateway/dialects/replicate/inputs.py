@@ -136,7 +136,7 @@ class Said:
         inside = [name for name in values.given if name.startswith(INPUT)]
         self.input = {name.removeprefix(INPUT): values.given[name] for name in inside}
         self.echo: dict[str, Any] = dict(given)
-        """`input` as it came, to be answered again; what came as a data URI is the address of the file that it became."""
+        """`input` as it came, to be answered again; for a data URI the address of the file that it became."""
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a value of `input`, under whichever of its names it came."""
