@@ -7,7 +7,7 @@ RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test browser test-console screenshot demo up bench redis wheel breaking snapshot model mutants faketime faults clean
+.PHONY: help python install runtime stubs lint format test browser node test-clients test-console screenshot demo up bench redis wheel breaking snapshot model mutants faketime faults clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,7 +49,7 @@ format: install ## rewrite the code as ruff wants it
 	$(BIN)/ruff format .
 
 test: install ## run every test that needs nothing but Python
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadscope
 
 model: SEED := $(or $(SEED),$(shell date +%s))
 model: install ## look longer for what breaks the rules of a job's life (make model SEED=7 repeats a run)
@@ -69,6 +69,15 @@ browser:
 
 test-console: browser | $(PLAYWRIGHT) ## test the page in Chromium
 	PYTHONPATH=$(PLAYWRIGHT) $(BIN)/pytest tests/console
+
+# Each client of others has an environment of its own, with its own versions; the JavaScript ones need node and npm.
+CLIENTS := build/clients
+node:
+	@command -v node >/dev/null && command -v npm >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; } || { echo "there is no Node.js with npm: install the packages nodejs (20 or newer) and npm" >&2; exit 1; }
+
+test-clients: install node ## test the clients of OpenAI, fal and Replicate, unmodified, each in its own environment
+	$(BIN)/python -m tests.clients.environments $(CLIENTS)
+	WITH_CLIENTS=1 $(BIN)/pytest tests/clients
 
 screenshot: browser | $(PLAYWRIGHT) ## take the picture of the page that the documents show
 	PYTHONPATH=$(PLAYWRIGHT):. $(BIN)/python scripts/screenshot.py docs/images/page.webp
