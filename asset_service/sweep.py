@@ -8,7 +8,6 @@ every other. Nothing is concluded from a row whose blob is missing: a store that
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
 from dataclasses import replace
 from itertools import chain
 
@@ -28,6 +27,7 @@ from service_kit.sweeping import (
     SweepAction,
     SweepKind,
     SweptPage,
+    list_some,
     place_of,
     token_of,
 )
@@ -65,7 +65,7 @@ class Sweep:
         """
         place = place_of(_TOKEN, token, _BLOBS, _PARTS)
         if place.part == _BLOBS:
-            blobs = [info async for info in self._listed(place.after)]
+            blobs = await list_some(self._store, WORKSPACE_BUCKET, place.after)
             findings = [await self._deal(info, dry_run) for info in await self._unknown(blobs)]
             following = Place(_BLOBS, blobs[-1].key) if len(blobs) == BLOBS_AT_ONCE else Place(_ASSETS, "")
             found = tuple(finding for finding in findings if finding is not None)
@@ -77,15 +77,6 @@ class Sweep:
             following_rows = Place(_UPLOADS, "") if place.part == _ASSETS else None
         missing = [finding async for finding in self._missing(assets, uploads)]
         return SweptPage(tuple(missing), 0, len(assets) + len(uploads), token_of(_TOKEN, following_rows))
-
-    async def _listed(self, after: str) -> AsyncIterator[BlobInfo]:
-        count = 0
-        async with aclosing(self._store.list(WORKSPACE_BUCKET, after=after)) as listed:
-            async for info in listed:
-                yield info
-                count += 1
-                if count == BLOBS_AT_ONCE:
-                    return
 
     async def _unknown(self, blobs: Sequence[BlobInfo]) -> list[BlobInfo]:
         """Return those blobs that no row knows. They were listed before this looks at the rows."""

@@ -12,9 +12,10 @@ import grpc
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
+from atelier.library.v1 import library_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2_grpc
 from faults.cluster import Cluster
-from faults.schedule import ASSET_SERVICES, OWNERS, ROUTERS
+from faults.schedule import ASSET_SERVICES, LIBRARIES, OWNERS, ROUTERS
 from service_kit.channels import connect, key_tokens, wait_ready
 from service_kit.errors import AtelierError
 from service_kit.keyring import Keyrings
@@ -37,7 +38,7 @@ _T = TypeVar("_T")
 
 
 class Owner:
-    """One owner, signed in: a stub for each router and each asset service."""
+    """One owner, signed in: a stub for each router, each asset service and each library."""
 
     def __init__(self, name: str, cluster: Cluster, key: Secret) -> None:
         """Open the channels; `close` closes them."""
@@ -50,6 +51,10 @@ class Owner:
         self.assets = [
             asset_service_pb2_grpc.AssetServiceStub(self._open(f"media-{number}", cluster, key))
             for number in range(ASSET_SERVICES)
+        ]
+        self.libraries = [
+            library_service_pb2_grpc.LibraryServiceStub(self._open(f"shelf-{number}", cluster, key))
+            for number in range(LIBRARIES)
         ]
 
     def _open(self, link: str, cluster: Cluster, key: Secret) -> grpc.aio.Channel:

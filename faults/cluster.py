@@ -1,4 +1,4 @@
-"""The processes of one schedule: routers, asset services and workers on one PostgreSQL, a proxy on each link."""
+"""The processes of one schedule: routers, asset services, libraries and workers on one PostgreSQL, with proxies."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from faults.engine import FOLDER_VARIABLE
 from faults.ports import free_port
 from faults.proxy import Link
-from faults.schedule import ASSET_SERVICES, ROUTERS, WORKERS
+from faults.schedule import ASSET_SERVICES, LIBRARIES, ROUTERS, WORKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 # Short, so that what a death leaves behind is taken up again soon; not so short that a busy machine loses leases.
@@ -27,6 +27,7 @@ _SETTINGS = {
     "ROUTER_MAX_ATTEMPTS": "30",
     "ROUTER_MAX_LEASES": "100",
     "ASSET_EXPIRY_INTERVAL": "3s",
+    "LIBRARY_HOLD_TTL": "5s",
     "WORKER_ENGINE": "faults.engine:FaultsEngine",
     "WORKER_WORKER_TYPES": "chat,sdxl,wan",
     "WORKER_SLOTS": "3",
@@ -123,15 +124,17 @@ class Cluster:
         } | {f"ATELIER_{name}": value for name, value in _SETTINGS.items()}
         routers = [("127.0.0.1", free_port()) for _ in range(ROUTERS)]
         assets = [("127.0.0.1", free_port()) for _ in range(ASSET_SERVICES)]
-        self.links = {link.name: link for link in _links(routers, assets, on_uploaded)}
+        libraries = [("127.0.0.1", free_port()) for _ in range(LIBRARIES)]
+        self.links = {link.name: link for link in _links(routers, assets, libraries, on_uploaded)}
         self.routers = [self._router(number, port) for number, (_, port) in enumerate(routers)]
         self.asset_services = [self._asset_service(number, port) for number, (_, port) in enumerate(assets)]
+        self.libraries = [self._library(number, port) for number, (_, port) in enumerate(libraries)]
         self.workers = [self._worker(number) for number in range(WORKERS)]
 
     @property
     def parts(self) -> list[Part]:
         """Every part."""
-        return [*self.asset_services, *self.routers, *self.workers]
+        return [*self.asset_services, *self.routers, *self.workers, *self.libraries]
 
     async def start(self) -> None:
         """Start the proxies and the services; the workers follow when there is a key for them."""
@@ -139,7 +142,7 @@ class Cluster:
             folder.mkdir(parents=True, exist_ok=True)
         for link in self.links.values():
             await link.start()
-        await asyncio.gather(*(part.start() for part in [*self.asset_services, *self.routers]))
+        await asyncio.gather(*(part.start() for part in [*self.asset_services, *self.routers, *self.libraries]))
 
     async def start_workers(self) -> None:
         """Start the workers."""
@@ -163,6 +166,14 @@ class Cluster:
         settings = {"ATELIER_ASSET_LISTEN": f"127.0.0.1:{port}"}
         return Part(f"asset-{number}", "asset_service", self._base | settings, self.folder)
 
+    def _library(self, number: int, port: int) -> Part:
+        settings = {
+            "ATELIER_LIBRARY_LISTEN": f"127.0.0.1:{port}",
+            "ATELIER_LIBRARY_ASSET_TARGET": self.links[f"hold-{number}"].target,
+            "ATELIER_LIBRARY_IDENTITY_TARGET": self.links[f"client-{number % ROUTERS}"].target,
+        }
+        return Part(f"library-{number}", "library_service", self._base | settings, self.folder)
+
     def _worker(self, number: int) -> Part:
         settings = {
             "ATELIER_WORKER_CONNECT": self.links[f"worker-{number}"].target,
@@ -173,7 +184,10 @@ class Cluster:
 
 
 def _links(
-    routers: list[tuple[str, int]], assets: list[tuple[str, int]], on_uploaded: Callable[[int], None]
+    routers: list[tuple[str, int]],
+    assets: list[tuple[str, int]],
+    libraries: list[tuple[str, int]],
+    on_uploaded: Callable[[int], None],
 ) -> Iterator[Link]:
     """Give one link for each client of each replica; when the preferred replica is down, the other one answers."""
     for number in range(ROUTERS):
@@ -182,6 +196,9 @@ def _links(
         yield Link(f"upload-{number}", free_port(), _turned(assets, number), on_sent=on_uploaded)
     for number in range(ASSET_SERVICES):
         yield Link(f"media-{number}", free_port(), _turned(assets, number))
+    for number in range(LIBRARIES):
+        yield Link(f"shelf-{number}", free_port(), _turned(libraries, number))
+        yield Link(f"hold-{number}", free_port(), _turned(assets, number))
     for number in range(WORKERS):
         yield Link(f"worker-{number}", free_port(), _turned(routers, number))
     yield Link("hostile", free_port(), routers)

@@ -29,9 +29,13 @@ TABLES = (
     "asset.settlements",
     "asset.holds",
     "asset.events",
+    "library.user_library",
+    "library.item_files",
+    "library.blobs",
+    "library.outbox",
 )
 # Tables that are empty when every job has ended and everything was told and cleaned up.
-MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds")
+MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds", "library.outbox")
 _MAY_EMPTY = ("asset.uploads",)
 _PAUSE_S = 0.2
 _MARK = re.compile(rb"atelier-faults plan=\d+ index=\d+;")

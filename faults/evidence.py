@@ -58,6 +58,16 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """An asset of a job that its owner saved, and the item as which the library said that it is saved."""
+
+    owner: str
+    job_id: str
+    asset_id: str
+    item_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fired:
     """A fault that fired, and how many jobs had not finished by then (filled in from the database afterwards)."""
 
@@ -90,6 +100,7 @@ class Evidence:
     sights: list[Sight] = field(default_factory=list)
     asset_sights: list[AssetSight] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
+    saved: list[Saved] = field(default_factory=list)
     fired: list[Fired] = field(default_factory=list)
     reports: list[Report] = field(default_factory=list)
     # Sentences about what no client should be told, and about processes that ended by themselves.
@@ -120,6 +131,7 @@ class Evidence:
             sights=[Sight(**row) for row in part("sights")],
             asset_sights=[AssetSight(**row) for row in part("asset_sights")],
             checks=[Check(**row) for row in part("checks")],
+            saved=[Saved(**row) for row in part("saved")],
             fired=[Fired(**row) for row in part("fired")],
             reports=[Report(**row) for row in part("reports")],
             oddities=part("oddities"),

@@ -1,4 +1,4 @@
-"""The load: submits the jobs of a schedule, repeats until answered, cancels, and looks at what succeeded."""
+"""The load: submits the jobs of a schedule, repeats until answered, cancels, looks at what succeeded, saves some."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from urllib.parse import unquote, urlsplit
 import grpc
 
 from atelier.asset.v1 import asset_pb2
+from atelier.library.v1 import library_service_pb2
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
 from faults.clients import Calls, Owner, list_assets, turned
 from faults.engine import prompt_of
-from faults.evidence import AssetSight, Check, Evidence, Submission
+from faults.evidence import AssetSight, Check, Evidence, Saved, Submission
 from faults.progress import Progress
 from faults.schedule import MODELS, JobPlan, Schedule
 from faults.watchers import Watchers, state_of
@@ -28,6 +29,9 @@ _SUBMITTERS = 4
 # Every so many jobs one is followed by itself, and the owners' listings are looked at.
 _FOLLOWED = 6
 _PEEP_EVERY = 20
+# Every so many jobs that were seen to succeed one is saved, every second of those in both libraries at once.
+_SAVE_EVERY = 2
+_SAVE_PAUSE_S = 0.2
 
 
 class Load:
@@ -146,6 +150,27 @@ class Load:
         broken = await asyncio.to_thread(lambda: [problem for asset in assets if (problem := self._problem(asset))])
         listed = [asset.asset_index for asset in assets]
         self._evidence.checks.append(Check(job.job_id, delivered, listed, broken, time.time()))
+        number = len(self._evidence.checks)
+        if number % _SAVE_EVERY == 0 and assets:
+            ways = 2 if number // _SAVE_EVERY % 2 else 1
+            saves = (self._save(owner, number + way, assets) for way in range(ways))
+            for saved in await asyncio.gather(*saves):
+                self._evidence.saved.extend(
+                    Saved(owner.name, job.job_id, asset_id, item_id) for asset_id, item_id in saved.items()
+                )
+
+    async def _save(self, owner: Owner, first: int, assets: list[asset_pb2.Asset]) -> dict[str, str]:
+        """Save assets, again until each has its item. Returns the items by asset. The caller has a deadline."""
+        asset_ids = [asset.asset_id for asset in assets]
+        request = library_service_pb2.SaveToLibraryRequest(asset_ids=asset_ids)
+        ways = [partial(stub.SaveToLibrary, request) for stub in turned(owner.libraries, first)]
+        while True:
+            reply = await self._calls.until_answered("SaveToLibrary", ways)
+            results = reply.results if reply else []
+            items = {result.asset_id: result.item.item_id for result in results if result.HasField("item")}
+            if len(items) == len(asset_ids):
+                return items
+            await asyncio.sleep(_SAVE_PAUSE_S)
 
     def _problem(self, asset: asset_pb2.Asset) -> str:
         """Return what is wrong with the bytes of an asset; empty when nothing is."""

@@ -16,6 +16,7 @@ OWNERS = ("ada", "ben")
 WORKERS = 3
 ROUTERS = 2
 ASSET_SERVICES = 2
+LIBRARIES = 2
 MODELS = {"picture": "sdxl", "batch": "sdxl", "two_stage": "sdxl", "video": "wan", "enhancement": "sdxl"}
 
 # A fault that fires later than this would find less than 30 % of the jobs unfinished.
@@ -30,6 +31,7 @@ class Kind(StrEnum):
     KILL_WORKER = "kill_worker"
     KILL_ROUTER = "kill_router"
     KILL_ASSET_SERVICE = "kill_asset_service"
+    KILL_LIBRARY = "kill_library"
     KILL_POSTGRES = "kill_postgres"
     STALL_CONNECTION = "stall_connection"
     CUT_CONNECTION = "cut_connection"
@@ -42,6 +44,10 @@ class Kind(StrEnum):
     REPORT_FOREIGN = "report_foreign"
     FULL_DISK = "full_disk"
     STEP_CLOCK = "step_clock"
+
+
+# A library is killed in every schedule, beside the faults that are drawn.
+_DRAWN = tuple(kind for kind in Kind if kind is not Kind.KILL_LIBRARY)
 
 
 class Measure(StrEnum):
@@ -128,7 +134,7 @@ def plan(seed: int, jobs: int = JOBS) -> Schedule:
     """
     rng = random.Random(f"atelier faults {seed}")
     planned = tuple(_job(rng, number) for number in range(jobs))
-    return Schedule(seed, planned, _faults(rng, planned))
+    return Schedule(seed, planned, (*_faults(rng, planned), _library_kill(seed, planned)))
 
 
 def _job(rng: random.Random, number: int) -> JobPlan:
@@ -151,8 +157,8 @@ def _job(rng: random.Random, number: int) -> JobPlan:
 
 def _faults(rng: random.Random, jobs: tuple[JobPlan, ...]) -> tuple[FaultPlan, ...]:
     how_many = rng.choice(_HOW_MANY)
-    kinds = rng.sample(list(Kind), k=min(3, how_many))
-    kinds += rng.choices(list(Kind), k=how_many - len(kinds))
+    kinds = rng.sample(_DRAWN, k=min(3, how_many))
+    kinds += rng.choices(_DRAWN, k=how_many - len(kinds))
     rng.shuffle(kinds)
     faults = []
     for place, kind in enumerate(kinds):
@@ -160,6 +166,13 @@ def _faults(rng: random.Random, jobs: tuple[JobPlan, ...]) -> tuple[FaultPlan, .
         share = _LATEST * (place + rng.random()) / len(kinds)
         faults.append(FaultPlan(kind, _point(rng, share, jobs), rng.randrange(1_000), round(rng.uniform(0.3, 1.2), 2)))
     return tuple(faults)
+
+
+def _library_kill(seed: int, jobs: tuple[JobPlan, ...]) -> FaultPlan:
+    """Return when a library is killed: not before there is something to save."""
+    rng = random.Random(f"atelier faults library {seed}")
+    point = _point(rng, _LATEST * rng.uniform(0.3, 1), jobs)
+    return FaultPlan(Kind.KILL_LIBRARY, point, rng.randrange(1_000), round(rng.uniform(0.3, 1.2), 2))
 
 
 def _point(rng: random.Random, share: float, jobs: tuple[JobPlan, ...]) -> Point:

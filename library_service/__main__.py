@@ -53,7 +53,7 @@ class Service:
         self.copier = Copier(self.storage, store, assets, hold_ttl=mine.hold_ttl)
         self.saving = Saving(self.storage, self.copier, self.deliveries, changes)
         self.clearing = Clearing(self.storage, self.saving, assets)
-        self.sweep = Sweep(self.storage, store, self.removal)
+        self.sweep = Sweep(self.storage, store, self.removal.sweep)
         self.erasure = Erasure(self.storage, self.removal, changes)
         self.catalogue = Catalogue(self.storage, changes.wake_ups)
         self.shelving = Shelving(self.storage, self.removal, facts_of)

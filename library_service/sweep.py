@@ -7,11 +7,9 @@ every other. Nothing is concluded from a row whose blob is missing: a store that
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
-from library_service.removal import Removal
 from library_service.storage import Storage
 from library_service.storage.blob_rows import Live
 from service_kit import crash
@@ -26,6 +24,7 @@ from service_kit.sweeping import (
     SweepAction,
     SweepKind,
     SweptPage,
+    list_some,
     place_of,
     token_of,
 )
@@ -43,10 +42,11 @@ _MISCOUNTED = "The row says that {counted} files have these bytes, and it is {us
 class Sweep:
     """Finds what does not fit, and deletes the blobs that nobody can miss."""
 
-    def __init__(self, storage: Storage, store: BlobStore, removal: Removal) -> None:
+    def __init__(self, storage: Storage, store: BlobStore, delete_doomed: Callable[[], Awaitable[object]]) -> None:
+        """Compare a store with the rows; `delete_doomed` deletes the bytes of all whose rows say so."""
         self._storage = storage
         self._store = store
-        self._removal = removal
+        self._delete_doomed = delete_doomed
 
     async def page(self, dry_run: bool, token: str) -> SweptPage:
         """Look at some blobs or rows, and say where the next page begins.
@@ -56,7 +56,7 @@ class Sweep:
         """
         place = place_of(_TOKEN, token, _BLOBS, _PARTS)
         if place.part == _BLOBS:
-            blobs = [info async for info in self._listed(place.after)]
+            blobs = await list_some(self._store, LIBRARY_BUCKET, place.after)
             findings = [await self._deal(info, dry_run) for info in await self._unknown(blobs)]
             following: Place | None = Place(_BLOBS, blobs[-1].key) if len(blobs) == BLOBS_AT_ONCE else Place(_ROWS, "")
             looked = len(blobs), 0
@@ -68,17 +68,8 @@ class Sweep:
             looked = 0, len(rows)
         found = tuple(finding for finding in findings if finding is not None)
         if any(finding.action is SweepAction.DELETED for finding in found):
-            await self._removal.sweep()
+            await self._delete_doomed()
         return SweptPage(found, *looked, token_of(_TOKEN, following))
-
-    async def _listed(self, after: str) -> AsyncIterator[BlobInfo]:
-        count = 0
-        async with aclosing(self._store.list(LIBRARY_BUCKET, after=after)) as listed:
-            async for info in listed:
-                yield info
-                count += 1
-                if count == BLOBS_AT_ONCE:
-                    return
 
     async def _unknown(self, blobs: Sequence[BlobInfo]) -> list[BlobInfo]:
         """Return those blobs that no row knows. They were listed before this looks at the rows."""

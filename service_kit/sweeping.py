@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from service_kit.blobs import BlobInfo, BlobStore
 from service_kit.errors import AtelierError
 from service_kit.paging import decode_page_token, encode_page_token, not_of_this_list
 from service_kit.telemetry import get_logger
@@ -71,6 +73,17 @@ class Place:
 
 Page = Callable[[bool, str], Awaitable[SweptPage]]
 """Sweeps one page: whether nothing is deleted, and where it begins."""
+
+
+async def list_some(store: BlobStore, bucket: str, after: str) -> list[BlobInfo]:
+    """Return the blobs of one page: those that come after a key, `BLOBS_AT_ONCE` at most."""
+    found: list[BlobInfo] = []
+    async with aclosing(store.list(bucket, after=after)) as listed:
+        async for info in listed:
+            found.append(info)
+            if len(found) == BLOBS_AT_ONCE:
+                break
+    return found
 
 
 def place_of(name: str, token: str, first: str, parts: frozenset[str]) -> Place:

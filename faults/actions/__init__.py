@@ -14,6 +14,7 @@ ACTIONS: Mapping[Kind, Action] = {
     Kind.KILL_WORKER: kills.kill_worker,
     Kind.KILL_ROUTER: kills.kill_router,
     Kind.KILL_ASSET_SERVICE: kills.kill_asset_service,
+    Kind.KILL_LIBRARY: kills.kill_library,
     Kind.KILL_POSTGRES: kills.kill_postgres,
     Kind.STALL_CONNECTION: connections.stall,
     Kind.CUT_CONNECTION: connections.cut,

@@ -24,6 +24,11 @@ async def kill_asset_service(field: Field, fault: FaultPlan) -> str:
     return await _kill(field.cluster.asset_services, fault)
 
 
+async def kill_library(field: Field, fault: FaultPlan) -> str:
+    """Kill a library service."""
+    return await _kill(field.cluster.libraries, fault)
+
+
 async def kill_postgres(field: Field, fault: FaultPlan) -> str:
     """Kill every process of PostgreSQL at once, and start it again on what it had written."""
     async with field.cluster.postgres_turn:

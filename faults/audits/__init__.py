@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from faults.audits import answers, assets, blobs, jobs, leftovers, sights
+from faults.audits import answers, assets, blobs, items, jobs, leftovers, sights
 from faults.evidence import Evidence
 from faults.finding import Finding
 
@@ -21,4 +21,5 @@ AUDITS: tuple[Callable[[Evidence], list[Finding]], ...] = (
     sights.assets_told_once,
     leftovers.all_empty,
     answers.as_promised,
+    items.saved_once,
 )

@@ -24,6 +24,7 @@ from faults.engine import video_template
 from faults.evidence import Evidence, Report
 from faults.run import run_schedule
 from faults.schedule import JobPlan, Schedule
+from faults.sweeping import sweep
 from tests.support.postgres import Databases, NoPostgres, PostgresServer
 
 JOBS = (
@@ -234,6 +235,26 @@ def _of_a_watcher(notes: Evidence) -> int:
     )
 
 
+def item_lost(scene: Scene) -> None:
+    scene.sql("DELETE FROM library.item_files", "DELETE FROM library.user_library")
+
+
+def item_of_no_save(scene: Scene) -> None:
+    scene.sql("UPDATE library.user_library SET asset_id = 'another'")
+
+
+def item_whose_blob_is_going(scene: Scene) -> None:
+    scene.sql("UPDATE library.blobs SET state = 'deleting'")
+
+
+def mark_lost(scene: Scene) -> None:
+    scene.sql("UPDATE asset.workspace_assets SET saved_item_id = ''")
+
+
+def item_with_the_bytes_of_another(scene: Scene) -> None:
+    scene.sql("UPDATE library.blobs SET sha256 = 'another'")
+
+
 IN_STORE: list[tuple[Callable[[Scene], None], str]] = [
     (lost_job, "job lost"),
     (job_that_hangs, "job not ended"),
@@ -247,7 +268,18 @@ IN_STORE: list[tuple[Callable[[Scene], None], str]] = [
     (blob_of_nobody, "unknown blob"),
     (lease_left, "left over"),
     (outcome_twice, "recorded twice"),
+    (item_lost, "item missing"),
+    (item_of_no_save, "item of no save"),
+    (item_whose_blob_is_going, "item without bytes"),
+    (item_with_the_bytes_of_another, "item of other bytes"),
+    (mark_lost, "not marked as saved"),
 ]
+
+
+def saved_twice(notes: Evidence) -> None:
+    notes.saved.append(replace(notes.saved[0], item_id="another"))
+
+
 IN_NOTES: list[tuple[Callable[[Evidence], None], str]] = [
     (success_without_assets_in_the_listing, "success before the assets"),
     (output_shown_too_early, "staged output visible"),
@@ -261,12 +293,23 @@ IN_NOTES: list[tuple[Callable[[Evidence], None], str]] = [
     (two_jobs_of_one_key, "accepted twice"),
     (liar_believed, "wrong answer"),
     (odd_answer, "odd"),
+    (saved_twice, "saved twice"),
 ]
 
 
 async def test_a_copy_of_a_clean_run_is_clean(scene: Scene) -> None:
     await collect(scene.evidence, scene.database_url, scene.blobs)
     assert audit(scene.evidence) == []
+
+
+@pytest.mark.parametrize("bucket", ["workspace-temp", "user-library"])
+async def test_a_sweep_of_both_buckets_says_what_was_lost_and_what_was_left(scene: Scene, bucket: str) -> None:
+    data = scene.blobs.parent
+    assert await sweep(data, scene.database_url) == []
+    [blob, *_] = sorted((scene.blobs / bucket).rglob("*.blob"))
+    shutil.move(blob, blob.with_name("nobody.blob"))
+    said = [finding.sentence for finding in await sweep(data, scene.database_url)]
+    assert [sentence.partition(" ")[0] for sentence in said] == ["blob_without_row", "row_without_blob"]
 
 
 @pytest.mark.parametrize(("plant", "name"), IN_STORE, ids=[plant.__name__ for plant, _ in IN_STORE])
