@@ -10,6 +10,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.support.gcs import CREDENTIALS_ENV, EMULATOR_ENV, emulator, make_buckets, write_key_file
 from tests.support.limits import limited
@@ -27,6 +29,21 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Give every test that is a coroutine a limit."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
         item.obj = limited(item.obj)
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc] - it comes without types
+    """Keeps the tests of a file in one process, for what they share; and all of the storage, which count together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        """Return what a test is to be run in one process with."""
+        file = nodeid.partition("::")[0]
+        return "tests/storage" if file.startswith("tests/storage/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByFile:
+    """Share the tests out among the processes of `make test`."""
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)
