@@ -52,6 +52,7 @@ EXAMPLES: Mapping[str, Example] = {
     "GetJob": Example(path={"job_id": JOB_ID}),
     "ListJobs": Example(query={"state": "succeeded", "page_size": 20}),
     "CancelJob": Example(path={"job_id": JOB_ID}, body={}),
+    "DeleteJob": Example(path={"job_id": JOB_ID}),
     "WatchJob": Example(path={"job_id": JOB_ID}),
     "WatchJobs": Example(),
     "ListWebhookDeliveries": Example(query={"job_id": JOB_ID, "page_size": 20}),
@@ -129,6 +130,11 @@ EXAMPLES: Mapping[str, Example] = {
     "CreateKey": Example(body={"owner_id": "ada", "kind": "user", "name": "Ada's notebook", "valid_days": 90}),
     "ListKeys": Example(query={"owner_id": "ada"}),
     "RevokeKey": Example(path={"key_id": KEY_ID}),
+    "UpdateKey": Example(path={"key_id": KEY_ID}, body={"requests_per_minute": 120}),
+    "GetOwnerLimits": Example(path={"owner_id": "ada"}),
+    "PutOwnerLimits": Example(
+        path={"owner_id": "ada"}, body={"requests_per_minute": 600, "queued_jobs": 100, "running_jobs": 4}
+    ),
     "ExchangeKey": Example(body={"secret": KEY}),
     "CreateSignInCode": Example(body={}),
     "ExchangeSignInCode": Example(body={"code": CODE}),

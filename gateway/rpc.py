@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from datetime import UTC
 from typing import Any
 
@@ -19,6 +21,9 @@ from gateway.render import to_bytes
 from gateway.sse import send_events
 from gateway.status import body_too_large, of_rpc
 from gateway.uploads import serve_upload
+from service_kit.idempotency import RETRY_COUNT
+
+_COUNT = re.compile(r"[1-9][0-9]{0,5}")
 
 
 async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Reply | None:
@@ -37,11 +42,19 @@ async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Re
     if route.method.server_streaming:
         return await _serve_stream(context, route, exchange, request, access)
     try:
-        answer = await context.backends.unary(route, request, entries, context.request_timeout)
+        answer = await context.backends.unary(
+            route, request, (*entries, *_retries(exchange.headers)), context.request_timeout
+        )
     except grpc.RpcError as error:
         raise of_rpc(error) from error
     headers = {"content-type": "application/json", "cache-control": "no-store", **_extra_headers(context, answer)}
     return Reply(200, headers, to_bytes(answer))
+
+
+def _retries(headers: Mapping[str, str]) -> Metadata:
+    """Return that a client says it has sent this before, in our own words or in those of its SDK."""
+    said = (headers.get(name, "") for name in (RETRY_COUNT, "x-stainless-retry-count"))
+    return tuple((RETRY_COUNT, count) for count in said if _COUNT.fullmatch(count))[:1]
 
 
 def _nobody(exchange: Exchange) -> streams.Access:

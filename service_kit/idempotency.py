@@ -15,13 +15,13 @@ REQUEST_DIGEST = "atelier-request-digest"
 Files of a form become new assets each time, so that only the gateway can tell that two requests are the same.
 """
 
+_COUNT = re.compile(r"0*[1-9][0-9]*")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def is_retry(metadata: Iterable[tuple[str, Any]]) -> bool:
     """Tell whether the client says that it has sent this before: a count above 0."""
-    counts = [value for key, value in metadata if key == RETRY_COUNT]
-    return any(str(value).isdigit() and int(value) > 0 for value in counts)
+    return any(key == RETRY_COUNT and _COUNT.fullmatch(str(value)) for key, value in metadata)
 
 
 def request_digest(metadata: Iterable[tuple[str, Any]]) -> str | None:

@@ -74,6 +74,40 @@ async def test_origins_that_are_set_may_call(make_world: MakeWorld) -> None:
     assert other.status_code == 403
 
 
+async def test_a_preflight_allows_what_the_sdk_of_an_allowed_page_sends(make_world: MakeWorld) -> None:
+    world = await make_world(gateway__cors_origins=("https://shop.example/", "http://localhost:3000"))
+    preflight = {"origin": "http://localhost:3000", "access-control-request-method": "POST"}
+    wanted = "authorization, x-stainless-retry-count,x-fal-queue-priority"
+    response = await world.http.options("/v1/jobs", headers={**preflight, "access-control-request-headers": wanted})
+    assert response.status_code == 204
+    assert "x-fal-queue-priority" in response.headers["access-control-allow-headers"]
+    for bad in ("x" * 65, "a b", ", ".join(["x"] * 65)):
+        response = await world.http.options("/v1/jobs", headers={**preflight, "access-control-request-headers": bad})
+        assert (response.status_code, response.json()["error"]["reason"]) == (400, "malformed_request")
+    for near in ("http://localhost:30000", "https://localhost:3000", "http://localhost:3000.evil.example", "null"):
+        assert (await world.http.options("/v1/jobs", headers={**preflight, "origin": near})).status_code == 403
+
+
+async def test_any_origin_never_comes_with_credentials(make_world: MakeWorld) -> None:
+    world = await make_world(gateway__cors_origins=("*",))
+    sent = {"origin": "https://anybody.example", "access-control-request-method": "POST"}
+    for response in (
+        await world.http.options("/v1/jobs", headers=sent),
+        await world.http.get("/v1/jobs", headers=sent),
+    ):
+        assert response.headers["access-control-allow-origin"] == "*"
+        assert "access-control-allow-credentials" not in response.headers
+    assert "access-control-allow-origin" not in (await world.http.get("/v1/jobs", headers=ANN)).headers
+
+
+@pytest.mark.parametrize(
+    "origin", ["shop.example", "https://shop.example/page", "https://*.example", "HTTPS://a.b", ""]
+)
+async def test_an_origin_that_no_browser_sends_is_refused_at_the_start(tmp_path: Path, origin: str) -> None:
+    with pytest.raises(SettingsError, match="is no origin"):
+        await start(for_tests(tmp_path, gateway__cors_origins=(origin,)))
+
+
 async def test_health_needs_no_identity_and_tells_what_is_missing(world: World) -> None:
     for path in ("/v1/health", "/healthz"):
         response = await world.http.get(path)

@@ -122,6 +122,7 @@ class Things:
             "collection_id": self.collection_id,
             "upload_id": lambda: self.upload_id(whole=name == "CompleteUpload"),
             "key_id": lambda: str(self.key()["key"]["key_id"]),
+            "owner_id": lambda: "ada",
         }
         for field in case.path_parameters or {}:
             if field in makers:
