@@ -31,7 +31,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.obj = limited(item.obj)
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc] - it comes without types
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types
     """Keeps the tests of a file in one process, for what they share; and all of the storage, which count together."""
 
     def _split_scope(self, nodeid: str) -> str:
