@@ -63,6 +63,8 @@ class Ending:
                 raise FailedPrecondition(f"The job {job_id} is {job.state} and has not ended: cancel it, or wait.")
             if not await tx.jobs.remove(job_id):
                 raise FailedPrecondition(f"The workspace is not told yet that the job {job_id} has ended: repeat.")
+            # Those that are pending are still sent.
+            await tx.deliveries.remove_finished_of(job_id)
 
     async def fail_overdue(self, *, limit: int = 200) -> int:
         """Fail the jobs whose deadline has passed. Returns how many. Any replica may do it."""

@@ -19,13 +19,10 @@ RETRY_AFTER = tuple(
 )
 """How long a delivery waits after its first, second, … failure; after one more it is given up."""
 
-MOST_LEASES = 50
-"""How often a delivery is given to gateways: one that kills them all must come to an end."""
-
 GONE = 410
 _SUCCEEDED = "succeeded"
 _FINAL = ("succeeded", "failed", "cancelled")
-# Of what may become longer than a fifth, receivers that come back would get all at once.
+# What failed together, because a receiver was away, is not repeated all at once.
 _JITTER = 0.2
 
 

@@ -20,7 +20,6 @@ from router_service.storage import Storage, Transaction
 from router_service.storage.webhooks import SecretSeed
 from router_service.webhook_domain import (
     GONE,
-    MOST_LEASES,
     Delivery,
     DeliveryState,
     Report,
@@ -165,7 +164,7 @@ class Webhooks:
         if is_taken(report.status):
             return replace(after, state=DeliveryState.DELIVERED, due_at=None, finished_at=now)
         delay = retry_delay(after.tries, self._chance())
-        if delay is None or report.status == GONE or after.lease >= MOST_LEASES:
+        if delay is None or report.status == GONE:
             return replace(after, state=DeliveryState.GIVEN_UP, due_at=None, finished_at=now)
         return replace(after, due_at=now + delay)
 

@@ -144,6 +144,11 @@ class Deliveries:
             raise NotFound.of("delivery", delivery_id)
         return found
 
+    async def remove_finished_of(self, job_id: str) -> None:
+        """Forget the deliveries of a job that have ended."""
+        mine = (deliveries.c.job_id == job_id, deliveries.c.finished_at.is_not(None))
+        await self._connection.execute(delete(deliveries).where(*mine))
+
     async def remove_finished(self, older_than: timedelta) -> int:
         """Forget some deliveries that ended longer ago than this. Returns how many."""
         return await delete_some(self._connection, deliveries, deliveries.c.finished_at < db_now(plus=-older_than))

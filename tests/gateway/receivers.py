@@ -1,16 +1,21 @@
-"""Certificates for servers of tests, from an authority that nobody else knows."""
+"""Servers of others that tests talk to: one that receives webhooks, and certificates that nobody else knows."""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+LIMIT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,54 @@ def _begin(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=1))
     )
+
+
+@dataclass
+class Got:
+    """One request that a receiver got."""
+
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict[str, Any]:
+        value: dict[str, Any] = json.loads(self.body)
+        return value
+
+
+@dataclass
+class Receiver:
+    """Somebody's server, which answers each request with the next status; the last one stays."""
+
+    statuses: list[int]
+    port: int = 0
+    got: list[Got] = field(default_factory=list)
+    came: asyncio.Condition = field(default_factory=asyncio.Condition)
+    stalled: asyncio.Event | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hook?a=b"
+
+    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
+            body = await reader.readexactly(int(headers["content-length"]))
+            async with self.came:
+                self.got.append(Got(headers, body))
+                self.came.notify_all()
+            if self.stalled is not None:
+                await self.stalled.wait()
+            status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+            writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\nlocation: /elsewhere\r\n\r\n".encode())
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    async def wait_for(self, count: int) -> list[Got]:
+        async with asyncio.timeout(LIMIT_S), self.came:
+            await self.came.wait_for(lambda: len(self.got) >= count)
+            return list(self.got)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,59 +17,7 @@ from replicate.webhook import Webhooks, WebhookSigningSecret
 
 from service_kit.server import Running
 from service_kit.settings import for_tests
-
-_LIMIT_S = 15.0
-
-
-@dataclass
-class Got:
-    """One request that a receiver got."""
-
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> dict[str, Any]:
-        value: dict[str, Any] = json.loads(self.body)
-        return value
-
-
-@dataclass
-class Receiver:
-    """Somebody's server, which answers each request with the next status; the last one stays."""
-
-    statuses: list[int]
-    port: int = 0
-    got: list[Got] = field(default_factory=list)
-    came: asyncio.Condition = field(default_factory=asyncio.Condition)
-    stalled: asyncio.Event | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook?a=b"
-
-    async def talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
-            body = await reader.readexactly(int(headers["content-length"]))
-            async with self.came:
-                self.got.append(Got(headers, body))
-                self.came.notify_all()
-            if self.stalled is not None:
-                await self.stalled.wait()
-            status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-            writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: 0\r\nlocation: /elsewhere\r\n\r\n".encode())
-            await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        finally:
-            writer.close()
-
-    async def wait_for(self, count: int) -> list[Got]:
-        async with asyncio.timeout(_LIMIT_S), self.came:
-            await self.came.wait_for(lambda: len(self.got) >= count)
-            return list(self.got)
+from tests.gateway.receivers import LIMIT_S, Receiver
 
 
 @dataclass
@@ -94,7 +41,7 @@ class Site:
 
     async def delivery(self, state: str, **query: Any) -> dict[str, Any]:
         """Wait until a delivery is in a state, and return it."""
-        async with asyncio.timeout(_LIMIT_S):
+        async with asyncio.timeout(LIMIT_S):
             while True:
                 for delivery in await self.deliveries(**query):
                     if delivery["state"] == state or (state == "failed once" and delivery["attempts"]):

@@ -140,6 +140,8 @@ async def test_the_log_is_read_in_pages_changed_and_forgotten(router: Storage, c
         assert await tx.deliveries.find_page(ANN, state=DeliveryState.DELIVERED, limit=9) == [done]
     async with router.write() as tx:
         assert await tx.deliveries.remove_finished(MINUTE) == 0
+        await tx.deliveries.remove_finished_of(older[0].job_id)
+        assert len(await tx.deliveries.find_page(ANN, limit=9)) == 3, "what is pending stays"
     clock.advance(2 * MINUTE)
     async with router.write() as tx:
         assert await tx.deliveries.remove_finished(MINUTE) == 1
