@@ -62,6 +62,7 @@ CASES: dict[str, list[Fields]] = {
     "UploadService.CompleteUpload": [{"upload_id": Of("upload")}],
     "UploadService.CancelUpload": [{"upload_id": Of("upload")}],
     "RouterService.CancelJob": [{"job_id": Of("job")}],
+    "RouterService.DeleteJob": [{"job_id": Of("job")}],
     "LibraryService.ClearAssets": [{"asset_ids": [Of("asset")]}],
     "LibraryService.ClearJob": [{"job_id": Of("job")}],
     "AssetService.DiscardAsset": [{"asset_id": Of("asset")}],
@@ -70,7 +71,7 @@ CASES: dict[str, list[Fields]] = {
 }
 
 NAMES_NOTHING: dict[str, list[Fields]] = {
-    "RouterService.ListJobs": [{}],
+    "RouterService.ListJobs": [{}, {"after_job_id": Of("job")}, {"after_job_id": Of("job"), "oldest_first": True}],
     "RouterService.ListModels": [{}],
     "WebhookService.ListWebhookDeliveries": [{}],
     "WebhookService.GetWebhookSecret": [{}],

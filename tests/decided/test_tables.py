@@ -19,7 +19,7 @@ TABLES = [
 ]
 # They belong to nobody, or to the row that they name.
 OWNERLESS = {
-    *("event_source", "exchange", "models", "pools", "workers", "outbox", "deletion_pause"),
+    *("event_source", "exchange", "models", "chat_models", "pools", "workers", "outbox", "deletion_pause"),
     *("outcomes", "holds", "item_files"),
     # What is kept of an owner that was erased must not say who it was.
     "erased_owners",

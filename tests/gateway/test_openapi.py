@@ -69,14 +69,13 @@ def test_descriptions_are_the_comments_of_the_contracts() -> None:
 
 def test_limits_defaults_and_required_fields() -> None:
     schema = request_schema("GenerateContent")
-    assert schema["required"] == ["prompt", "model"]
+    assert schema["required"] == ["model"]
     assert schema["additionalProperties"] is False
     fields = schema["properties"]
     assert fields["prompt"] | {"description": "", "examples": []} == {
         "description": "",
         "examples": [],
         "type": "string",
-        "minLength": 1,
         "maxLength": 8000,
     }
     quantity = {name: fields["quantity"][name] for name in ("type", "minimum", "maximum", "default")}

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from atelier.router.v1 import job_pb2
+from atelier.router.v1 import chat_pb2, job_pb2, router_service_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from tests.protocol import first_release
 from tests.protocol.bare_worker import BareWorker
@@ -44,6 +44,20 @@ async def test_a_worker_of_the_first_release_on_todays_router(system: System) ->
     await subject.kill()
     assert (job.state, job.delivered) == (job_pb2.JOB_STATE_SUCCEEDED, 2)
     assert sorted(await router.asset_ids(job.job_id)) == sorted(accepted.asset_ids)
+
+
+async def test_a_worker_of_the_first_release_is_given_no_conversation(system: System) -> None:
+    """It has the worker type, and would take it for something else."""
+    router, old = system.routers["a"], BareSubject(bare_worker_of_the_first_release())
+    await old.start(system, router.target)
+    talk = router_service_pb2.GenerateContentRequest(model="chat", chat=chat_pb2.Chat())
+    talk.chat.messages.add(role=chat_pb2.CHAT_ROLE_USER, content="a lighthouse")
+    accepted = await router.jobs.GenerateContent(talk)
+    # What came later is done before it.
+    enhanced = await router.ended((await router.submit(enhancement_only=True, format=None)).job_id)
+    assert enhanced.state == job_pb2.JOB_STATE_SUCCEEDED
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    await old.kill()
 
 
 async def test_todays_worker_on_a_router_of_the_first_release(system: System, subject: Subject) -> None:
