@@ -16,8 +16,9 @@ from service_kit.identity import Owner
 from service_kit.telemetry import get_logger
 
 _BATCH = 200
-# Longer than a batch of calls may take: a replica that dies with it leaves it to the others then.
-_CLAIM = timedelta(minutes=2)
+# A replica that dies with a batch leaves it to the others then. One that takes longer has some of its calls made twice,
+# which changes nothing: a mark carries a version, and what is released stays so.
+_CLAIM = timedelta(seconds=10)
 _FIRST_WAIT = timedelta(milliseconds=500)
 _LONGEST_WAIT = timedelta(minutes=1)
 # What a repeat of the same call can never cure.

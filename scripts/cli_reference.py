@@ -35,6 +35,7 @@ EXIT_CODES = {
     exits.UNREACHABLE: "No Atelier answers at that address, or a part of it cannot be reached.",
     exits.REFUSED: "The request was refused: key, field, object. The message says which.",
     exits.TIMED_OUT: "It took longer than `--timeout`. The job goes on.",
+    exits.INCOMPLETE: "A backup was made, and blobs were missing that rows say are there. Stderr names them.",
     exits.FAULT: "A fault in the command line itself; `--debug` shows where.",
     exits.INTERRUPTED: "Ctrl-C.",
 }

@@ -11,6 +11,7 @@ USAGE = 2
 UNREACHABLE = 3
 REFUSED = 4
 TIMED_OUT = 5
+INCOMPLETE = 6
 FAULT = 70  # EX_SOFTWARE of sysexits.h: the command line itself is broken.
 INTERRUPTED = 130
 

@@ -17,7 +17,7 @@ JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancell
 SERVICES = ("router", "asset", "library", "gateway")
 SHELLS = ("bash", "zsh", "fish")
 
-_EXITS = "exit codes: 0 ok, 1 job failed, 2 usage, 3 unreachable, 4 refused, 5 timed out"
+_EXITS = "exit codes: 0 ok, 1 job failed, 2 usage, 3 unreachable, 4 refused, 5 timed out, 6 incomplete"
 
 
 class Tree:
@@ -300,6 +300,9 @@ def _add_moving(tree: Tree) -> None:
     keep.add_argument("dest", metavar="DEST", help="a folder of backups; what it has already is not copied again")
     keep.add_argument(
         "--keep", type=int, default=3, metavar="N", help="how many snapshots stay there (default: %(default)s)"
+    )
+    keep.add_argument(
+        "--allow-missing", action="store_true", help="end well although blobs are missing that rows say are there"
     )
     back = tree.leaf("restore", "backup:restore", "put a backup in its place on an empty machine")
     back.add_argument(

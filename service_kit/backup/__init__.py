@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from service_kit.backup.backup import Done, back_up
 from service_kit.backup.restore import restore
-from service_kit.backup.source import KeptBlobs, Service
+from service_kit.backup.source import KeptBlobs, KnownBlob, Place, Service
 
-__all__ = ["Done", "KeptBlobs", "Service", "back_up", "restore"]
+__all__ = ["Done", "KeptBlobs", "KnownBlob", "Place", "Service", "back_up", "restore"]

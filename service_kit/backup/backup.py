@@ -31,7 +31,7 @@ from service_kit.backup.manifest import (
     sync_folder,
     write_file,
 )
-from service_kit.backup.source import Databases, Service, databases_of
+from service_kit.backup.source import Databases, KnownBlob, Place, Service, databases_of
 from service_kit.backup.sqlite_files import copy_at_one_moment, stored
 from service_kit.blobs import open_store
 from service_kit.blobs.local import LocalBlobStore
@@ -47,16 +47,17 @@ from service_kit.version import __version__
 PAUSE = timedelta(minutes=5)
 _EXTEND_EVERY_S = 60.0
 Tell = Callable[[Copied], None]
-Keys = Callable[[], AsyncGenerator[tuple[str, str]]]
+Keys = Callable[[], AsyncGenerator[KnownBlob]]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A backup that was made: where, and what it has."""
+    """A backup that was made: where, what it has, and the blobs that the store should have had and did not."""
 
     folder: Path
     manifest: Manifest
     new_blobs: int
+    missing: Sequence[Place] = ()
 
 
 async def back_up(
@@ -122,9 +123,10 @@ async def _snapshot(
         blob_list=await asyncio.to_thread(stored, folder / BLOB_LIST, folder),
         blobs=copied.blobs,
         blob_bytes=copied.blob_bytes,
+        lost=tuple(f"{bucket}/{key}" for bucket, key in sorted(set(copied.lost))),
         settings={row.name: row.value for row in settings.explain()},
     )
-    return Done(folder, manifest, copied.new)
+    return Done(folder, manifest, copied.new, sorted(set(copied.missing)))
 
 
 async def _from_files(
@@ -138,7 +140,7 @@ async def _from_files(
     copies = await asyncio.to_thread(copy_at_one_moment, databases.files, folder)
     readers: list[tuple[Service, Path]] = [(service, folder / copies[service.name].path) for service in services]
 
-    async def known() -> AsyncGenerator[tuple[str, str]]:
+    async def known() -> AsyncGenerator[KnownBlob]:
         for service, path in readers:
             if service.kept_blobs is None:
                 continue
@@ -166,14 +168,13 @@ async def _from_postgres(
                 files = await postgres_tables.copy_out(tx, service.name, folder / service.name, folder)
                 found[service.name] = StoredDatabase(newest_revision(service.migrations), files)
                 if service.kept_blobs is not None:
-                    async for bucket, key in service.kept_blobs(tx):
-                        file.write(f"{bucket}\t{key}\n")
+                    async for blob in service.kept_blobs(tx):
+                        file.write(f"{blob.bucket}\t{blob.key}\t{blob.generation}\n")
 
-    async def known() -> AsyncGenerator[tuple[str, str]]:
+    async def known() -> AsyncGenerator[KnownBlob]:
         with listed.open(encoding="utf-8") as lines:
             for line in lines:
-                bucket, _, key = line.rstrip("\n").partition("\t")
-                yield bucket, key
+                yield KnownBlob(*line.rstrip("\n").split("\t"))
         listed.unlink()
 
     return found, known

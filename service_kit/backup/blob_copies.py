@@ -6,11 +6,12 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from service_kit.backup.source import KnownBlob, Place
 from service_kit.blobs import BlobInfo, BlobStore
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.clock import parse_rfc3339, rfc3339
@@ -21,15 +22,23 @@ _AT_ONCE = 8
 
 @dataclass
 class Copied:
-    """What was copied, and what was there already."""
+    """What was copied, and what was there already.
+
+    Attributes:
+        missing: blobs that rows say are there, and that the store does not have; of those one that an earlier snapshot
+            has is in this one, too.
+        lost: those of them that no snapshot has.
+    """
 
     blobs: int = 0
     blob_bytes: int = 0
     new: int = 0
+    missing: list[Place] = field(default_factory=list)
+    lost: list[Place] = field(default_factory=list)
 
 
 async def keep_blobs(
-    wanted: AsyncIterator[tuple[str, str]],
+    wanted: AsyncIterator[KnownBlob],
     store: BlobStore,
     kept: LocalBlobStore,
     entries: BinaryIO,
@@ -37,23 +46,31 @@ async def keep_blobs(
 ) -> Copied:
     """Copy those of some blobs that are in a store, and write an entry for each.
 
-    What the rows know and the store does not have is passed over: rows say so of uploads that have not come, and of
-    what is being deleted.
+    What the store does not have is passed over where the row says so, too: of uploads that have not come, and of what
+    is being deleted. Anything else is missing, and is told.
     """
     done = Copied()
 
-    async def keep(bucket: str, key: str) -> tuple[BlobInfo, bool] | None:
-        info = await store.stat(bucket, key)
-        if info is None:
+    async def keep(known: KnownBlob) -> tuple[BlobInfo, bool] | None:
+        info = await store.stat(known.bucket, known.key)
+        if info is not None and known.generation in ("", info.generation):
+            try:
+                return info, await _copy(info, store, kept)
+            except NotFound:
+                # A writer that broke off has taken it back.
+                if not known.generation:
+                    return None
+        if not known.generation:
             return None
-        try:
-            return info, await _copy(info, store, kept)
-        except NotFound:
-            # A writer that broke off has taken it back.
+        done.missing.append((known.bucket, known.key))
+        earlier = await kept.stat(known.bucket, known.key)
+        if earlier is None or earlier.generation != known.generation:
+            done.lost.append((known.bucket, known.key))
             return None
+        return earlier, False
 
     async for some in _in_groups(wanted):
-        for found in await asyncio.gather(*(keep(bucket, key) for bucket, key in some)):
+        for found in await asyncio.gather(*(keep(known) for known in some)):
             if found is not None:
                 _count(done, *found)
                 entries.write(_entry(found[0]))
@@ -62,21 +79,29 @@ async def keep_blobs(
 
 
 async def put_back_blobs(
-    entries: Iterable[Mapping[str, Any]], kept: LocalBlobStore, store: LocalBlobStore, tell: Callable[[Copied], None]
-) -> Copied:
-    """Copy the blobs of a snapshot into an empty store, each with its generation.
+    entries: Iterable[Mapping[str, Any]], kept: LocalBlobStore, store: BlobStore, tell: Callable[[Copied], None]
+) -> dict[Place, str]:
+    """Copy the blobs of a snapshot into an empty store.
+
+    Returns:
+        The generations of those that have another one there than the rows know: a directory keeps them, a bucket gives
+        its own.
 
     Raises:
         NotFound: the backup does not have a blob any more.
         InvalidArgument: the bytes of one are not what they were.
     """
     done = Copied()
+    changed: dict[Place, str] = {}
     waiting = iter(entries)
     while some := [_info(entry) for entry in islice(waiting, _AT_ONCE)]:
-        for info, new in zip(some, await asyncio.gather(*(_copy(info, kept, store) for info in some)), strict=True):
+        for info, put in zip(some, await asyncio.gather(*(_put(info, kept, store) for info in some)), strict=True):
+            generation, new = put
             _count(done, info, new)
+            if generation != info.generation:
+                changed[info.bucket, info.key] = generation
         tell(done)
-    return done
+    return changed
 
 
 def prune(root: Path, lists: Iterable[Iterator[Mapping[str, Any]]]) -> Iterator[tuple[str, str]]:
@@ -87,6 +112,18 @@ def prune(root: Path, lists: Iterable[Iterator[Mapping[str, Any]]]) -> Iterator[
         if key.startswith(".tmp/") or (bucket, key) in listed:
             continue
         yield bucket, key
+
+
+async def _put(info: BlobInfo, kept: LocalBlobStore, store: BlobStore) -> tuple[str, bool]:
+    """Put a blob into a store unless it is there. Returns its generation there, and whether it was copied."""
+    if isinstance(store, LocalBlobStore):
+        return info.generation, await _copy(info, kept, store)
+    there = await store.stat(info.bucket, info.key)
+    if there is not None and there.sha256 == info.sha256:
+        return there.generation, False
+    async with aclosing(kept.open_range(info.bucket, info.key, generation=info.generation)) as chunks:
+        put = await store.put(info.bucket, info.key, chunks, content_type=info.content_type, sha256=info.sha256)
+    return put.generation, True
 
 
 async def _copy(info: BlobInfo, source: BlobStore, target: LocalBlobStore) -> bool:
@@ -111,8 +148,8 @@ def _count(done: Copied, info: BlobInfo, new: bool) -> None:
     done.new += new
 
 
-async def _in_groups(wanted: AsyncIterator[tuple[str, str]]) -> AsyncIterator[list[tuple[str, str]]]:
-    group: list[tuple[str, str]] = []
+async def _in_groups(wanted: AsyncIterator[KnownBlob]) -> AsyncIterator[list[KnownBlob]]:
+    group: list[KnownBlob] = []
     async for one in wanted:
         group.append(one)
         if len(group) == _AT_ONCE:

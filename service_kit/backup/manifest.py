@@ -44,7 +44,7 @@ class Manifest:
         release: which release made it.
         keys: the files of keys.
         blobs: how many blobs it has, and how large they are together.
-        lost: blobs that the databases know and the store did not have, of rows that should have them.
+        lost: the blobs that rows say are there, and that neither the store nor an earlier snapshot had.
         settings: how the system was set up, for people; secrets are masked.
     """
 
@@ -56,6 +56,7 @@ class Manifest:
     blob_list: StoredFile
     blobs: int
     blob_bytes: int
+    lost: tuple[str, ...] = ()
     settings: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 

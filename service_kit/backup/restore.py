@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 
 from service_kit.backup import postgres_tables
@@ -18,9 +19,9 @@ from service_kit.backup.manifest import (
     sync_folder,
     write_file,
 )
-from service_kit.backup.source import Databases, Service, databases_of
+from service_kit.backup.source import Databases, Place, Service, databases_of
 from service_kit.backup.sqlite_files import check_stored, put_back
-from service_kit.blobs import GCS_SCHEME, open_store
+from service_kit.blobs import GCS_SCHEME, LIBRARY_BUCKET, WORKSPACE_BUCKET, open_store
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition
@@ -49,37 +50,59 @@ async def restore(
     folder, root = await asyncio.to_thread(_chosen, source)
     manifest = await asyncio.to_thread(read_manifest, folder)
     databases = databases_of(settings, services)
-    _check_fits(manifest, databases, services, settings)
+    _check_fits(manifest, databases, services)
     await _check_empty(settings, databases, services, folder)
     for file in (*(file for stored in manifest.databases.values() for file in stored.files), *manifest.keys):
         await asyncio.to_thread(check_stored, folder, file)
     await asyncio.to_thread(check_stored, folder, manifest.blob_list)
     await asyncio.to_thread(_mark, settings.core.data_dir, folder)
     store = open_store(settings)
-    if not isinstance(store, LocalBlobStore):
-        raise TypeError("only directories are restored to")
-    await put_back_blobs(blob_entries(folder), LocalBlobStore(root / BLOBS), store, tell)
+    try:
+        changed = await put_back_blobs(blob_entries(folder), LocalBlobStore(root / BLOBS), store, tell)
+    finally:
+        await store.close()
     await asyncio.to_thread(_put_back_keys, settings.keys_dir, folder, manifest)
     # The databases last: what they know is there already.
     for service in services:
         files = [folder / file.path for file in manifest.databases[service.name].files]
         if databases.postgres_url:
-            await _load(databases, service, files, manifest.databases[service.name].revision)
+            await _load(databases, service, files, manifest.databases[service.name].revision, changed)
         else:
             target = databases.files[service.name]
             await asyncio.to_thread(target.parent.mkdir, mode=0o700, parents=True, exist_ok=True)
             await asyncio.to_thread(put_back, files[0], target)
+            if changed:
+                await _bring_up_to_date(databases, service, changed)
     await asyncio.to_thread((settings.core.data_dir / _MARK).unlink)
     return manifest
 
 
-async def _load(databases: Databases, service: Service, files: Sequence[Path], revision: str) -> None:
+async def _bring_up_to_date(databases: Databases, service: Service, changed: Mapping[Place, str]) -> None:
+    """Bring a restored file to this release, and have it know the generations of the blobs as they are now."""
+    db = Database(databases.url(service.name))
+    try:
+        await upgrade(db, service.migrations)
+        await _regenerate(db, service, changed)
+    finally:
+        await db.close()
+
+
+async def _regenerate(db: Database, service: Service, changed: Mapping[Place, str]) -> None:
+    if service.regenerate is not None and changed:
+        async with db.write() as tx:
+            await service.regenerate(tx, changed)
+
+
+async def _load(
+    databases: Databases, service: Service, files: Sequence[Path], revision: str, changed: Mapping[Place, str]
+) -> None:
     db = Database(databases.url(service.name), schema=service.name, connections=2)
     try:
         await upgrade(db, service.migrations, to=revision)
         async with db.write() as tx:
             await postgres_tables.copy_in(tx, service.name, files)
         await upgrade(db, service.migrations)
+        await _regenerate(db, service, changed)
     finally:
         await db.close()
 
@@ -94,16 +117,11 @@ def _chosen(source: Path) -> tuple[Path, Path]:
     return complete[-1], source
 
 
-def _check_fits(manifest: Manifest, databases: Databases, services: Sequence[Service], settings: Settings) -> None:
+def _check_fits(manifest: Manifest, databases: Databases, services: Sequence[Service]) -> None:
     if manifest.kind != databases.kind:
         raise FailedPrecondition(
             f"The backup is of {manifest.kind}, and core.database_url says {databases.kind}: "
             "restore to the same kind of database."
-        )
-    if settings.blobs.url.startswith(GCS_SCHEME):
-        raise FailedPrecondition(
-            "A backup is restored to a directory: Google Cloud Storage gives every object another generation than the "
-            "one that the rows know. Set blobs.url to a folder; to protect buckets use their object versioning."
         )
     for service in services:
         stored, newest = manifest.databases.get(service.name), newest_revision(service.migrations)
@@ -118,6 +136,8 @@ async def _check_empty(settings: Settings, databases: Databases, services: Seque
     if await asyncio.to_thread(_is_marked, settings.core.data_dir, folder):
         return
     await asyncio.to_thread(_check_folders_empty, settings)
+    if settings.blobs.url.startswith(GCS_SCHEME):
+        await _check_buckets_empty(settings)
     for service in services if databases.postgres_url else ():
         db = Database(databases.url(service.name), schema=service.name, connections=2)
         try:
@@ -132,7 +152,7 @@ async def _check_empty(settings: Settings, databases: Databases, services: Seque
 
 def _check_folders_empty(settings: Settings) -> None:
     places = [settings.core.data_dir]
-    if settings.blobs.url:
+    if settings.blobs.url and not settings.blobs.url.startswith(GCS_SCHEME):
         places.append(Path(settings.blobs.url).expanduser())
     for place in places:
         found = sorted(place.iterdir()) if place.is_dir() else []
@@ -140,6 +160,20 @@ def _check_folders_empty(settings: Settings) -> None:
             raise FailedPrecondition(
                 f"The folder {place} is not empty: it has {found[0].name}. A backup is restored to an empty machine."
             )
+
+
+async def _check_buckets_empty(settings: Settings) -> None:
+    store = open_store(settings)
+    try:
+        for bucket in (WORKSPACE_BUCKET, LIBRARY_BUCKET):
+            async with aclosing(store.list(bucket)) as listed:
+                async for found in listed:
+                    raise FailedPrecondition(
+                        f"The bucket {bucket} of {settings.blobs.url} is not empty: it has {found.key}. "
+                        "A backup is restored to empty buckets."
+                    )
+    finally:
+        await store.close()
 
 
 def _mark(data_dir: Path, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +13,24 @@ from service_kit import postgres_driver
 from service_kit.errors import FailedPrecondition
 from service_kit.settings import Settings
 
-KeptBlobs = Callable[[AsyncConnection], AsyncIterator[tuple[str, str]]]
-"""Gives (bucket, key) of every blob that the rows of a service know, whatever the rows' states."""
+Place = tuple[str, str]
+"""Bucket and key of a blob."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBlob:
+    """A blob that a row knows; `generation` is empty unless the row says that it is there."""
+
+    bucket: str
+    key: str
+    generation: str = ""
+
+
+KeptBlobs = Callable[[AsyncConnection], AsyncIterator[KnownBlob]]
+"""Gives every blob that the rows of a service know, whatever the rows' states."""
+
+Regenerate = Callable[[AsyncConnection, Mapping[Place, str]], Awaitable[None]]
+"""Has the rows of a service know blobs by the generations that they have now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +41,13 @@ class Service:
         name: such as `asset`; also its schema and its folder.
         migrations: the package of its migrations.
         kept_blobs: the blobs that its rows know; None for a service that has none, and no deletions to pause.
+        regenerate: there when `kept_blobs` is.
     """
 
     name: str
     migrations: str
     kept_blobs: KeptBlobs | None = None
+    regenerate: Regenerate | None = None
 
 
 @dataclass(frozen=True, slots=True)

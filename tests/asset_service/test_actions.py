@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ from atelier.asset.v1 import asset_control_service_pb2 as control
 from atelier.asset.v1 import asset_pb2
 from atelier.asset.v1 import asset_service_pb2 as pb
 from atelier.type.v1 import error_pb2, media_pb2
-from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET, BlobInfo
 from service_kit.erasure import Steps
 from service_kit.errors import ErrorReason, FailedPrecondition, Internal, NotFound
 from service_kit.identity import KeyKind
@@ -162,6 +164,60 @@ async def test_a_sweep_deletes_what_nobody_can_miss_and_only_tells_of_open_jobs(
         key for key, action in strays.items() if action is SweepAction.REPORTED
     }
     assert [found.action for found in await swept(harness)] == [SweepAction.REPORTED]
+
+
+async def test_a_sweep_deletes_only_the_generation_that_it_listed(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = harness.service.store
+    new = await store.put_bytes(WORKSPACE_BUCKET, "default/ann/uploads/stray", b"new", content_type="image/png")
+
+    async def as_it_was(bucket: str, prefix: str = "", *, after: str = "") -> AsyncIterator[BlobInfo]:
+        yield replace(new, generation="1", size_bytes=3)
+
+    monkeypatch.setattr(store, "list", as_it_was)
+    assert await swept(harness) == []
+    assert await store.stat(WORKSPACE_BUCKET, new.key) == new
+
+
+async def test_a_sweep_deletes_nothing_before_its_row_says_so(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, key = harness.service.store, "default/ann/uploads/stray"
+    await store.put_bytes(WORKSPACE_BUCKET, key, b"stray", content_type="image/png")
+    known: list[set[str]] = []
+    delete = store.delete
+
+    async def looking(bucket: str, key: str, generation: str) -> bool:
+        async with harness.service.storage.read() as tx:
+            known.append(await tx.uploads.keys_among([key]))
+        return await delete(bucket, key, generation)
+
+    monkeypatch.setattr(store, "delete", looking)
+    assert [found.action for found in await swept(harness)] == [SweepAction.DELETED]
+    assert known == [{key}]
+
+
+async def test_a_sweep_says_nothing_of_what_went_while_it_looked(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The asset is discarded, and its bytes are deleted, after the sweep has read its row."""
+    store = harness.service.store
+    [asset] = await harness.publish()
+    stat = store.stat
+
+    async def meanwhile(bucket: str, key: str) -> BlobInfo | None:
+        monkeypatch.setattr(store, "stat", stat)
+        await harness.discard(asset.asset_id)
+        await harness.service.expiry.look()
+        return await stat(bucket, key)
+
+    async with harness.service.storage.read() as tx:
+        rows = await tx.assets.with_bytes("", 9)
+    assert len(rows) == 1
+    page = await harness.service.sweep.page(True, "")
+    monkeypatch.setattr(store, "stat", meanwhile)
+    assert (await harness.service.sweep.page(True, page.next_page_token)).findings == ()
 
 
 async def test_a_sweep_tells_of_rows_whose_bytes_are_gone_and_deletes_none(harness: Harness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2
 from library_service.domain import ClearResult, Item, SaveResult
 from library_service.shelving import Change, Move
-from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET, BlobInfo
 from service_kit.erasure import Steps
 from service_kit.errors import ErrorReason, FailedPrecondition, NotFound, Unavailable
 from service_kit.ids import new_id
@@ -226,6 +227,45 @@ async def test_a_sweep_deletes_strays_and_only_tells_of_lost_items(house: House)
     assert await house.keys_in(LIBRARY_BUCKET) == [kept.files[0].place.key]
     async with house.library.storage.read() as tx:
         assert await tx.items.find(ADA, lost.item_id) == lost
+
+
+async def test_a_sweep_leaves_alone_what_was_taken_up_while_it_looked(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The blob is listed as a stray; until it is looked at again, it is another generation, or has a row."""
+    store, sweep = house.library.store, house.library.sweep
+    stray = await store.put_bytes(LIBRARY_BUCKET, "default/ada/stray", b"stray", content_type="image/png")
+    stat = store.stat
+
+    async def renewed(bucket: str, key: str) -> BlobInfo:
+        return replace(stray, generation="another")
+
+    async def with_a_row(bucket: str, key: str) -> BlobInfo | None:
+        async with house.library.storage.write() as tx:
+            await tx.blobs.take_stray(new_id(), ADA, stray)
+        return await stat(bucket, key)
+
+    for meanwhile in (renewed, with_a_row):
+        monkeypatch.setattr(store, "stat", meanwhile)
+        assert (await sweep.page(False, "")).findings == ()
+    monkeypatch.undo()
+    assert await store.stat(LIBRARY_BUCKET, stray.key) == stray
+    async with house.library.storage.read() as tx:
+        assert await tx.erased.count_rows(ADA) == 1
+
+
+async def test_blobs_that_are_counted_wrongly_are_counted_again(house: House) -> None:
+    [kept] = items_of(await house.library.saving.save(house.caller(ADA), await job(house, "red")))
+    [gone] = items_of(await house.library.saving.save(house.caller(ADA), await job(house, "blue")))
+    async with house.library.storage.write() as tx:
+        # One use too many, and a blob that nothing uses any more although its row says so.
+        assert await tx.items.bury(ADA, gone.item_id)
+    assert [found.action for found in await swept(house, dry_run=True)] == [SweepAction.WOULD_DELETE]
+    assert [(found.kind, found.action) for found in await swept(house)] == [
+        (SweepKind.UNUSED_BLOB, SweepAction.DELETED)
+    ]
+    assert await house.keys_in(LIBRARY_BUCKET) == [kept.files[0].place.key]
+    assert await swept(house) == []
 
 
 async def test_an_erased_owner_has_nothing_and_gets_nothing(house: House) -> None:

@@ -16,8 +16,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from atelier_cli.commands.backup import services
+from atelier_cli.exits import INCOMPLETE
 from atelier_client import AsyncAtelier
-from service_kit.backup import Done, Service, back_up, restore
+from service_kit.backup import Done, KnownBlob, Service, back_up, restore
 from service_kit.backup.blob_copies import Copied
 from service_kit.backup.manifest import BLOBS
 from service_kit.blobs.local import LocalBlobStore
@@ -26,6 +27,7 @@ from service_kit.errors import Aborted, FailedPrecondition, InvalidArgument, Res
 from service_kit.settings import Settings, for_tests
 from tests.moving_in.conftest import Run
 from tests.support.gallery_fixtures import picture_bytes
+from tests.support.gcs import make_buckets
 from tests.support.system import System, running_system
 
 PAUSE = timedelta(minutes=1)
@@ -66,7 +68,7 @@ async def unmatched(settings: Settings) -> dict[str, list[str]]:
         db = Database(url, schema=service.name) if url else Database(f"sqlite+aiosqlite:///{file}")
         try:
             async with db.read() as tx:
-                known |= {blob async for blob in service.kept_blobs(tx)}
+                known |= {(blob.bucket, blob.key) async for blob in service.kept_blobs(tx)}
                 wanted |= await needed(tx, service.name)
         finally:
             await db.close()
@@ -128,7 +130,7 @@ async def test_nothing_that_a_row_knows_is_lost_to_deletions_meanwhile(tmp_path:
     async with running_system(tmp_path / "data", worker=False) as system, system.client() as client:
         assets, items = await filled(client, 8, 5000)
 
-        async def discarding(tx: AsyncConnection) -> AsyncIterator[tuple[str, str]]:
+        async def discarding(tx: AsyncConnection) -> AsyncIterator[KnownBlob]:
             # The databases are copied, the blobs are not: now everything is thrown away.
             for asset_id in assets:
                 await client.discard(asset_id)
@@ -188,6 +190,71 @@ async def test_a_backup_of_postgresql_is_one_moment_too(
             uploaded = await client.upload(picture_bytes(6900), "new.png")
             (saved,) = await client.save(uploaded.asset_id)
             assert saved.item is not None
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+async def test_buckets_are_backed_up_and_restored_to_buckets_and_to_a_folder(
+    tmp_path: Path, database: str, request: pytest.FixtureRequest, gcs_emulator: str, gcs_url: str
+) -> None:
+    """A bucket gives its objects generations of its own: the rows know them after the restore."""
+    is_postgres = database == "postgresql"
+    source = str(request.getfixturevalue("migrated_postgres_url")) if is_postgres else ""
+    changes = {"core__database_url": source, "blobs__url": gcs_url}
+    async with running_system(tmp_path / "data", worker=False, **changes) as system, system.client() as client:
+        assets, items = await filled(client, 4, 6500)
+        first = await made(system, tmp_path / "backups")
+        again = await made(system, tmp_path / "backups")
+        assert (again.new_blobs, again.missing) == (0, [])
+        assert again.manifest.blobs == first.manifest.blobs >= len(assets) + len(items)
+        wanted = [await client.get_asset(asset_id) for asset_id in assets]
+    with pytest.raises(FailedPrecondition, match=r"bucket .* is not empty"):
+        await restore(load_like(system, tmp_path / "x", **changes), services(), tmp_path / "backups", tell=silent)
+    make_buckets(gcs_emulator, f"{gcs_url.removeprefix('gs://')}-new")
+    for place, blobs_url in (("bucket", f"{gcs_url}-new"), ("folder", "")):
+        if is_postgres and place == "folder":
+            continue  # Restored above on SQLite; another empty database would add nothing.
+        target = str(request.getfixturevalue("postgres_url")) if is_postgres else ""
+        changes = {"core__database_url": target, "blobs__url": blobs_url}
+        await restore(load_like(system, tmp_path / place, **changes), services(), tmp_path / "backups", tell=silent)
+        async with running_system(tmp_path / place, worker=False, **changes) as restored:
+            async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
+                assert await swept(client) == []
+                for asset in wanted:
+                    there = await client.get_asset(asset.asset_id)
+                    assert there.media == asset.media
+                    await client.download(there, tmp_path / f"{place}-{there.asset_id}")
+                for item_id in items:
+                    await client.download(await client.get_item(item_id), tmp_path / "back")
+
+
+async def test_a_backup_says_what_is_missing_and_keeps_what_an_earlier_snapshot_has(tmp_path: Path, run: Run) -> None:
+    data, backups = tmp_path / "data", tmp_path / "backups"
+    async with running_system(data, worker=False) as system, system.client() as client:
+        early = await client.upload(picture_bytes(9201), "early.png")
+        assert (await made(system, backups)).missing == []
+        late = await client.upload(picture_bytes(9202), "late.png")
+        store = LocalBlobStore(system.settings.blobs_dir)
+        gone = {asset.media.sha256: asset for asset in (early, late)}
+        infos = {info.sha256: info async for info in store.list("workspace-temp") if info.sha256 in gone}
+        for info in infos.values():
+            await store.delete(info.bucket, info.key, info.generation)
+        command = ("--data-dir", str(data), "backup", str(backups))
+        told = await asyncio.to_thread(run, *command)
+        assert told.code == INCOMPLETE
+        said = {line for line in told.err.splitlines() if line.startswith("missing:")}
+        where = {digest: f"{info.bucket}/{info.key}" for digest, info in infos.items()}
+        assert len(said) == 2
+        assert any(where[late.media.sha256] in line and "no snapshot has it" in line for line in said)
+        assert any(where[early.media.sha256] in line and "this one keeps it" in line for line in said)
+        done = await asyncio.to_thread(run, "--json", *command, "--allow-missing")
+        assert done.code == 0
+        assert sorted(done.json["missing"]) == sorted(where.values())
+        assert done.json["lost"] == [where[late.media.sha256]]
+    await restore(load_like(system, tmp_path / "restored"), services(), backups, tell=silent)
+    async with running_system(tmp_path / "restored", worker=False) as restored:
+        async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
+            await client.download(await client.get_asset(early.asset_id), tmp_path / "back")
+            assert [found["subject"] for found in await swept(client)] == [f"asset {late.asset_id}"]
 
 
 async def test_a_pause_that_lapsed_is_no_backup(tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 from atelier_cli.commands.care import MIGRATED
 from atelier_cli.context import Context
-from atelier_cli.exits import OK, UsageError
+from atelier_cli.exits import INCOMPLETE, OK, UsageError, complain
 
 if TYPE_CHECKING:
     from service_kit.backup import Service
     from service_kit.backup.blob_copies import Copied
 
 _WITH_BLOBS = ("asset", "library")
+_TOLD = 100
 
 
 def services() -> list[Service]:
@@ -28,13 +29,16 @@ def services() -> list[Service]:
     found = []
     for name in MIGRATED:
         storage = f"{name}_service.storage"
-        kept = importlib.import_module(f"{storage}.kept_blobs").kept_blobs if name in _WITH_BLOBS else None
-        found.append(Service(name, f"{storage}.migrations", kept))
+        if name in _WITH_BLOBS:
+            kept = importlib.import_module(f"{storage}.kept_blobs")
+            found.append(Service(name, f"{storage}.migrations", kept.kept_blobs, kept.regenerate))
+        else:
+            found.append(Service(name, f"{storage}.migrations"))
     return found
 
 
 def backup(context: Context) -> int:
-    """Add a snapshot to a folder of backups."""
+    """Add a snapshot to a folder of backups. Ends with INCOMPLETE if a blob is missing, unless that is allowed."""
     from service_kit.backup import back_up
 
     if context.arguments.keep < 1:
@@ -51,13 +55,23 @@ def backup(context: Context) -> int:
                 "blobs": manifest.blobs,
                 "blob_bytes": manifest.blob_bytes,
                 "new_blobs": done.new_blobs,
+                "missing": [f"{bucket}/{key}" for bucket, key in done.missing],
+                "lost": list(manifest.lost),
             }
         )
     else:
         context.print(str(done.folder))
         context.note(f"{manifest.blobs} blobs, {done.new_blobs} of them new, {manifest.blob_bytes >> 20} MiB in all")
         context.note("it holds the keys of the system: keep it where only you can read it")
-    return OK
+    if not done.missing:
+        return OK
+    lost = set(manifest.lost)
+    for place in map("/".join, done.missing[:_TOLD]):
+        what = "no snapshot has it" if place in lost else "an earlier snapshot has it, and this one keeps it"
+        complain(f"missing: {place} is not where a row says that it is; {what}")
+    if len(done.missing) > _TOLD:
+        complain(f"and {len(done.missing) - _TOLD} more; --json names them all")
+    return OK if context.arguments.allow_missing else INCOMPLETE
 
 
 def restore(context: Context) -> int:
