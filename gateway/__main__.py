@@ -10,6 +10,7 @@ from gateway.backends import Backend, Backends
 from gateway.context import Context
 from gateway.dialects.call import Kit
 from gateway.dialects.dialect import Dialects
+from gateway.dialects.grants import Grants
 from gateway.dialects.jobs import Calls
 from gateway.dialects.registry import DIALECTS
 from gateway.downloads import Downloads
@@ -130,7 +131,15 @@ def compose(settings: Settings) -> Gateway:
         pages=Pages(settings.core.public_url, *([store.origin] if redirect else [])),
         edge=make_edge(settings.core.public_url, loopback=loopback, origins=settings.gateway.cors_origins, tls=tls),
         limits=limits,
-        kit=Kit(context, Calls(backends, table.routes, timeout), media, settings.core.public_url.rstrip("/")),
+        kit=Kit(
+            context,
+            Calls(backends, table.routes, timeout),
+            media,
+            settings.core.public_url.rstrip("/"),
+            Grants(
+                lambda: rings.read_key_file("gateway.key"), rings.identity_verifier(clock), context.identities, clock
+            ),
+        ),
         dialects=Dialects(DIALECTS),
     )
     server = WebServer(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -109,9 +110,20 @@ class References:
         return await self.from_bytes(data, entries, field=field, content_type=content_type.strip().lower())
 
     async def from_bytes(
-        self, data: bytes, entries: Metadata, *, field: str, content_type: str = "", filename: str = ""
+        self,
+        data: bytes,
+        entries: Metadata,
+        *,
+        field: str,
+        content_type: str = "",
+        filename: str = "",
+        reserved: str = "",
     ) -> str:
-        """Bring in a file that is in memory. Raises InvalidArgument for one that is empty, or too large."""
+        """Bring in a file that is in memory; `reserved` names the one whose id was reserved.
+
+        Raises:
+            InvalidArgument: it is empty, or too large.
+        """
         if not data or len(data) > self._limits.max_bytes:
             raise InvalidArgument.field(
                 field, f"must be a file of 1..{self._limits.max_bytes} bytes, got {len(data)}", ErrorReason.OUT_OF_RANGE
@@ -119,7 +131,17 @@ class References:
         first = upload_service_pb2.CreateUploadRequest(
             content_type=content_type, filename=filename[:255], size_bytes=len(data)
         )
+        if reserved:
+            first.import_key = _import_key(reserved)
         return await self._bring(first, entries, _pieces(data))
+
+    async def reserve(self, name: str, entries: Metadata) -> str:
+        """Return the id that the asset of a file will have which is brought in by a name, however often it comes."""
+        described = upload_service_pb2.DescribeImportRequest(import_key=_import_key(name))
+        try:
+            return str((await self._uploads.DescribeImport(described, metadata=entries)).asset_id)
+        except grpc.RpcError as error:
+            raise of_rpc(error) from error
 
     def _check_caller(self, entries: Metadata) -> None:
         """Raise unless the calls' identity is good, before anything is fetched for it."""
@@ -175,6 +197,10 @@ async def _write(
     except (asyncio.InvalidStateError, grpc.RpcError):
         # The service has answered already; what it says is read from the call.
         return
+
+
+def _import_key(name: str) -> str:
+    return hashlib.sha256(f"atelier.reference/{name}".encode()).hexdigest()
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

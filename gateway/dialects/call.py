@@ -14,6 +14,7 @@ from gateway.dialects import forms
 from gateway.dialects.dialect import Dialect, Endpoint
 from gateway.dialects.failures import not_ended, problem_of
 from gateway.dialects.fields import Values, read
+from gateway.dialects.grants import Grant, Grants
 from gateway.dialects.jobs import Calls, Jobs, has_ended
 from gateway.http import ClientGone, Exchange, Reply
 from gateway.media import Media
@@ -42,6 +43,7 @@ class Kit:
     media: Media
     public_url: str
     """The address of the gateway for clients, without a slash at its end."""
+    grants: Grants
 
     def call(self, dialect: Dialect, endpoint: Endpoint, exchange: Exchange, path: Mapping[str, str]) -> Call:
         """Return what an endpoint is given."""
@@ -73,6 +75,11 @@ class Call:
     def now(self) -> int:
         """The time in whole seconds since 1970."""
         return int(self.kit.context.clock.now().timestamp())
+
+    def act_for(self, grant: Grant) -> None:
+        """Let every call from now on be one on behalf of the owner of a grant."""
+        self.access = self.kit.grants.access(grant, self.exchange.request_id)
+        self.jobs = Jobs(self.kit.calls, self.access)
 
     def query(self) -> Values:
         """Read the query by the endpoint's table. Raises InvalidArgument, which names the parameters."""

@@ -37,6 +37,8 @@ class Endpoint:
     """What readers of the documents should know about it, in a sentence."""
     large: bool = False
     """Whether a JSON body may carry files, as data URIs."""
+    open: bool = False
+    """Whether it looks at the identity itself: some clients send none where an address is signed."""
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """Return the values in the path, or None when the path is another one."""
@@ -124,5 +126,6 @@ async def serve(kit: Kit, dialect: Dialect, exchange: Exchange, segments: Sequen
     endpoint, values = dialect.find(exchange.method, segments)
     exchange.schemes = dialect.schemes
     call = kit.call(dialect, endpoint, exchange, values)
-    await call.access()
+    if not endpoint.open:
+        await call.access()
     return await endpoint.serve(call)

@@ -12,7 +12,7 @@ import grpc
 from google.protobuf.message import Message
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2
-from atelier.router.v1 import job_pb2, model_pb2, router_service_pb2
+from atelier.router.v1 import job_pb2, model_pb2, router_service_pb2, webhook_service_pb2
 from gateway.backends import Backends, Metadata
 from gateway.http_rules import RpcRoute
 from gateway.status import of_rpc
@@ -21,6 +21,7 @@ from service_kit.errors import AtelierError, DeadlineExceeded, NotFound
 from service_kit.idempotency import REQUEST_DIGEST, RETRY_COUNT
 
 _ROUTER = "/atelier.router.v1.RouterService/"
+_WEBHOOKS = "/atelier.router.v1.WebhookService/"
 _ASSETS = "/atelier.asset.v1.AssetService/"
 _ENDED = (job_pb2.JOB_STATE_SUCCEEDED, job_pb2.JOB_STATE_FAILED, job_pb2.JOB_STATE_CANCELLED)
 
@@ -163,6 +164,12 @@ class Jobs:
         request = asset_service_pb2.DiscardAssetsRequest(asset_ids=list(asset_ids))
         if request.asset_ids:
             await self._call(f"{_ASSETS}DiscardAssets", request, asset_service_pb2.DiscardAssetsResponse)
+
+    async def webhook_secret(self) -> str:
+        """Return what the caller's webhooks are signed with. It is made when it is first asked for."""
+        request = webhook_service_pb2.GetWebhookSecretRequest()
+        answer = webhook_service_pb2.GetWebhookSecretResponse
+        return (await self._call(f"{_WEBHOOKS}GetWebhookSecret", request, answer)).secret
 
     async def models(self) -> list[model_pb2.Model]:
         """Return the routing table."""

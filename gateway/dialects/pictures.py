@@ -15,6 +15,8 @@ from service_kit.errors import InvalidArgument
 _SIDE_MULTIPLE = 8
 FILES = "/replicate/v1/files/"
 """Where the files of a client are, below the gateway's public address."""
+FAL_FILES = "/fal/files/"
+"""Where those are that came through fal's storage."""
 
 Serve = Callable[[Call], Awaitable[Reply | None]]
 
@@ -48,9 +50,10 @@ async def add_reference(
     Raises:
         InvalidArgument: the picture cannot be had.
     """
-    own = f"{call.kit.public_url}{FILES}"
-    if source.startswith(own):
-        asset_id = source.removeprefix(own)
+    own = [f"{call.kit.public_url}{path}" for path in (FILES, FAL_FILES)]
+    known = next((source.removeprefix(prefix) for prefix in own if source.startswith(prefix)), None)
+    if known is not None:
+        asset_id = known
     else:
         entries = await call.access()
         asset_id = await call.kit.context.references.from_text(source, entries, field=field)

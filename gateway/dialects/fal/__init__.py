@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.fal import queue, run, webhooks
+from gateway.dialects.fal import queue, run, storage, webhooks
 from gateway.dialects.fal.answers import error_body, error_headers
 from gateway.dialects.fal.proxy import proxy_endpoints
 
-_SERVED = (*queue.ENDPOINTS, *run.ENDPOINTS)
+_SERVED = (*queue.ENDPOINTS, *run.ENDPOINTS, *storage.ENDPOINTS)
 
 FAL = Dialect(
     name="fal",

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.dialects.call import Call
 from gateway.dialects.dialect import Endpoint
+from gateway.dialects.fal.storage import ROOT as STORAGE
 from gateway.http import Reply
 from gateway.status import malformed, method_not_allowed
 from service_kit.errors import ErrorReason, InvalidArgument, NotFound
@@ -23,8 +24,8 @@ _HOSTS = {
     "queue.falrun.com": "/fal/queue",
     "fal.run": "/fal/run",
     "falrun.com": "/fal/run",
+    "rest.fal.ai": "/fal",
 }
-_UPLOADS = ("rest.fal.ai", "rest.alpha.fal.ai", "v3.fal.media")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,12 @@ def parse_target(url: str) -> Target:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         host, port, parts = "", None, urlsplit("")
-    if host in _UPLOADS:
-        raise InvalidArgument.field(
-            TARGET, "names fal's storage, which is not served: send the file as a data URI, or a URL that we can fetch"
-        )
     if len(url) > _MOST or parts.scheme != "https" or host not in _HOSTS or port is not None or parts.username:
-        known = ", ".join(f"https://{name}" for name in ("queue.fal.run", "fal.run"))
+        known = ", ".join(f"https://{name}" for name in ("queue.fal.run", "fal.run", "rest.fal.ai/storage"))
         raise InvalidArgument.field(TARGET, f"must begin with one of {known}; got {url[:100]!r}")
     path = f"{_HOSTS[host]}{parts.path}"
+    if host == "rest.fal.ai" and not path.startswith(f"{STORAGE}/"):
+        raise InvalidArgument.field(TARGET, f"names something that is not served: {url[:100]!r}")
     try:
         segments = tuple(unquote(part, errors="strict") for part in path.split("/")[1:])
         return Target(segments, parts.query.encode("ascii"))

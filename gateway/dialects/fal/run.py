@@ -18,8 +18,8 @@ from gateway.dialects.fal.queue import accept, data, ended, in_time
 from gateway.dialects.jobs import has_ended, job_of
 from gateway.dialects.pictures import says_422
 from gateway.http import Reply
-from gateway.status import error_body
-from service_kit.errors import AtelierError, DeadlineExceeded
+from gateway.status import HttpProblem, error_body
+from service_kit.errors import AtelierError, DeadlineExceeded, Unavailable
 
 LONGEST = timedelta(hours=1)
 """How long a client that waits is kept. Its job goes on after that."""
@@ -41,7 +41,12 @@ async def run(call: Call) -> Reply | None:
         call.exchange.common_headers[answers.REQUEST_ID] = submitted.job_id
         await call.stream(_pieces(call, submitted.job_id))
         return None
-    job = await call.while_connected(_wait(call, submitted.job_id))
+    try:
+        job = await call.while_connected(_wait(call, submitted.job_id))
+    except (DeadlineExceeded, Unavailable) as error:
+        # Clients repeat 503 and 504 unasked, and unmarked: that would be another job.
+        said = DeadlineExceeded(f"Request {submitted.job_id} goes on: ask for it under {answers.ROOT}.")
+        raise HttpProblem(said, status=504, headers={answers.TIMEOUT_TYPE: "user"}) from error
     return await ended(call, job)
 
 
@@ -54,7 +59,7 @@ async def _wait(call: Call, job_id: str) -> job_pb2.Job:
     if not has_ended(job):
         job = await call.jobs.wait(job_id, LONGEST)
     if not has_ended(job):
-        raise DeadlineExceeded(f"The request goes on: its result will be at {answers.ROOT}, request {job_id}.")
+        raise DeadlineExceeded
     return job
 
 

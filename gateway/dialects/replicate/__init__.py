@@ -10,10 +10,14 @@ REPLICATE = Dialect(
     name="replicate",
     title="Replicate",
     prefixes=("/replicate",),
-    endpoints=(*predictions.ENDPOINTS, *stream.ENDPOINTS, *files.ENDPOINTS, *catalogue.ENDPOINTS),
+    endpoints=(
+        *predictions.ENDPOINTS,
+        *stream.ENDPOINTS,
+        *files.ENDPOINTS,
+        *catalogue.ENDPOINTS,
+        *webhooks.ENDPOINTS,
+    ),
     error_body=error_body,
     error_headers=error_headers,
     schemes=frozenset({"bearer", "token"}),
 )
-
-__all__ = ["REPLICATE", "webhooks"]

@@ -22,6 +22,9 @@ INPUT = "replicate_input"
 CANCEL_AFTER = "replicate_cancel_after"
 """The annotation that keeps after how many seconds a prediction was to be cancelled."""
 
+STREAM = "stream of a prediction"
+"""What the grants in addresses of streams are for."""
+
 _STATUSES = {
     job_pb2.JOB_STATE_QUEUED: "starting",
     job_pb2.JOB_STATE_RUNNING: "processing",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import timedelta
+from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2, webhook_pb2
 from gateway.dialects.call import Call, json_reply
@@ -25,6 +26,8 @@ LONGEST_WAIT = 60
 _PREFER = re.compile(r"wait(?:=(\d{1,4}))?")
 _MOST_INPUT_BYTES = 24 << 10
 _PAGE = 100
+# As long as a job may take.
+_STREAM_LASTS = timedelta(days=1)
 _EVENTS = {
     "start": webhook_pb2.WEBHOOK_EVENT_STARTED,
     "output": webhook_pb2.WEBHOOK_EVENT_OUTPUT,
@@ -103,10 +106,13 @@ async def get(call: Call) -> Reply:
     return json_reply(await _prediction(call, await call.jobs.get(call.path["id"])))
 
 
-async def _prediction(call: Call, job: job_pb2.Job) -> dict[str, object]:
+async def _prediction(call: Call, job: job_pb2.Job) -> dict[str, Any]:
     ended = job.state == job_pb2.JOB_STATE_SUCCEEDED and job.outputs
     assets = await call.jobs.assets(job.job_id) if ended else []
-    return answers.prediction_of(job, assets, call.kit.public_url, await peek(call.jobs, job))
+    prediction = answers.prediction_of(job, assets, call.kit.public_url, await peek(call.jobs, job))
+    grant = call.kit.grants.sign(await call.access(), answers.STREAM, job.job_id, _STREAM_LASTS)
+    prediction["urls"]["stream"] += f"?grant={grant}"
+    return prediction
 
 
 @says_422

@@ -8,19 +8,31 @@ from contextlib import aclosing
 from atelier.router.v1 import job_pb2
 from gateway.dialects.call import Call
 from gateway.dialects.dialect import Endpoint
+from gateway.dialects.fields import mapped
 from gateway.dialects.jobs import has_ended, job_of
 from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import why
-from gateway.dialects.replicate.answers import output_of, status_of
+from gateway.dialects.replicate.answers import STREAM, output_of, status_of
 from gateway.dialects.replicate.catalogue import ROOT
 from gateway.render import dump
-from service_kit.errors import AtelierError
+from service_kit.errors import AtelierError, ErrorReason, Unauthenticated
+
+_GRANT = (mapped("grant", "who asks, for clients that send no key here", "from-urls.stream"),)
 
 
 @says_422
 async def stream(call: Call) -> None:
-    """Send text as it is written, files when they are there, what engines say, and the end."""
-    job = await call.jobs.get(call.path["id"])
+    """Send text as it is written, files when they are there, what engines say, and the end.
+
+    Who has no key, as one of the clients here, comes with the address that a prediction was answered with.
+    """
+    job_id, grant = call.path["id"], call.query().text("grant")
+    if grant and "authorization" not in call.headers:
+        found = call.kit.grants.read(grant, STREAM)
+        if found.subject != job_id:
+            raise Unauthenticated("The address is of another prediction.", ErrorReason.INVALID_IDENTITY)
+        call.act_for(found)
+    job = await call.jobs.get(job_id)
     await call.stream(_events(call, job.job_id))
 
 
@@ -84,6 +96,8 @@ ENDPOINTS = (
         "GET",
         f"{ROOT}/predictions/{{id}}/stream",
         stream,
+        query=_GRANT,
+        open=True,
         note="Events `output`, `logs`, `error` and `done`. Every model streams; files are sent as addresses.",
     ),
 )

@@ -1,9 +1,13 @@
-"""What is posted to a `webhook`: the prediction."""
+"""What is posted to a `webhook`: the prediction; and the secret that it is signed with."""
 
 from __future__ import annotations
 
+from gateway.dialects.call import Call, json_reply
+from gateway.dialects.dialect import Endpoint
 from gateway.dialects.progress import Live
 from gateway.dialects.replicate.answers import prediction_of
+from gateway.dialects.replicate.catalogue import ROOT
+from gateway.http import Reply
 from gateway.render import dump
 from gateway.webhooks.bodies import RENDERERS, Delivery
 
@@ -17,4 +21,12 @@ def render(delivery: Delivery) -> bytes:
     return dump(prediction)
 
 
+async def secret(call: Call) -> Reply:
+    """Answer the secret of the caller's webhooks."""
+    return json_reply({"key": await call.jobs.webhook_secret()})
+
+
 RENDERERS["replicate"] = render
+ENDPOINTS = (
+    Endpoint("GET", f"{ROOT}/webhooks/default/secret", secret, note="One secret for all webhooks of an owner."),
+)
