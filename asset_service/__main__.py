@@ -29,7 +29,7 @@ from asset_service.tasks import Unbroken
 from asset_service.upload_servicer import UploadServicer
 from asset_service.uploads import Uploads
 from asset_service.watch import Watchers
-from asset_service.wire import Encoder
+from asset_service.wire import Encoder, said_provenance
 from asset_service.workspace import Workspace
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
@@ -61,7 +61,7 @@ class Service:
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
         self.probe = Probe()
-        self._intake = Intake(store, self.spool, self.probe.measure)
+        self._intake = Intake(store, self.spool, self.probe.measure, self.probe.describe)
         self.renderer = Probe(limit=_RENDER_LIMIT, niceness=10)
         self.unbroken = Unbroken()
         self.health = HealthBoard()
@@ -176,6 +176,7 @@ class Service:
             self.removal,
             self.watchers,
             imports,
+            provenance_of=said_provenance,
             nudge=self.renditions.nudge,
             max_upload_bytes=mine.max_upload_bytes,
             upload_ttl=mine.upload_ttl,

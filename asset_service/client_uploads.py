@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 from asset_service.domain import (
     MAX_PIECE_BYTES,
@@ -35,6 +36,9 @@ from service_kit.blobs import WORKSPACE_BUCKET
 from service_kit.errors import DeadlineExceeded, ErrorReason, FailedPrecondition, InvalidArgument, ResourceExhausted
 from service_kit.identity import Owner
 from service_kit.ids import new_id
+
+ProvenanceOf = Callable[[Mapping[str, Any], str], bytes]
+"""Writes down how a file of some type says that it was made."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 # What programs say when they do not know; `application/x-www-form-urlencoded` is what curl says unless told otherwise.
@@ -73,12 +77,13 @@ class ClientUploads:
         watchers: Watchers,
         imports: Imports,
         *,
+        provenance_of: ProvenanceOf,
         nudge: Nudge,
         max_upload_bytes: int,
         upload_ttl: timedelta,
         asset_expiry: timedelta,
     ) -> None:
-        """Call `nudge` when there is a new asset, which lacks renditions."""
+        """Call `nudge` when there is a new asset, which lacks renditions; `provenance_of` writes what a file says."""
         self._storage = storage
         self._spool = spool
         self._intake = intake
@@ -87,6 +92,7 @@ class ClientUploads:
         self._removal = removal
         self._watchers = watchers
         self._imports = imports
+        self._provenance_of = provenance_of
         self._nudge = nudge
         self._max_upload_bytes = max_upload_bytes
         self._upload_ttl = upload_ttl
@@ -182,6 +188,7 @@ class ClientUploads:
         """
         media = await self._intake.measured(upload)
         _check_type(announced.content_type, media)
+        said = {} if announced.import_key else await self._intake.described(upload)
         generation = await self._intake.publish(upload, media)
         crash.reach("asset.upload.finished.blob")
         async with self._storage.write() as tx:
@@ -190,7 +197,7 @@ class ClientUploads:
                     "The upload took longer than it may, and was given up.", ErrorReason.INCOMPLETE_UPLOAD
                 )
             now = await tx.now()
-            source, provenance = AssetSource.UPLOAD, b""
+            source, provenance = AssetSource.UPLOAD, self._provenance_of(said, media.content_type)
             if announced.import_key:
                 source = AssetSource.IMPORT
                 provenance = await take_provenance(tx, upload.owner, announced.import_key)

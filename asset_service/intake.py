@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from asset_service.domain import Media, Upload
 from asset_service.media import Shape
@@ -20,15 +21,17 @@ from service_kit.errors import (
 )
 
 Measure = Callable[[Path], Awaitable[Shape]]
+Describe = Callable[[Path], Awaitable[Mapping[str, Any]]]
 
 
 class Intake:
     """Makes blobs of spooled files. Whoever calls holds the lock of the upload."""
 
-    def __init__(self, store: BlobStore, spool: Spool, measure: Measure) -> None:
+    def __init__(self, store: BlobStore, spool: Spool, measure: Measure, describe: Describe) -> None:
         self._store = store
         self._spool = spool
         self._measure = measure
+        self._describe = describe
 
     async def measured(self, upload: Upload) -> Media:
         """Check a spooled file against what was announced, and measure it.
@@ -57,6 +60,10 @@ class Intake:
         if isinstance(found, AtelierError):
             raise found
         return Media(found.content_type, size_bytes, sha256, found.width, found.height, found.duration_ms)
+
+    async def described(self, upload: Upload) -> Mapping[str, Any]:
+        """Return how a spooled file says that it was made, by the names of `Described`; nothing when it does not."""
+        return await self._describe(self._spool.path(upload.upload_id))
 
     async def _measured(self, upload_id: str) -> Shape | AtelierError:
         """Return what a spooled file is, or why it is refused: a wrong digest is told first."""

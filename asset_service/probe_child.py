@@ -3,6 +3,7 @@
 It takes one JSON line at a time:
 `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`;
 `{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each;
+`{"describe": …}`, answered by `{"said": {…}}`, how the file says that it was made;
 `{"render": …, "kinds": […], "video": …}`, answered by `{"made": [{"kind", "size", "shape"}…]}` followed by their bytes.
 """
 
@@ -14,19 +15,22 @@ import resource
 import select
 import sys
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from asset_service.media import measure
 from asset_service.refusals import damaged
+from service_kit.descriptions.described import Described
+from service_kit.descriptions.every_tool import describe_file
 from service_kit.errors import InvalidArgument
 from service_kit.renditions import make
 
 MEMORY_BYTES = 2 << 30
 IDLE_S = 60.0
 READY = b"ready\n"
+_SAID = frozenset(field.name for field in fields(Described)) - {"made_at", "notes"}
 
 
 def main() -> None:
@@ -47,6 +51,8 @@ def main() -> None:
         payload: list[bytes] = []
         if "render" in asked:
             reply = _render(asked, payload)
+        elif "describe" in asked:
+            reply = {"said": _said(Path(asked["describe"]))}
         elif "sizes" in asked:
             # All are read before the first is decoded: who writes them must not wait for a decoder.
             files = [requests.read(size) for size in asked["sizes"]]
@@ -80,6 +86,14 @@ def _render(asked: dict[str, Any], payload: list[bytes]) -> dict[str, object]:
         refused = damaged(f"The file cannot be made smaller ({type(error).__name__})")
         return {"refused": refused.message, "reason": refused.reason.value}
     return {"made": made}
+
+
+def _said(file: Path) -> dict[str, object]:
+    """Return how a file says that it was made; nothing when that cannot be read."""
+    try:
+        return {name: value for name, value in asdict(describe_file(file)).items() if name in _SAID and value}
+    except Exception:  # noqa: BLE001 - parsers raise anything, and a file need not say anything
+        return {}
 
 
 def _answer(file: Path | BytesIO) -> dict[str, object]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -72,6 +72,19 @@ class Probe:
         reply = await self._reply({"sizes": [len(data) for data in files]}, files)
         return [_shape_or_refusal(answer) for answer in reply["answers"]]
 
+    async def describe(self, path: Path) -> Mapping[str, Any]:
+        """Return how a file says that it was made, by the names of `Described`; nothing when it does not, or breaks.
+
+        Raises:
+            Unavailable: no child could be started.
+        """
+        try:
+            reply = await self._reply({"describe": str(path)}, ())
+        except InvalidArgument as error:
+            log.info("description_unread", error=error.message)
+            return {}
+        return cast(dict[str, Any], reply["said"])
+
     async def render(self, path: Path, kinds: Sequence[str], *, content_type: str) -> list[Made]:
         """Return renditions of a file, in the order in which they were made.
 
@@ -83,12 +96,14 @@ class Probe:
         reply = await self._reply(request, ())
         if "made" not in reply:
             _shape(reply)
-        payload, place, made = cast(bytes, reply["payload"]), 0, []
+        payload, place = cast(bytes, reply["payload"]), 0
+        made: list[tuple[str, bytes, Shape]] = []
         for one in reply["made"]:
             data = payload[place : place + one["size"]]
             place += one["size"]
-            made.append(Made(one["kind"], data, hashlib.sha256(data).hexdigest(), Shape(**one["shape"])))
-        return made
+            made.append((one["kind"], data, Shape(**one["shape"])))
+        digests = await asyncio.to_thread(lambda: [hashlib.sha256(data).hexdigest() for _, data, _ in made])
+        return [Made(kind, data, sha256, shape) for (kind, data, shape), sha256 in zip(made, digests, strict=True)]
 
     async def _reply(self, request: dict[str, Any], files: Sequence[bytes]) -> dict[str, Any]:
         async with self._turn:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -281,6 +282,24 @@ def import_provenance(request: upload_service_pb2.DescribeImportRequest) -> byte
         made.imported.guidance = request.guidance
     if request.HasField("made_at"):
         made.submitted_at.CopyFrom(request.made_at)
+    return made.SerializeToString(deterministic=True)
+
+
+def said_provenance(said: Mapping[str, Any], content_type: str) -> bytes:
+    """Return the provenance of a file of a client, by what it says of itself; of one that says nothing it is empty."""
+    if not said.get("prompt"):
+        return b""
+    known = upload_service_pb2.DescribeImportRequest.DESCRIPTOR.fields_by_name
+    request = upload_service_pb2.DescribeImportRequest(
+        import_key="", **{name: value for name, value in said.items() if name in known}
+    )
+    made = generation_pb2.Provenance.FromString(import_provenance(request))
+    if made.HasField("settings"):
+        is_video = content_type.startswith("video/")
+        made.settings.format = generation_pb2.FORMAT_VIDEO if is_video else generation_pb2.FORMAT_IMAGE
+        made.settings.frames, made.settings.frame_rate = said.get("frames", 0), said.get("frame_rate", 0)
+        if said.get("quality"):
+            made.settings.quality = generation_pb2.Quality.Value(f"QUALITY_{said['quality'].upper()}")
     return made.SerializeToString(deterministic=True)
 
 

@@ -31,6 +31,8 @@ _MOVES = {
     pb.ITEM_MOVE_DELETE: Move.DELETE,
 }
 
+_OURS = "atelier"
+
 
 def selection(request: pb.ListItemsRequest | pb.CountItemsRequest) -> Selection:
     """Return what a request narrows to.
@@ -124,7 +126,8 @@ def recipe(item: Item, *, as_enhanced: bool) -> router_service_pb2.GenerateConte
         steps=settings.steps or None,
         reference_images=made.reference_images,
     )
-    if made.job_id and settings.width and not settings.aspect_ratio:
+    ours = made.job_id or made.imported.tool == _OURS
+    if ours and settings.width and not settings.aspect_ratio:
         request.width, request.height = settings.width, settings.height
     if settings.frames and settings.frame_rate:
         request.duration_seconds = settings.frames / settings.frame_rate

@@ -19,6 +19,7 @@ VARIABLE = re.compile(r"\bATELIER_[A-Z_]+\b")
 # What reads the tables of before, and says so.
 READS_OLD_TABLES = (
     "cli/atelier_cli/importing/",
+    "service_kit/descriptions/",
     "tests/moving_in/",
     "tests/support/gallery_fixtures.py",
     "docs/moving-in.md",

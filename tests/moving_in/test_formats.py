@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from atelier_cli.importing import automatic1111, comfyui, folder, invokeai, texts
-from atelier_cli.importing.described import MAX_TEXT, Described, whole
+from service_kit.descriptions import automatic1111, comfyui, every_tool, invokeai, texts
+from service_kit.descriptions.described import MAX_TEXT, Described, whole
 from tests.support.gallery_fixtures import TOOLS, Fixture
 
 CASES = [(tool, fixture) for tool, fixtures in TOOLS.items() for fixture in fixtures]
@@ -32,28 +32,28 @@ def test_what_a_tool_wrote_is_found(tool: str, fixture: Fixture, tmp_path: Path)
     path = tmp_path / fixture.name
     fixture.write(path, 1)
     with path.open("rb") as file:
-        found = folder.describe(texts.texts_of(file))
+        found = every_tool.describe(texts.texts_of(file))
     assert found.tool == tool
     assert {name: getattr(found, name) for name in fixture.expected} == fixture.expected
     assert found.notes == ()
 
 
 def test_a_text_beside_a_video_says_how_it_was_made() -> None:
-    found = folder.describe({}, "a wave\nSteps: 4, Sampler: Euler, CFG scale: 1, Seed: 3, Size: 832x480")
+    found = every_tool.describe({}, "a wave\nSteps: 4, Sampler: Euler, CFG scale: 1, Seed: 3, Size: 832x480")
     assert (found.prompt, found.seed, found.width) == ("a wave", "3", 832)
 
 
 def test_what_is_too_long_is_cut_and_said() -> None:
-    found = folder.describe({"parameters": "x" * (MAX_TEXT + 5) + "\nSteps: 1, Sampler: a, Seed: 1"})
+    found = every_tool.describe({"parameters": "x" * (MAX_TEXT + 5) + "\nSteps: 1, Sampler: a, Seed: 1"})
     assert len(found.prompt) == MAX_TEXT
     assert found.notes == (f"prompt has {MAX_TEXT + 5} characters; only the first {MAX_TEXT} were taken over",)
 
 
 def test_what_cannot_be_read_is_said_and_the_next_text_counts() -> None:
-    found = folder.describe({"invokeai_metadata": "{", "Dream": '"a mill" -S 1'})
+    found = every_tool.describe({"invokeai_metadata": "{", "Dream": '"a mill" -S 1'})
     assert (found.prompt, found.seed) == ("a mill", "1")
     assert len(found.notes) == 1
-    deep = folder.describe({"prompt": "[" * 200_000})
+    deep = every_tool.describe({"prompt": "[" * 200_000})
     assert deep.tool == ""
     assert "nested too deeply" in deep.notes[0]
 

@@ -89,7 +89,7 @@ def _said(path: Path) -> str:
     """Return what a file says under our key: in a text of a PNG, or in the metadata of a video."""
     with path.open("rb") as file:
         if file.read(len(_PNG)) == _PNG:
-            from atelier_cli.importing.texts import texts_of
+            from service_kit.descriptions.texts import texts_of
 
             file.seek(0)
             return texts_of(file).get(_KEY, "")

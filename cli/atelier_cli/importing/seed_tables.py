@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from atelier_cli.importing.described import Described, clean, count, fraction, model_name, size, whole
+from service_kit.descriptions.described import Described, clean, count, fraction, model_name, size, whole
 
 WORKSPACE_TABLES = ("workspace_items", "workspace_assets")
 LIBRARY_TABLES = ("user_library",)

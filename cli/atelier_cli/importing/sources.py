@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from atelier_cli.exits import UsageError
-from atelier_cli.importing import folder, seed_tables, texts
-from atelier_cli.importing.described import Described
+from atelier_cli.importing import seed_tables
 from atelier_cli.importing.seed_tables import Row
+from service_kit.descriptions import every_tool, texts
+from service_kit.descriptions.described import Described
 
 _LARGEST_DUMP = 1 << 30
 _LARGEST_BESIDE = 1 << 20
@@ -84,7 +85,7 @@ class FolderSource:
         for parent, folders, names in os.walk(self._root):
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
-                if Path(name).suffix.lower() in folder.PICTURES | folder.VIDEOS and not name.startswith("."):
+                if Path(name).suffix.lower() in every_tool.PICTURES | every_tool.VIDEOS and not name.startswith("."):
                     yield Path(parent, name)
 
 
@@ -196,7 +197,7 @@ def _in_order(path: Path) -> tuple[int, str]:
 def _described(path: Path) -> Described:
     found: dict[str, str] = {}
     notes: tuple[str, ...] = ()
-    if path.suffix.lower() in folder.PICTURES:
+    if path.suffix.lower() in every_tool.PICTURES:
         try:
             with path.open("rb") as file:
                 found = texts.texts_of(file)
@@ -206,7 +207,7 @@ def _described(path: Path) -> Described:
     text = ""
     if beside.is_file() and beside.stat().st_size <= _LARGEST_BESIDE:
         text = beside.read_text("utf-8", "replace")
-    described = folder.describe(found, text)
+    described = every_tool.describe(found, text)
     if notes:
         described = replace(described, notes=(*notes, *described.notes))
     return described

@@ -32,10 +32,11 @@ class Described:
     """How a file was made.
 
     Attributes:
-        tool: `automatic1111`, `comfyui`, `invokeai` or `tables`; empty for a file that says nothing.
+        tool: `atelier`, `automatic1111`, `comfyui`, `invokeai` or `tables`; empty for a file that says nothing.
         seed: a whole number of any size as text; empty when it is not known.
         width: pixels that were asked for; 0 when it is not known, as for height and steps.
         guidance: how closely the engine followed the prompt.
+        quality: `draft`, `standard` or `high`, of Atelier's own files; empty otherwise, as frames and their rate are 0.
         made_at: when the file was made.
         notes: what could not be taken over, as sentences.
     """
@@ -51,6 +52,9 @@ class Described:
     steps: int = 0
     sampler: str = ""
     guidance: float | None = None
+    quality: str = ""
+    frames: int = 0
+    frame_rate: int = 0
     made_at: datetime | None = None
     notes: tuple[str, ...] = ()
 

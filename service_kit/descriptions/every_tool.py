@@ -1,23 +1,60 @@
-"""What a file of a gallery says of itself: whichever tool wrote it."""
+"""What a file says of itself: whichever tool wrote it."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
-from atelier_cli.importing import automatic1111, comfyui, invokeai
-from atelier_cli.importing.described import Described
+from service_kit.descriptions import atelier, automatic1111, comfyui, invokeai
+from service_kit.descriptions.described import Described, read_json
+from service_kit.descriptions.texts import TooLong, texts_of
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif"})
 VIDEOS = frozenset({".mp4", ".webm", ".mov", ".m4v", ".mkv"})
 
+_GRAPHS = ("prompt", "workflow")
 _PARSERS: Mapping[str, Callable[[str], Described | None]] = {
+    atelier.KEY: atelier.parse,
     "invokeai_metadata": invokeai.parse_metadata,
     "sd-metadata": invokeai.parse_sd_metadata,
     "Dream": invokeai.parse_dream,
     "parameters": automatic1111.parse,
     "UserComment": automatic1111.parse,
 }
+
+
+def describe_file(path: Path) -> Described:
+    """Return what a picture or a video says of itself; nothing for one that is broken. Blocks.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            found = texts_of(file)
+    except TooLong as error:
+        return Described(notes=(str(error),))
+    return describe(found or _tags(path))
+
+
+def _tags(path: Path) -> dict[str, str]:
+    """Return the tags of a video. Some tools write theirs as JSON into its comment."""
+    import av  # slow to import, and only needed for videos
+
+    try:
+        with av.open(str(path), mode="r", format="mp4") as container:
+            tags = dict(container.metadata)
+    except (av.FFmpegError, ValueError, EOFError):
+        return {}
+    try:
+        said = read_json(tags.get("comment", ""))
+    except ValueError:
+        return tags
+    named = said.items() if isinstance(said, dict) else ()
+    told = {name: text if isinstance(text, str) else json.dumps(text) for name, text in named if name in _GRAPHS}
+    return told | tags
 
 
 def describe(texts: Mapping[str, str], beside: str = "") -> Described:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atelier_cli.importing.described import Described, clean, count, fraction, model_name, read_json, whole
+from service_kit.descriptions.described import Described, clean, count, fraction, model_name, read_json, whole
 
 _LONGEST_COMMAND = 1 << 16
 _MOST_PARTS = 1000

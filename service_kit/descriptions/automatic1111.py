@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 
-from atelier_cli.importing.described import Described, clean, count, fraction, model_name, size, whole
+from service_kit.descriptions.described import Described, clean, count, fraction, model_name, size, whole
 
 _NEGATIVE = "Negative prompt:"
 _KEY = re.compile(r"\s*([A-Za-z][A-Za-z0-9 _/()-]{0,60}):\s?")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from atelier_cli.importing.comfyui_editor import as_prompt
-from atelier_cli.importing.described import Described, clean, count, fraction, model_name, read_json, whole
+from service_kit.descriptions.comfyui_editor import as_prompt
+from service_kit.descriptions.described import Described, clean, count, fraction, model_name, read_json, whole
 
 Node = Mapping[str, Any]
 Graph = Mapping[str, Node]
