@@ -160,8 +160,7 @@ class Settling:
     async def _commit(self, jobs: Mapping[str, tuple[Ending, list[_Proven]]]) -> dict[str, Settlement]:
         job_ids = sorted(jobs)
         async with self._storage.write() as tx:
-            await tx.lock_jobs(job_ids)
-            settled = await tx.settlements.find_many(job_ids)
+            settled = await tx.settled_among(job_ids)
             left = [jobs[job_id] for job_id in job_ids if job_id not in settled]
             left = await _without_erased(tx, left)
             outcomes = await self._outcomes(tx, left) if left else []

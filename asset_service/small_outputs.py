@@ -250,8 +250,7 @@ class SmallOutputs:
 async def _open_jobs(tx: Transaction, batch: Sequence[Sequence[Upload]]) -> set[str]:
     """Lock the jobs of outputs, and return those that are not settled."""
     jobs = {upload.job_id for uploads in batch for upload in uploads if upload.job_id is not None}
-    await tx.lock_jobs(jobs)
-    return jobs - (await tx.settlements.find_many(sorted(jobs))).keys()
+    return jobs - (await tx.settled_among(jobs)).keys()
 
 
 async def _all_of(writes: Iterable[Coroutine[Any, Any, str]]) -> list[str]:

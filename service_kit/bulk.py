@@ -5,12 +5,14 @@ A statement that is sent row by row costs a row's round trip on PostgreSQL; on S
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     Boolean,
     ColumnElement,
     Dialect,
@@ -33,8 +35,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-from service_kit.database import json_list
-from service_kit.postgres_driver import send_later
+from service_kit.database import db_now, json_list
+from service_kit.postgres_driver import STATEMENT_CLOCK, send_later
 
 Row = Mapping[str, Any]
 DELETE_AT_ONCE = 2000
@@ -117,18 +119,20 @@ async def delete_rows(
         send_later(connection, _delete_sql(table, column, tuple(same)), {"among_": list(values), **same})
 
 
-async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
-    """Insert rows that all have the same columns. Without rows nothing happens.
+async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, moment: str = "") -> None:
+    """Insert rows that all have the same columns, and the database's clock in the column `moment` if it is named.
 
-    On PostgreSQL they are sent with the next statement, or with the commit, which then raises what they break.
+    Without rows nothing happens. On PostgreSQL they are sent with the next statement, or with the commit, which then
+    raises what they break.
     """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        await connection.execute(insert(table), list(rows))
+        statement = insert(table)
+        await connection.execute(statement.values({moment: db_now()}) if moment else statement, list(rows))
     else:
         names = tuple(rows[0])
-        send_later(connection, _insert_sql(table, names), _arrays(rows, names))
+        send_later(connection, _insert_sql(table, names, moment), _arrays(table, rows, names))
 
 
 async def insert_new_rows(
@@ -154,7 +158,7 @@ async def insert_new_rows(
     names = tuple(rows[0])
     keys = ", ".join(unique)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({keys}) DO NOTHING RETURNING {returning}"
-    return set((await connection.exec_driver_sql(sql, _arrays(rows, names))).scalars())
+    return set((await connection.exec_driver_sql(sql, _arrays(table, rows, names))).scalars())
 
 
 async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, key: Sequence[str]) -> None:
@@ -173,7 +177,7 @@ async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row
         return
     changes = ", ".join(f"{name} = excluded.{name}" for name in values)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-    send_later(connection, sql, _arrays(rows, names))
+    send_later(connection, sql, _arrays(table, rows, names))
 
 
 async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, match: Sequence[str]) -> int:
@@ -203,11 +207,33 @@ async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[
         ]
         return (await connection.execute(statement, prefixed)).rowcount
     names = tuple(rows[0])
-    return (await connection.exec_driver_sql(_update_sql(table, names, tuple(match)), _arrays(rows, names))).rowcount
+    sql, values = _update_sql(table, names, tuple(match)), _arrays(table, rows, names)
+    return (await connection.exec_driver_sql(sql, values)).rowcount
 
 
-def _arrays(rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in names}
+async def write_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, match: Sequence[str]) -> None:
+    """Update rows as `update_rows` does, where the caller has looked, under a lock, and knows that all are as expected.
+
+    On PostgreSQL this is sent as the rows of `insert_rows`.
+    """
+    if rows and connection.dialect.name == "postgresql":
+        names = tuple(rows[0])
+        send_later(connection, _update_sql(table, names, tuple(match)), _arrays(table, rows, names))
+    else:
+        await update_rows(connection, table, rows, match=match)
+
+
+def _arrays(table: Table, rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:
+    return {
+        name: [_json_text(row[name]) for row in rows]
+        if isinstance(table.c[_target(name)].type, JSON)
+        else [row[name] for row in rows]
+        for name in names
+    }
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _target(name: str) -> str:
@@ -215,9 +241,10 @@ def _target(name: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def _insert_sql(table: Table, names: tuple[str, ...]) -> str:
+def _insert_sql(table: Table, names: tuple[str, ...], moment: str = "") -> str:
     columns = ", ".join(names)
-    return f"INSERT INTO {table.name} ({columns}) SELECT {columns} FROM {_sent(table, names)}"  # noqa: S608 - our names
+    into, what = (f"{columns}, {moment}", f"{columns}, {STATEMENT_CLOCK}") if moment else (columns, columns)
+    return f"INSERT INTO {table.name} ({into}) SELECT {what} FROM {_sent(table, names)}"  # noqa: S608 - our own names
 
 
 @lru_cache(maxsize=256)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from asset_service.domain import Settlement
 from asset_service.storage.assets import Assets
 from asset_service.storage.events import Events
 from asset_service.storage.holds import Holds
 from asset_service.storage.imports import ImportRows
-from asset_service.storage.job_locks import lock_jobs
+from asset_service.storage.job_locks import lock_jobs, lock_jobs_later
 from asset_service.storage.renditions import RenditionTasks
 from asset_service.storage.settlements import Settlements
 from asset_service.storage.tables import audit, metadata
 from asset_service.storage.uploads import Uploads
-from service_kit.bulk import delete_some
+from service_kit.bulk import delete_some, insert_rows
 from service_kit.database import Database, db_now
 from service_kit.erasure import Erased
 from service_kit.identity import Owner
@@ -54,6 +54,14 @@ class Transaction(View):
         """Keep everybody else from these jobs until the end of this transaction: before any row is read."""
         await lock_jobs(self._connection, job_ids)
 
+    async def settled_among(self, job_ids: Collection[str]) -> dict[str, Settlement]:
+        """Lock jobs as `lock_jobs` does, and return how those of them were settled that are, by id.
+
+        The lock and the look are one message to PostgreSQL; the look sees what was committed before the lock was had.
+        """
+        lock_jobs_later(self._connection, job_ids)
+        return await self.settlements.find_many(sorted(job_ids))
+
     async def keep_open(self, job_id: str) -> None:
         """Keep a job from being settled until the end of this transaction: before any row is read.
 
@@ -79,8 +87,7 @@ class Transaction(View):
             }
             for action, owner, subject_id, detail in notes
         ]
-        if rows:
-            await self._connection.execute(insert(audit).values(at=db_now()), rows)
+        await insert_rows(self._connection, audit, rows, moment="at")
 
     async def trim_audit(self, older_than: timedelta) -> int:
         """Delete some old lines of the audit. Returns how many; when it is none, no old one is left."""

@@ -15,12 +15,15 @@ from asset_service.domain import Asset, AssetState
 from asset_service.storage.renditions import queue_renditions
 from asset_service.storage.rows import asset_from, asset_values
 from asset_service.storage.tables import holds, uploads, workspace_assets
-from service_kit.bulk import among, delete_some, update_rows
+from service_kit.bulk import among, delete_some, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted
 from service_kit.identity import Owner
 
 _assets = workspace_assets
+_OWNERS = select(_assets.c.asset_id, _assets.c.tenant_id, _assets.c.owner_id).where(
+    among(_assets.c.asset_id, "asset_ids")
+)
 _SEEN = (AssetState.AVAILABLE.value,)
 _KEPT = (AssetState.AVAILABLE.value, AssetState.WITHHELD.value)
 
@@ -76,14 +79,12 @@ class Assets:
 
     async def add_many(self, assets: Sequence[Asset]) -> None:
         """Insert assets, and queue those that lack renditions."""
-        if assets:
-            await self._connection.execute(insert(_assets), [asset_values(asset) for asset in assets])
-            await queue_renditions(self._connection, assets)
+        await insert_rows(self._connection, _assets, [asset_values(asset) for asset in assets])
+        await queue_renditions(self._connection, assets)
 
     async def owners(self, asset_ids: Sequence[str]) -> dict[str, Owner]:
         """Return whose those of the assets are that exist, tombstones too, by id."""
-        query = select(_assets.c.asset_id, _assets.c.tenant_id, _assets.c.owner_id)
-        found = await self._connection.execute(query.where(_assets.c.asset_id.in_(asset_ids)))
+        found = await self._connection.execute(_OWNERS, {"asset_ids": list(asset_ids)})
         return {row.asset_id: Owner(row.tenant_id, row.owner_id) for row in found}
 
     async def replace(self, asset: Asset, *, expected_version: int) -> bool:

@@ -12,6 +12,8 @@ from asset_service.storage.tables import holds
 from service_kit.bulk import among, upsert
 from service_kit.database import db_now
 
+_RELEASE = delete(holds).where(among(holds.c.holder, "holders"))
+
 
 class Holds:
     """Every query on holds."""
@@ -49,7 +51,7 @@ class Holds:
 
     async def release(self, holders: Sequence[str]) -> int:
         """End all holds of some holders. Returns how many there were."""
-        return (await self._connection.execute(delete(holds).where(holds.c.holder.in_(holders)))).rowcount
+        return (await self._connection.execute(_RELEASE, {"holders": list(holders)})).rowcount
 
     async def forget_lapsed(self, older_than: timedelta) -> int:
         """Delete holds that nobody renewed for a while after their end. Returns how many."""

@@ -13,7 +13,10 @@ from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service_kit.postgres_driver import send_later
+
 # Sorted, so that two transactions that want the same locks never wait for each other.
+_LOCK_LATER = "SELECT pg_advisory_xact_lock(key) FROM unnest(%(keys)b::bigint[]) AS key"
 _LOCK = text("SELECT pg_advisory_xact_lock(key) FROM unnest(:keys) AS key").bindparams(
     bindparam("keys", type_=ARRAY(BigInteger))
 )
@@ -24,11 +27,20 @@ async def lock_jobs(connection: AsyncConnection, job_ids: Iterable[str]) -> None
 
     On SQLite there is one writer, which has every lock already.
     """
-    if connection.dialect.name == "sqlite":
-        return
-    keys = sorted({job_lock(job_id) for job_id in job_ids})
+    keys = _keys(connection, job_ids)
     if keys:
         await connection.execute(_LOCK, {"keys": keys})
+
+
+def lock_jobs_later(connection: AsyncConnection, job_ids: Iterable[str]) -> None:
+    """Do the same with the next statement, which waits for the locks: for callers whose next statement is a look."""
+    keys = _keys(connection, job_ids)
+    if keys:
+        send_later(connection, _LOCK_LATER, {"keys": keys})
+
+
+def _keys(connection: AsyncConnection, job_ids: Iterable[str]) -> list[int]:
+    return [] if connection.dialect.name == "sqlite" else sorted({job_lock(job_id) for job_id in job_ids})
 
 
 def job_lock(job_id: str) -> int:

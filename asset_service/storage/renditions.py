@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Asset, RenditionTask
 from asset_service.storage.tables import rendition_tasks as _tasks
+from service_kit.bulk import insert_rows
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
@@ -70,9 +71,13 @@ class RenditionTasks:
 async def queue_renditions(connection: AsyncConnection, assets: Sequence[Asset]) -> None:
     """Queue those of some new assets that lack renditions."""
     rows = [
-        {"asset_id": asset.asset_id, "tenant_id": asset.owner.tenant_id, "owner_id": asset.owner.owner_id}
+        {
+            "asset_id": asset.asset_id,
+            "tenant_id": asset.owner.tenant_id,
+            "owner_id": asset.owner.owner_id,
+            "attempts": 0,
+        }
         for asset in assets
         if asset.lacking_renditions
     ]
-    if rows:
-        await connection.execute(insert(_tasks).values(attempts=0, due_at=db_now()), rows)
+    await insert_rows(connection, _tasks, rows, moment="due_at")

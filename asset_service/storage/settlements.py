@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Settlement
 from asset_service.storage.tables import settlements
-from service_kit.bulk import among, delete_some
+from service_kit.bulk import among, delete_some, insert_rows
 from service_kit.database import db_now
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
@@ -46,8 +46,9 @@ class Settlements:
 
     async def add_many(self, new: Sequence[Settlement]) -> None:
         """Insert the settlements of jobs."""
-        await self._connection.execute(
-            insert(settlements).values(created_at=db_now()),
+        await insert_rows(
+            self._connection,
+            settlements,
             [
                 {
                     "job_id": settlement.job_id,
@@ -59,6 +60,7 @@ class Settlements:
                 }
                 for settlement in new
             ],
+            moment="created_at",
         )
 
     async def trim(self, older_than: timedelta) -> int:

@@ -6,21 +6,27 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Upload, UploadState
 from asset_service.storage.rows import upload_from, upload_values
 from asset_service.storage.tables import uploads
-from service_kit.bulk import among
+from service_kit.bulk import among, delete_rows, insert_rows, write_rows
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
 _MEASURED = ("state", "generation", "media", "output_upload_id", "receipt")
-_STAGE = (
+# Made once: to make a statement costs more than to run it.
+_OF_JOBS = select(uploads).where(among(uploads.c.job_id, "job_ids"))
+_LOCKED = _OF_JOBS.where(uploads.c.state != UploadState.DELETING.value).order_by(uploads.c.upload_id).with_for_update()
+_OPEN = select(uploads.c.upload_id).where(
+    among(uploads.c.upload_id, "upload_ids"), uploads.c.state == UploadState.OPEN.value
+)
+_GIVE_UP_OF_JOBS = (
     update(uploads)
-    .where(uploads.c.upload_id == bindparam("of"))
-    .values({uploads.c[name]: bindparam(f"to_{name}", type_=uploads.c[name].type) for name in _MEASURED})
+    .where(among(uploads.c.job_id, "job_ids"), uploads.c.state != UploadState.DELETING.value)
+    .values(state=UploadState.DELETING.value)
 )
 
 
@@ -36,14 +42,11 @@ class Uploads:
 
     async def add_many(self, new: Sequence[Upload]) -> None:
         """Insert uploads: before their first bytes."""
-        if new:
-            await self._connection.execute(
-                insert(uploads).values(created_at=db_now()), [upload_values(upload) for upload in new]
-            )
+        await insert_rows(self._connection, uploads, [upload_values(upload) for upload in new], moment="created_at")
 
     async def of_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
         """Return all uploads of jobs."""
-        return await self._select(select(uploads).where(among(uploads.c.job_id, job_ids)))
+        return await self._select(_OF_JOBS, job_ids=list(job_ids))
 
     async def find(self, upload_id: str) -> Upload | None:
         """Return one upload; None when there is none."""
@@ -111,21 +114,14 @@ class Uploads:
     async def stage_many(self, measured: Sequence[Upload]) -> None:
         """Write what was measured of uploads of jobs whose locks the caller has, and whose state it has looked at."""
         rows = [
-            {f"to_{name}": value for name, value in upload_values(upload).items() if name in _MEASURED}
-            | {"of": upload.upload_id}
+            {name: value for name, value in upload_values(upload).items() if name in ("upload_id", *_MEASURED)}
             for upload in measured
         ]
-        if rows:
-            await self._connection.execute(_STAGE, rows)
+        await write_rows(self._connection, uploads, rows, match=("upload_id",))
 
     async def lock_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
         """Return the uploads of jobs that were not given up, by id, and keep everybody else from them."""
-        return await self._select(
-            select(uploads)
-            .where(uploads.c.job_id.in_(job_ids), uploads.c.state != UploadState.DELETING.value)
-            .order_by(uploads.c.upload_id)
-            .with_for_update()
-        )
+        return await self._select(_LOCKED, job_ids=list(job_ids))
 
     async def delete_later(self, upload_id: str) -> bool:
         """Give up an upload: its bytes are deleted after the commit. Returns False when it is gone already."""
@@ -133,7 +129,7 @@ class Uploads:
 
     async def delete_later_of_jobs(self, job_ids: Sequence[str]) -> int:
         """Give up all uploads of jobs: their bytes are deleted after the commit. Returns how many."""
-        return await self._give_up(uploads.c.job_id.in_(job_ids))
+        return (await self._connection.execute(_GIVE_UP_OF_JOBS, {"job_ids": list(job_ids)})).rowcount
 
     async def _give_up(self, *which: ColumnElement[bool]) -> int:
         changed = await self._connection.execute(
@@ -181,17 +177,14 @@ class Uploads:
 
     async def open_among(self, upload_ids: Sequence[str]) -> set[str]:
         """Return those of the ids whose uploads still take bytes."""
-        query = select(uploads.c.upload_id).where(
-            uploads.c.upload_id.in_(upload_ids), uploads.c.state == UploadState.OPEN.value
-        )
-        return set((await self._connection.execute(query)).scalars())
+        return set((await self._connection.execute(_OPEN, {"upload_ids": list(upload_ids)})).scalars())
 
     async def forget(self, upload_ids: Iterable[str]) -> None:
         """Delete rows: their keys are empty, or belong to an asset from now on."""
-        await self._connection.execute(delete(uploads).where(uploads.c.upload_id.in_(list(upload_ids))))
+        await delete_rows(self._connection, uploads, "upload_id", list(upload_ids))
 
-    async def _select(self, query: Select[Any]) -> Sequence[Upload]:
-        return [upload_from(row) for row in (await self._connection.execute(query)).mappings()]
+    async def _select(self, query: Select[Any], **values: Any) -> Sequence[Upload]:
+        return [upload_from(row) for row in (await self._connection.execute(query, values)).mappings()]
 
 
 def _of(owner: Owner) -> ColumnElement[bool]:

@@ -12,7 +12,8 @@ from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, MetaData, Strin
 from sqlalchemy.exc import IntegrityError
 
 from service_kit import bulk
-from service_kit.database import Database, UtcDateTime
+from service_kit.clock import ManualClock
+from service_kit.database import Database, Json, UtcDateTime
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 metadata = MetaData()
@@ -160,3 +161,31 @@ async def test_what_is_left_for_later_is_seen_by_the_next_statement_and_gone_wit
             await bulk.insert_rows(tx, things, [row("unsent")])
             raise KeyError
     assert await stored(db) == []
+
+
+async def test_rows_have_json_and_the_moment_of_the_database(url: str) -> None:
+    tables = MetaData()
+    noted = Table(
+        "noted",
+        tables,
+        Column("name", String(40), primary_key=True),
+        Column("told", Json),
+        Column("list", Json, nullable=False),
+        Column("at", UtcDateTime, nullable=False),
+    )
+    database = Database(url, clock=ManualClock(NOON))
+    rows = [
+        {"name": "a", "told": {"quote": "\" ' {} , \\ \u00e9", "none": None}, "list": []},
+        {"name": "b", "told": None, "list": [1, "x"]},
+    ]
+    async with database.write() as tx:
+        await tx.run_sync(tables.create_all)
+        await bulk.insert_rows(tx, noted, rows, moment="at")
+        await bulk.write_rows(tx, noted, [{"name": "b", "list": [{"y": 2}]}], match=("name",))
+        await bulk.write_rows(tx, noted, [], match=("name",))
+    async with database.read() as tx:
+        found = [tuple(row) for row in await tx.execute(select(noted).order_by(noted.c.name))]
+        empty = (await tx.execute(select(noted.c.name).where(noted.c.told.is_(None)))).scalars().all()
+    assert found == [("a", rows[0]["told"], [], NOON), ("b", None, [{"y": 2}], NOON)]
+    assert empty == ["b"], "None is no JSON null"
+    await database.close()

@@ -307,6 +307,33 @@ async def test_a_settled_job_stays_settled_and_takes_nothing_more(asset_: Storag
         await tx.settlements.refuse_settled("j1")
 
 
+async def test_who_looks_whether_jobs_are_settled_has_their_locks_first(
+    open_database: Callable[[str], Database],
+) -> None:
+    """The look sees a settlement that had the lock before it."""
+    one, two = Storage(open_database("asset")), Storage(open_database("asset"))
+    has_lock, order = asyncio.Event(), list[str]()
+
+    async def look() -> None:
+        await has_lock.wait()
+        async with two.write() as tx:
+            assert (await tx.settled_among(["j2", "j1"])).keys() == {"j1"}
+            order.append("looked")
+
+    async with asyncio.TaskGroup() as group:
+        looking = group.create_task(look())
+        async with one.write() as tx:
+            assert await tx.settled_among(["j1"]) == {}
+            has_lock.set()
+            done, _ = await asyncio.wait({looking}, timeout=0.05)
+            assert not done
+            await tx.settlements.add_many([Settlement("j1", ANN, (), ())])
+            order.append("settled")
+    assert order == ["settled", "looked"]
+    async with one.write() as tx:
+        assert await tx.settled_among([]) == {}
+
+
 async def test_who_keeps_a_job_open_keeps_it_from_being_settled(open_database: Callable[[str], Database]) -> None:
     """On two connections, as two replicas have them."""
     one, two = Storage(open_database("asset")), Storage(open_database("asset"))
