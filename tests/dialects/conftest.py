@@ -15,7 +15,9 @@ from tests.support.system import System, running_system
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Every service, the gateway and a worker."""
-    async with running_system(tmp_path_factory.mktemp("dialects"), sketch__step_delay="5ms") as running:
+    async with running_system(
+        tmp_path_factory.mktemp("dialects"), sketch__step_delay="5ms", outgoing__allow="127.0.0.1"
+    ) as running:
         yield running
 
 

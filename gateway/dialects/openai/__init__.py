@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.openai import images, models, videos
+from gateway.dialects.openai import chat, images, models, responses, videos, webhooks
 from gateway.dialects.openai.errors import error_body, error_headers
 
 OPENAI = Dialect(
     name="openai",
     title="OpenAI",
     prefixes=("/openai",),
-    endpoints=images.ENDPOINTS + videos.ENDPOINTS + models.ENDPOINTS,
+    endpoints=images.ENDPOINTS + videos.ENDPOINTS + chat.ENDPOINTS + responses.ENDPOINTS + models.ENDPOINTS,
     error_body=error_body,
     error_headers=error_headers,
 )
+
+__all__ = ["OPENAI", "webhooks"]
