@@ -6,6 +6,8 @@ import io
 import json
 import zlib
 from contextlib import suppress
+from json import dumps
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service_kit.descriptions import automatic1111, comfyui, every_tool, invokeai, texts
-from service_kit.descriptions.described import MAX_TEXT, Described, whole
+from service_kit.descriptions.described import MAX_TEXT, Described, clean, model_name, whole
 from tests.support.gallery_fixtures import TOOLS, Fixture
 
 CASES = [(tool, fixture) for tool, fixtures in TOOLS.items() for fixture in fixtures]
 QUICK = settings(max_examples=80, deadline=None, database=None)
 TEXT = st.text(max_size=300)
+# Words of any script, without what has a meaning in one of the formats.
+WORDS = st.text(st.characters(categories=["L", "N"], include_characters=" .!'-"), max_size=200).map(
+    lambda text: " ".join(f"a {clean(text)} z".split())
+)
+SEEDS = st.integers(0, 2**64)
+SIDES = st.integers(1, 999_999)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 
 
@@ -91,16 +99,52 @@ def test_seeds_are_whole_numbers_of_any_size(value: Any, text: str) -> None:
     assert whole(value) == text
 
 
+def assert_takes_nothing_odd(found: Described | None, tool: str) -> None:
+    """Check what holds of any description, whatever it was read from."""
+    if found is None:
+        return
+    assert found.tool == tool
+    for text in (found.prompt, found.negative_prompt, found.model, found.sampler):
+        assert text == clean(text), "no control characters, no halves of surrogates"
+    assert found.seed == "" or found.seed == str(int(found.seed))
+    assert len(found.seed) <= 40
+    assert all(0 <= number <= 1_000_000 for number in (found.width, found.height, found.steps))
+    assert found.guidance is None or isfinite(found.guidance)
+
+
 @QUICK
 @given(TEXT)
 def test_any_text_is_read_as_automatic1111(text: str) -> None:
-    for given_text in (text, f"{text}\nNegative prompt: {text}\nSteps: 1, Seed: 2, x: {text}"):
-        automatic1111.parse(given_text)
+    assert_takes_nothing_odd(automatic1111.parse(text), "automatic1111")
+    found = automatic1111.parse(f"{text}\nNegative prompt: {text}\nSteps: 1, Seed: 2, x: {text}")
+    if found is not None:
+        assert_takes_nothing_odd(found, "automatic1111")
+
+
+@QUICK
+@given(WORDS, WORDS, SEEDS, SIDES, SIDES)
+def test_what_automatic1111_wrote_is_read_whatever_the_words(
+    prompt: str, negative: str, seed: int, width: int, height: int
+) -> None:
+    line = f"Steps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: {seed}, Size: {width}x{height}, Model: {dumps(prompt)}"
+    assert automatic1111.parse(f"{prompt}\nNegative prompt: {negative}\n{line}") == Described(
+        tool="automatic1111",
+        prompt=prompt,
+        negative_prompt=negative,
+        model=model_name(prompt),
+        seed=str(seed),
+        width=width,
+        height=height,
+        steps=20,
+        sampler="Euler a",
+        guidance=7.5,
+    )
 
 
 def test_a_line_of_many_quotation_marks_takes_no_time() -> None:
-    automatic1111.settings("a: " + '"\\' * 200_000)
-    automatic1111.settings("a:" * 200_000)
+    marks = '"\\' * 200_000
+    assert automatic1111.settings(f"a: {marks}") == {"a": marks}
+    assert automatic1111.settings("a:" * 200_000) == {"a": "a:" * 199_999}
 
 
 LINKS = st.tuples(st.sampled_from([str(number) for number in range(8)]), st.integers(0, 2)).map(list)
@@ -137,9 +181,39 @@ ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4) | st.
 @QUICK
 @given(GRAPHS | ANYTHING, ANYTHING)
 def test_any_graph_is_read_as_comfyui(graph: Any, workflow: Any) -> None:
-    comfyui.parse(json.dumps(graph), json.dumps(workflow))
+    assert_takes_nothing_odd(comfyui.parse(json.dumps(graph), json.dumps(workflow)), "comfyui")
     editor = {"nodes": workflow if isinstance(workflow, list) else [workflow], "links": [[1, 2, 0], workflow]}
-    comfyui.parse("", json.dumps(editor))
+    assert_takes_nothing_odd(comfyui.parse("", json.dumps(editor)), "comfyui")
+
+
+@QUICK
+@given(WORDS, WORDS, SEEDS, SIDES, SIDES, st.integers(0, 20))
+def test_the_links_of_comfyui_are_followed_however_long_they_are(
+    prompt: str, negative: str, seed: int, width: int, height: int, reroutes: int
+) -> None:
+    chain = {f"r{place}": reroute(f"r{place + 1}" if place < reroutes else "text") for place in range(reroutes + 1)}
+    inputs = {"positive": ["r0", 0], "negative": ["no", 0], "latent_image": ["latent", 0], "seed": seed, "steps": 9}
+    graph = chain | {
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0]}},
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sampler", 0]}},
+        "sampler": {"class_type": "KSampler", "inputs": inputs},
+        "text": {"class_type": "CLIPTextEncode", "inputs": {"text": prompt}},
+        "no": {"class_type": "CLIPTextEncode", "inputs": {"text": negative}},
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": width, "height": height}},
+    }
+    assert comfyui.parse(json.dumps(graph)) == Described(
+        tool="comfyui",
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=str(seed),
+        width=width,
+        height=height,
+        steps=9,
+    )
+
+
+def reroute(to: str) -> dict[str, Any]:
+    return {"class_type": "Reroute", "inputs": {"": [to, 0]}}
 
 
 @QUICK
@@ -152,20 +226,66 @@ def test_any_json_is_read_as_invokeai(said: Any, text: str) -> None:
         (invokeai.parse_sd_metadata, json.dumps({"image": {"prompt": said, "steps": said}})),
         (invokeai.parse_dream, f'"{text}" {text} -S'),
     ):
-        parse(given_text)
+        assert_takes_nothing_odd(parse(given_text), "invokeai")
 
 
 @QUICK
-@given(st.binary(max_size=400), st.sampled_from([b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"RIFF\0\0\0\0WEBPEXIF"]))
+@given(WORDS, WORDS, SEEDS, SIDES, SIDES)
+def test_what_invokeai_wrote_is_read_whatever_the_words(
+    prompt: str, negative: str, seed: int, width: int, height: int
+) -> None:
+    wanted = Described(
+        tool="invokeai", prompt=prompt, negative_prompt=negative, seed=str(seed), width=width, height=height, steps=9
+    )
+    numbers = {"seed": seed, "width": width, "height": height, "steps": 9}
+    new = {"positive_prompt": prompt, "negative_prompt": negative, **numbers}
+    assert invokeai.parse_metadata(dumps(new)) == wanted
+    old = {"image": {"prompt": f"{prompt} [{negative}]", **numbers}}
+    assert invokeai.parse_sd_metadata(dumps(old)) == wanted
+    dream = f'"{prompt} [{negative}]" -s 9 -S {seed} -W {width} -H {height}'
+    assert invokeai.parse_dream(dream) == wanted
+
+
+PICTURES = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe1", b"RIFF\0\0\0\0WEBPEXIF"]
+
+
+@QUICK
+@given(st.binary(max_size=400), st.sampled_from(PICTURES))
 def test_any_bytes_are_read_as_a_picture(data: bytes, start: bytes) -> None:
     with suppress(texts.TooLong):
-        texts.texts_of(io.BytesIO(start + data))
-    texts._exif(b"II*\0" + data)
-    texts._exif(b"MM\0*\0\0\0\x08" + data)
+        found = texts.texts_of(io.BytesIO(start + data))
+        assert found.keys() <= {"UserComment"} or start == PICTURES[0]
+    for exif in (b"II*\0" + data, b"MM\0*\0\0\0\x08" + data):
+        found = texts._exif(exif)
+        assert found.keys() <= {"UserComment"}
+        # No text is longer than the bytes that it was read from.
+        assert all(len(text) <= len(exif) for text in found.values())
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG; nobody looks at its checksum."""
+    return len(data).to_bytes(4, "big") + kind + data + b"\0\0\0\0"
 
 
 @QUICK
-@given(st.binary(max_size=300), st.sampled_from([b"tEXt", b"zTXt", b"iTXt"]))
-def test_any_chunk_is_read_as_a_text(data: bytes, kind: bytes) -> None:
-    chunk = len(data).to_bytes(4, "big") + kind + data + b"\0\0\0\0"
-    texts.texts_of(io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk))
+@given(st.binary(max_size=300), st.sampled_from([b"tEXt", b"zTXt", b"iTXt"]), WORDS)
+def test_any_chunk_is_read_as_a_text_and_the_next_one_counts(data: bytes, kind: bytes, words: str) -> None:
+    behind = chunk(b"iTXt", b"known\0\0\0\0\0" + words.encode())
+    picture = b"\x89PNG\r\n\x1a\n" + chunk(kind, data) + behind + chunk(b"IEND", b"")
+    found = texts.texts_of(io.BytesIO(picture))
+    assert found.pop("known") == words
+    assert all(1 <= len(name) <= 79 for name in found)
+
+
+@QUICK
+@given(WORDS)
+def test_a_text_is_read_from_every_kind_of_chunk(words: str) -> None:
+    said = words.encode()
+    for kind, body in (
+        (b"tEXt", b"parameters\0" + said),
+        (b"zTXt", b"parameters\0\0" + zlib.compress(said)),
+        (b"iTXt", b"parameters\0\0\0en\0\0" + said),
+        (b"iTXt", b"parameters\0\x01\0en\0Parameter\0" + zlib.compress(said)),
+    ):
+        picture = io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunk(kind, body))
+        assert texts.texts_of(picture) == {"parameters": words}
