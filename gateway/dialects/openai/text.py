@@ -100,7 +100,7 @@ async def submit(
     if "seed" in values:
         request.seed = values.get("seed")
     try:
-        return await call.submit(request, values.notes | _metadata(values))
+        return await call.submit(request, {**values.notes, **_metadata(values)})
     except AtelierError as error:
         raise renamed(_without_chat(error), names) from error
 
