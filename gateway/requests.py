@@ -19,8 +19,9 @@ from gateway.transcode import Problem, Refused, fill, from_json, from_text, pars
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 _MAX_PARAMETERS = 100
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,20})")
-_FRACTION = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d{1,3})?")
+# Digits are those of ASCII: Python would read those of every script.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,20})")
+_FRACTION = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
 _IDEMPOTENCY_FIELD = "idempotency_key"
 
 

@@ -37,8 +37,8 @@ _RANGES: dict[int, tuple[int, int]] = {
     FieldDescriptor.CPPTYPE_UINT64: (0, MAX_INTEGER),
 }
 _FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
-_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)")
-_DURATION = re.compile(r"-?\d{1,12}(\.\d{1,9})?s")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+_DURATION = re.compile(r"-?\d{1,12}(\.\d{1,9})?s", re.ASCII)
 _WORST_FIRST = (
     ErrorReason.UNKNOWN_FIELD,
     ErrorReason.MALFORMED_REQUEST,
