@@ -29,6 +29,7 @@ log = get_logger(__name__)
 # What a session may have under way at once. Beyond it the router reads no further, and the worker waits.
 _MOST_AT_ONCE = 256
 _MOST_BYTES_AT_ONCE = 1 << 20
+_MOST_IN_A_BATCH = 256
 # A worker takes messages of 4 MiB.
 _MOST_TOGETHER_BYTES = 1 << 20
 # How long what was said last may take to reach a worker whose session ends.
@@ -249,8 +250,10 @@ def _each(session: Session, request: pb.WorkRequest) -> Sequence[pb.WorkRequest]
     check_size(request.ByteSize())
     # Each of what is in it is paid for like any other; this is for the batch, which may be empty.
     session.allowance.spend(size_bytes=0)
-    check_limits(request)
     requests = request.batch.requests
+    if len(requests) > _MOST_IN_A_BATCH:
+        problem = f"must have at most {_MOST_IN_A_BATCH} requests, got {len(requests)}"
+        raise InvalidArgument.field("batch.requests", problem)
     if any(one.WhichOneof("message") in ("hello", "batch") for one in requests):
         raise InvalidArgument("Neither hello nor a batch is part of a batch.")
     return requests
