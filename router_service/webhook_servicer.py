@@ -49,14 +49,14 @@ class WebhookServicer(webhook_service_pb2_grpc.WebhookServiceServicer):
         self, request: pb.RotateWebhookSecretRequest, context: Any
     ) -> pb.RotateWebhookSecretResponse:
         secret, until = await self._webhooks.rotate(current_caller().owner)
-        return pb.RotateWebhookSecretResponse(secret=secret.reveal(), previous_signs_until=moment(until))
+        return pb.RotateWebhookSecretResponse(secret=secret.reveal(), previous_ends_at=moment(until))
 
     async def LeaseDeliveries(self, request: pb.LeaseDeliveriesRequest, context: Any) -> pb.LeaseDeliveriesResponse:
         lease_for = request.lease.ToTimedelta() if request.HasField("lease") else _DEFAULT_LEASE
         leased = await self._webhooks.lease(
             limit=request.limit,
             lease_for=lease_for,
-            most_per_owner=request.most_per_owner,
+            most_per_owner=request.most_per_owner if request.HasField("most_per_owner") else request.limit,
             busy=[Owner(owner.tenant_id, owner.owner_id) for owner in request.busy],
         )
         return pb.LeaseDeliveriesResponse(deliveries=[self._leased(one) for one in leased])

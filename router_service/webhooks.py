@@ -115,7 +115,7 @@ class Webhooks:
     # --- sending ----------------------------------------------------------------------------------------------------
 
     async def lease(
-        self, *, limit: int, lease_for: timedelta, most_per_owner: int = 0, busy: Collection[Owner] = ()
+        self, *, limit: int, lease_for: timedelta, most_per_owner: int | None = None, busy: Collection[Owner] = ()
     ) -> Sequence[Leased]:
         """Give out deliveries that are due, of owners who are not busy. Nothing is sent for one who was erased."""
         lease_for = min(max(lease_for, _SHORTEST_LEASE), _LONGEST_LEASE)

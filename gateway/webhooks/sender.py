@@ -31,8 +31,8 @@ from service_kit.telemetry import get_logger
 log = get_logger(__name__)
 
 _PAUSE_S = 1.0
-_LONGEST_PAUSE_S = 30.0
-_REPORT_TRIES = 3
+_LONGEST_PAUSE_S = 5.0
+_REPORT_TRIES = 20
 _ANSWER_BYTES = 1024
 _STOP_GRACE_S = 5.0
 _MARGIN = timedelta(seconds=30)

@@ -15,7 +15,7 @@ from tests.model.processes import Gone
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 600
 # Not of the life of a job: real processes are killed there, in `test_killed_upkeep.py` and `test_kills.py`.
-OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.", "router.erase.")
+OTHERS = ("asset.copy_item.", "asset.erase.", "asset.renditions.", "asset.sweep.", "router.erase.", "router.webhooks.")
 
 
 def test_a_process_dies_at_its_point_and_its_database_and_blobs_refuse_it(model: Opens) -> None:

@@ -43,6 +43,8 @@ class Processes:
             "ATELIER_ROUTER_LISTEN": self.router_target,
             "ATELIER_ASSET_LISTEN": self.asset_target,
             "ATELIER_ROUTER_ASSET_TARGET": self.asset_target,
+            "ATELIER_GATEWAY_ROUTER_TARGET": self.router_target,
+            "ATELIER_GATEWAY_ASSET_TARGET": self.asset_target,
             "ATELIER_WORKER_CONNECT": self.router_target,
             "ATELIER_WORKER_NAME": "one",
             "ATELIER_WORKER_ENGINE": "tests.support.tiny_engine:TinyEngine",

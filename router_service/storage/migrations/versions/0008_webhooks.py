@@ -18,7 +18,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.String(36), nullable=False),
         sa.Column("event", sa.String(16), nullable=False),
         sa.Column("dialect", sa.String(16), nullable=False),
-        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("address", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("tries", sa.Integer, nullable=False),
