@@ -271,7 +271,7 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         references=new.references,
         priority=request.priority,
         created_at=now,
-        deadline_at=now + plan.deadline,
+        deadline_at=now + request.deadline(plan.deadline),
         stages=plan.stages,
         outputs=tuple(Output(index) for index in range(outputs)),
         warnings=plan.warnings,

@@ -56,6 +56,11 @@ class Request:
     chat: Chat | None = None
     annotations: tuple[tuple[str, str], ...] = ()
     webhook: Webhook | None = None
+    deadline_seconds: int | None = None
+
+    def deadline(self, model: timedelta) -> timedelta:
+        """From acceptance to the deadline of the job: what the request asks for, at most what the model has."""
+        return model if self.deadline_seconds is None else min(model, timedelta(seconds=self.deadline_seconds))
 
 
 @dataclass(frozen=True, slots=True)

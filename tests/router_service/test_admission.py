@@ -217,6 +217,15 @@ async def test_each_model_has_a_deadline_of_its_own_and_an_enhancement_adds_to_i
     assert await allowed(enhance_prompt=True) == timedelta(minutes=17)
 
 
+async def test_a_request_may_have_an_earlier_deadline_but_no_later_one(router: Router) -> None:
+    for seconds, kept in ((5, 5), (86_400, 900)):
+        reply = await router.jobs.GenerateContent(request(deadline_seconds=seconds))
+        job = (await router.jobs.GetJob(pb.GetJobRequest(job_id=reply.job_id))).job
+        assert job.deadline_at.ToNanoseconds() - job.created_at.ToNanoseconds() == kept * 10**9
+    error = await refused(router, deadline_seconds=0)
+    assert [problem.field for problem in error.fields] == ["deadline_seconds"]
+
+
 async def test_effective_values_are_in_the_reply(router: Router) -> None:
     reply = await router.submit(quality="QUALITY_HIGH", aspect_ratio="16:9", quantity=2)
     settings = reply.generation_settings

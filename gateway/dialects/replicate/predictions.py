@@ -24,6 +24,9 @@ LONGEST_WAIT = 60
 """The seconds that `Prefer: wait` waits, and the most that it may say."""
 
 _PREFER = re.compile(r"wait(?:=(\d{1,4}))?")
+_DURATION = re.compile(r"(?=.)(?:(\d{1,2})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s?)?")
+_LEAST_CANCEL_AFTER = 5
+_MOST_CANCEL_AFTER = 86_400
 _MOST_INPUT_BYTES = 24 << 10
 _PAGE = 100
 # As long as a job may take.
@@ -53,8 +56,13 @@ async def _create(call: Call, said: Said, named: Named) -> Reply:
     wait = _wait(call.headers.get("prefer"))
     request = await request_of(call, said, named)
     _add_webhook(request, said)
+    notes = _notes(said, named)
+    cancel_after = call.headers.get("cancel-after")
+    if cancel_after is not None:
+        request.deadline_seconds = _cancel_after(cancel_after)
+        notes[answers.CANCEL_AFTER] = str(request.deadline_seconds)
     try:
-        accepted = await call.submit(request, _notes(said, named))
+        accepted = await call.submit(request, notes)
     except InvalidArgument as error:
         raise renamed(error, NAMES) from error
     if wait is None:
@@ -85,6 +93,17 @@ def _wait(prefer: str | None) -> timedelta | None:
             raise InvalidArgument.field("Prefer", f"must be wait=1..{LONGEST_WAIT}, got {seconds}")
         return timedelta(seconds=seconds)
     return None
+
+
+def _cancel_after(said: str) -> int:
+    """Return the seconds of a duration such as `90`, `90s`, `5m` or `1h30m`."""
+    match = _DURATION.fullmatch(said.strip())
+    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    total = (hours * 60 + minutes) * 60 + seconds
+    if not _LEAST_CANCEL_AFTER <= total <= _MOST_CANCEL_AFTER:
+        message = f"must be {_LEAST_CANCEL_AFTER} seconds to a day, such as 90s or 1h30m; got {said[:40]!r}"
+        raise InvalidArgument.field("Cancel-After", message)
+    return total
 
 
 def _add_webhook(request: router_service_pb2.GenerateContentRequest, said: Said) -> None:
@@ -140,7 +159,7 @@ async def cancel(call: Call) -> Reply:
 
 _WAITS = (
     "`Prefer: wait=n` waits for at most n seconds, 60 without n; when these are over the answer says `starting`. "
-    "`webhook_events_filter` takes no `logs`."
+    "`Cancel-After` becomes `deadline_seconds`. `webhook_events_filter` takes no `logs`."
 )
 _CURSOR = (mapped("cursor", "`page_token`", "from-next"),)
 ENDPOINTS = (

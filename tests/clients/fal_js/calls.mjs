@@ -1,0 +1,97 @@
+// fal's JavaScript client, by the proxy: every call goes to one address and says which one it means.
+
+import assert from "node:assert/strict";
+import { createFalClient } from "@fal-ai/client";
+import { call, main, FAULTY_URL, KEY, ONCE, TLS_URL, URL_ } from "../runner.mjs";
+
+const client = (url = URL_, credentials = KEY) =>
+  createFalClient({ credentials, proxyUrl: { url: `${url}/fal/proxy`, when: "always" } });
+const input = { prompt: "a heron", image_size: { width: 128, height: 128 }, num_inference_steps: 2 };
+const long = { ...input, image_size: { width: 1024, height: 1024 }, num_inference_steps: 200, num_images: 8 };
+
+async function picture() {
+  const made = await client().run("fal-ai/sdxl", { input });
+  return new Blob([await (await fetch(made.data.images[0].url)).arrayBuffer()], { type: "image/png" });
+}
+
+call("run, by TLS", async () => {
+  const made = await client(TLS_URL).run("fal-ai/sdxl", { input: { ...input, seed: 0 }, startTimeout: 60 });
+  assert.deepEqual([made.data.seed, made.data.images[0].width], [0, 128]);
+  assert.ok(made.requestId);
+});
+
+call("subscribe, by polling", async () => {
+  const updates = [];
+  const made = await client().subscribe("fal-ai/sdxl", {
+    input: { ...input, num_images: 2 },
+    logs: true,
+    pollInterval: 50,
+    priority: "low",
+    hint: "warm",
+    onQueueUpdate: (update) => updates.push(update),
+  });
+  assert.equal(made.data.images.length, 2);
+  assert.equal(updates.at(-1).status, "COMPLETED");
+  assert.equal(updates.at(-1).logs.at(-1).message, "Delivered 2 of 2.");
+});
+
+call("subscribe, by stream", async () => {
+  const updates = [];
+  const made = await client().subscribe("fal-ai/sdxl", {
+    input,
+    mode: "streaming",
+    logs: true,
+    onQueueUpdate: (update) => updates.push(update),
+  });
+  assert.equal(made.data.images.length, 1);
+  assert.equal(updates.at(-1).status, "COMPLETED");
+});
+
+call("queue.submit, status, result and cancel", async () => {
+  const fal = client();
+  const { request_id: requestId, status_url: statusUrl } = await fal.queue.submit("fal-ai/sdxl", { input: long });
+  assert.ok(statusUrl.endsWith(`/fal/queue/fal-ai/sdxl/requests/${requestId}/status`));
+  assert.ok(["IN_QUEUE", "IN_PROGRESS"].includes((await fal.queue.status("fal-ai/sdxl", { requestId })).status));
+  await fal.queue.cancel("fal-ai/sdxl", { requestId });
+  assert.equal((await fal.queue.status("fal-ai/sdxl", { requestId, logs: true })).error_type, "client_cancelled");
+  await assert.rejects(fal.queue.result("fal-ai/sdxl", { requestId }), { status: 499 });
+});
+
+call("stream", async () => {
+  const stream = await client().stream("fal-ai/sdxl", { input: { ...input, num_inference_steps: 40 } });
+  const pieces = [];
+  for await (const piece of stream) pieces.push(piece);
+  assert.ok(pieces.at(-1).images[0].url.startsWith("http"));
+  assert.equal((await stream.done()).images.length, 1);
+});
+
+call("storage.upload, and a Blob as input", async () => {
+  const fal = client();
+  const content = await picture();
+  const url = await fal.storage.upload(content);
+  const named = await fal.run("fal-ai/sdxl/image-to-image", { input: { ...input, image_url: url } });
+  assert.equal(named.data.images.length, 1);
+  const sent = await fal.subscribe("fal-ai/sdxl/image-to-image", { input: { ...input, image_url: content } });
+  assert.equal(sent.data.images.length, 1);
+});
+
+call("queue.submit after a 500, once more with the same key", async () => {
+  const fal = client(FAULTY_URL);
+  const options = { input: { ...input, prompt: ONCE }, headers: { "Idempotency-Key": "heron-1" } };
+  await assert.rejects(fal.queue.submit("fal-ai/sdxl", options), { status: 500 });
+  const { request_id: requestId } = await fal.queue.submit("fal-ai/sdxl", options);
+  await fal.queue.subscribeToStatus("fal-ai/sdxl", { requestId, pollInterval: 50 });
+});
+
+call("errors", async () => {
+  const fal = client();
+  await assert.rejects(fal.run("fal-ai/sdxl", { input: { ...input, num_images: 9 } }), (error) => {
+    assert.deepEqual([error.name, error.status], ["ValidationError", 422]);
+    assert.equal(error.getFieldErrors("num_images").length, 1);
+    return true;
+  });
+  await assert.rejects(fal.queue.submit("fal-ai/nothing", { input }), { status: 404 });
+  await assert.rejects(client(URL_, "atl_wrong").run("fal-ai/sdxl", { input }), { status: 401 });
+});
+
+await main();
