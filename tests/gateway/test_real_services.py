@@ -126,6 +126,41 @@ async def test_somebody_elses_things_are_not_there(http: httpx.AsyncClient) -> N
     assert (await http.get("/v1/keys", headers=bob)).status_code == 403
 
 
+async def test_a_request_has_one_id_in_every_service_and_in_its_error(
+    http: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 48), "teal").save(picture, "PNG")
+    asset_id = (await http.post("/v1/uploads", content=picture.getvalue())).json()["asset"]["asset_id"]
+
+    def heard(request_id: str) -> set[tuple[str, str]]:
+        """Return which RPCs were served under an id, and with which code."""
+        fields = [record.__dict__.get("atelier_fields", {}) for record in caplog.records]
+        return {
+            (f["method"].rpartition("/")[2], f["code"])
+            for f in fields
+            if f.get("request_id") == request_id and "code" in f
+        }
+
+    def body(reference: str) -> dict[str, Any]:
+        reference_image = {"asset_id": reference, "kind": "style"}
+        return {"prompt": "x", "model": "sdxl", "format": "image", "reference_images": [reference_image]}
+
+    response = await http.post(GENERATE, json=body(asset_id), headers={"x-request-id": "good-1"})
+    assert (response.status_code, response.headers["x-request-id"]) == (200, "good-1")
+    assert {("GenerateContent", "OK"), ("TakeHold", "OK")} <= heard("good-1")
+    response = await http.post(GENERATE, json=body("nobodys"), headers={"x-request-id": "bad-1"})
+    assert (response.json()["error"]["request_id"], response.headers["x-request-id"]) == ("bad-1", "bad-1")
+    assert {("GenerateContent", "NOT_FOUND"), ("TakeHold", "NOT_FOUND")} <= heard("bad-1")
+    saved = await http.post("/v1/save-to-library", json={"asset_ids": [asset_id]}, headers={"x-request-id": "save-1"})
+    assert saved.status_code == 200
+    assert {"SaveToLibrary", "GetSavable"} & {rpc for rpc, _ in heard("save-1")} and len(heard("save-1")) > 1
+    for odd in ("a b", "x" * 65, "<script>"):
+        made = (await http.get("/v1/jobs", headers={"x-request-id": odd})).headers["x-request-id"]
+        assert made != odd and heard(made) == {("ListJobs", "OK")}
+
+
 async def test_a_browser_signs_in_once(http: httpx.AsyncClient) -> None:
     code = (await http.post("/v1/sign-in-codes")).json()["code"]
     async with httpx.AsyncClient(base_url=http.base_url, trust_env=False) as browser:
