@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from atelier.asset.v1 import asset_pb2
@@ -18,7 +20,7 @@ from gateway.dialects.openai.video_objects import REMIXED, SECONDS, check_video,
 from gateway.dialects.progress import peek
 from gateway.http import Reply
 from gateway.status import HttpProblem
-from service_kit.errors import ErrorReason, FailedPrecondition, InvalidArgument, NotFound
+from service_kit.errors import ErrorReason, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 
 _POLL_AFTER = {"openai-poll-after-ms": "500"}
 _DELETE_TRIES = 20
@@ -103,21 +105,24 @@ async def find(call: Call) -> Reply:
 
 
 async def delete(call: Call) -> Reply:
-    """Delete a video and its bytes; one that is being made is cancelled first."""
+    """Delete a video and its bytes; one that is being made is cancelled first, or published and deleted at once.
+
+    Raises:
+        Unavailable: its end is not told to the workspace yet; the client repeats.
+    """
     job = check_video(await call.jobs.get(call.path["video_id"]))
     if not has_ended(job):
-        await call.jobs.cancel(job.job_id)
+        # Too late to be cancelled is not too late to be deleted.
+        with suppress(FailedPrecondition):
+            await call.jobs.cancel(job.job_id)
     await call.jobs.discard(output.asset_id for output in job.outputs)
-    for left in reversed(range(_DELETE_TRIES)):
-        try:
+    for _ in range(_DELETE_TRIES):
+        with suppress(FailedPrecondition):
             await call.jobs.delete(job.job_id)
-            break
-        except FailedPrecondition:
-            # The workspace is told of the end of a job a moment after it.
-            if not left:
-                raise
-            await asyncio.sleep(_DELETE_PAUSE_S)
-    return json_reply({"id": job.job_id, "object": "video.deleted", "deleted": True})
+            return json_reply({"id": job.job_id, "object": "video.deleted", "deleted": True})
+        # The workspace is told of the end of a job a moment after it.
+        await asyncio.sleep(_DELETE_PAUSE_S)
+    raise Unavailable("The video has not ended yet; repeat.", retry_after=timedelta(seconds=1))
 
 
 async def content(call: Call) -> Reply | None:
