@@ -99,7 +99,7 @@ def _file(call: Call, asset: asset_pb2.Asset) -> dict[str, Any]:
 
 
 _FIELDS = (
-    mapped("content", "the bytes of an upload", "…", Kind.FILE, required=True),
+    mapped("content", "the bytes of an upload", Upload("a.png", "image/png", b"\x89PNG"), Kind.FILE, required=True),
     mapped("filename", "`filename`", "heron.png"),
     mapped("type", "`content_type`", "image/png"),
     mapped("metadata", "nothing: only an empty object is taken", "{}", Kind.ANY),
