@@ -20,6 +20,7 @@ from sqlalchemy.schema import CreateSchema, SchemaItem
 
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition
+from service_kit.later_indexes import build_later_indexes
 from service_kit.storage_errors import opening_database
 
 _ENVIRONMENT = Path(__file__).parent / "alembic_environment"
@@ -64,6 +65,7 @@ async def upgrade(db: Database, package: str, *, to: str | None = None) -> str |
     stored = await stored_revision(db)
     check_not_newer(db, stored, newest)
     if stored == newest:
+        await _finish(db, package, newest)
         return None
     if stored is not None and db.is_sqlite and db.url.database:
         await asyncio.to_thread(_copy_file, Path(db.url.database), stored)
@@ -73,10 +75,16 @@ async def upgrade(db: Database, package: str, *, to: str | None = None) -> str |
             # Another process may have done it meanwhile.
             stored = await tx.run_sync(_revision)
             check_not_newer(db, stored, newest)
-            if stored == newest:
-                return None
-        await tx.run_sync(_run_alembic, package, newest)
-    return newest
+        if stored != newest:
+            await tx.run_sync(_run_alembic, package, newest)
+    await _finish(db, package, newest)
+    return None if stored == newest else newest
+
+
+async def _finish(db: Database, package: str, reached: str) -> None:
+    """Build what is built beside whoever uses the tables, once they are as this release has them."""
+    if reached == newest_revision(package):
+        await build_later_indexes(db, package)
 
 
 def check_not_newer(db: Database, stored: str | None, newest: str) -> None:

@@ -19,6 +19,7 @@ from atelier.router.v1.router_service_pb2 import GetJobRequest
 from atelier.router.v1.router_service_pb2_grpc import RouterServiceStub
 from atelier_cli.__main__ import main as atelier
 from faults.ports import free_port
+from library_service.storage.migrations import LATER_INDEXES
 from service_kit.channels import connect
 from service_kit.database import Database
 from service_kit.errors import FailedPrecondition, Unavailable
@@ -190,4 +191,62 @@ async def test_a_schema_of_a_newer_release_is_refused(migrated_postgres_url: str
         await tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(FailedPrecondition, match="newer release"):
         await schema_ready(db, "router_service.storage.migrations", listen="127.0.0.1:0")
+    await db.close()
+
+
+LIBRARY = "library_service.storage.migrations"
+
+
+async def valid_indexes(url: str) -> dict[str, bool]:
+    """Return which of the library's later indexes there are, and whether they can be used."""
+    query = (
+        "SELECT c.relname, i.indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid"
+        " WHERE i.indrelid = 'library.user_library'::regclass AND c.relname = ANY(%s)"
+    )
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        return dict(await (await connection.execute(query, (list(LATER_INDEXES),))).fetchall())
+
+
+async def test_a_large_index_is_built_while_others_write(postgres_url: str) -> None:
+    """A transaction that has written keeps a build waiting; whoever writes meanwhile waits for nobody."""
+    db = Database(postgres_url, schema="library")
+    await upgrade(db, LIBRARY)
+    add = (
+        "INSERT INTO library.user_library"
+        " (item_id, tenant_id, owner_id, asset_id, format, provenance, created_at, version)"
+        " VALUES (%s, 't', 'ann', %s, 'image', '', now(), 1)"
+    )
+    async with (
+        await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as other,
+        await psycopg.AsyncConnection.connect(postgres_url) as writing,
+    ):
+        await other.execute("DROP INDEX library.user_library_words")
+        await other.execute("SET lock_timeout = '5s'")
+        await writing.execute(add, ("one", "one"))
+        building = asyncio.create_task(upgrade(db, LIBRARY))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        async with asyncio.timeout(20):
+            while not (await (await other.execute(waiting)).fetchall())[0][0]:  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        await other.execute(add, ("two", "two"))
+        assert not building.done()
+        await writing.commit()
+        await building
+    assert await valid_indexes(postgres_url) == dict.fromkeys(LATER_INDEXES, True)
+    await db.close()
+
+
+async def test_an_index_whose_build_broke_off_is_built_again(postgres_url: str) -> None:
+    db = Database(postgres_url, schema="library")
+    await upgrade(db, LIBRARY, to="0005")
+    assert await valid_indexes(postgres_url) == {}
+    assert await upgrade(db, LIBRARY) == newest_revision(LIBRARY)
+    async with await psycopg.AsyncConnection.connect(postgres_url, autocommit=True) as other:
+        await other.execute(
+            "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'library.user_library_trashed'::regclass"
+        )
+    assert (await valid_indexes(postgres_url))["user_library_trashed"] is False
+    # By two at once, of which one builds.
+    assert list(await asyncio.gather(upgrade(db, LIBRARY), upgrade(db, LIBRARY))) == [None, None]
+    assert await valid_indexes(postgres_url) == dict.fromkeys(LATER_INDEXES, True)
     await db.close()

@@ -1,8 +1,8 @@
 """Items have labels and are searched by words.
 
 The previous release writes items without words; upkeep adds them. It deletes items and not their labels, which then go
-with the row. On SQLite triggers keep the full-text index in step with the column, so that whatever writes the row
-writes the index.
+with the row. On PostgreSQL the indexes of `user_library` are built afterwards (`LATER_INDEXES`). On SQLite triggers keep
+the full-text index in step with the column, so that whatever writes the row writes the index.
 """
 
 from __future__ import annotations
@@ -33,24 +33,19 @@ def upgrade() -> None:
         sa.Column("words_version", sa.Integer, nullable=False, server_default="0"),
     ):
         op.add_column("user_library", column)
-    _indexes()
     _labels(bytewise)
     if is_sqlite:
+        _indexes()
         _full_text_on_sqlite()
-    else:
-        # Without a list of pending words, through which every search would have to read.
-        op.execute("CREATE INDEX user_library_words ON user_library USING gin (words) WITH (fastupdate = off)")
 
 
 def _indexes() -> None:
     by_title = ["tenant_id", "owner_id", "title_key", "item_id"]
-    op.create_index(
-        "user_library_by_title", "user_library", by_title, sqlite_where=_NOT_DELETED, postgresql_where=_NOT_DELETED
-    )
+    op.create_index("user_library_by_title", "user_library", by_title, sqlite_where=_NOT_DELETED)
     trashed = ["tenant_id", "owner_id", "created_at", "item_id"]
-    op.create_index("user_library_trashed", "user_library", trashed, sqlite_where=_IN_TRASH, postgresql_where=_IN_TRASH)
+    op.create_index("user_library_trashed", "user_library", trashed, sqlite_where=_IN_TRASH)
     unread = sa.text("words_version = 0 AND deleted_at IS NULL")
-    op.create_index("user_library_unread", "user_library", ["item_id"], sqlite_where=unread, postgresql_where=unread)
+    op.create_index("user_library_unread", "user_library", ["item_id"], sqlite_where=unread)
 
 
 def _labels(bytewise: sa.Text) -> None:
