@@ -6,8 +6,9 @@ import asyncio
 import base64
 import binascii
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import unquote_to_bytes
@@ -20,7 +21,7 @@ from gateway.outgoing import Fetched, Outgoing, Unreachable
 from gateway.status import of_rpc
 from service_kit.destinations import Refused
 from service_kit.errors import ErrorReason, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated
-from service_kit.identity import AUTHORIZATION, IdentityVerifier, Scope
+from service_kit.identity import AUTHORIZATION, ON_BEHALF_OF, IdentityVerifier, Scope
 
 _ACCEPT = "image/*,video/*;q=0.8,application/octet-stream;q=0.5"
 _TYPES = ("image/", "video/")
@@ -61,7 +62,7 @@ class References:
         self._own_media = own_media
         self._verifier = verifier
         self._limits = limits
-        self._places = asyncio.Semaphore(limits.at_once)
+        self._fetching: Counter[str] = Counter()
 
     async def from_text(self, text: str, entries: Metadata, *, field: str) -> str:
         """Bring in what a URL or a data URI names. Raises what those two raise."""
@@ -77,11 +78,8 @@ class References:
             Unauthenticated: nobody is known to want this.
             AtelierError: the asset service refuses the file.
         """
-        self._check_caller(entries)
-        if self._places.locked():
-            raise ResourceExhausted("Too many files are being fetched; repeat.", retry_after=timedelta(seconds=1))
         client = self._own if url.startswith(self._own_media) else self._outgoing
-        async with self._places:
+        with self._place(self._check_caller(entries)):
             try:
                 async with client.get(
                     url, accept=_ACCEPT, limit=self._limits.timeout, max_bytes=self._limits.max_bytes
@@ -143,13 +141,28 @@ class References:
         except grpc.RpcError as error:
             raise of_rpc(error) from error
 
-    def _check_caller(self, entries: Metadata) -> None:
-        """Raise unless the calls' identity is good, before anything is fetched for it."""
+    @contextmanager
+    def _place(self, owner: str) -> Iterator[None]:
+        """Take one of the places for fetches, of which one owner has half at most. Raises ResourceExhausted."""
+        if self._fetching.total() >= self._limits.at_once or self._fetching[owner] >= max(1, self._limits.at_once // 2):
+            raise ResourceExhausted("Too many files are being fetched; repeat.", retry_after=timedelta(seconds=1))
+        self._fetching[owner] += 1
+        try:
+            yield
+        finally:
+            self._fetching[owner] -= 1
+            if not self._fetching[owner]:
+                del self._fetching[owner]
+
+    def _check_caller(self, entries: Metadata) -> str:
+        """Return whom the calls are for. Raises unless their identity is good, before anything is fetched for it."""
         token = dict(entries).get(AUTHORIZATION, "").removeprefix(_BEARER)
         if not token:
             raise Unauthenticated("The call carries no identity.", ErrorReason.MISSING_IDENTITY)
-        if Scope.USE not in self._verifier.verify(token).scopes:
+        caller = self._verifier.verify(token)
+        if Scope.USE not in caller.scopes:
             raise PermissionDenied("This identity may not bring files in.")
+        return dict(entries).get(ON_BEHALF_OF) or f"{caller.owner.tenant_id}/{caller.owner.owner_id}"
 
     async def _bring(
         self,

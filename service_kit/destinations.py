@@ -108,7 +108,8 @@ class Destinations:
         destination = _split(url)
         literal = _literal(destination.host)
         trusted = self._trusts(destination) or (literal is not None and self._in_allowed_network(literal))
-        if literal is not None and not trusted and not is_public(literal):
+        inside = is_local_name(destination.host) if literal is None else not is_public(literal)
+        if inside and not (trusted or (literal is None and self._networks)):
             raise Refused(_NOT_PUBLIC)
         if destination.scheme == "http" and not (trusted or self._plain_http or self._networks):
             raise Refused("must be https")
@@ -142,7 +143,7 @@ class Destinations:
         return ", ".join(str(port) for port in sorted(self._ports))
 
 
-_NOT_PUBLIC = "leads to an address that is not public"
+_NOT_PUBLIC = "leads to an address that is not public, and that outgoing.allow does not name"
 
 
 def is_public(address: IPAddress) -> bool:
@@ -150,6 +151,11 @@ def is_public(address: IPAddress) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _REFUSED_IPV4)
     return address in _PUBLIC_IPV6 and not any(address in network for network in _REFUSED_IPV6)
+
+
+def is_local_name(host: str) -> bool:
+    """Tell whether a name is one of this machine, wherever it is looked up (RFC 6761)."""
+    return host == "localhost" or host.endswith(".localhost")
 
 
 def check_url(destinations: Destinations, url: str, field: str) -> Destination:

@@ -231,9 +231,11 @@ class OutgoingSettings:
     tls_ca: str = _is("", "PEM file with certificate authorities to trust besides the well-known ones.")
     max_fetch_bytes: int = _is(32 << 20, "The largest file that is fetched from an address in a request, in bytes.")
     fetch_timeout: timedelta = _is(timedelta(seconds=30), "How long fetching a file may take, with all redirects.")
-    fetches: int = _is(16, "How many files a gateway fetches at once; more are refused with limit_reached.")
+    fetches: int = _is(
+        16, "How many files a gateway fetches at once, at most half for one owner; more are refused with limit_reached."
+    )
     webhook_timeout: timedelta = _is(timedelta(seconds=10), "How long the receiver of a webhook may take to answer.")
-    webhooks: int = _is(32, "How many webhooks a gateway sends at once; 0 for none.")
+    webhooks: int = _is(32, "How many webhooks a gateway sends at once, at most a quarter for one owner; 0 for none.")
 
 
 @dataclass(frozen=True, slots=True)

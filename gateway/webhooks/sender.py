@@ -33,7 +33,6 @@ log = get_logger(__name__)
 _PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 5.0
 _REPORT_TRIES = 20
-_ANSWER_BYTES = 1024
 _STOP_GRACE_S = 5.0
 _MARGIN = timedelta(seconds=30)
 
@@ -170,14 +169,12 @@ class Sender:
             **signed_headers(delivery.delivery_id, self._clock.now(), body, secrets),
         }
         try:
-            answer = await self._outgoing.post(
-                delivery.url, body, headers, limit=self._limits.timeout, max_bytes=_ANSWER_BYTES
-            )
+            status = await self._outgoing.post(delivery.url, body, headers, limit=self._limits.timeout)
         except Refused as refused:
             return 0, f"The address {refused}."
         except Unreachable as problem:
             return 0, str(problem)
-        return answer.status, "" if 200 <= answer.status < 300 else f"The receiver answered {answer.status}."
+        return status, "" if 200 <= status < 300 else f"The receiver answered {status}."
 
     def _render(self, leased: webhook_service_pb2.LeasedDelivery, assets: Collection[asset_pb2.Asset]) -> bytes | None:
         delivery = leased.delivery

@@ -42,9 +42,9 @@ class Taken:
         return upload_service_pb2.CreateUploadResponse(asset=asset_pb2.Asset(asset_id="new-asset"))
 
 
-def entries(world: World) -> Metadata:
+def entries(world: World, owner: str = "ann") -> Metadata:
     signer = Keyrings(world.settings.keys_dir).identity_signer(SystemClock())
-    token = signer.issue(owner=Owner("default", "ann"), kind=KeyKind.USER, key_id="k").token.reveal()
+    token = signer.issue(owner=Owner("default", owner), kind=KeyKind.USER, key_id="k").token.reveal()
     return metadata("request-1", token)
 
 
@@ -152,23 +152,29 @@ async def test_nothing_is_fetched_for_a_token_that_is_not_ours(make_world: MakeW
     assert site.asked == []
 
 
-async def test_a_flood_is_refused_by_name(make_world: MakeWorld, open_site: Open) -> None:
-    world, references = await made(make_world, Taken(), outgoing__fetches=1)
-    asked, release = asyncio.Event(), asyncio.Event()
+async def test_a_flood_is_refused_by_name_and_leaves_room_for_others(make_world: MakeWorld, open_site: Open) -> None:
+    world, references = await made(make_world, Taken(), outgoing__fetches=3)
+    release = asyncio.Event()
 
     async def later(_head: bytes, writer: asyncio.StreamWriter) -> None:
-        asked.set()
         await release.wait()
         await says("200 OK", PNG)(_head, writer)
 
     site = await open_site(later)
-    url = f"http://127.0.0.1:{site.port}/"
-    first = asyncio.create_task(references.from_url(url, entries(world), field="image"))
-    await asked.wait()
+
+    def fetch(owner: str) -> asyncio.Task[str]:
+        url = f"http://127.0.0.1:{site.port}/"
+        return asyncio.create_task(references.from_url(url, entries(world, owner), field="image"))
+
+    going = [fetch("ann"), fetch("bob")]
     with pytest.raises(ResourceExhausted, match="Too many"):
-        await references.from_url(url, entries(world), field="image")
+        await fetch("ann")
+    going.append(fetch("cat"))
+    with pytest.raises(ResourceExhausted, match="Too many"):
+        await fetch("dan")
     release.set()
-    assert await first == "new-asset"
+    assert await asyncio.gather(*going) == ["new-asset"] * 3
+    assert await fetch("ann") == "new-asset"
 
 
 async def test_our_own_media_may_be_named(make_world: MakeWorld, open_site: Open) -> None:

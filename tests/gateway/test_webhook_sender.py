@@ -189,7 +189,10 @@ async def test_a_body_that_cannot_be_made_is_said(
 async def test_an_address_that_is_refused_is_said_and_not_connected_to(router: Router, begin: Begin) -> None:
     begin()
     report = await router.report(router.put("http://127.0.0.2:1/"))
-    assert (report.status, report.error) == (0, "The address leads to an address that is not public.")
+    assert (report.status, report.error) == (
+        0,
+        "The address leads to an address that is not public, and that outgoing.allow does not name.",
+    )
 
 
 async def test_a_router_that_is_away_is_asked_again(router: Router, begin: Begin, receive: Receive) -> None:

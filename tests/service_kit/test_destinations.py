@@ -58,6 +58,7 @@ def test_a_good_address_has_one_form(url: str, normal: str) -> None:
             "https://example.com/\r\nx: y",
             "https://exa\tmple.com",
         ),
+        *("https://localhost/", "https://LOCALHOST./", "https://a.localhost/"),
         *("https://127.0.0.1/", "https://127.1/", "https://2130706433/", "https://0x7f000001/", "https://0x7f.1/"),
         *("https://0177.0.0.1/", "https://127.0.0.01/", "https://127.0.0.1./", "https://1.2.3.4.5/", "https://0/"),
         *("https://0x/", "https://a.0x7f/", "https://①②⑦.0.0.1/", "https://127。0。0。1/"),
