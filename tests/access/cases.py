@@ -28,6 +28,7 @@ Fields = dict[str, Any]
 CASES: dict[str, list[Fields]] = {
     "RouterService.GetJob": [{"job_id": Of("job")}],
     "RouterService.WatchJob": [{"job_id": Of("job")}],
+    "RouterService.ListJobs": [{"after_job_id": Of("job")}],
     "WebhookService.ListWebhookDeliveries": [{"job_id": Of("job")}],
     "WebhookService.RedeliverWebhook": [{"delivery_id": Of("delivery")}],
     "AssetService.GetAsset": [{"asset_id": Of("asset")}, {"asset_id": Of("output")}],
@@ -92,7 +93,71 @@ NAMES_NOTHING: dict[str, list[Fields]] = {
 }
 
 # What is idempotent and has nothing to say: even the owner is told the same of what never existed.
-SAYS_NOTHING = {"LibraryService.DeleteCollection"}
+# Behind her only job there is none.
+SAYS_NOTHING = {"LibraryService.DeleteCollection", "RouterService.ListJobs"}
+
+# What goes on where another page ended, with what it takes to have two pages.
+PAGES: dict[str, Fields] = {
+    "AssetService.ListAssets": {},
+    "LibraryService.ClearWorkspace": {},
+    "LibraryService.ListItems": {},
+    "RouterService.ListJobs": {},
+    "WebhookService.ListWebhookDeliveries": {},
+}
+
+# What goes on after a cursor.
+CURSORS: dict[str, Fields] = {
+    "RouterService.WatchJob": {"job_id": Of("job")},
+    "RouterService.WatchJobs": {},
+    "AssetService.WatchAssets": {},
+    "LibraryService.WatchItems": {},
+}
+
+# Who may call what is not for every user: changed on purpose, or not at all.
+ROLES: dict[str, set[str]] = {
+    "admin": {
+        "AssetService.EraseOwner",
+        "AssetService.SweepBlobs",
+        "IdentityService.CreateKey",
+        "IdentityService.GetOwnerLimits",
+        "IdentityService.ListKeys",
+        "IdentityService.PutOwnerLimits",
+        "IdentityService.RevokeKey",
+        "IdentityService.UpdateKey",
+        "LibraryService.EraseOwner",
+        "LibraryService.SweepBlobs",
+        "RouterService.DeleteModel",
+        "RouterService.EraseOwner",
+        "RouterService.ListWorkers",
+        "RouterService.PutModel",
+    },
+    "lease": {
+        "UploadService.FinishUpload",
+        "UploadService.ReadReference",
+        "UploadService.StartUpload",
+        "UploadService.UploadOutput",
+        "UploadService.WriteUpload",
+    },
+    "open": {
+        "IdentityService.ExchangeKey",
+        "IdentityService.ExchangeSignInCode",
+    },
+    "service": {
+        "AssetControlService.ConfirmHold",
+        "AssetControlService.CopyItem",
+        "AssetControlService.MarkManySaved",
+        "AssetControlService.MarkSaved",
+        "AssetControlService.ReleaseHold",
+        "AssetControlService.Settle",
+        "AssetControlService.SettleJobs",
+        "AssetControlService.TakeHold",
+        "WebhookService.LeaseDeliveries",
+        "WebhookService.ReportDeliveries",
+    },
+    "work": {
+        "WorkerService.Work",
+    },
+}
 
 # Routes that are no RPC's, and what of Ann's they could show. The rest shows nothing of anybody's: tests/gateway.
 FIXED: dict[str, list[Fields]] = {

@@ -49,6 +49,16 @@ class House:
         reply: dict[str, Any] = response.json()
         return reply
 
+    async def ended(self, job_id: str) -> None:
+        """Wait until a job of Ann's has succeeded."""
+        async with asyncio.timeout(_WITHIN_S):
+            while True:
+                job = (await self.done(self.ann, "GET", f"/v1/jobs/{job_id}"))["job"]
+                if job["state"] == "succeeded":
+                    return
+                assert job["state"] not in ("failed", "cancelled"), job
+                await asyncio.sleep(0.05)
+
     def secrets(self) -> set[str]:
         """Return what no reply to Bob may hold: Ann's ids and words, unless he has sent them himself."""
         return {PROMPT, TITLE, TAG, COLLECTION, FILENAME, *self.things.values()}
@@ -60,12 +70,12 @@ async def furnish(system: System, http: httpx.AsyncClient) -> House:
         ann, bob = [(await operator.create_key(owner)).secret for owner in ("ann", "bob")]
     house = House(http, ann, bob)
     bobs = (await house.done(bob, "POST", "/v1/uploads", content=picture("blue")))["asset"]["asset_id"]
-    house.bobs_item = await _save(house, bob, bobs)
+    house.bobs_item = await save(house, bob, bobs)
 
     spec: dict[str, Any] = {"prompt": PROMPT, "model": "sdxl", "format": "image", "quality": "draft", "steps": 2}
     spec |= {"webhook": {"url": "https://hooks.invalid/"}}
     house.things["job"] = (await house.done(ann, "POST", "/v1/generate-content", json=spec))["job_id"]
-    await _wait_until_it_ends(house)
+    await house.ended(house.things["job"])
     told = await house.done(ann, "GET", "/v1/webhooks/deliveries", params={"job_id": house.things["job"]})
     house.things["delivery"] = told["deliveries"][0]["delivery_id"]
     described = {"import_key": IMPORT, "prompt": PROMPT, "path": FILENAME}
@@ -76,7 +86,7 @@ async def furnish(system: System, http: httpx.AsyncClient) -> House:
     house.things["asset"] = uploaded["asset"]["asset_id"]
     made = (await house.done(ann, "GET", "/v1/assets", params={"job_id": house.things["job"]}))["assets"][0]
     house.things["output"] = made["asset_id"]
-    house.things["item"] = await _save(house, ann, house.things["asset"])
+    house.things["item"] = await save(house, ann, house.things["asset"])
     change = {"title": TITLE, "tags": {"tags": [TAG]}}
     await house.done(ann, "PATCH", f"/v1/items/{house.things['item']}", json=change)
     shelf = await house.done(ann, "POST", "/v1/collections", json={"name": COLLECTION})
@@ -96,17 +106,8 @@ async def furnish(system: System, http: httpx.AsyncClient) -> House:
     return house
 
 
-async def _save(house: House, key: str, asset_id: str) -> str:
+async def save(house: House, key: str, asset_id: str) -> str:
+    """Save an asset. Returns the item's id."""
     reply = await house.done(key, "POST", "/v1/save-to-library", json={"asset_ids": [asset_id]})
     item_id: str = reply["results"][0]["item"]["item_id"]
     return item_id
-
-
-async def _wait_until_it_ends(house: House) -> None:
-    async with asyncio.timeout(_WITHIN_S):
-        while True:
-            job = (await house.done(house.ann, "GET", f"/v1/jobs/{house.things['job']}"))["job"]
-            if job["state"] == "succeeded":
-                return
-            assert job["state"] not in ("failed", "cancelled"), job
-            await asyncio.sleep(0.05)

@@ -5,10 +5,10 @@ What Bob is told of an id of Ann's is, to the letter, what he is told of an id t
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,22 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from google.protobuf.message import Message
 
 import atelier
+from atelier.asset.v1 import upload_service_pb2
 from atelier.type.v1 import access_pb2
-from gateway.http_rules import RpcRoute, routes
+from gateway.http_rules import routes
 from gateway.openapi import document
 from service_kit.access import access_of
-from service_kit.identity import AUTHORIZATION
-from tests.access.cases import CASES, FIXED, NAMES_NOTHING, SAYS_NOTHING, Bobs, Fields, Of
-from tests.access.house import House, furnish
+from service_kit.capabilities import LeaseClaims
+from service_kit.clock import SystemClock
+from service_kit.identity import AUTHORIZATION, Owner
+from service_kit.ids import new_id
+from tests.access.asking import VARIES, ask, asked, filled, leaks, plain
+from tests.access.cases import CASES, CURSORS, FIXED, NAMES_NOTHING, PAGES, ROLES, SAYS_NOTHING
+from tests.access.house import COLLECTION, PROMPT, House, furnish, picture, save
+from tests.asset_service.harness import Callers
 from tests.support.system import System, running_system
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-# How long a stream is listened to: what it says first comes at once.
-LISTENS_S = 0.3
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-# Times, and ids that a reply makes up; that none of Ann's is among them is looked at by itself.
-_VARIES = re.compile(rf"{_UUID}|\d{{4}}-\d\d-\d\dT[0-9:.]+Z")
 
 
 def rpcs() -> Iterator[tuple[str, MethodDescriptor]]:
@@ -73,80 +73,17 @@ async def house(system: System) -> AsyncIterator[House]:
         yield await furnish(system, http)
 
 
-def filled(value: Any, things: Mapping[str, str], house: House) -> Any:
-    """Return a request of the table with ids in it."""
-    match value:
-        case Of():
-            return things[value.thing]
-        case Bobs():
-            return house.bobs_item
-        case dict():
-            return {name: filled(each, things, house) for name, each in value.items()}
-        case list():
-            return [filled(each, things, house) for each in value]
-        case _:
-            return value
-
-
-async def ask(house: House, key: str, method: str, path: str, body: str, fields: Fields) -> tuple[int, str]:
-    """Send fields as a route takes them: in the path, the query or the body. Returns status and text."""
-    left = dict(fields)
-    for name in re.findall(r"{([^}=]*)[^}]*}", path):
-        path = re.sub(r"{" + name + r"[^}]*}", left.pop(name), path)
-    options: dict[str, Any] = {"json": left} if body == "*" else {"params": left}
-    if body == "data":
-        options["content"] = b"bytes"
-    request = house.http.build_request(method, path, headers={"x-api-key": key}, **options)
-    response = await house.http.send(request, stream=True)
-    is_stream = "event-stream" in response.headers.get("content-type", "")
-    text = ""
-    try:
-        async with asyncio.timeout(LISTENS_S if is_stream else 20):
-            async for piece in response.aiter_text():
-                text += piece
-    except TimeoutError:
-        # A stream of events does not end by itself; anything else has to.
-        if not is_stream:
-            raise
-    finally:
-        await response.aclose()
-    return response.status_code, text
-
-
-async def asked(house: House, key: str, route: RpcRoute, fields: Fields) -> tuple[int, str]:
-    return await ask(house, key, route.http_method, route.template, route.body, fields)
-
-
-def plain(answer: tuple[int, str], fields: Fields, filled_fields: Fields) -> tuple[int, str]:
-    """Return an answer without what differs from call to call, and with the ids that were sent under one name."""
-    status, text = answer
-    for of, sent in pairs(fields, filled_fields):
-        text = text.replace(sent, f"<{of.thing}>")
-    return status, _VARIES.sub("", text)
-
-
-def pairs(fields: Any, sent: Any) -> Iterator[tuple[Of, str]]:
-    if isinstance(fields, Of):
-        yield fields, sent
-    elif isinstance(fields, dict):
-        for name, value in fields.items():
-            yield from pairs(value, sent[name])
-    elif isinstance(fields, list):
-        for value, each in zip(fields, sent, strict=True):
-            yield from pairs(value, each)
-
-
-def leaks(house: House, text: str, sent: Any) -> set[str]:
-    said = json.dumps(sent)
-    return {secret for secret in house.secrets() if secret in text and secret not in said}
-
-
 async def test_every_rpc_and_route_has_its_cases() -> None:
     assert set(CASES) | set(NAMES_NOTHING) == USERS, "add what is missing to tests/access/cases.py"
     assert set(FIXED) == FIXED_ROUTES, "add what is missing to tests/access/cases.py"
     named = {name for name in USERS if any(_is_id(each) for each in fields_of(RPCS[name].input_type))}
     assert named - set(CASES) == {"UploadService.CreateUpload"}, "what names a thing is tried with somebody else's"
     assert set(ROUTES) >= USERS
+    roles = {name: access_pb2.Access.Name(access(RPCS[name])).removeprefix("ACCESS_").lower() for name in RPCS}  # type: ignore[arg-type]
+    closed = {role: {name for name, its in roles.items() if its == role} for role in set(roles.values()) - {"use"}}
+    assert closed == ROLES, "whoever opens an RPC to others says so in tests/access/cases.py"
+    assert {name for name in USERS if "page_token" in RPCS[name].input_type.fields_by_name} == set(PAGES)
+    assert {name for name in USERS if "after" in RPCS[name].input_type.fields_by_name} == set(CURSORS)
 
 
 def fields_of(message: Descriptor) -> list[FieldDescriptor]:
@@ -234,7 +171,7 @@ async def refusal(channel: grpc.aio.Channel, method: MethodDescriptor, request: 
             raise AssertionError(f"{method.name} answered {await begun}")
     except grpc.aio.AioRpcError as error:
         details = {name: value for name, value in error.trailing_metadata() or () if name == "grpc-status-details-bin"}
-        return error.code(), error.details(), {name: _VARIES.sub("", str(value)) for name, value in details.items()}
+        return error.code(), error.details(), {name: VARIES.sub("", str(value)) for name, value in details.items()}
     raise AssertionError(f"{method.name} ended without an answer")
 
 
@@ -272,3 +209,105 @@ async def test_nothing_of_hers_has_changed_and_every_case_could_have_told(house:
             answer = plain(await asked(house, house.ann, ROUTES[name], hers), fields, hers)
             unknown = plain(await asked(house, house.bob, ROUTES[name], never), fields, never)
             assert (answer == unknown) == (name in SAYS_NOTHING), (name, fields)
+
+
+async def make_more(house: House) -> dict[str, str]:
+    """Give Ann two of everything that is listed. Returns what Bob may not see of it."""
+    shown: dict[str, str] = {}
+    for number in range(2):
+        spec = {"prompt": PROMPT, "model": "sdxl", "format": "image", "quality": "draft", "steps": 2}
+        hook = {"webhook": {"url": "https://hooks.invalid/"}}
+        job = await house.done(house.ann, "POST", "/v1/generate-content", json=spec | hook)
+        await house.ended(job["job_id"])
+        color = ("olive", "navy")[number]
+        brought = await house.done(house.ann, "POST", "/v1/uploads", content=picture(color))
+        asset_id = brought["asset"]["asset_id"]
+        shelf = await house.done(house.ann, "POST", "/v1/collections", json={"name": f"{COLLECTION}-{number}"})
+        shown |= {
+            # The one that she had is gone by now.
+            f"job {number}": job["job_id"],
+            "job": job["job_id"],
+            f"asset {number}": asset_id,
+            f"item {number}": await save(house, house.ann, asset_id),
+            f"collection {number}": shelf["collection"]["collection_id"],
+        }
+    return shown
+
+
+async def test_nobody_goes_on_where_somebody_else_was(house: House) -> None:
+    """Page tokens and cursors of Ann's are harmless in Bob's hands: he sees his own, or is refused."""
+    house.things |= await make_more(house)
+    for name, fields in PAGES.items():
+        first = json.loads((await asked(house, house.ann, ROUTES[name], {**fields, "page_size": 1}))[1])
+        sent = {**fields, "page_size": 1, "page_token": first["next_page_token"]}
+        assert sent["page_token"], name
+        status, hers = await asked(house, house.ann, ROUTES[name], sent)
+        assert status == 200, (name, hers)
+        assert leaks(house, hers, sent), f"{name}: the second page shows something of hers"
+        status, text = await asked(house, house.bob, ROUTES[name], sent)
+        assert status in (200, 400), (name, text)
+        assert leaks(house, text, sent) == set(), name
+    for name, fields in CURSORS.items():
+        sent = filled(fields, house.things, house)
+        _, told = await asked(house, house.ann, ROUTES[name], sent)
+        cursors = re.findall(r'"cursor": ?"([^"]+)"', told)
+        assert cursors, (name, told)
+        for cursor in {cursors[0], cursors[-1]}:
+            status, text = await asked(house, house.bob, ROUTES[name], {**sent, "after": cursor})
+            assert status in (200, 404), (name, text)
+            assert leaks(house, text, {**sent, "after": cursor}) == set(), name
+    _, told = await ask(house, house.ann, "GET", "/v1/events", "", {})
+    for cursor in re.findall(r"^id: ?(.+)$", told, re.MULTILINE)[-1:]:
+        _, text = await ask(house, house.bob, "GET", "/v1/events", "", {"after": cursor})
+        assert leaks(house, text, cursor) == set()
+
+
+async def test_a_lease_reaches_only_its_own_job(house: House, system: System) -> None:
+    """What a worker that has a lease for a job of Bob's names of Ann's is as if it had never been."""
+    data = picture("lime")
+    async with grpc.aio.insecure_channel(system.host.targets["asset"]) as channel:
+        callers = Callers(system.settings.core.data_dir, SystemClock(), channel)
+        anns, bobs = (
+            callers.lease(new_id(), owner=Owner("default", "ann")),
+            callers.lease(new_id(), owner=Owner("default", "bob")),
+        )
+        upload_id = (await callers.start(anns, data)).upload_id
+        other = replace(bobs, owner=anns.owner)
+        later = replace(anns, fence=anns.fence + 1)
+        for lease in (bobs, other, later):
+            for there in (upload_id, house.things["upload"]):
+                for never in (new_id(),):
+                    assert await refused(callers, lease, there, data) == await refused(callers, lease, never, data)
+            for asset in ("asset", "output"):
+                theirs, never = house.things[asset], house.never[asset]
+                assert await unread(callers, lease, theirs) == await unread(callers, lease, never)
+        assert await callers.write(anns, upload_id, data) == len(data), "hers goes on"
+        finished = await callers.uploads.FinishUpload(
+            upload_service_pb2.FinishUploadRequest(upload_id=upload_id), metadata=callers.as_worker(anns)
+        )
+        assert finished.receipt
+
+
+async def refused(callers: Callers, lease: LeaseClaims, upload_id: str, data: bytes) -> list[tuple[Any, str]]:
+    """Return how the RPCs refuse that name an upload; all must."""
+    answers = []
+    message = upload_service_pb2.FinishUploadRequest(upload_id=upload_id)
+    for call in (
+        callers.write(lease, upload_id, data),
+        callers.uploads.FinishUpload(message, metadata=callers.as_worker(lease)),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+        answers.append((caught.value.code(), str(caught.value.details()).replace(upload_id, "<upload>")))
+    assert {code for code, _ in answers} == {grpc.StatusCode.NOT_FOUND}
+    return answers
+
+
+async def unread(callers: Callers, lease: LeaseClaims, asset_id: str) -> str:
+    """Return how a reference is refused that the lease does not name."""
+    message = upload_service_pb2.ReadReferenceRequest(asset_id=asset_id)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in callers.uploads.ReadReference(message, metadata=callers.as_worker(lease)):
+            raise AssertionError("bytes came")
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    return str(caught.value.details()).replace(asset_id, "<asset>")
