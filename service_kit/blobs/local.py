@@ -91,7 +91,13 @@ class LocalBlobStore:
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
     ) -> AsyncGenerator[bytes]:
         """Stream bytes; see `BlobStore.open_range`."""
-        file, info = await asyncio.to_thread(self._open, bucket, key, generation)
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open, bucket, key, generation))
+        try:
+            file, info = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # Whoever leaves while the thread opens the file leaves nobody else to close it.
+            opening.add_done_callback(_close_opened)
+            raise
         try:
             if offset < 0 or offset > info.size_bytes:
                 raise OutOfRange(f"offset must be 0..{info.size_bytes}, got {offset}")
@@ -266,6 +272,11 @@ def _write_all(file: BinaryIO, chunk: bytes, digest: hashlib._Hash) -> None:
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) :]
+
+
+def _close_opened(opening: asyncio.Future[tuple[BinaryIO, BlobInfo]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].close()
 
 
 def _new_generation() -> str:

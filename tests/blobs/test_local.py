@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
+import threading
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
-from service_kit.blobs import open_store
+import pytest
+
+from service_kit.blobs import BlobInfo, open_store
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.settings import for_tests
 
@@ -48,3 +53,29 @@ async def test_nothing_is_left_of_a_deleted_blob_and_nobody_else_may_look(tmp_pa
             assert stat.S_IMODE(path.stat().st_mode) == 0o700
     await store.delete("workspace-temp", "ann/a", info.generation)
     assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == []
+
+
+async def test_who_leaves_while_a_file_is_opened_leaves_it_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalBlobStore(tmp_path)
+    await store.put_bytes("workspace-temp", "a", b"x", content_type="image/png")
+    opened: list[BinaryIO] = []
+    go, real = threading.Event(), store._open
+
+    def slow(bucket: str, key: str, generation: str | None) -> tuple[BinaryIO, BlobInfo]:
+        go.wait(10)
+        found = real(bucket, key, generation)
+        opened.append(found[0])
+        return found
+
+    monkeypatch.setattr(store, "_open", slow)
+    reading = asyncio.ensure_future(anext(store.open_range("workspace-temp", "a")))
+    await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+    go.set()
+    async with asyncio.timeout(10):
+        # What closes it is a callback that nobody can wait for.
+        while not (opened and opened[0].closed):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
