@@ -16,6 +16,7 @@ def find_model(rows: Iterable[model_pb2.Model], names: Sequence[str]) -> tuple[s
     A row's name or alias is matched whole; after that a pattern such as `sdxl*`. The row `*` matches nothing here: it
     would make of any name of the other catalogue a job that nobody meant.
     """
+    names = [name for name in names if not name.endswith("*")]
     called = sorted((row for row in rows if row.stage in CALLED), key=lambda row: row.position)
     for name in names:
         for row in called:

@@ -18,6 +18,7 @@ EVENTS = ("start", "output", "completed")
 
 _RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 _TEXT = "of models that write text"
+_KEPT = "kept with `input`"
 _NO_CHOICE = "cannot be chosen here; leave it out"
 
 _OUTER = (
@@ -63,12 +64,12 @@ _STARTS = (
     mapped("strength", "1 minus `strength` of the reference", 0.8, Kind.NUMBER, minimum=0, maximum=1),
 )
 _NOTED = (
-    noted("guidance", 3.5, Kind.NUMBER),
-    noted("guidance_scale", 7.5, Kind.NUMBER),
-    noted("output_quality", 90, Kind.INTEGER),
-    noted("go_fast", True, Kind.BOOLEAN),
-    noted("disable_safety_checker", False, Kind.BOOLEAN),
-    noted("apply_watermark", False, Kind.BOOLEAN),
+    noted("guidance", 3.5, Kind.NUMBER, note=_KEPT),
+    noted("guidance_scale", 7.5, Kind.NUMBER, note=_KEPT),
+    noted("output_quality", 90, Kind.INTEGER, note=_KEPT),
+    noted("go_fast", True, Kind.BOOLEAN, note=_KEPT),
+    noted("disable_safety_checker", False, Kind.BOOLEAN, note=_KEPT),
+    noted("apply_watermark", False, Kind.BOOLEAN, note=_KEPT),
 )
 _REFUSED = (
     refused("scheduler", _NO_CHOICE, "K_EULER"),

@@ -16,7 +16,7 @@ from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import Live, peek
 from gateway.dialects.replicate import answers
 from gateway.dialects.replicate.catalogue import ROOT, Named, by_name, by_version
-from gateway.dialects.replicate.inputs import FIELDS, NAMES, VERSION, Said, read_body, request_of
+from gateway.dialects.replicate.inputs import FIELDS, INPUT, NAMES, VERSION, Said, read_body, request_of
 from gateway.http import Reply
 from service_kit.errors import FailedPrecondition, InvalidArgument
 
@@ -79,7 +79,8 @@ def _notes(said: Said, named: Named) -> dict[str, str]:
     echo = json.dumps(said.echo, ensure_ascii=False, separators=(",", ":"))
     if len(echo.encode()) > _MOST_INPUT_BYTES:
         raise InvalidArgument.field("input", f"is larger than {_MOST_INPUT_BYTES} bytes without its files")
-    return {answers.MODEL: named.slug, answers.INPUT: echo}
+    outer = {name: note for name, note in said.outer.notes.items() if not name.startswith(INPUT)}
+    return {**outer, answers.MODEL: named.slug, answers.INPUT: echo}
 
 
 def _wait(prefer: str | None) -> timedelta | None:

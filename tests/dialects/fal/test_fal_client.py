@@ -148,7 +148,7 @@ async def test_a_run_is_streamed(fal: Any) -> None:
 
 async def test_what_the_client_gives_up_is_cancelled(fal: Any, http: httpx.AsyncClient) -> None:
     with pytest.raises(Exception, match="timed out") as caught:
-        await fal.subscribe("fal-ai/sdxl", {**LONG, "prompt": "given up"}, client_timeout=1.5)
+        await fal.subscribe("fal-ai/sdxl", {**LONG, "prompt": "given up"}, client_timeout=1.05)
     job = (await http.get(f"/v1/jobs/{failure(caught).request_id}")).json()["job"]
     assert job["state"] == "cancelled"
 
