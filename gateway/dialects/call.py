@@ -115,9 +115,22 @@ class Call:
 
         Raises:
             AtelierError: it is refused.
+            ClientGone: nobody would learn of the job. A retry may be here already, and has made it.
         """
+        if await self._has_gone():
+            raise ClientGone
         request.annotations.update({**notes, DIALECT: self.dialect.name})
         return await self.jobs.submit(request, digest=self.digest, headers=self.headers)
+
+    async def _has_gone(self) -> bool:
+        gone = asyncio.create_task(self.exchange.disconnected(), name="dialect-gone")
+        # A server that knows of it says so at once.
+        await asyncio.wait({gone}, timeout=0)
+        if gone.done():
+            return True
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        return False
 
     async def finished(self, job_id: str) -> job_pb2.Job:
         """Return a job when it has succeeded. It goes on when nobody waits for it any more.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import openai
@@ -13,6 +15,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from PIL import Image
 
+from gateway.references import References
 from tests.support.system import System
 from tests.support.unreliable import Fault, unreliable
 
@@ -175,6 +178,28 @@ async def test_a_client_that_gives_up_waiting_and_comes_again_makes_one_job(syst
     async with unreliable(system.url, {1: Fault.SILENCE}) as proxy, strict(system, proxy.url, retries=2) as client:
         patient = client.with_options(timeout=2)
         await patient.images.generate(prompt="a patient heron", model="sdxl", size="128x128")
+    assert await jobs_of(system) == before + 1
+
+
+async def test_a_request_that_is_slower_than_its_retry_makes_no_second_job(
+    system: System, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, slow = await jobs_of(system), [True]
+    retried = asyncio.Event()
+    real = References.from_bytes
+
+    async def from_bytes(*arguments: Any, **named: Any) -> str:
+        if slow:
+            slow.clear()
+            await retried.wait()
+        return await real(*arguments, **named)
+
+    monkeypatch.setattr(References, "from_bytes", from_bytes)
+    async with unreliable(system.url, {1: Fault.CUT_AT_ONCE}) as proxy, strict(system, proxy.url, retries=2) as client:
+        await client.images.edit(image=picture, prompt="a slow heron", model="sdxl", size="128x128")
+        assert await jobs_of(system) == before + 1
+        retried.set()
+        await asyncio.sleep(0.2)
     assert await jobs_of(system) == before + 1
 
 
