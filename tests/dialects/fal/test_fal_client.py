@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from tests.gateway.receivers import Certificates, make_certificates
+from tests.gateway.receivers import Certificates, Receiver, make_certificates
 from tests.support.system import System
 from tests.support.unreliable import Fault, Unreliable, unreliable
 
@@ -130,6 +131,16 @@ async def test_a_request_is_followed_and_cancelled(fal: Any, http: httpx.AsyncCl
         await handle.get()
     assert (failure(caught).status_code, failure(caught).error_type) == (499, "client_cancelled")
     assert (await http.get(f"/v1/jobs/{handle.request_id}")).json()["job"]["state"] == "cancelled"
+
+
+async def test_a_webhook_tells_the_result(fal: Any) -> None:
+    receiver = Receiver([200])
+    async with await asyncio.start_server(receiver.talk, "127.0.0.1", 0) as server:
+        receiver.port = server.sockets[0].getsockname()[1]
+        handle = await fal.submit("fal-ai/sdxl", SMALL, webhook_url=receiver.url)
+        told = json.loads((await receiver.wait_for(1))[0].body)
+    assert (told["request_id"], told["status"]) == (handle.request_id, "OK")
+    assert told["payload"]["prompt"] == "a heron"
 
 
 async def test_it_can_be_too_late_to_cancel(fal: Any) -> None:
