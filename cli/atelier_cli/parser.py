@@ -207,8 +207,11 @@ def _add_library(tree: Tree) -> None:
     tree.leaf("open", "library:open_item", "open an item in the browser").add_argument("item_id", metavar="ITEM")
     tree.leaf("save", "library:save", "save assets for good").add_argument("asset_ids", nargs="+", metavar="ASSET")
     download = tree.leaf("download", "library:download", "download items")
-    download.add_argument("item_ids", nargs="+", metavar="ITEM")
+    download.add_argument("item_ids", nargs="*", metavar="ITEM")
     _out(download)
+    download.add_argument("--zip", metavar="FILE", help="as one archive, instead of files in a folder")
+    download.add_argument("--query", default="", metavar="WORDS", help="with --zip: what these words find")
+    download.add_argument("--collection", default="", metavar="ID", help="with --zip: what is in this collection")
     tree.leaf("delete", "library:delete", "delete items, for good").add_argument("item_ids", nargs="+", metavar="ITEM")
     _add_shelves(tree)
 

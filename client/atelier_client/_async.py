@@ -249,14 +249,24 @@ class AsyncAtelier:
             )
             return await self._fetch(Fetch.of(fresh, to))
 
+    async def download_zip(
+        self, *item_ids: str, to: Path | str = "atelier.zip", **filters: Unpack[ItemFilters]
+    ) -> Path:
+        return await self._fetch(Fetch.archive(self.url, calls.archived(item_ids, filters), to))
+
     async def _fetch(self, fetch: Fetch) -> Path:
         call = Call("GET", fetch.url, lambda body: None)
         attempts = Attempts(call, self._policy, fetch.url.split("?")[0])
         while True:
             try:
                 # A signed address needs no key, and may lead to another host: the key stays here.
+                headers = {"accept-encoding": "identity"} | (self._headers if fetch.asked is not None else {})
                 async with self._http.stream(
-                    "GET", fetch.url, headers={"accept-encoding": "identity"}, follow_redirects=True
+                    "GET" if fetch.asked is None else "POST",
+                    fetch.url,
+                    json=fetch.asked,
+                    headers=headers,
+                    follow_redirects=fetch.asked is None,
                 ) as response:
                     if not response.is_success:
                         await response.aread()

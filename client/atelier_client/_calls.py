@@ -312,6 +312,14 @@ def _filters(filters: ItemFilters) -> dict[str, Any]:
     return params
 
 
+def archived(item_ids: Sequence[str], filters: ItemFilters) -> dict[str, Any]:
+    """Return what `POST /v1/items.zip` is asked: some items, or those that filters leave, or both."""
+    # In a body a truth value is one; in an address it is a word.
+    truths = {name: value for name, value in filters.items() if value is True}
+    asked = _filters(filters) | truths | {"item_ids": list(item_ids)}
+    return {name: value for name, value in asked.items() if value != []}
+
+
 def list_items(filters: ItemFilters, sort: str, page_size: int | None, page_token: str) -> Call[Page[Item]]:
     """`GET /v1/items`."""
     params = _filters(filters) | _given(sort=sort, page_size=page_size, page_token=page_token)

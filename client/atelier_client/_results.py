@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from atelier_client._download import Arriving, filename_of, filename_of_url, target_of
 from atelier_client.errors import AtelierError, JobFailed
@@ -26,12 +28,18 @@ def generated(job: Job, page: Page[Asset]) -> Generated:
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """One file to download: from where, to where, and what its bytes must be."""
+    """One file to download: from where, to where, what its bytes must be, and what the gateway is asked to pack."""
 
     url: str
     target: Path
     size_bytes: int = 0
     sha256: str = ""
+    asked: Mapping[str, Any] | None = None
+
+    @classmethod
+    def archive(cls, url: str, asked: Mapping[str, Any], to: Path | str) -> Fetch:
+        """Plan a download of many items as one file, which the gateway packs for whoever has the key."""
+        return cls(f"{url}/v1/items.zip", target_of(Path(to), "atelier.zip"), asked=asked)
 
     @classmethod
     def of(cls, source: Source, to: Path | str) -> Fetch:

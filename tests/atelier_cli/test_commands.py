@@ -7,6 +7,7 @@ import json
 import stat
 import sys
 import webbrowser
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,16 @@ def test_library(atelier: Run, asset_id: str, tmp_path: Path) -> None:
     assert "a heron" in atelier("library", "show", item_id).out
     (path,) = atelier("library", "download", item_id, "--out", str(tmp_path), "--json").json["files"]
     assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == first["item"]["media"]["sha256"]
+    archive = tmp_path / "new" / "all.zip"
+    assert atelier("library", "download", item_id, "--zip", str(archive)).out == f"{archive}\n"
+    with zipfile.ZipFile(archive) as packed:
+        (name,) = packed.namelist()
+        assert hashlib.sha256(packed.read(name)).hexdigest() == first["item"]["media"]["sha256"]
+    by_words = atelier("library", "download", "--query", "heron", "--zip", str(archive), "--json").json["files"]
+    assert by_words == [str(archive)]
+    assert zipfile.is_zipfile(archive)
+    assert atelier("library", "download", "--zip", str(archive)).code == 2
+    assert atelier("library", "download", "--query", "heron").code == 2
     assert atelier("library", "delete", item_id).out == f"{item_id} deleted\n"
     assert item_id not in atelier("library", "list", "--json").out
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from atelier_cli.commands.jobs import moment
 from atelier_cli.commands.shelves import print_items
 from atelier_cli.commands.workspace import folder, open_url, print_files
 from atelier_cli.context import Context
-from atelier_cli.exits import OK, REFUSED
+from atelier_cli.exits import OK, REFUSED, UsageError
 
 
 def list_items(context: Context) -> int:
@@ -68,7 +70,22 @@ def save(context: Context) -> int:
 
 
 def download(context: Context) -> int:
-    """Download items."""
+    """Download items, each as a file or all as one archive."""
+    arguments = context.arguments
+    if not arguments.zip and (not arguments.item_ids or arguments.query or arguments.collection):
+        raise UsageError("Name the items; --query and --collection go with --zip.")
+    if arguments.zip:
+        if not (arguments.item_ids or arguments.query or arguments.collection):
+            raise UsageError("Name the items of the archive, or say --query or --collection.")
+        with context.client() as client:
+            path = client.download_zip(
+                *arguments.item_ids,
+                to=Path(arguments.zip).expanduser(),
+                query=arguments.query,
+                collection_id=arguments.collection,
+            )
+        print_files(context, [path])
+        return OK
     target = folder(context)
     with context.client() as client:
         files = [client.download(client.get_item(item_id), target) for item_id in context.arguments.item_ids]
