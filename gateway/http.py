@@ -15,6 +15,8 @@ from urllib.parse import unquote_to_bytes
 from service_kit.errors import DeadlineExceeded, ResourceExhausted
 
 MAX_HEADER_BYTES = 32 << 10
+# A body that comes more slowly, after the time that any body may take, only holds a connection.
+_SLOWEST_BYTES_PER_S = 4096
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -99,19 +101,27 @@ class Exchange:
 
         Raises:
             ClientGone: the connection broke before the body was whole.
-            DeadlineExceeded: the client sent nothing for too long.
+            DeadlineExceeded: the client sent nothing for too long, or drop by drop.
         """
+        clock, most_s = asyncio.get_running_loop().time, self._limits.read_timeout.total_seconds()
+        waited_s, received = 0.0, 0
         while not self._body_ended:
+            # Only what the client lets us wait counts: a service may take what it gets as slowly as it likes.
+            left_s = most_s + received / _SLOWEST_BYTES_PER_S - waited_s
+            began = clock()
             try:
-                async with asyncio.timeout(self._limits.read_timeout.total_seconds()):
+                async with asyncio.timeout(min(most_s, left_s)):
                     message = await self._receive()
             except TimeoutError:
                 raise DeadlineExceeded("The body of the request did not arrive in time.") from None
+            waited_s += clock() - began
             if message["type"] == "http.disconnect":
                 raise ClientGone
             self._body_ended = not message.get("more_body", False)
-            if message.get("body"):
-                yield message["body"]
+            content = message.get("body")
+            if content:
+                received += len(content)
+                yield content
 
     async def body(self, limit_bytes: int, too_large: Callable[[int], ResourceExhausted]) -> bytes:
         """Return the whole body. Raises what `too_large` makes as soon as it is known to be over the limit."""

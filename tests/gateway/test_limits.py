@@ -53,3 +53,42 @@ async def test_a_body_that_never_comes(make_world: MakeWorld) -> None:
     head = f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: atl_ann\r\nConnection: close\r\n"
     status, _, body = await exchange(world.port, head.encode() + b"Content-Length: 50\r\n\r\n{")
     assert (status, reason(body)) == (504, "deadline_exceeded")
+
+
+async def test_a_body_that_comes_drop_by_drop(make_world: MakeWorld) -> None:
+    world = await make_world(gateway__request_timeout=timedelta(milliseconds=200))
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    head = f"POST {GENERATE} HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: atl_ann\r\nContent-Type: application/json\r\n"
+    writer.write(head.encode() + b"Content-Length: 5000\r\n\r\n")
+
+    async def drip() -> None:
+        # Each drop comes in time.
+        while True:
+            writer.write(b" ")
+            await asyncio.sleep(0.02)
+
+    dripping = asyncio.create_task(drip())
+    answer = await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
+    dripping.cancel()
+    await asyncio.gather(dripping, return_exceptions=True)
+    writer.transport.abort()
+    assert answer.startswith(b"HTTP/1.1 504 ")
+
+
+async def test_headers_that_never_end_are_cut_and_hold_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.web_server._HEADER_TIMEOUT_S", 0.3)
+    begun = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
+
+    async def hold() -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+        writer.write(begun)
+        try:
+            return await asyncio.wait_for(reader.read(), 5)
+        except ConnectionError:
+            return b""
+        finally:
+            writer.transport.abort()
+
+    slow = [asyncio.create_task(hold()) for _ in range(100)]
+    assert (await world.http.get("/v1/jobs", headers=ANN)).status_code == 200
+    assert set(await asyncio.gather(*slow)) == {b""}
