@@ -280,3 +280,13 @@ async def test_an_erasure_is_many_small_steps_and_says_how_much_is_left(
     assert all(answer.done == (answer.left == 0) for answer in answers)
     assert [blob.key for blob in await harness.blobs()] == [harness.fetch(theirs.url)[1]]
     assert await swept(harness) == []
+
+
+async def test_a_stray_of_an_erased_owner_goes_without_a_trace(harness: Harness) -> None:
+    await erase(harness)
+    key = f"default/ann/uploads/{new_id()}"
+    await harness.service.store.put_bytes(WORKSPACE_BUCKET, key, b"stray", content_type="image/png")
+    assert [found.action for found in await swept(harness)] == [SweepAction.DELETED]
+    assert await harness.blobs() == []
+    async with harness.service.storage.read() as tx:
+        assert await tx.erased.count_rows(ANN) == 0
