@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from service_kit.blobs import WORKSPACE_BUCKET, key_segment
 from service_kit.identity import Owner
@@ -258,6 +259,7 @@ def held_job(holder: str) -> str | None:
     return name if kind == "job" else None
 
 
+@lru_cache(maxsize=1024)
 def _segment(text: str) -> str:
     """Return a text as a segment of a key; one that is too long for that by its digest."""
     try:

@@ -13,8 +13,8 @@ from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 
-# Far below the time after which a lease reverts that was not acknowledged.
-_WRITE_AFTER_S = 0.05
+# Far below the time after which a lease reverts that was not acknowledged; a short stage is over by then.
+_WRITE_AFTER_S = 0.2
 _AGAIN_S = 0.5
 
 

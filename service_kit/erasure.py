@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -24,6 +24,7 @@ from sqlalchemy import (
     column,
     delete,
     func,
+    literal,
     or_,
     select,
     text,
@@ -49,7 +50,11 @@ _SHARE = (
     "FROM unnest(%(keys)b::text[]) AS key"
 )
 _TAKE = text("SELECT pg_advisory_xact_lock(hashtextextended(current_schema() || :key, 0))")
-_ERASED = select(column("digest", Text)).select_from(table_of(_NAME)).where(among(column("digest", Text), "digests"))
+# One row at least, for the sake of the clock.
+_ROWS = table_of(_NAME, column("digest", Text))
+_ERASED = select(db_now().label("moment"), _ROWS.c.digest).select_from(
+    select(literal(1)).subquery().outerjoin(_ROWS, among(_ROWS.c.digest, "digests"))
+)
 
 
 def erased_columns() -> list[Column[Any]]:
@@ -70,9 +75,15 @@ def create_erased_table(op: Any) -> None:
 class Erased:
     """The erased owners of one service, within one transaction."""
 
-    def __init__(self, tx: AsyncConnection, metadata: MetaData) -> None:
-        """Look into the tables of a service, which have `add_erased_table`'s among them."""
+    def __init__(
+        self, tx: AsyncConnection, metadata: MetaData, told_moment: Callable[[datetime], None] | None = None
+    ) -> None:
+        """Look into the tables of a service, which have `add_erased_table`'s among them.
+
+        Whoever looks hears from the database's clock as well, in `told_moment`: that saves a question.
+        """
         self._tx = tx
+        self._told_moment = told_moment
         self._metadata = metadata
         self._table = metadata.tables[_NAME]
 
@@ -82,8 +93,10 @@ class Erased:
         if wanted and self._tx.dialect.name == "postgresql":
             send_later(self._tx, _SHARE, {"keys": sorted(wanted)})
         # Each statement sees what was committed before it began, and the locks come before this one.
-        rows = await self._tx.execute(_ERASED, {"digests": sorted(wanted)}) if wanted else None
-        return set() if rows is None else {wanted[digest] for digest in rows.scalars()}
+        rows = (await self._tx.execute(_ERASED, {"digests": sorted(wanted)})).all() if wanted else []
+        if rows and self._told_moment is not None:
+            self._told_moment(rows[0].moment)
+        return {wanted[row.digest] for row in rows if row.digest is not None}
 
     async def refuse(self, owner: Owner) -> None:
         """Raise FailedPrecondition with `owner_erased` for an erased owner; others are not erased meanwhile."""

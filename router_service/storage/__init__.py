@@ -45,7 +45,7 @@ class Transaction(View):
         self.registry = Registry(connection)
         self.limits = OwnerLimits(connection)
         self.locks = Locks(connection)
-        self.erased = Erased(connection, metadata)
+        self.erased = Erased(connection, metadata, self._moment.hear)
 
     async def finish(self) -> None:
         """Write deliveries and events: the heads of their owners are locked last, and not for long."""
