@@ -108,12 +108,12 @@ class House:
         await self.start_library()
 
     @asynccontextmanager
-    async def as_(self, owner: Owner, *, library_target: str = "") -> AsyncIterator[Desk]:
+    async def as_(self, owner: Owner, *, library_target: str = "", kind: KeyKind = KeyKind.USER) -> AsyncIterator[Desk]:
         """Give what an owner can ask of the services."""
         async with AsyncExitStack() as stack:
             open_channels = []
             for target in (library_target or self.library.server.target, self.settings.library.asset_target):
-                channel = channels.connect(target, tokens=self._tokens(owner, KeyKind.USER))
+                channel = channels.connect(target, tokens=self._tokens(owner, kind))
                 stack.push_async_callback(channel.close)
                 open_channels.append(channel)
             yield Desk(*open_channels)

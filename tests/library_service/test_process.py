@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,14 +14,17 @@ from pathlib import Path
 import grpc
 import pytest
 
+from atelier.asset.v1 import asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from library_service.storage import MIGRATIONS
 from library_service.storage.tables import metadata
 from service_kit import channels
 from service_kit.blobs import LIBRARY_BUCKET
 from service_kit.database import Database
+from service_kit.errors import ErrorReason, FailedPrecondition
+from service_kit.identity import KeyKind
 from service_kit.migrate import schema_differences
-from tests.library_service.house import ADA, House, picture
+from tests.library_service.house import ADA, Desk, House, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -96,6 +99,55 @@ async def test_a_library_that_is_killed_leaves_all_or_nothing(house_of_today: Ho
         [again] = await ada.save(asset_id)
         assert again.HasField("item")
         assert len((await ada.items()).items) == 1
+
+
+@pytest.mark.parametrize("step", ["saved", "removed"])
+async def test_a_library_that_is_killed_while_it_clears_goes_on(house_of_today: House, step: str) -> None:
+    house = house_of_today
+    request = pb.ClearAssetsRequest(asset_ids=await house.make_job(ADA, [(picture("red"),)]))
+    await killed(house, f"library.clear.{step}", lambda desk: desk.library.ClearAssets(request))
+    await house.start_library()
+    async with house.as_(ADA) as ada:
+        [item] = (await ada.items()).items
+        [result] = (await ada.library.ClearAssets(request)).results
+        assert result.item.item_id == item.item_id
+        assert list((await ada.workspace.ListAssets(asset_service_pb2.ListAssetsRequest())).assets) == []
+
+
+async def test_a_library_that_is_killed_while_it_erases_or_sweeps_goes_on(house_of_today: House) -> None:
+    house = house_of_today
+    [asset_id] = await house.make_job(ADA, [(picture("red"),)])
+    async with house.as_(ADA) as ada:
+        await ada.save(asset_id)
+    stray = await house.library.store.put_bytes(LIBRARY_BUCKET, "default/bob/stray", b"x", content_type="image/png")
+    await killed(house, "library.sweep.committed", lambda desk: desk.library.SweepBlobs(pb.SweepBlobsRequest()))
+    await house.start_library()
+    await house.library.removal.sweep()
+    assert await house.library.store.stat(LIBRARY_BUCKET, stray.key) is None
+
+    erase = pb.EraseOwnerRequest(owner_id=ADA.owner_id)
+    await killed(house, "library.erase.marked", lambda desk: desk.library.EraseOwner(erase))
+    await house.start_library()
+    with pytest.raises(FailedPrecondition) as late:
+        await house.library.shelving.create_collection(ADA, "Late")
+    assert late.value.reason is ErrorReason.OWNER_ERASED
+    assert await house.library.erasure.erase(ADA) == 0
+    assert await house.keys_in(LIBRARY_BUCKET) == []
+
+
+async def killed(house: House, point: str, deed: Callable[[Desk], Awaitable[object]]) -> None:
+    """Have a library of its own process die at a point while it does something."""
+    await house.stop_library()
+    process, target = await start_process(house, ATELIER_CRASH_POINT=point)
+    async with house.as_(ADA, library_target=target, kind=KeyKind.ADMIN) as desk:
+        async with channels.connect(target) as channel:
+            await channels.wait_ready(channel, timedelta(seconds=20))
+        with pytest.raises(grpc.aio.AioRpcError):
+            await deed(desk)
+    _, errors = await process.communicate()
+    assert process.returncode == -9, errors.decode()
+    # The clock of the house stood still while the process wrote times of its own.
+    house.clock.advance(timedelta(minutes=1))
 
 
 async def test_it_ends_when_asked_and_serves_what_it_kept(house_of_today: House) -> None:
