@@ -201,12 +201,11 @@ async def _bounded(limit: timedelta) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise Unreachable(f"The server did not answer in full within {limit.total_seconds():g} s.") from None
-    except ssl.SSLError as error:
-        raise Unreachable(f"The server's certificate or TLS was not accepted: {error.reason}.") from None
-    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.ProxyError) as error:
-        raise Unreachable(
-            f"The server's answer was not HTTP, or broke off: {str(error) or type(error).__name__}."
-        ) from None
+    except (httpcore.ConnectError, ssl.SSLError) as error:
+        raise Unreachable(f"The connection could not be made, or its certificate was not accepted: {error}.") from None
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+        problem = str(error) or type(error).__name__
+        raise Unreachable(f"The server's answer was not HTTP, or broke off: {problem}.") from None
 
 
 def open_tls(ca_file: str) -> ssl.SSLContext:

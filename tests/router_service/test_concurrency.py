@@ -22,6 +22,7 @@ from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, Output
 from router_service.sessions import Session
 from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
 from router_service.storage import Storage
+from router_service.storage.jobs import Wanted
 from router_service.storage.limits import Allowance
 from router_service.storage.queue import Candidate, Queue, QueueKey
 from service_kit import settings as kit_settings
@@ -248,7 +249,7 @@ async def test_one_key_makes_one_job_however_many_submit_it_at_once(house: House
     jobs = await asyncio.gather(*submits)
     assert len({job.job_id for job in jobs}) == 1
     async with house.one.service.storage.read() as tx:
-        assert len(await tx.jobs.find_page(ANN, state=None, before=None, limit=10)) == 1
+        assert len(await tx.jobs.find_page(ANN, Wanted(), limit=10)) == 1
     assert await house.other.events(jobs[0].job_id) == [JobState.QUEUED]
 
 
