@@ -13,6 +13,7 @@ from gateway.dialects.dialect import Dialects
 from gateway.dialects.grants import Grants
 from gateway.dialects.jobs import Calls
 from gateway.dialects.registry import DIALECTS
+from gateway.dialects.unanswered import Unanswered
 from gateway.downloads import Downloads
 from gateway.edge import make_edge
 from gateway.health import Health
@@ -139,6 +140,7 @@ def compose(settings: Settings) -> Gateway:
             Grants(
                 lambda: rings.read_key_file("gateway.key"), rings.identity_verifier(clock), context.identities, clock
             ),
+            Unanswered(clock),
         ),
         dialects=Dialects(DIALECTS),
     )

@@ -73,6 +73,8 @@ class Dialect:
     error_headers: Callable[[AtelierError, int], Mapping[str, str]] = lambda error, status: {}
     schemes: frozenset[str] = frozenset({"bearer"})
     """The schemes of `Authorization` that carry its key, in lower case."""
+    marks_retries: bool = True
+    """Whether its clients say so when they send something again."""
 
     def owns(self, path: str) -> bool:
         """Tell whether a path is the dialect's."""

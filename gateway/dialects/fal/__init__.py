@@ -17,6 +17,7 @@ FAL = Dialect(
     error_body=error_body,
     error_headers=error_headers,
     schemes=frozenset({"key", "bearer"}),
+    marks_retries=False,
 )
 
 __all__ = ["FAL", "webhooks"]

@@ -20,4 +20,5 @@ REPLICATE = Dialect(
     error_body=error_body,
     error_headers=error_headers,
     schemes=frozenset({"bearer", "token"}),
+    marks_retries=False,
 )

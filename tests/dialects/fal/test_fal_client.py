@@ -165,7 +165,8 @@ async def test_what_the_client_gives_up_is_cancelled(fal: Any, http: httpx.Async
 
 
 async def test_who_disconnects_from_a_run_has_not_cancelled_it(fal: Any, http: httpx.AsyncClient) -> None:
-    waiting = asyncio.create_task(fal.run("fal-ai/sdxl", {**SMALL, "prompt": "left alone", "num_inference_steps": 60}))
+    arguments = {**SMALL, "prompt": "left alone", "num_inference_steps": 60}
+    waiting = asyncio.create_task(fal.run("fal-ai/sdxl", arguments))
     # The API tells it only to those who ask.
     while not await jobs_of(http, "left alone"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
@@ -221,6 +222,19 @@ async def test_a_repeat_with_a_key_is_the_same_job(
         await handle.get()
     assert len([seen for seen in proxy.requests if seen.method == "POST"]) == 2
     assert [job["job_id"] for job in await jobs_of(http, prompt)] == [handle.request_id]
+
+
+@pytest.mark.parametrize("way", ["submit", "run"])
+async def test_a_connection_that_breaks_makes_no_second_job(
+    system: System, certificates: Certificates, http: httpx.AsyncClient, way: str
+) -> None:
+    arguments = {**SMALL, "prompt": f"cut {way}"}
+    async with connected(system, certificates, {1: Fault.CUT_AT_ONCE, 2: Fault.CUT_AT_ONCE}) as (client, proxy):
+        made = await getattr(client, way)("fal-ai/sdxl", arguments)
+        if way == "submit":
+            await made.get()
+    assert len([seen for seen in proxy.requests if seen.method == "POST"]) == 3
+    assert len(await jobs_of(http, f"cut {way}")) == 1
 
 
 async def test_equal_requests_are_two_jobs(fal: Any, http: httpx.AsyncClient) -> None:

@@ -96,3 +96,27 @@ async def test_text_is_written_and_streamed(http: httpx.AsyncClient) -> None:
     assert pieces[-1]["partial"] is False
     for piece in pieces[:-1]:
         assert pieces[-1]["output"].startswith(piece["output"])
+
+
+async def test_who_comes_again_after_a_connection_broke_gets_what_is_being_made(
+    http: httpx.AsyncClient, system: System
+) -> None:
+    body = {**SMALL, "prompt": "left while it ran", "num_inference_steps": 60}
+
+    async def ids() -> list[str]:
+        headers = {"authorization": f"Bearer {system.key()}"}
+        jobs = (await http.get("/v1/jobs?page_size=200", headers=headers)).json()["jobs"]
+        return [job["job_id"] for job in jobs if job["prompt"] == body["prompt"]]
+
+    waiting = asyncio.create_task(http.post("/fal/run/fal-ai/sdxl", json=body))
+    # The API tells it only to those who ask.
+    while not await ids():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    again = await http.post("/fal/run/fal-ai/sdxl", json=body)
+    assert [again.headers["x-fal-request-id"]] == await ids()
+    # That was answered: who asks once more wants another.
+    anew = await http.post("/fal/queue/fal-ai/sdxl", json=body)
+    await http.put(anew.json()["cancel_url"])
+    assert len(await ids()) == 2
