@@ -96,7 +96,11 @@ $(PEERS)/installed: benchmarks/peers/requirements.txt | install
 redis:
 	@command -v redis-server >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq --no-install-recommends redis-server >/dev/null; } || { echo "there is no redis-server: install the package redis-server" >&2; exit 1; }
 
-bench: install redis $(PEERS)/installed ## measure start, memory, speed beside others; PART=jobs for a part
+LITELLM := build/litellm
+$(LITELLM)/installed: benchmarks/peers/litellm.txt | install
+	@rm -rf $(LITELLM) && $(PYTHON) -m venv $(LITELLM) && $(LITELLM)/bin/pip install --quiet --disable-pip-version-check -r $< && touch $@
+
+bench: install redis $(PEERS)/installed $(LITELLM)/installed ## measure start, memory, speed beside others; PART=jobs for a part
 	$(BIN)/python -m benchmarks $(if $(PART),--part $(PART)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 # libfaketime steps the clock of one process; a full disk needs root, and schedules that need what is missing do not run.

@@ -1,6 +1,6 @@
 """`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
 
-`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, jobs, dispatch (with commas).
+`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, relay, jobs, dispatch (with commas).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, footprint, latency, load_report, saving, search, uploads
+from benchmarks import environment, figures, footprint, latency, load_report, relay, saving, search, uploads
 from benchmarks.comparison import PeerMissing
 from benchmarks.rounds import ROUNDS, Rounds
 from tests.support.postgres import NoPostgres, PostgresServer
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
-PARTS = ("startup", "progress", "uploads", "search", "saving", "jobs", "dispatch")
+PARTS = ("startup", "progress", "uploads", "search", "saving", "relay", "jobs", "dispatch")
 
 
 def main() -> None:
@@ -70,6 +70,9 @@ def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
         if "uploads" in parts:
             body["uploads"] = uploads.measure(folder, rounds)
             sections.append(("Upload and download", load_report.markdown(uploads.table(body["uploads"], rounds))))
+        if "relay" in parts:
+            body["relay"] = relay.measure(folder, rounds)
+            sections.append(("Token relay", load_report.markdown(relay.table(body["relay"], rounds))))
         durability: dict[str, str] = {}
         if {"jobs", "dispatch"} & set(parts):
             with PostgresServer(folder / "postgres", fsync=True) as server:

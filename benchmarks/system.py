@@ -10,10 +10,11 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 _READY_WITHIN_S = 30.0
 _PARTS = ("GATEWAY", "ROUTER", "ASSET", "LIBRARY")
@@ -30,11 +31,11 @@ class System:
 
 
 @contextmanager
-def system(folder: Path) -> Iterator[System]:
-    """Start `atelier up` in a folder and stop it at the end."""
+def system(folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[System]:
+    """Start `atelier up` in a folder, with more variables of the environment, and stop it at the end."""
     ports = dict(zip(_PARTS, free_ports(len(_PARTS)), strict=True))
     environment = os.environ | {f"ATELIER_{part}_LISTEN": f"127.0.0.1:{port}" for part, port in ports.items()}
-    environment |= {"ATELIER_DATA_DIR": str(folder), "ATELIER_LOG_LEVEL": "warning"}
+    environment |= {"ATELIER_DATA_DIR": str(folder), "ATELIER_LOG_LEVEL": "warning", **settings}
     url = f"http://127.0.0.1:{ports['GATEWAY']}"
     command = [str(Path(sys.executable).with_name("atelier")), "up"]
     started = time.perf_counter()

@@ -206,12 +206,13 @@ class Conversations:
         session.send(OutcomeReply(outcome.ref, outcome.completion_id, status))
 
     async def _note_first_text(self, session: Session, reports: pb.Reports) -> None:
-        """Wait, before the first piece of a text that nobody can take back, until that is noted."""
-        for report in reports.reports:
-            if report.WhichOneof("report") == "text" and self._relay.holds_text(report.ref.job_id):
-                ref = worker_wire.ref_from_proto(report.ref)
-                if session.holds(ref):
-                    await self._dispatch.text_begins(session, ref)
+        """Wait, before the first pieces of texts that nobody can take back, until that is noted."""
+        begin = {
+            worker_wire.ref_from_proto(report.ref)
+            for report in reports.reports
+            if report.WhichOneof("report") == "text" and self._relay.holds_text(report.ref.job_id)
+        }
+        await asyncio.gather(*(self._dispatch.text_begins(session, ref) for ref in begin if session.holds(ref)))
 
     def _relay_reports(self, session: Session, reports: pb.Reports) -> None:
         for report in reports.reports:

@@ -58,6 +58,7 @@ class Dispatch:
         self._one_round = asyncio.Lock()
         self._is_leasing = False
         self._acknowledgements = acknowledgements
+        self._beginnings: Batcher[_Named, bool] = Batcher("router.told", self._note_told)
         self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
         self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
             "router.renew", self._renew_all
@@ -65,7 +66,8 @@ class Dispatch:
 
     async def close(self) -> None:
         """Let what runs end."""
-        await asyncio.gather(self._acknowledgements.close(), self._rejections.close(), self._renewals.close())
+        batchers = (self._beginnings, self._rejections, self._renewals)
+        await asyncio.gather(self._acknowledgements.close(), *(batcher.close() for batcher in batchers))
 
     # --- leasing ----------------------------------------------------------------------------------------------------
 
@@ -155,12 +157,19 @@ class Dispatch:
 
         A stage that was lost meanwhile may be tried again by somebody else, so its text stays here.
         """
+        goes = await self._beginnings.submit((ref, session.worker.holder))
+        self._relay.decide_text(ref, goes=goes)
+
+    async def _note_told(self, named: Sequence[_Named]) -> list[bool]:
         async with self._storage.write() as tx:
-            job = (await tx.jobs.lock([ref.job_id])).get(ref.job_id)
-            runs = job is not None and job.state is JobState.RUNNING and job.accepts(ref, session.worker.holder)
-            if job is not None and runs:
-                await tx.jobs.save([(job, replace(job, told=True))])
-        self._relay.decide_text(ref, goes=runs)
+            jobs = await tx.jobs.lock(sorted({ref.job_id for ref, _ in named}))
+            goes = [
+                (job := jobs.get(ref.job_id)) is not None and job.state is JobState.RUNNING and job.accepts(ref, holder)
+                for ref, holder in named
+            ]
+            told = {ref.job_id for (ref, _), runs in zip(named, goes, strict=True) if runs}
+            await tx.jobs.save([(jobs[job_id], replace(jobs[job_id], told=True)) for job_id in sorted(told)])
+        return goes
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
         """Take a lease back that a worker does not want, begun or not. It burns no attempt."""
