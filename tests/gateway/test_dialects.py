@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import httpx
 import pytest
 
+from gateway.dialects.dialect import Dialect, Endpoint
+from gateway.dialects.registry import DIALECTS
 from tests.gateway.conftest import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+SIGNED = {"/fal/storage/upload", "/replicate/v1/predictions/{id}/stream"}
+"""What looks at the identity itself, because a signature of ours in the address may stand for it."""
 
 
 @pytest.fixture
@@ -41,3 +47,24 @@ async def test_every_refusal_has_the_dialects_shape(
 async def test_other_paths_keep_the_native_shape(http: httpx.AsyncClient) -> None:
     response = await http.get("/openai-but-not/v1/models")
     assert response.json()["error"]["reason"] == "unknown_route"
+
+
+@pytest.mark.parametrize(
+    ("dialect", "endpoint"),
+    [
+        pytest.param(dialect, endpoint, id=f"{endpoint.method} {endpoint.template}")
+        for dialect in DIALECTS
+        for endpoint in dialect.endpoints
+    ],
+)
+async def test_nothing_is_served_without_an_identity(
+    http: httpx.AsyncClient, dialect: Dialect, endpoint: Endpoint
+) -> None:
+    path = re.sub(r"{[^}]*}", "x", endpoint.template)
+    for headers in ({}, {"authorization": "Basic atl_ann"}, {"authorization": f"{min(dialect.schemes)} wrong"}):
+        response = await http.request(endpoint.method, path, headers=headers)
+        if endpoint.template in SIGNED:
+            assert response.status_code in (401, 403, 422), response.text
+        else:
+            assert response.status_code == 401, response.text
+        assert "reason" not in response.text
