@@ -1,6 +1,7 @@
 """`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
 
-`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, relay, jobs, dispatch (with commas).
+`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, relay, watchers, jobs, dispatch
+(with commas).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, footprint, latency, load_report, relay, saving, search, uploads
+from benchmarks import environment, figures, footprint, latency, load_report, relay, saving, search, uploads, watchers
 from benchmarks.comparison import PeerMissing
 from benchmarks.rounds import ROUNDS, Rounds
 from tests.support.postgres import NoPostgres, PostgresServer
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
-PARTS = ("startup", "progress", "uploads", "search", "saving", "relay", "jobs", "dispatch")
+PARTS = ("startup", "progress", "uploads", "search", "saving", "relay", "watchers", "jobs", "dispatch")
 
 
 def main() -> None:
@@ -73,6 +74,9 @@ def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
         if "relay" in parts:
             body["relay"] = relay.measure(folder, rounds)
             sections.append(("Token relay", load_report.markdown(relay.table(body["relay"], rounds))))
+        if "watchers" in parts:
+            body["watchers"] = watchers.measure(folder, rounds)
+            sections.append(("Idle watchers", load_report.markdown(watchers.table(body["watchers"], rounds))))
         durability: dict[str, str] = {}
         if {"jobs", "dispatch"} & set(parts):
             with PostgresServer(folder / "postgres", fsync=True) as server:

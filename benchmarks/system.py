@@ -22,19 +22,24 @@ _PARTS = ("GATEWAY", "ROUTER", "ASSET", "LIBRARY")
 
 @dataclass(frozen=True)
 class System:
-    """A running system: where it is, its key, its first process, and the seconds until its health route said 200."""
+    """A running system: where it is, its key, its first process, and the seconds until its health route said 200.
+
+    `targets` says where its parts are, as host:port by their names in capital letters.
+    """
 
     url: str
     key: str
     process_id: int
     ready_after_s: float
+    targets: dict[str, str]
 
 
 @contextmanager
 def system(folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> Iterator[System]:
     """Start `atelier up` in a folder, with more variables of the environment, and stop it at the end."""
     ports = dict(zip(_PARTS, free_ports(len(_PARTS)), strict=True))
-    environment = os.environ | {f"ATELIER_{part}_LISTEN": f"127.0.0.1:{port}" for part, port in ports.items()}
+    targets = {part: f"127.0.0.1:{port}" for part, port in ports.items()}
+    environment = os.environ | {f"ATELIER_{part}_LISTEN": target for part, target in targets.items()}
     environment |= {"ATELIER_DATA_DIR": str(folder), "ATELIER_LOG_LEVEL": "warning", **settings}
     url = f"http://127.0.0.1:{ports['GATEWAY']}"
     command = [str(Path(sys.executable).with_name("atelier")), "up"]
@@ -45,7 +50,7 @@ def system(folder: Path, settings: Mapping[str, str] = MappingProxyType({})) -> 
         _wait_healthy(url, process)
         ready_after_s = time.perf_counter() - started
         key = (folder / "keys" / "admin.key").read_text("utf-8").strip()
-        yield System(url, key, process.pid, ready_after_s)
+        yield System(url, key, process.pid, ready_after_s, targets)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(_READY_WITHIN_S)
@@ -88,13 +93,19 @@ def _wait_healthy(url: str, process: subprocess.Popen[bytes]) -> None:
     while time.perf_counter() < deadline:
         if process.poll() is not None:
             raise RuntimeError(f"atelier up ended with {process.returncode}; its log says why")
-        try:
-            with urllib.request.urlopen(f"{url}/v1/health", timeout=1) as reply:  # noqa: S310 - loopback
-                if reply.status == 200:
-                    return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            time.sleep(0.005)
+        if is_healthy(url):
+            return
+        time.sleep(0.005)
     raise RuntimeError(f"atelier up was not healthy within {_READY_WITHIN_S:g} s; its log says why")
+
+
+def is_healthy(url: str) -> bool:
+    """Tell whether a gateway says that all it needs is there."""
+    try:
+        with urllib.request.urlopen(f"{url}/v1/health", timeout=1) as reply:  # noqa: S310 - loopback
+            return bool(reply.status == 200)
+    except (urllib.error.URLError, TimeoutError, ConnectionError):
+        return False
 
 
 def free_ports(count: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import load_report
+from benchmarks import load_report, watchers
 from benchmarks.__main__ import show
 from benchmarks.comparison import PeerMissing
 from benchmarks.load_report import markdown
@@ -58,6 +58,13 @@ def test_a_peer_that_did_not_run_is_named(kind: str) -> None:
     table = load_report.jobs_table if kind == "jobs/s" else load_report.dispatch_table
     with pytest.raises(PeerMissing, match=re.escape(missing)):
         table(figures, 2)
+
+
+def test_memory_of_watchers_is_told_beside_bare_uvicorn() -> None:
+    page = markdown(watchers.table({watchers.BARE: [10.0], watchers.JOB: [14.0], watchers.EVERYTHING: [30.0]}, 1))
+    assert "≤ 1.5 x: reached" in page and "3.00 x" in page
+    with pytest.raises(PeerMissing, match=watchers.BARE):
+        watchers.table({watchers.JOB: [14.0], watchers.EVERYTHING: [30.0]}, 1)
 
 
 @pytest.mark.parametrize("section", PEERS.values())
