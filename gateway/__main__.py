@@ -137,9 +137,7 @@ def compose(settings: Settings) -> Gateway:
             Calls(backends, table.routes, timeout),
             media,
             settings.core.public_url.rstrip("/"),
-            Grants(
-                lambda: rings.read_key_file("gateway.key"), rings.identity_verifier(clock), context.identities, clock
-            ),
+            Grants(lambda: rings.read_key_file("gateway.key"), rings.identity_verifier(clock), clock),
             Unanswered(clock),
         ),
         dialects=Dialects(DIALECTS),

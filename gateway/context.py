@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from gateway.backends import Backends, Metadata, metadata
 from gateway.http import Exchange
-from gateway.identity import Identities, credential_of, on_behalf_of
+from gateway.identity import Credential, Identities, credential_of, on_behalf_of
 from gateway.rates import RateLimits
 from gateway.references import References
 from gateway.sse import PING_INTERVAL
@@ -34,7 +34,10 @@ class Context:
     def access(self, exchange: Exchange) -> Access:
         """Return what makes the metadata of calls for a request: with a token that is good, whenever it is asked."""
         credential = credential_of(exchange.headers, exchange.method, exchange.schemes)
-        acting_for = on_behalf_of(exchange.headers)
+        return self.access_of(exchange, credential, on_behalf_of(exchange.headers))
+
+    def access_of(self, exchange: Exchange, credential: Credential | None, acting_for: str | None) -> Access:
+        """Return the same for a credential that the request does not carry, on behalf of an owner."""
 
         async def make() -> Metadata:
             token = await self.identities.token(credential)

@@ -81,7 +81,7 @@ class Call:
 
     def act_for(self, grant: Grant) -> None:
         """Let every call from now on be one on behalf of the owner of a grant."""
-        self.access = self.kit.grants.access(grant, self.exchange.request_id)
+        self.access = self.kit.context.access_of(self.exchange, self.kit.grants.credential, grant.owner)
         self.jobs = Jobs(self.kit.calls, self.access)
 
     def query(self) -> Values:

@@ -15,9 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway.backends import Metadata, metadata
-from gateway.identity import Credential, Identities
-from gateway.streams import Access
+from gateway.backends import Metadata
+from gateway.identity import Credential
 from service_kit.clock import Clock
 from service_kit.errors import ErrorReason, Unauthenticated
 from service_kit.identity import AUTHORIZATION, ON_BEHALF_OF, IdentityVerifier, on_behalf_of, parse_on_behalf_of
@@ -40,13 +39,11 @@ class Grant:
 class Grants:
     """Signs and reads grants."""
 
-    def __init__(
-        self, read_key: Callable[[], Secret], verifier: IdentityVerifier, identities: Identities, clock: Clock
-    ) -> None:
-        """Sign with a key that is made of what `read_key` returns, the gateway's own API key."""
+    def __init__(self, read_key: Callable[[], Secret], verifier: IdentityVerifier, clock: Clock) -> None:
+        """Sign with a key that is made of what `read_key` returns, the gateway's own API key. It is read once."""
         self._read_key = read_key
+        self._known: Secret | None = None
         self._verifier = verifier
-        self._identities = identities
         self._clock = clock
 
     def sign(self, entries: Metadata, purpose: str, subject: str, lasts: timedelta) -> str:
@@ -81,14 +78,16 @@ class Grants:
             raise Unauthenticated("The address works no more: ask for a new one.", ErrorReason.EXPIRED_IDENTITY)
         return Grant(said, subject, owner)
 
-    def access(self, grant: Grant, request_id: str) -> Access:
-        """Return what makes the metadata of calls on behalf of the owner of a grant."""
-        credential = Credential(self._read_key(), is_token=False)
+    @property
+    def credential(self) -> Credential:
+        """What the gateway calls with on behalf of the owner of a grant."""
+        return Credential(self._key, is_token=False)
 
-        async def make() -> Metadata:
-            return metadata(request_id, await self._identities.token(credential), grant.owner)
-
-        return make
+    @property
+    def _key(self) -> Secret:
+        if self._known is None:
+            self._known = self._read_key()
+        return self._known
 
     def _owner(self, entries: Metadata) -> str:
         found = dict(entries)
@@ -99,7 +98,7 @@ class Grants:
         return on_behalf_of(caller.owner)[0][1]
 
     def _signature(self, payload: bytes) -> bytes:
-        key = hmac.digest(self._read_key().reveal().encode(), _LABEL, hashlib.sha256)
+        key = hmac.digest(self._key.reveal().encode(), _LABEL, hashlib.sha256)
         return hmac.digest(key, payload, hashlib.sha256)
 
 
