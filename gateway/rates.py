@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from service_kit.clock import Clock
 from service_kit.errors import ErrorReason, FieldProblem, PermissionDenied, ResourceExhausted, Unauthenticated
-from service_kit.identity import Caller, IdentityVerifier, Rates, parse_on_behalf_of
+from service_kit.identity import Caller, IdentityVerifier, Rates, Scope, parse_on_behalf_of
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -82,6 +82,9 @@ class RateLimits:
         own_rate = caller.rates.owner if caller.owner == caller.actor else None
         of_key = self._usual.key if caller.rates.key is None else caller.rates.key
         of_owner = self._usual.owner if own_rate is None else own_rate
+        if Scope.SERVICE in caller.scopes:
+            # The key is our own, and stands for whoever it acts for.
+            of_key = None
         return [(caller.key_id, "key", of_key or 0), (caller.owner, "owner", of_owner or 0)]
 
     def _note(self, error: Unauthenticated | PermissionDenied) -> None:

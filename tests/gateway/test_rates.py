@@ -95,6 +95,13 @@ def test_who_acts_for_an_owner_uses_up_that_owners_and_nobody_else_can(tmp_path:
     assert door.comes("c", Owner("t", "cat")) is None
 
 
+def test_our_own_key_counts_only_for_those_that_it_acts_for(tmp_path: Any) -> None:
+    door = Door(tmp_path, Rates(1, 2))
+    ours: Any = {"owner": Owner("t", "gateway"), "kind": KeyKind.SERVICE}
+    assert [door.comes("g", **ours, acting_for="t/ann") is None for _ in range(3)] == [True, True, False]
+    assert door.comes("g", **ours, acting_for="t/bob") is None
+
+
 def test_a_token_that_is_none_takes_nothing_from_anybody(tmp_path: Any) -> None:
     door = Door(tmp_path, Rates(1, 1))
     for _ in range(9):
