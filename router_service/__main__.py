@@ -95,9 +95,7 @@ class Service:
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
         self.handover = Handover(clock)
-        self.admission = Admission(
-            self.storage, self.assets, self.signals, self.shares, self.limits, self.dispatch
-        )
+        self.admission = Admission(self.storage, self.assets, self.signals, self.shares, self.limits, self.dispatch)
         self.recording = Recording(
             self.storage,
             self.sessions,

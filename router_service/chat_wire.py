@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from atelier.router.v1 import chat_pb2 as pb
-from router_service.chat import Chat, ChatMessage, ChatReply, ChatRole, FinishReason, TokenUsage
+from router_service.chat_domain import Chat, ChatMessage, ChatReply, ChatRole, FinishReason, TokenUsage
 from service_kit.errors import ErrorReason, InvalidArgument
 
 _ROLES = {

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from router_service.chat import Chat, ChatReply, chat_pool, worker_type_of
+from router_service.chat_domain import Chat, ChatReply, chat_pool, worker_type_of
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
 from service_kit.identity import Owner

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from router_service.chat import Chat
+from router_service.chat_domain import Chat
 from router_service.domain import (
     Format,
     GenerationSettings,

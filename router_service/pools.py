@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from router_service.chat import worker_type_of
+from router_service.chat_domain import worker_type_of
 from router_service.domain import ConnectedWorker, Job, JobState
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from router_service.acknowledgements import Acknowledgements
-from router_service.chat import ChatReply, FinishReason, TokenUsage
+from router_service.chat_domain import ChatReply, FinishReason, TokenUsage
 from router_service.domain import (
     Failure,
     Job,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from router_service.chat import LONGEST_REPLY
+from router_service.chat_domain import LONGEST_REPLY
 from router_service.domain import Job, LeaseRef, StageKind
 from router_service.neighbours import SAY_EVERY, Neighbours
 from router_service.reports import LogLine, Pending, Preview, Progress, Report, TextDelta

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from router_service.chat import chat_pool
+from router_service.chat_domain import chat_pool
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
 from router_service.limits import Limits, lock_names

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from router_service.chat import Chat, ChatMessage, ChatReply, ChatRole, TokenUsage
+from router_service.chat_domain import Chat, ChatMessage, ChatReply, ChatRole, TokenUsage
 from router_service.domain import Failure, Format, Job, JobState, LeaseRef, Reference
 from router_service.storage import Storage
 from router_service.storage.jobs import Place, Wanted
