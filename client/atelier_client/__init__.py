@@ -25,6 +25,7 @@ from atelier_client.events import GrowingText, JobEvent, LogLine, Preview, Progr
 from atelier_client.models import (
     Asset,
     ChangeResult,
+    ChatReply,
     Collection,
     Described,
     Enhancement,
@@ -53,6 +54,7 @@ from atelier_client.models import (
     Stage,
     Submitted,
     SweepFinding,
+    TokenUsage,
     Warning,
     Worker,
 )
@@ -64,6 +66,7 @@ __all__ = [
     "AtelierError",
     "BadReply",
     "ChangeResult",
+    "ChatReply",
     "Collection",
     "Described",
     "DownloadFailed",
@@ -112,6 +115,7 @@ __all__ = [
     "SweepFinding",
     "TextDelta",
     "Timeout",
+    "TokenUsage",
     "Unavailable",
     "Unreachable",
     "Warning",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
+from atelier_client._calls import Call, ChatOptions, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
@@ -23,6 +23,7 @@ from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
     ChangeResult,
+    ChatReply,
     Collection,
     Described,
     Enhancement,
@@ -97,6 +98,20 @@ class AsyncAtelier:
         job_id = (await self.submit(prompt, model=model, enhancement_only=True)).job_id
         job = succeeded(await self.wait(job_id, timeout, on_text=on_text))
         return Enhancement(job, job.enhanced_prompt)
+
+    async def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str = "chat",
+        seed: int | None = None,
+        timeout: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatReply:
+        job_id = (await self._send(calls.chat(messages, model, seed, options))).job_id
+        job = succeeded(await self.wait(job_id, timeout, on_text=on_text))
+        return job.reply or ChatReply()
 
     async def get_job(self, job_id: str) -> Job:
         return await self._send(calls.get_job(job_id))

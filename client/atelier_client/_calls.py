@@ -104,6 +104,9 @@ class GenerateOptions(TypedDict, total=False):
         seed: the seed of the first output; the output at index i uses seed + i.
         quality: `draft`, `standard` or `high`.
         aspect_ratio: width to height, such as `16:9`.
+        width: of the outputs in pixels, in place of `aspect_ratio`; together with `height`.
+        height: of the outputs in pixels.
+        annotations: what the caller wants to find again on the job.
         duration_seconds: length of a video.
         on_enhancement_failure: `fail` or `warn`.
         idempotency_key: a name for this very request; one is made when it is left out.
@@ -115,6 +118,9 @@ class GenerateOptions(TypedDict, total=False):
     negative_prompt: str
     quality: str
     aspect_ratio: str
+    width: int | None
+    height: int | None
+    annotations: Mapping[str, str]
     steps: int | None
     duration_seconds: float | None
     reference_images: Sequence[ReferenceImage]
@@ -123,6 +129,34 @@ class GenerateOptions(TypedDict, total=False):
     on_enhancement_failure: str
     priority: int | None
     idempotency_key: str
+
+
+class ChatOptions(TypedDict, total=False):
+    """How a conversation goes on; what is left out is the model's own.
+
+    Attributes:
+        max_tokens: the most tokens to write.
+        temperature: how freely the next token is drawn.
+        top_p: the share of likeliest tokens that are drawn among.
+        stop: texts before any of which the reply ends.
+    """
+
+    max_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    stop: Sequence[str]
+
+
+def chat(messages: Sequence[Mapping[str, str]], model: str, seed: int | None, options: ChatOptions) -> Call[Submitted]:
+    """`POST /v1/generate-content` with a conversation. A key is made here, so that repeats give one job."""
+    body = {"messages": [dict(message) for message in messages], **_given(**options)}
+    return Call(
+        "POST",
+        "/v1/generate-content",
+        lambda reply: decode(Submitted, reply),
+        json={"model": model, "chat": body} | _given(seed=seed),
+        headers={"idempotency-key": uuid.uuid4().hex},
+    )
 
 
 def generate_content(prompt: str, model: str, options: GenerateOptions) -> Call[Submitted]:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 
 from atelier_client import _calls as calls
-from atelier_client._calls import Call, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
+from atelier_client._calls import Call, ChatOptions, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
 from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
@@ -23,6 +23,7 @@ from atelier_client.events import GrowingText, JobEvent
 from atelier_client.models import (
     Asset,
     ChangeResult,
+    ChatReply,
     Collection,
     Described,
     Enhancement,
@@ -110,6 +111,27 @@ class Atelier:
         job_id = self.submit(prompt, model=model, enhancement_only=True).job_id
         job = succeeded(self.wait(job_id, timeout, on_text=on_text))
         return Enhancement(job, job.enhanced_prompt)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        model: str = "chat",
+        seed: int | None = None,
+        timeout: float | None = None,
+        on_text: Callable[[str], None] | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> ChatReply:
+        """Have the next message of a conversation written: `messages` have a `role` and a `content`, oldest first.
+
+        `on_text` gets the text as it is written, whole each time.
+
+        Raises:
+            JobFailed: it failed or was cancelled. Timeout: it did not end within `timeout` seconds.
+        """
+        job_id = self._send(calls.chat(messages, model, seed, options)).job_id
+        job = succeeded(self.wait(job_id, timeout, on_text=on_text))
+        return job.reply or ChatReply()
 
     def get_job(self, job_id: str) -> Job:
         """Return one job. Raises NotFound."""

@@ -95,6 +95,25 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """What was counted of a conversation, in tokens of the model."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class ChatReply:
+    """The next message of a conversation; it ends with `stop` or `length`. `usage` is None if nothing was counted."""
+
+    text: str = ""
+    finish_reason: str = ""
+    usage: TokenUsage | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One accepted request to generate or to enhance."""
 
@@ -104,6 +123,8 @@ class Job:
     prompt: str = ""
     negative_prompt: str = ""
     enhanced_prompt: str = ""
+    reply: ChatReply | None = None
+    annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
     generation_settings: GenerationSettings = dataclasses.field(default_factory=GenerationSettings)
     enhancement_only: bool = False
     stages: tuple[Stage, ...] = ()
