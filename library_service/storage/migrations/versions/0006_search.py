@@ -1,8 +1,8 @@
 """Items have labels and are searched by words.
 
 The previous release writes items without words; upkeep adds them. It deletes items and not their labels, which then go
-with the row. On PostgreSQL the indexes of `user_library` are built afterwards (`LATER_INDEXES`). On SQLite triggers keep
-the full-text index in step with the column, so that whatever writes the row writes the index.
+with the row. On PostgreSQL the indexes of `user_library` are built afterwards (`LATER_INDEXES`). On SQLite triggers
+keep the full-text index in step with the column, so that whatever writes the row writes the index.
 """
 
 from __future__ import annotations
