@@ -10,6 +10,7 @@ from library_service.clients import AssetControl
 from library_service.copying import Copier
 from library_service.copying_back import CopyingBack
 from library_service.erasure import Erasure
+from library_service.late_renditions import LateRenditions
 from library_service.outbox import Deliveries
 from library_service.removal import Removal
 from library_service.saving import Saving
@@ -52,6 +53,7 @@ class Service:
         self.removal = Removal(self.storage, store, self.deliveries, changes)
         self.copier = Copier(self.storage, store, assets, hold_ttl=mine.hold_ttl)
         self.saving = Saving(self.storage, self.copier, self.deliveries, changes)
+        self.late = LateRenditions(self.storage, self.copier, changes)
         self.clearing = Clearing(self.storage, self.saving, assets)
         self.sweep = Sweep(self.storage, store, self.removal.sweep)
         self.erasure = Erasure(self.storage, self.removal, changes)
@@ -62,6 +64,7 @@ class Service:
             deliveries=self.deliveries,
             removal=self.removal,
             shelving=self.shelving,
+            late=self.late,
             settings=mine,
         )
         signer = rings.media_signer("library", clock, base_url=settings.core.public_url)

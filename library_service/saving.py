@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from library_service.copying import Copied, Copier
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
+from library_service.late_renditions import FIRST_WAIT
 from library_service.moves import restore
 from library_service.outbox import Deliveries
 from library_service.storage import SAVED, Storage, Transaction
@@ -223,6 +224,8 @@ class Saving:
         await tx.saves.add(caller, new)
         for item in items:
             tx.tell(item, SAVED)
+        late = {item.item_id: item.asset_id for item, asset in zip(items, held, strict=True) if asset.awaits_renditions}
+        await tx.late_items.add(owner, late, wait=FIRST_WAIT)
         await tx.saves.mark(owner, {item.asset_id: item.item_id for item in items})
         if key:
             await tx.saves.answer(owner, key, {item.asset_id: item.item_id for item in items})

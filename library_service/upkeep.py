@@ -1,10 +1,11 @@
-"""What the library does by itself: pays the outbox, sweeps blobs, empties the trash, trims, reads unread items."""
+"""What the library does by itself: pays the outbox, sweeps blobs, brings late renditions, trims, reads unread items."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from library_service.late_renditions import LateRenditions
 from library_service.outbox import Deliveries
 from library_service.removal import Removal
 from library_service.shelving import Shelving
@@ -16,6 +17,7 @@ _DELIVERY_EVERY_S = 0.5
 _SWEEP_EVERY_S = 15.0
 _TRIM_EVERY_S = 600.0
 _READ_EVERY_S = 10.0
+_LATE_EVERY_S = 5.0
 
 
 class Upkeep:
@@ -28,12 +30,14 @@ class Upkeep:
         deliveries: Deliveries,
         removal: Removal,
         shelving: Shelving,
+        late: LateRenditions,
         settings: LibrarySettings,
     ) -> None:
         self._storage = storage
         self._deliveries = deliveries
         self._removal = removal
         self._shelving = shelving
+        self._late = late
         self._settings = settings
 
     def start(self, tasks: BackgroundTasks) -> None:
@@ -42,6 +46,7 @@ class Upkeep:
         tasks.start("library.sweep", self._sweep)
         tasks.start("library.trim", self._trim)
         tasks.start("library.words", self._read_unread)
+        tasks.start("library.late", self._bring_late)
 
     async def _deliver(self) -> None:
         while True:
@@ -57,6 +62,12 @@ class Upkeep:
         while True:
             if not await self._shelving.read_unread():
                 await asyncio.sleep(_READ_EVERY_S)
+
+    async def _bring_late(self) -> None:
+        while True:
+            await asyncio.sleep(_LATE_EVERY_S)
+            while await self._late.bring_due():
+                pass
 
     async def _trim(self) -> None:
         mine = self._settings

@@ -68,6 +68,7 @@ def held_asset(held: asset_control_service_pb2.HeldAsset) -> HeldAsset | None:
         files=tuple(files),
         facts=facts(asset.provenance, kind_of_format),
         source_item_id=asset.source_item_id,
+        awaits_renditions=asset.rendition_state == asset_pb2.RENDITION_STATE_PENDING,
     )
 
 

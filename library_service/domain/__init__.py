@@ -63,7 +63,7 @@ class StoredFile:
 class HeldAsset:
     """An asset whose bytes stay for a time. Its own file comes first; `provenance` is the message as it came.
 
-    One that was copied from an item names it in `source_item_id`.
+    One that was copied from an item names it in `source_item_id`; one that `awaits_renditions` gets more files later.
     """
 
     asset_id: str
@@ -72,6 +72,7 @@ class HeldAsset:
     files: tuple[StoredFile, ...]
     facts: Facts | None = None
     source_item_id: str = ""
+    awaits_renditions: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from library_service.domain import Item
 from library_service.storage.blob_rows import BlobRows
 from library_service.storage.items import Items
+from library_service.storage.late_items import LateItems
 from library_service.storage.outbox import Outbox
 from library_service.storage.saves import Saves
 from library_service.storage.search import Search
@@ -39,6 +40,7 @@ class Transaction(View):
         self.blobs = BlobRows(connection)
         self.outbox = Outbox(connection)
         self.saves = Saves(connection)
+        self.late_items = LateItems(connection)
         self.erased = Erased(connection, metadata)
         self._new_events: list[NewEvent] = []
 

@@ -251,6 +251,19 @@ outbox = Table(
     Index("outbox_due", "due_at", "id"),
 )
 
+# Items that were saved before their renditions were made: they get them when the asset has them.
+late_items = Table(
+    "late_items",
+    metadata,
+    Column("item_id", Text, primary_key=True),
+    Column("tenant_id", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("asset_id", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("due_at", UtcDateTime, nullable=False),
+    Index("late_items_due", "due_at", "item_id"),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -396,3 +397,35 @@ async def test_the_trash_holds_items_until_they_are_restored_or_buried(library: 
         await tx.items.note_expiry(ANN, "item_expired", "i1")
         row = (await tx._connection.execute(select(audit).where(audit.c.action == "item_expired"))).one()
     assert (row.actor_key_id, row.action, row.subject_id) == ("", "item_expired", "i1")
+
+
+async def test_late_items_are_claimed_given_files_and_forgotten(library: Storage, clock: ManualClock) -> None:
+    await save(library, item("i1", clock))
+    async with library.write() as tx:
+        await tx.late_items.add(ANN, {"i1": "of-i1"}, wait=MINUTE)
+        await tx.late_items.add(ANN, {"i1": "of-i1"}, wait=MINUTE)
+        await tx.late_items.add(ANN, {}, wait=MINUTE)
+        assert await tx.late_items.claim(limit=5, claim=MINUTE) == []
+    clock.advance(MINUTE)
+    async with library.write() as tx:
+        [late] = await tx.late_items.claim(limit=5, claim=MINUTE)
+        assert (late.item_id, late.owner, late.asset_id, late.attempts) == ("i1", ANN, "of-i1", 1)
+        assert await tx.late_items.claim(limit=5, claim=MINUTE) == []
+        assert await tx.late_items.lock(late) == {""}
+        assert await tx.late_items.lock(replace(late, owner=BOB)) is None
+        blob_id = await keep(tx, "thumb", ANN, "11")
+        thumb = StoredFile("thumb_256", media("11", "image/webp"), Place("library", "key-thumb", "g1"))
+        await tx.late_items.add_files(late, [(thumb, blob_id)])
+    async with library.write() as tx:
+        assert await tx.late_items.lock(late) == {"", "thumb_256"}
+        found = await tx.items.find(ANN, "i1")
+        assert found is not None
+        assert ([file.rendition for file in found.files], found.version) == (["", "thumb_256"], 2)
+        await tx.late_items.postpone(["i1"], wait=2 * MINUTE)
+    clock.advance(2 * MINUTE)
+    async with library.write() as tx:
+        assert [late.attempts for late in await tx.late_items.claim(limit=5, claim=MINUTE)] == [2]
+        await tx.late_items.end(["i1"])
+    clock.advance(MINUTE)
+    async with library.write() as tx:
+        assert await tx.late_items.claim(limit=5, claim=MINUTE) == []
