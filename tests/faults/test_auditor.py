@@ -240,7 +240,7 @@ def item_lost(scene: Scene) -> None:
 
 
 def item_of_no_save(scene: Scene) -> None:
-    scene.sql("UPDATE library.user_library SET asset_id = 'another'")
+    scene.sql("UPDATE library.user_library SET asset_id = 'not ' || asset_id")
 
 
 def item_whose_blob_is_going(scene: Scene) -> None:
@@ -252,7 +252,7 @@ def mark_lost(scene: Scene) -> None:
 
 
 def item_with_the_bytes_of_another(scene: Scene) -> None:
-    scene.sql("UPDATE library.blobs SET sha256 = 'another'")
+    scene.sql("UPDATE library.blobs SET sha256 = 'not ' || sha256")
 
 
 IN_STORE: list[tuple[Callable[[Scene], None], str]] = [
