@@ -49,7 +49,10 @@ _FIRST_PAUSE = timedelta(seconds=5)
 _POLL_S = 2.0
 _LONGEST_REST_S = 5.0
 _HURRY_S = 3.0
-_LOOK_S = 0.05
+# Another replica may be making them: nobody tells us when it has.
+_LOOK_S = 0.5
+_MISSED_EVERY_S = 3600.0
+_MISSED_AT_ONCE = 200
 _KEPT = (AssetState.AVAILABLE, AssetState.WITHHELD)
 
 
@@ -86,6 +89,7 @@ class Renditions:
         self._urgent = asyncio.Event()
         self._running = False
         self._hurried = 0
+        self._ended = asyncio.Event()
 
     def nudge(self) -> None:
         """Say that there may be something to do."""
@@ -95,9 +99,13 @@ class Renditions:
         """Work again and again, until cancelled; at most half of the time, so that uploads have the rest."""
         loop = asyncio.get_running_loop()
         self._running = True
+        missed_at = loop.time()
         try:
             while True:
                 begun = loop.time()
+                if begun >= missed_at:
+                    await self.queue_missed()
+                    missed_at = loop.time() + _MISSED_EVERY_S
                 self._wanted.clear()
                 found = await self.work()
                 rest_s = min(loop.time() - begun, _LONGEST_REST_S) if found else _POLL_S
@@ -123,8 +131,13 @@ class Renditions:
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_HURRY_S):
-                    while await self._waiting(ids):  # noqa: ASYNC110 - another replica may be making them
-                        await asyncio.sleep(_LOOK_S)
+                    # Taken before the look, so that none that ends in between is missed.
+                    ended = self._ended
+                    while await self._waiting(ids):
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(_LOOK_S):
+                                await ended.wait()
+                        ended = self._ended
         finally:
             self._hurried -= 1
             if not self._hurried:
@@ -133,6 +146,18 @@ class Renditions:
             known = await tx.assets.find_many(ids, owner)
         now = {name: asset for name, asset in known.items() if asset.blob is not None}
         return [now.get(asset.asset_id, asset) for asset in assets]
+
+    async def queue_missed(self) -> int:
+        """Queue assets that nobody queued when they came, as an earlier release does not. Returns how many."""
+        after, number = "", 0
+        while True:
+            async with self._storage.write() as tx:
+                found = await tx.assets.find_bare(after=after, limit=_MISSED_AT_ONCE)
+                await tx.renditions.queue(found)
+            number += sum(bool(asset.lacking_renditions) for asset in found)
+            if len(found) < _MISSED_AT_ONCE:
+                return number
+            after = found[-1].asset_id
 
     async def _waiting(self, asset_ids: Sequence[str]) -> bool:
         async with self._storage.read() as tx:
@@ -149,6 +174,10 @@ class Renditions:
                 await self._fail(task, error.message)
             except (AtelierError, OSError) as error:
                 await self._postpone(task, str(error))
+            finally:
+                # Whoever waits looks; who waits from now on waits for the next one.
+                self._ended.set()
+                self._ended = asyncio.Event()
         return len(tasks)
 
     async def _do(self, task: RenditionTask) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from asset_service.domain import Asset, AssetState
 from asset_service.storage.renditions import queue_renditions
 from asset_service.storage.rows import asset_from, asset_values
-from asset_service.storage.tables import holds, uploads, workspace_assets
+from asset_service.storage.tables import holds, rendition_tasks, uploads, workspace_assets
 from service_kit.bulk import among, delete_some, insert_rows, update_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted
@@ -49,6 +49,15 @@ class Assets:
         wanted = select(_assets).where(_assets.c.asset_id.in_(asset_ids), _owned_by(owner))
         locked = await self._select(wanted.order_by(_assets.c.asset_id).with_for_update())
         return {asset.asset_id: asset for asset in locked}
+
+    async def find_bare(self, *, after: str, limit: int) -> Sequence[Asset]:
+        """Return assets without any rendition, and without a task or a reason for it, by id, after an id."""
+        tasks = rendition_tasks.c
+        queued = select(tasks.asset_id).where(tasks.asset_id == _assets.c.asset_id).exists()
+        bare = and_(cast(_assets.c.renditions, Text) == "[]", _assets.c.rendition_error == "", ~queued)
+        kept = _assets.c.state.in_(_KEPT)
+        query = select(_assets).where(bare, kept, _assets.c.asset_id > after)
+        return await self._select(query.order_by(_assets.c.asset_id).limit(limit))
 
     async def list_page(
         self, owner: Owner, *, job_id: str, after: tuple[str, int] | None, limit: int

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.domain import Asset, RenditionTask
 from asset_service.storage.tables import rendition_tasks as _tasks
-from service_kit.bulk import insert_rows
+from service_kit.bulk import insert_rows, upsert
 from service_kit.database import db_now
 from service_kit.identity import Owner
 
@@ -22,6 +22,13 @@ class RenditionTasks:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
+
+    async def queue(self, assets: Sequence[Asset]) -> None:
+        """Queue those of some assets that lack renditions; one that is queued already stays as it is."""
+        rows = _rows(assets)
+        if rows:
+            new = upsert(self._connection, _tasks).values(due_at=db_now())
+            await self._connection.execute(new.on_conflict_do_nothing(), rows)
 
     async def claim(self, limit: int, lease: timedelta) -> Sequence[RenditionTask]:
         """Take the tasks that are due, the longest first, for a time: then they are due again unless they were ended.
@@ -70,7 +77,11 @@ class RenditionTasks:
 
 async def queue_renditions(connection: AsyncConnection, assets: Sequence[Asset]) -> None:
     """Queue those of some new assets that lack renditions."""
-    rows = [
+    await insert_rows(connection, _tasks, _rows(assets), moment="due_at")
+
+
+def _rows(assets: Sequence[Asset]) -> list[dict[str, object]]:
+    return [
         {
             "asset_id": asset.asset_id,
             "tenant_id": asset.owner.tenant_id,
@@ -80,4 +91,3 @@ async def queue_renditions(connection: AsyncConnection, assets: Sequence[Asset])
         for asset in assets
         if asset.lacking_renditions
     ]
-    await insert_rows(connection, _tasks, rows, moment="due_at")

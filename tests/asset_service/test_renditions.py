@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from asset_service import renditions as module
 from asset_service.probing import Made, Probe
 from asset_service.renditions import MAX_ATTEMPTS, Renditions
 from atelier.asset.v1 import asset_pb2
@@ -18,7 +19,7 @@ from atelier.type.v1 import media_pb2
 from service_kit.clock import ManualClock
 from service_kit.errors import Unavailable
 from service_kit.ids import new_id
-from tests.asset_service.harness import Harness, eventually, on_both_databases
+from tests.asset_service.harness import ANN, Harness, eventually, on_both_databases
 from tests.asset_service.harness import running as harnesses
 from tests.asset_service.pictures import encoded, mp4, png
 
@@ -142,6 +143,36 @@ async def test_two_replicas_make_them_once(harness: Harness) -> None:
     assert sum(counts) == 6
     assert {tuple(kinds(asset)) for asset in await harness.listed()} == {("thumb_1024", "thumb_256")}
     assert len(await harness.blobs()) == 18
+
+
+@on_both_databases
+async def test_what_an_earlier_release_published_gets_its_renditions(harness: Harness) -> None:
+    asset = await harness.bring(png())
+    async with harness.service.storage.write() as tx:
+        await tx.renditions.end([asset.asset_id])
+    assert await harness.service.renditions.work() == 0
+    assert await harness.service.renditions.queue_missed() == 1
+    assert await harness.service.renditions.queue_missed() == 0
+    assert await harness.service.renditions.work() == 1
+    assert [tuple(kinds(asset)) for asset in await harness.listed()] == [("thumb_1024", "thumb_256")]
+    assert await harness.service.renditions.queue_missed() == 0
+
+
+async def test_whoever_hurries_is_woken_when_they_are_made(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Only a signal can end the wait.
+    monkeypatch.setattr(module, "_LOOK_S", 60.0)
+    monkeypatch.setattr(module, "_HURRY_S", 30.0)
+    asset = await harness.bring(png())
+    loop = asyncio.create_task(harness.service.renditions.run())
+    try:
+        async with harness.service.storage.read() as tx:
+            before = await tx.assets.find_many([asset.asset_id], ANN)
+        async with asyncio.timeout(20):
+            [known] = await harness.service.renditions.hurry(ANN, list(before.values()))
+        assert known.lacking_renditions == ()
+    finally:
+        loop.cancel()
+        await asyncio.gather(loop, return_exceptions=True)
 
 
 class Refusing(Probe):

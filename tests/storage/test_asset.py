@@ -561,6 +561,23 @@ async def test_assets_that_lack_renditions_are_queued_and_claimed_once(asset_: S
         assert await tx.renditions.count() == 1
 
 
+async def test_assets_of_an_earlier_release_are_found_and_queued(asset_: Storage, clock: ManualClock) -> None:
+    failed = asset("c", clock, renditions=(), rendition_error="too odd")
+    gone = asset("d", clock, state=AssetState.REMOVED, media=None, blob=None, renditions=())
+    bare = [asset(name, clock, renditions=()) for name in ("a", "b", "e")]
+    async with asset_.write() as tx:
+        await tx.assets.add_many([*bare, failed, gone, asset("f", clock)])
+        assert await tx.assets.find_bare(after="", limit=9) == [], "they are queued"
+        await tx.renditions.end(["a", "b", "c", "d", "f"])
+    async with asset_.write() as tx:
+        assert [one.asset_id for one in await tx.assets.find_bare(after="", limit=9)] == ["a", "b"]
+        assert [one.asset_id for one in await tx.assets.find_bare(after="a", limit=1)] == ["b"]
+        await tx.renditions.queue(bare)
+        await tx.renditions.queue([])
+        assert await tx.renditions.waiting_among(["a", "b", "e"]) == {"a", "b", "e"}
+        assert await tx.renditions.count() == 3
+
+
 async def test_uploads_of_clients_are_counted_and_prolonged(asset_: Storage, clock: ManualClock) -> None:
     mine = {"job_id": None, "deadline_at": clock.now() + SECOND}
     await put(
