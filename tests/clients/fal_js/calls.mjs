@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { createFalClient } from "@fal-ai/client";
-import { call, main, FAULTY_URL, KEY, ONCE, TLS_URL, URL_ } from "../runner.mjs";
+import { call, cutOnce, jobsOf, main, FAULTY_URL, KEY, ONCE, TLS_URL, URL_ } from "../runner.mjs";
 
 const client = (url = URL_, credentials = KEY) =>
   createFalClient({ credentials, proxyUrl: { url: `${url}/fal/proxy`, when: "always" } });
@@ -81,6 +81,16 @@ call("queue.submit after a 500, once more with the same key", async () => {
   await assert.rejects(fal.queue.submit("fal-ai/sdxl", options), { status: 500 });
   const { request_id: requestId } = await fal.queue.submit("fal-ai/sdxl", options);
   await fal.queue.subscribeToStatus("fal-ai/sdxl", { requestId, pollInterval: 50 });
+});
+
+call("queue.submit and run when the connection breaks, which it repeats", async () => {
+  for (const [prompt, way] of [
+    ["cut once, fal submit", (fal, options) => fal.queue.submit("fal-ai/sdxl", options)],
+    ["cut once, fal run", (fal, options) => fal.run("fal-ai/sdxl", options)],
+  ]) {
+    await cutOnce((url) => way(client(url), { input: { ...input, prompt } }));
+    assert.equal(await jobsOf(prompt), 1);
+  }
 });
 
 call("errors", async () => {

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import Replicate, { parseProgressFromLogs } from "replicate";
-import { call, main, FAULTY_URL, KEY, ONCE, TLS_URL, URL_ } from "../runner.mjs";
+import { call, cutOnce, jobsOf, main, FAULTY_URL, KEY, ONCE, TLS_URL, URL_ } from "../runner.mjs";
 
 const client = (url = URL_, auth = KEY) => new Replicate({ baseUrl: `${url}/replicate/v1`, auth });
 const input = { prompt: "a heron", width: 128, height: 128, num_inference_steps: 2 };
@@ -99,6 +99,12 @@ call("webhooks.default.secret.get", async () => {
 call("predictions.create after a 500, which it does not repeat", async () => {
   const replicate = client(FAULTY_URL);
   await assert.rejects(replicate.predictions.create({ model, input: { ...input, prompt: ONCE } }), /500/);
+});
+
+call("predictions.create when the connection breaks, which it repeats", async () => {
+  const prompt = "cut once, replicate";
+  await cutOnce((url) => client(url).predictions.create({ model, input: { ...input, prompt } }));
+  assert.equal(await jobsOf(prompt), 1);
 });
 
 call("errors", async () => {
