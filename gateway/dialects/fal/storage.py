@@ -73,7 +73,7 @@ ENDPOINTS = (
         initiate,
         _FIELDS,
         _STORAGE,
-        note="Pictures and videos, 32 MiB at most; the client sends larger ones otherwise, which is not served.",
+        note="Pictures and videos, 32 MiB at most. `file_url` stands for the file wherever a request takes one.",
     ),
     Endpoint("PUT", f"{ROOT}/upload", upload, query=_GRANT, open=True, note="The body is the file."),
 )
