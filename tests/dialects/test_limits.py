@@ -1,0 +1,71 @@
+"""A limit that is reached is 429 in every shape, with its name, its value and when to come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from tests.support.system import System
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SUBMITS: dict[str, dict[str, Any]] = {
+    "/v1/generate-content": {"prompt": "x", "model": "sdxl", "format": "image"},
+    "/openai/v1/images/generations": {"prompt": "x", "model": "sdxl"},
+    "/fal/queue/fal-ai/sdxl": {"prompt": "x"},
+    "/fal/run/fal-ai/sdxl": {"prompt": "x"},
+    "/replicate/v1/models/atelier/sdxl/predictions": {"input": {"prompt": "x"}},
+}
+
+
+def _error(path: str, body: Any) -> tuple[str, str]:
+    """Return the name of the limit and the message, from where each dialect has them."""
+    if path.startswith("/openai"):
+        return body["error"]["param"], body["error"]["message"]
+    if path.startswith("/fal"):
+        # In the words only.
+        return body["detail"].split()[2], body["detail"]
+    if path.startswith("/replicate"):
+        return body["invalid_fields"][0]["field"], body["detail"]
+    return body["error"]["fields"][0]["field"], body["error"]["message"]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def crowded(system: System) -> dict[str, str]:
+    """Give the headers of an owner who has as many jobs waiting as may."""
+    async with httpx.AsyncClient(base_url=system.url, headers={"x-api-key": system.key()}, trust_env=False) as http:
+        row = {"stage": "generate", "worker_type": "nobody", "formats": ["image"]}
+        (await http.put("/v1/models/unserved", json=row)).raise_for_status()
+        (await http.put("/v1/owners/crowd/limits", json={"queued_jobs": 1})).raise_for_status()
+        made = (await http.post("/v1/keys", json={"owner_id": "crowd"})).json()
+        key = {"authorization": f"Bearer {made['secret']}"}
+        body = {"prompt": "x", "model": "unserved", "format": "image"}
+        (await http.post("/v1/generate-content", json=body, headers={"x-api-key": made["secret"]})).raise_for_status()
+        (await http.delete("/v1/models/unserved")).raise_for_status()
+    return key
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+async def test_a_job_too_many_is_refused(system: System, crowded: dict[str, str], path: str) -> None:
+    async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=20) as http:
+        response = await http.post(path, json=SUBMITS[path], headers=crowded)
+    name, message = _error(path, response.json())
+    assert (response.status_code, name, response.headers["retry-after"]) == (429, "queued_jobs", "5")
+    assert "queued_jobs of this owner is 1" in message
+
+
+@pytest.mark.parametrize("path", SUBMITS)
+async def test_a_request_too_many_is_refused(system: System, path: str) -> None:
+    async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=20) as http:
+        body = {"owner_id": "hasty", "requests_per_minute": 1}
+        made = await http.post("/v1/keys", json=body, headers={"x-api-key": system.key()})
+        key = {"authorization": f"Bearer {made.json()['secret']}"}
+        assert (await http.get("/v1/jobs", headers=key)).status_code == 200
+        response = await http.post(path, json=SUBMITS[path], headers=key)
+    name, message = _error(path, response.json())
+    assert (response.status_code, name) == (429, "requests_per_minute")
+    assert "requests_per_minute of this key is 1" in message
+    assert 50 <= int(response.headers["retry-after"]) <= 60
