@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -189,9 +190,15 @@ class Shelving:
 
     async def read_unread(self) -> int:
         """Write the words of some items that have none yet, such as those of an earlier release. Returns how many."""
-        async with self._storage.write() as tx:
+        async with self._storage.read() as tx:
             items = await tx.search.find_unread(limit=_BATCH)
-            return await tx.search.write_words([self._words(item) for item in items])
+        # A hundred long prompts take a while: neither the loop nor the database waits. Whatever changes meanwhile
+        # is another version, and read again.
+        words = await asyncio.to_thread(lambda: [self._words(item) for item in items])
+        if not words:
+            return 0
+        async with self._storage.write() as tx:
+            return await tx.search.write_words(words)
 
     async def _label(
         self, tx: Transaction, item: Item, change: Change, add: dict[str, str], remove: Sequence[str]

@@ -165,3 +165,18 @@ async def test_the_child_knows_none_of_our_secrets(modules: Path, monkeypatch: p
     with pytest.raises(InvalidArgument, match=r"^\[\]$"):
         await probe.measure(modules / "any")
     await probe.close()
+
+
+@pytest.mark.parametrize("when", ["idle", "gone"])
+async def test_the_pipe_of_a_child_is_read_to_its_end(modules: Path, when: str) -> None:
+    """Only its end closes it: a child that had died by itself would leave it open."""
+    body = "import os\nprint('ready', flush=True)\nprint('more than anybody asked for', flush=True)\n"
+    probe = Probe(child=child(modules, "chatters", body + ("input()\n" if when == "idle" else "os._exit(0)\n")))
+    started = await probe._start()
+    if when == "gone":
+        await started.wait()
+    probe._child = started
+    await probe.close()
+    assert started.stdout is not None
+    assert started.stdout.at_eof()
+    assert started.returncode is not None

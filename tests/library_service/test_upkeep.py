@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy import update
 
+from library_service import shelving
+from library_service.domain.words import tokens_of
 from library_service.storage.blob_rows import BlobRows
+from library_service.storage.tables import user_library
 from service_kit import channels
 from service_kit.blobs import LIBRARY_BUCKET
 from tests.library_service.house import ADA, House, picture
@@ -79,3 +85,25 @@ async def test_without_its_blobs_it_does_not_serve(house: House, monkeypatch: py
     monkeypatch.undo()
     await house.library.vitals.look()
     assert house.library.health.serving
+
+
+async def test_words_are_made_off_the_loop_and_in_no_transaction(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    made_by: list[threading.Thread] = []
+
+    def noted(*arguments: Any) -> str:
+        made_by.append(threading.current_thread())
+        return tokens_of(*arguments)
+
+    [asset_id] = await house.make_job(ADA, [(picture("red"),)])
+    async with house.as_(ADA) as ada:
+        await ada.save(asset_id)
+        async with house.library.storage.write() as tx:
+            await tx._connection.execute(update(user_library).values(words="", words_version=0))
+        assert not (await ada.items(query="lighthouse")).items
+        monkeypatch.setattr(shelving, "tokens_of", noted)
+        # Whoever comes first reads it: we, or the loop that runs beside us.
+        async with asyncio.timeout(20):
+            while not (await ada.items(query="lighthouse")).items:
+                await house.library.shelving.read_unread()
+    assert made_by
+    assert threading.main_thread() not in made_by
