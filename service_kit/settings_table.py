@@ -214,7 +214,9 @@ class GatewaySettings:
         "How many requests a minute an owner may make at this gateway, with all keys together; 0 for any number. An "
         "owner may have its own.",
     )
-    cors_origins: tuple[str, ...] = _is((), "Origins of web pages that may call the gateway from a browser, such as https://shop.example; * for all.")
+    cors_origins: tuple[str, ...] = _is(
+        (), "Origins of web pages that may call the gateway from a browser, such as https://shop.example; * for all."
+    )
 
 
 @dataclass(frozen=True, slots=True)
