@@ -108,6 +108,7 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
         chat=chat_wire.chat_from_proto(message.chat) if message.HasField("chat") else None,
         annotations=tuple(sorted(message.annotations.items())),
         webhook=webhook_wire.webhook_from_proto(message.webhook) if message.HasField("webhook") else None,
+        deadline_seconds=_optional(message, "deadline_seconds"),
     )
 
 
