@@ -12,8 +12,10 @@ import openai
 import pytest
 import pytest_asyncio
 
+from atelier.router.v1 import chat_pb2, job_pb2, router_service_pb2
 from gateway.dialects.fields import Treatment
-from gateway.dialects.openai import chat, responses
+from gateway.dialects.openai import chat, responses, text
+from service_kit.errors import Internal
 from tests.dialects.openai.test_images import strict
 from tests.support.system import System
 
@@ -270,3 +272,48 @@ async def job_of(http: httpx.AsyncClient, case: str) -> dict[str, Any] | None:
     """Return the newest job that was made for a case, None when there is none yet."""
     jobs = (await http.get("/v1/jobs?page_size=20")).json()["jobs"]
     return next((one for one in jobs if one["annotations"].get("metadata.case") == case), None)
+
+
+class Told:
+    """A call whose job is watched with these events."""
+
+    def __init__(self, *events: router_service_pb2.WatchJobResponse) -> None:
+        self.jobs = self
+        self._events = events
+
+    async def watch(self, job_id: str) -> AsyncIterator[router_service_pb2.WatchJobResponse]:
+        for event in self._events:
+            yield event
+
+
+def written(offset: int, piece: str) -> router_service_pb2.WatchJobResponse:
+    return router_service_pb2.WatchJobResponse(text_delta=router_service_pb2.TextDelta(offset=offset, text=piece))
+
+
+def said_in_the_end(whole: str) -> router_service_pb2.WatchJobResponse:
+    reply = chat_pb2.ChatReply(text=whole)
+    return router_service_pb2.WatchJobResponse(state=job_pb2.Job(state=job_pb2.JOB_STATE_SUCCEEDED, reply=reply))
+
+
+@pytest.mark.parametrize(
+    ("events", "pieces"),
+    [
+        ([written(0, "one "), written(4, "two "), written(8, "three")], ["one ", "two ", "three"]),
+        ([written(0, "one two "), written(4, "two three")], ["one two ", "three"]),
+        ([written(0, "one "), written(8, "three")], ["one ", "two three"]),
+        ([], ["one two three"]),
+        ([written(0, "one two three"), written(4, "two")], ["one two three"]),
+    ],
+)
+async def test_no_piece_is_sent_twice_or_left_out(events: list[Any], pieces: list[str]) -> None:
+    call: Any = Told(*events, said_in_the_end("one two three"))
+    found = [piece async for piece in text.pieces(call, "j1")]
+    assert found[:-1] == pieces
+    assert isinstance(found[-1], job_pb2.Job)
+
+
+async def test_a_reply_that_was_written_anew_is_a_fault() -> None:
+    call: Any = Told(written(0, "one "), said_in_the_end("another"))
+    with pytest.raises(Internal):
+        async for _ in text.pieces(call, "j1"):
+            pass
