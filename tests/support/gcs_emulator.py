@@ -43,6 +43,10 @@ class Rules:
                 if handler in (objects.insert, objects.upload_partial):
                     _flip(request, storage)
                 handler(request, response, storage)
+                if response.status == HTTPStatus.PARTIAL_CONTENT:
+                    # Google tells the checksum of the whole object with each of its parts.
+                    known = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+                    response["X-Goog-Hash"] = f"crc32c={known['crc32c']}"
 
         return guarded
 
