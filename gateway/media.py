@@ -73,7 +73,8 @@ class Media:
 
     async def _grant(self, url: str) -> MediaGrant:
         parts = urlsplit(url)
-        _, _, bucket, key = parts.path.split("/", 3)
+        # The gateway may be below a path of its public address.
+        bucket, key = parts.path.partition("/media/")[2].split("/", 1)
         query = dict(parse_qsl(parts.query))
         await self._verifier.learn(query.get("kid", ""))
         return self._verifier.verify(bucket, unquote(key), query)

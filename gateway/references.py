@@ -93,19 +93,9 @@ class References:
 
     async def from_data_uri(self, uri: str, entries: Metadata, *, field: str) -> str:
         """Bring in the file that a data URI (RFC 2397) is. Raises InvalidArgument for one that is none."""
-        head, comma, text = uri.partition(",")
-        scheme, _, description = head.partition(":")
-        content_type, *parameters = description.split(";")
-        if scheme.lower() != "data" or not comma:
-            raise InvalidArgument.field(field, "is no data URI: data:image/png;base64,…")
-        try:
-            if "base64" in (parameter.strip().lower() for parameter in parameters):
-                data = base64.b64decode(unquote_to_bytes(text), validate=True)
-            else:
-                data = unquote_to_bytes(text)
-        except (binascii.Error, ValueError):
-            raise InvalidArgument.field(field, "is a data URI whose base64 is damaged") from None
-        return await self.from_bytes(data, entries, field=field, content_type=content_type.strip().lower())
+        # Of 30 MB that takes a tenth of a second.
+        data, content_type = await asyncio.to_thread(_of_data_uri, uri, field)
+        return await self.from_bytes(data, entries, field=field, content_type=content_type)
 
     async def from_bytes(
         self,
@@ -180,6 +170,22 @@ class References:
         except grpc.RpcError as error:
             raise of_rpc(error) from error
         return str(answer.asset.asset_id)
+
+
+def _of_data_uri(uri: str, field: str) -> tuple[bytes, str]:
+    """Return what a data URI holds, and its type in lower case. Raises InvalidArgument."""
+    head, comma, text = uri.partition(",")
+    scheme, _, description = head.partition(":")
+    content_type, *parameters = description.split(";")
+    if scheme.lower() != "data" or not comma:
+        raise InvalidArgument.field(field, "is no data URI: data:image/png;base64,…")
+    try:
+        data = unquote_to_bytes(text)
+        if "base64" in (parameter.strip().lower() for parameter in parameters):
+            data = base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidArgument.field(field, "is a data URI whose base64 is damaged") from None
+    return data, content_type.strip().lower()
 
 
 def _of_fetched(fetched: Fetched) -> upload_service_pb2.CreateUploadRequest:

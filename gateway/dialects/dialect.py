@@ -88,24 +88,31 @@ class Dialect:
         return reply
 
     def find(self, method: str, segments: Sequence[str]) -> tuple[Endpoint, dict[str, str]]:
-        """Return the endpoint of a request, and the values in its path; earlier endpoints win.
+        """Return the endpoint of a request, and the values in its path. Raises as `find_endpoint`."""
+        return find_endpoint(self.endpoints, method, segments)
 
-        Raises:
-            NotFound: nothing serves the path.
-            HttpProblem: it is served with other methods (405).
-        """
-        allowed: list[str] = []
-        for endpoint in self.endpoints:
-            values = endpoint.match(segments)
-            if values is None:
-                continue
-            if endpoint.method == method:
-                return endpoint, values
-            allowed.append(endpoint.method)
-        path = "/" + "/".join(segments)
-        if allowed:
-            raise method_not_allowed(method, path, sorted(set(allowed)))
-        raise unknown_route(method, path)
+
+def find_endpoint(
+    endpoints: Sequence[Endpoint], method: str, segments: Sequence[str]
+) -> tuple[Endpoint, dict[str, str]]:
+    """Return which of some endpoints serves a path, and the values in the path; earlier endpoints win.
+
+    Raises:
+        NotFound: none serves the path.
+        HttpProblem: it is served with other methods (405).
+    """
+    allowed: list[str] = []
+    for endpoint in endpoints:
+        values = endpoint.match(segments)
+        if values is None:
+            continue
+        if endpoint.method == method:
+            return endpoint, values
+        allowed.append(endpoint.method)
+    path = "/" + "/".join(segments)
+    if allowed:
+        raise method_not_allowed(method, path, sorted(set(allowed)))
+    raise unknown_route(method, path)
 
 
 @dataclass(slots=True)

@@ -178,21 +178,22 @@ class Sender:
 
     def _render(self, leased: webhook_service_pb2.LeasedDelivery, assets: Collection[asset_pb2.Asset]) -> bytes | None:
         delivery = leased.delivery
-        dialect = webhook_pb2.WebhookDialect.Name(delivery.dialect).removeprefix("WEBHOOK_DIALECT_").lower()
-        event = webhook_pb2.WebhookEvent.Name(delivery.event).removeprefix("WEBHOOK_EVENT_").lower()
-        happened = Delivery(
-            delivery_id=delivery.delivery_id,
-            event=event,
-            happened_at=delivery.created_at.ToDatetime(UTC),
-            job=leased.job,
-            assets=tuple(assets),
-            public_url=self._public_url,
-        )
         try:
+            # A newer router may know dialects and events that have no name here.
+            dialect = webhook_pb2.WebhookDialect.Name(delivery.dialect).removeprefix("WEBHOOK_DIALECT_").lower()
+            event = webhook_pb2.WebhookEvent.Name(delivery.event).removeprefix("WEBHOOK_EVENT_").lower()
+            happened = Delivery(
+                delivery_id=delivery.delivery_id,
+                event=event,
+                happened_at=delivery.created_at.ToDatetime(UTC),
+                job=leased.job,
+                assets=tuple(assets),
+                public_url=self._public_url,
+            )
             return RENDERERS[dialect](happened)
         except Exception:
-            # Whatever it is, it must not end the sending of all others.
-            log.exception("webhook_not_rendered", delivery_id=delivery.delivery_id, dialect=dialect)
+            # Whatever it is, it must not end the sending of all others, and the router is to hear of it.
+            log.exception("webhook_not_rendered", delivery_id=delivery.delivery_id, dialect=delivery.dialect)
             return None
 
     async def _report(self, leased: webhook_service_pb2.LeasedDelivery, status: int, problem: str) -> None:

@@ -180,7 +180,8 @@ async def test_a_body_that_cannot_be_made_is_said(
     monkeypatch.delitem(RENDERERS, "replicate", raising=False)
     receiver = await receive()
     begin()
-    for delivery_id in (router.put(receiver.url, dialect=3), router.put(receiver.url, dialect=4)):
+    # The last one is a dialect of a later release.
+    for delivery_id in [router.put(receiver.url, dialect=dialect) for dialect in (3, 4, 99)]:
         report = await router.report(delivery_id)
         assert (report.status, report.error) == (0, "This gateway could not make the body of this dialect.")
     assert (await router.report(router.put(receiver.url))).status == 204

@@ -53,18 +53,14 @@ def status_of(job: job_pb2.Job, urls: Mapping[str, str], position: int, logs: It
 
 def logs_of(job: job_pb2.Job, live: Live) -> list[dict[str, str]]:
     """Return what is known of the course of a job."""
-    lines = [_log(line, rfc3339(at)) for at, line in history(job)]
+    lines = [log_line(line, rfc3339(at)) for at, line in history(job)]
     now = lines[-1]["timestamp"]
     told = [*live.lines, *([bar(job, live.fraction)] if live.fraction is not None else [])]
-    return [*lines, *(_log(line, now) for line in told)]
+    return [*lines, *(log_line(line, now) for line in told)]
 
 
 def log_line(line: str, timestamp: str) -> dict[str, str]:
     """Return one line of the logs."""
-    return _log(line, timestamp)
-
-
-def _log(line: str, timestamp: str) -> dict[str, str]:
     return {"message": line, "level": "INFO", "source": "atelier", "timestamp": timestamp}
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from gateway.dialects.call import Call
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, find_endpoint
 from gateway.dialects.fal.storage import ROOT as STORAGE
 from gateway.http import Reply
-from gateway.status import malformed, method_not_allowed
-from service_kit.errors import ErrorReason, InvalidArgument, NotFound
+from gateway.status import malformed
+from service_kit.errors import InvalidArgument
 
 TARGET = "x-fal-target-url"
 _MOST = 4000
@@ -68,24 +68,10 @@ def proxy_endpoints(others: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
         if said is None:
             raise malformed("says what to call, and is missing", TARGET)
         target = parse_target(said)
-        endpoint, path = _find(others, call.exchange.method, target.segments)
+        endpoint, path = find_endpoint(others, call.exchange.method, target.segments)
         call.exchange.query_string = target.query
         inner = Call(call.kit, call.dialect, endpoint, call.exchange, path, call.access, call.jobs)
         return await endpoint.serve(inner)
 
     note = f"Serves what the header `{TARGET}` names, if it is one of the rows above on fal's own hosts."
     return tuple(Endpoint(method, "/fal/proxy", serve, note=note) for method in ("GET", "POST", "PUT"))
-
-
-def _find(others: Sequence[Endpoint], method: str, segments: Sequence[str]) -> tuple[Endpoint, dict[str, str]]:
-    allowed: list[str] = []
-    for endpoint in others:
-        values = endpoint.match(segments)
-        if values is not None and endpoint.method == method:
-            return endpoint, values
-        if values is not None:
-            allowed.append(endpoint.method)
-    path = "/" + "/".join(segments)
-    if allowed:
-        raise method_not_allowed(method, path, sorted(set(allowed)))
-    raise NotFound(f"{path[:200]} is not served.", ErrorReason.UNKNOWN_ROUTE)

@@ -18,7 +18,7 @@ from gateway.dialects.fal.queue import accept, data, ended, in_time
 from gateway.dialects.jobs import has_ended, job_of
 from gateway.dialects.pictures import says_422
 from gateway.http import Reply
-from gateway.status import HttpProblem, error_body
+from gateway.status import HttpProblem, http_status
 from service_kit.errors import AtelierError, DeadlineExceeded, Unavailable
 
 LONGEST = timedelta(hours=1)
@@ -92,7 +92,8 @@ async def _pieces(call: Call, job_id: str) -> AsyncGenerator[bytes, None]:
                     yield data(await _last(call, job))
                     return
     except AtelierError as error:
-        yield data(error_body(error, call.exchange.request_id))
+        error_type = answers.error_headers(error, http_status(error))[answers.ERROR_TYPE]
+        yield data({"error": error.message, "error_type": error_type})
 
 
 def _preview(preview: router_service_pb2.Preview) -> dict[str, Any]:

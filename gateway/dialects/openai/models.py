@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from atelier.router.v1 import job_pb2, model_pb2
+from atelier.router.v1 import model_pb2
 from gateway.dialects.call import Call, json_reply
 from gateway.dialects.dialect import Endpoint
+from gateway.dialects.naming import CALLED
 from gateway.http import Reply
 from service_kit.errors import ErrorReason, NotFound
-
-_CALLED = (job_pb2.STAGE_KIND_GENERATE, job_pb2.STAGE_KIND_CHAT)
 
 
 async def find_models(call: Call) -> Reply:
@@ -31,7 +30,7 @@ async def get_model(call: Call) -> Reply:
 
 def _names(rows: Iterable[model_pb2.Model]) -> Iterator[str]:
     for row in rows:
-        if row.stage in _CALLED:
+        if row.stage in CALLED:
             yield from (name for name in (row.name, *row.aliases) if not name.endswith("*"))
 
 
