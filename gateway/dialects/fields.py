@@ -17,6 +17,8 @@ from service_kit.errors import AtelierError, ErrorReason, FieldProblem, InvalidA
 
 _INTEGER = re.compile(r"-?\d{1,20}")
 _SHOWN = 60
+# What the numbers of the contracts can hold.
+_MOST, _MOST_WIDE = 2**31 - 1, 2**63 - 1
 
 
 class Treatment(StrEnum):
@@ -69,6 +71,8 @@ class Field:
     maximum: float | None = None
     also_text: bool = False
     """Whether a number may come as text in JSON, too."""
+    wide: bool = False
+    """Whether a whole number may have 64 bits; others have 32."""
     harmless: tuple[Any, ...] = ()
     """Values of a refused field that ask for nothing, such as its default, and are taken as if it were absent."""
 
@@ -204,7 +208,10 @@ def _single(entry: Field, value: Any, *, from_text: bool) -> Any:
     if isinstance(found, (int, float)) and not isinstance(found, bool):
         low = entry.minimum is not None and found < entry.minimum
         if low or (entry.maximum is not None and found > entry.maximum):
-            raise _Refused(f"must be {_limits(entry)}, got {_plain(found)}", ErrorReason.OUT_OF_RANGE)
+            raise _Refused(f"must be {_limits(entry)}, got {_plain(found)[:_SHOWN]}", ErrorReason.OUT_OF_RANGE)
+        most = _MOST_WIDE if entry.wide else _MOST
+        if entry.kind is Kind.INTEGER and not -most <= found <= most:
+            raise _Refused(f"must be {-most}..{most}, got {_plain(found)[:_SHOWN]}", ErrorReason.OUT_OF_RANGE)
     return found
 
 
@@ -250,9 +257,19 @@ def _number(value: Any, from_text: bool) -> float:
             value = float(value)
         except ValueError:
             raise _wrong(Kind.NUMBER, value) from None
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number = as_float(value)
+        if math.isfinite(number):
+            return number
     raise _wrong(Kind.NUMBER, value)
+
+
+def as_float(value: float | str) -> float:
+    """Return a number; one that is too large for any is infinite. Raises ValueError for a text that is none."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _boolean(value: Any, from_text: bool) -> bool:

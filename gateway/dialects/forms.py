@@ -49,7 +49,21 @@ async def read_json(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     value = parse_json(body)
     if not isinstance(value, dict):
         raise malformed("The body must be a JSON object.")
+    if b"\\u" in body:
+        await asyncio.to_thread(_check_characters, value)
     return value
+
+
+def _check_characters(given: Mapping[str, Any]) -> None:
+    """Raise InvalidArgument for what JSON can escape, and no UTF-8 can hold: neither answers, nor the contracts."""
+    for name, value in given.items():
+        shown = name.encode("ascii", "replace").decode("ascii")[:100] or "name"
+        try:
+            json.dumps([name, value], ensure_ascii=False).encode()
+        except RecursionError:
+            raise malformed("is nested too deep", shown) from None
+        except UnicodeEncodeError:
+            raise malformed("holds half of a surrogate pair, which is no character", shown) from None
 
 
 async def read_form(exchange: Exchange) -> dict[str, Any]:

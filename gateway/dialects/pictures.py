@@ -8,11 +8,13 @@ from functools import wraps
 from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
+from gateway.dialects.fields import as_float
 from gateway.http import Reply
 from gateway.status import HttpProblem
 from service_kit.errors import InvalidArgument
 
 _SIDE_MULTIPLE = 8
+_LONGEST_SIDE = 2**31 - 1
 FILES = "/replicate/v1/files/"
 """Where the files of a client are, below the gateway's public address."""
 FAL_FILES = "/fal/files/"
@@ -66,8 +68,9 @@ async def add_reference(
 def set_size(request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str) -> None:
     """Ask for a size in pixels. Raises InvalidArgument for one that is no multiple of 8; the router limits it."""
     for name, value in (("width", width), ("height", height)):
-        if not float(value).is_integer() or int(value) % _SIDE_MULTIPLE:
-            raise InvalidArgument.field(f"{field}{name}", f"must be a multiple of {_SIDE_MULTIPLE}, got {value:g}")
+        if not 0 <= value <= _LONGEST_SIDE or not float(value).is_integer() or int(value) % _SIDE_MULTIPLE:
+            message = f"must be a multiple of {_SIDE_MULTIPLE}, got {as_float(value):g}"
+            raise InvalidArgument.field(f"{field}{name}", message)
     request.width, request.height = int(width), int(height)
 
 

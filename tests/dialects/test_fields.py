@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -123,3 +124,23 @@ def test_a_refusal_of_a_service_blames_the_dialects_own_field() -> None:
     inner = InvalidArgument.field("reference_images[0].strength", "must be 0..1, got 2")
     assert renamed(inner, {"reference_images": "image"}).fields[0].field == "image[0].strength"
     assert renamed(inner, {}).fields == inner.fields
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+def test_no_number_is_larger_than_the_contracts_can_hold(endpoint: Endpoint) -> None:
+    numbers = [entry for entry in endpoint.fields if entry.kind in (Kind.INTEGER, Kind.NUMBER)]
+    for entry, value in itertools.product(numbers, (10**400, -(10**400), 2**63, 1e300, -1e300)):
+        try:
+            found = read(endpoint.fields, {**whole(endpoint.fields), entry.name: value}, from_text=False)
+        except InvalidArgument as error:
+            assert [problem.field for problem in error.fields] == [entry.name]
+        else:
+            assert entry.kind is Kind.NUMBER
+            assert isinstance(found.get(entry.name), float)
+
+
+def test_a_seed_has_64_bits_and_what_is_counted_32() -> None:
+    table = (mapped("seed", "", 1, Kind.INTEGER, wide=True), mapped("n", "", 1, Kind.INTEGER))
+    assert read(table, {"seed": 2**63 - 1, "n": 2**31 - 1}, from_text=False).get("seed") == 2**63 - 1
+    with pytest.raises(InvalidArgument, match=r"n must be -2147483647\.\.2147483647"):
+        read(table, {"n": 2**31}, from_text=False)

@@ -13,6 +13,8 @@ from gateway.dialects.fields import Upload
 from gateway.http import Exchange, Limits
 from service_kit.errors import InvalidArgument, ResourceExhausted
 
+JSON = {"content-type": "application/json"}
+
 
 async def nothing(call: object) -> None:
     return None
@@ -52,6 +54,27 @@ async def test_a_form_is_read_as_its_names_say() -> None:
     assert found["image"] == [Upload("a.png", "image/png", b"1"), Upload("b.png", "image/png", b"2")]
     assert (found["ref"], found["loras"], found["tags"]) == ({"image_url": "https://x"}, ["a"], ["t"])
     assert (found["prompt"], found["n"]) == ("x", "2")
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        (b'{"a": "\\ud800"}', "a"),
+        (b'{"a": {"b": ["\\uDC00"]}}', "a"),
+        (b'{"a": {"b\\ud83d": 1}}', "a"),
+        (b'{"x\\ud800": 1}', "x?"),
+    ],
+)
+async def test_half_a_character_is_refused_wherever_it_stands(body: bytes, field: str) -> None:
+    with pytest.raises(InvalidArgument, match="half of a surrogate pair") as caught:
+        await forms.read_json(exchange_of(httpx.Request("POST", "http://x/", content=body, headers=JSON)), 1000)
+    assert [problem.field for problem in caught.value.fields] == [field]
+
+
+async def test_a_character_of_two_halves_is_one() -> None:
+    body = b'{"a": "\\ud83d\\ude00"}'
+    found = await forms.read_json(exchange_of(httpx.Request("POST", "http://x/", content=body, headers=JSON)), 1000)
+    assert found == {"a": "\N{GRINNING FACE}"}
 
 
 @pytest.mark.parametrize("name", ["a[b", "[x]", "a[b][c][d][e][f]", "a[][b]"])

@@ -9,7 +9,7 @@ from atelier.router.v1 import chat_pb2, router_service_pb2
 from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
 from gateway.dialects.fal.apps import TASKS, App, Chosen
-from gateway.dialects.fields import Field, Kind, Values, mapped, noted, refused
+from gateway.dialects.fields import Field, Kind, Values, as_float, mapped, noted, refused
 from gateway.dialects.pictures import add_reference, of_short_side, set_size
 from service_kit.errors import ErrorReason, InvalidArgument
 
@@ -49,7 +49,7 @@ _SHAPE = (
     mapped("aspect_ratio", "`aspect_ratio`", "16:9", choices=_RATIOS),
     mapped("resolution", "`width` and `height` of a video, with `aspect_ratio`", "480p", choices=tuple(_RESOLUTIONS)),
     mapped("num_images", "`quantity`", 1, Kind.INTEGER, minimum=1),
-    mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0),
+    mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0, wide=True),
     mapped("num_inference_steps", "`steps`", 4, Kind.INTEGER, minimum=1),
     mapped("duration", '`duration_seconds` of a video; `5`, `"5"` or `"5s"`', 2, Kind.ANY),
     mapped("output_format", "nothing: the only types that there are", "png", choices=("png", "mp4")),
@@ -188,7 +188,7 @@ def _seconds(duration: Any) -> float:
         text = duration.removesuffix("s") if isinstance(duration, str) else duration
         if isinstance(text, bool) or not isinstance(text, (str, int, float)):
             raise ValueError
-        return float(text)
+        return as_float(text)
     except ValueError:
         raise InvalidArgument.field("duration", f"must be seconds, got {str(duration)[:60]!r}") from None
 

@@ -140,7 +140,7 @@ FIELDS = (
     mapped("max_tokens", "`chat.max_tokens`", 100, Kind.INTEGER),
     mapped("max_completion_tokens", "`chat.max_tokens`", 100, Kind.INTEGER),
     mapped("stop", "`chat.stop`", ["###"], repeated=True),
-    mapped("seed", "`seed`", 7, Kind.INTEGER),
+    mapped("seed", "`seed`", 7, Kind.INTEGER, wide=True),
     mapped("n", "one message is written", 1, Kind.INTEGER, choices=(1,)),
     mapped(
         "stream_options",

@@ -21,7 +21,7 @@ QUALITIES = {
 }
 _QUALITY_NAMES = {generation_pb2.QUALITY_DRAFT: "low", generation_pb2.QUALITY_HIGH: "high"}
 EXTRA_FIELDS: tuple[Field, ...] = (
-    mapped("seed", "`seed`", 7, Kind.INTEGER),
+    mapped("seed", "`seed`", 7, Kind.INTEGER, wide=True),
     mapped("negative_prompt", "`negative_prompt`", "fog"),
     mapped("steps", "`steps`", 12, Kind.INTEGER),
     mapped("enhance_prompt", "`enhance_prompt`; of an image the richer prompt is `revised_prompt`", True, Kind.BOOLEAN),

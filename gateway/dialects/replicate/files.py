@@ -45,7 +45,7 @@ def _check_metadata(metadata: Any) -> None:
     text = metadata.content.decode("utf-8", "replace") if isinstance(metadata, Upload) else metadata
     try:
         empty = json.loads(text) == {} if isinstance(text, str) else text == {}
-    except ValueError:
+    except (ValueError, RecursionError):
         empty = False
     if not empty:
         raise InvalidArgument.field("metadata", "cannot be kept with a file; leave it out")

@@ -49,7 +49,7 @@ _SHAPE = (
     mapped("height", "`height`", 512, Kind.INTEGER, minimum=1),
     mapped("aspect_ratio", "`aspect_ratio`", "16:9", choices=_RATIOS),
     mapped("num_outputs", "`quantity`", 1, Kind.INTEGER, minimum=1),
-    mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0),
+    mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0, wide=True),
     mapped("num_inference_steps", "`steps`", 4, Kind.INTEGER, minimum=1),
     mapped("steps", "`steps`", 4, Kind.INTEGER, minimum=1),
     mapped("duration", "`duration_seconds` of a video", 2, Kind.NUMBER),
@@ -95,6 +95,7 @@ def _inside(entry: Field) -> Field:
         minimum=entry.minimum,
         maximum=entry.maximum,
         harmless=entry.harmless,
+        wide=entry.wide,
     )
 
 
