@@ -22,6 +22,7 @@ from asset_service.erasure import Erasure
 from asset_service.probing import Made, Probe
 from asset_service.storage.job_locks import job_lock
 from service_kit.clock import ManualClock
+from service_kit.erasure import Steps
 from service_kit.errors import AtelierError, ErrorReason, NotFound, Unavailable
 from service_kit.identity import Owner
 from service_kit.ids import asset_id, new_id
@@ -344,9 +345,9 @@ async def test_renditions_that_begin_while_their_owner_is_erased_leave_nothing(p
             return made
 
     class Patient(Erasure):
-        async def _delete_bytes(self, owner: Owner) -> None:
+        async def _delete_bytes(self, owner: Owner, steps: Steps) -> bool:
             await begun.wait()
-            await super()._delete_bytes(owner)
+            return await super()._delete_bytes(owner, steps)
 
     async def erase(harness: Harness) -> int:
         service = harness.service

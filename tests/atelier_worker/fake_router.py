@@ -161,7 +161,8 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
     async def CreateKey(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    ListKeys = RevokeKey = CreateSignInCode = ExchangeSignInCode = GetIdentity = CreateKey
+    ListKeys = UpdateKey = RevokeKey = CreateSignInCode = ExchangeSignInCode = GetIdentity = CreateKey
+    GetOwnerLimits = PutOwnerLimits = CreateKey
 
 
 class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):

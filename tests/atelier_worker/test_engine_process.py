@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker.engine import Task
 from atelier_worker.engine_client import EngineClient, EngineUnavailable, TaskEnd
 from tests.atelier_worker.conftest import open_gate, pass_gate
@@ -38,6 +39,9 @@ class Notes:
 
     def on_text(self, text: str) -> None:
         self._note("text", text)
+
+    def on_finish(self, finish: pb.TaskFinish) -> None:
+        self._note("finish", finish.reason)
 
     def on_log(self, line: str) -> None:
         self._note("log", line)

@@ -123,7 +123,7 @@ async def test_an_outcome_is_cut_to_what_a_job_keeps(system: System) -> None:
     await chatty.say(outcome=outcome)
     await chatty.hear("outcome_ack")
     job = await router.ended(accepted.job_id)
-    assert (job.state, len(job.enhanced_prompt)) == (job_pb2.JOB_STATE_SUCCEEDED, 31_999)
+    assert (job.state, len(job.enhanced_prompt)) == (job_pb2.JOB_STATE_SUCCEEDED, 32_000)
     assert (len(job.warnings), max(len(warning.message) for warning in job.warnings)) == (20, 910)
 
 
@@ -254,7 +254,7 @@ async def test_text_without_a_place_is_dropped(system: System) -> None:
     odd = await router.worker("odd")
     accepted = await router.submit(enhancement_only=True)
     lease = await odd.take()
-    pieces = [(0, "A light"), (-3, "no place"), (99, "a gap"), (2**62, "far"), (7, "house"), (3, "x" * 64_000)]
+    pieces = [(0, "A light"), (-3, "no place"), (99, "a gap"), (2**62, "far"), (7, "house"), (3, "x" * 100_000)]
     texts = [pb.Report(ref=lease.ref, text=pb.TextPiece(offset=offset, text=text)) for offset, text in pieces]
     await odd.say(reports=pb.Reports(reports=texts))
     await odd.heartbeat(lease)

@@ -58,7 +58,8 @@ async def test_a_size_has_limits(router: Router, fields: dict[str, Any], reason:
 
 
 async def test_the_most_that_a_model_makes_is_said(router: Router) -> None:
-    row = model_pb2.Model(name="small", stage="STAGE_KIND_GENERATE", worker_type="t", formats=["FORMAT_IMAGE"])
+    row = model_pb2.Model(name="small", stage=job_pb2.STAGE_KIND_GENERATE, worker_type="t")
+    row.formats.append(generation_pb2.FORMAT_IMAGE)
     row.base_size = 256
     await router.jobs.PutModel(pb.PutModelRequest(model=row))
     error = await refused(router, model="small", width=1024, height=1024)

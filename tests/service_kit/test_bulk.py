@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -174,7 +175,7 @@ async def test_rows_have_json_and_the_moment_of_the_database(url: str) -> None:
         Column("at", UtcDateTime, nullable=False),
     )
     database = Database(url, clock=ManualClock(NOON))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": "a", "told": {"quote": "\" ' {} , \\ \u00e9", "none": None}, "list": []},
         {"name": "b", "told": None, "list": [1, "x"]},
     ]
