@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router_service.domain import Format, ModelRow, Quality, StageKind, Warning_
+from router_service.domain import Format, Quality, StageKind, Warning_
+from router_service.registry_domain import ModelRow
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
 FRAME_RATE = 24

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from router_service.chat_domain import worker_type_of
-from router_service.domain import ConnectedWorker, Job, JobState
+from router_service.domain import Job, JobState
+from router_service.registry_domain import ConnectedWorker
 
 
 class Pools:

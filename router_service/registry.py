@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router_service.domain import ModelRow
 from router_service.models import RoutingTable, check_row
+from router_service.registry_domain import ModelRow
 from router_service.storage import Storage
 from service_kit.clock import Clock
 from service_kit.errors import NotFound

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from router_service.domain import ConnectedWorker, Job, Lease, LeaseRef
+from router_service.domain import Job, Lease, LeaseRef
+from router_service.registry_domain import ConnectedWorker
 from router_service.session_limits import Allowance
 from service_kit.errors import Aborted, AtelierError, ResourceExhausted, Unavailable
 

@@ -14,13 +14,11 @@ from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from router_service import chat_wire, webhook_wire
 from router_service.domain import (
-    ConnectedWorker,
     Failure,
     Format,
     GenerationSettings,
     Job,
     JobState,
-    ModelRow,
     Output,
     OutputState,
     Quality,
@@ -33,6 +31,7 @@ from router_service.domain import (
 from router_service.moment_wire import moment
 from router_service.plans import Request
 from router_service.pools import Pools
+from router_service.registry_domain import ConnectedWorker, ModelRow
 from router_service.reports import LogLine, Preview, Progress, Report, TextDelta
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.identity import Owner

@@ -13,8 +13,9 @@ from atelier.type.v1 import generation_pb2, media_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import chat_wire, wire
 from router_service.chat_domain import LONGEST_REPLY
-from router_service.domain import ConnectedWorker, Failure, LeaseRef, StageKind
+from router_service.domain import Failure, LeaseRef, StageKind
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
+from router_service.registry_domain import ConnectedWorker
 from router_service.sessions import (
     CancelOrder,
     DrainNotice,

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import delete, func, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import ConnectedWorker, ModelRow, StageKind
+from router_service.domain import StageKind
+from router_service.registry_domain import ConnectedWorker, ModelRow
 from router_service.storage import codec
 from router_service.storage.tables import chat_models, leases, models, workers
 from service_kit.bulk import among, upsert

@@ -16,9 +16,10 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from router_service.__main__ import Service
-from router_service.domain import ConnectedWorker, Format, Job, JobState, LeaseRef
+from router_service.domain import Format, Job, JobState, LeaseRef
 from router_service.plans import Request
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
+from router_service.registry_domain import ConnectedWorker
 from router_service.sessions import Session
 from router_service.settlement import Answer, Postponed, Refused, Settled, Settlement
 from router_service.storage import Storage

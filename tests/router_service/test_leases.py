@@ -12,7 +12,8 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
-from router_service.domain import ConnectedWorker, JobState
+from router_service.domain import JobState
+from router_service.registry_domain import ConnectedWorker
 from service_kit.errors import Aborted, ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router, ScriptedWorker

@@ -8,8 +8,9 @@ import pytest
 from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
-from router_service.domain import Format, ModelRow, Quality, StageKind
+from router_service.domain import Format, Quality, StageKind
 from router_service.models import Match, RoutingTable, effective_size, effective_steps
+from router_service.registry_domain import ModelRow
 from router_service.storage import codec
 from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.errors import ErrorReason, InvalidArgument

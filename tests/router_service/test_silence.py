@@ -11,7 +11,7 @@ import pytest
 
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service.conversation_servicer import Conversations, SessionRules
-from router_service.domain import ConnectedWorker
+from router_service.registry_domain import ConnectedWorker
 from router_service.sessions import Session
 from service_kit.errors import DeadlineExceeded
 

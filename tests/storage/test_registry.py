@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from datetime import timedelta
 
-from router_service.domain import ConnectedWorker, Format, ModelRow, StageKind
+from router_service.domain import Format, StageKind
+from router_service.registry_domain import ConnectedWorker, ModelRow
 from router_service.storage import Storage
 from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.clock import ManualClock

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from atelier_worker.engines.sketch import files
-from router_service.domain import ModelRow, Quality, StageKind
+from router_service.domain import Quality, StageKind
 from router_service.models import ASPECT_RATIOS, effective_size, effective_steps
+from router_service.registry_domain import ModelRow
 from tests.atelier_worker.engines.listener import IMAGE
 
 TEXT = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
