@@ -15,8 +15,9 @@ from typing import Any
 
 from service_kit.errors import AtelierError, ErrorReason, FieldProblem, InvalidArgument
 
-_INTEGER = re.compile(r"-?\d{1,20}")
+_INTEGER = re.compile(r"-?[0-9]{1,20}")
 _SHOWN = 60
+_MOST_MEMBERS = 500
 # What the numbers of the contracts can hold.
 _MOST, _MOST_WIDE = 2**31 - 1, 2**63 - 1
 
@@ -136,6 +137,8 @@ def read(table: Sequence[Field], given: Mapping[str, Any], *, from_text: bool) -
     Raises:
         InvalidArgument: names every field that is unknown, refused, missing, or has a value that it does not take.
     """
+    if len(given) > _MOST_MEMBERS:
+        raise InvalidArgument(f"The request has more than {_MOST_MEMBERS} fields.", ErrorReason.MALFORMED_REQUEST)
     known = {entry.name: entry for entry in table}
     problems: list[tuple[ErrorReason, FieldProblem]] = []
     values: dict[str, Any] = {}

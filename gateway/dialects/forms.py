@@ -21,7 +21,12 @@ from gateway.transcode import parse_json
 MAX_FORM_BYTES = 32 << 20
 """The largest form that is taken, files included."""
 
+# Of a large body nearly all is the text of files: many small values are slow to read, and hold up everybody.
+_PLAIN_BYTES = 1 << 20
+_MOST_VALUES = 200_000
 _MAX_FILES = 20
+# Of 40 MB the parser takes a twentieth of a second, which the event loop does not have.
+_LARGE_BYTES = 1 << 20
 _MAX_FIELDS = 200
 _FORM = "multipart/form-data"
 _NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
@@ -38,7 +43,7 @@ async def read_json(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     """Return a JSON body, `{}` for none.
 
     Raises:
-        InvalidArgument: it is not JSON, or no object.
+        InvalidArgument: it is not JSON, no object, holds more values than any request, or halves of characters.
         ResourceExhausted: it is too large.
         HttpProblem: it is said to be something else (415).
     """
@@ -46,7 +51,9 @@ async def read_json(exchange: Exchange, max_bytes: int) -> dict[str, Any]:
     if not body:
         return {}
     check_json_type(exchange.headers.get("content-type", ""))
-    value = parse_json(body)
+    if len(body) > _PLAIN_BYTES and sum(body.count(mark) for mark in (b",", b"[", b"{")) > _MOST_VALUES:
+        raise malformed(f"The body has more than {_MOST_VALUES} values, or commas and brackets in its texts.")
+    value = parse_json(body) if len(body) < _LARGE_BYTES else await asyncio.to_thread(parse_json, body)
     if not isinstance(value, dict):
         raise malformed("The body must be a JSON object.")
     if b"\\u" in body:

@@ -144,3 +144,9 @@ def test_a_seed_has_64_bits_and_what_is_counted_32() -> None:
     assert read(table, {"seed": 2**63 - 1, "n": 2**31 - 1}, from_text=False).get("seed") == 2**63 - 1
     with pytest.raises(InvalidArgument, match=r"n must be -2147483647\.\.2147483647"):
         read(table, {"n": 2**31}, from_text=False)
+
+
+def test_not_every_one_of_very_many_fields_is_blamed() -> None:
+    with pytest.raises(InvalidArgument, match="more than 500 fields") as caught:
+        read((mapped("n", "", 1, Kind.INTEGER),), dict.fromkeys(map(str, range(501)), 1), from_text=False)
+    assert not caught.value.fields

@@ -71,6 +71,15 @@ async def test_half_a_character_is_refused_wherever_it_stands(body: bytes, field
     assert [problem.field for problem in caught.value.fields] == [field]
 
 
+async def test_a_large_body_is_one_of_large_values() -> None:
+    texts = b'{"a": "' + b"x" * (2 << 20) + b'"}'
+    read = await forms.read_json(exchange_of(httpx.Request("POST", "http://x/", content=texts, headers=JSON)), 3 << 20)
+    assert len(read["a"]) == 2 << 20
+    values = b'{"a": [' + b"{}," * (2 << 18) + b"1]}"
+    with pytest.raises(InvalidArgument, match="more than 200000 values"):
+        await forms.read_json(exchange_of(httpx.Request("POST", "http://x/", content=values, headers=JSON)), 3 << 20)
+
+
 async def test_a_character_of_two_halves_is_one() -> None:
     body = b'{"a": "\\ud83d\\ude00"}'
     found = await forms.read_json(exchange_of(httpx.Request("POST", "http://x/", content=body, headers=JSON)), 1000)

@@ -85,6 +85,8 @@ async def test_a_data_uri_and_bytes_become_assets(make_world: MakeWorld) -> None
         ("data:image/png;base64,%%%", "base64 is damaged"),
         ("data:image/png;base64", "is no data URI"),
         ("data:image/png;base64,", "must be a file of 1"),
+        ("data:image/png" + ";" * 500 + "base64,AAAA", "at too great a length"),
+        ("data:image/png," + "%" * 500_001, "at too great a length"),
         ("data:," + "x" * (len(PNG) + 1), "must be a file of 1"),
     ],
 )
