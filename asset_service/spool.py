@@ -97,7 +97,8 @@ class Spool:
             known.sha256.update(data)
             known.state = _state(file)
         if len(self._digests) >= _MOST_DIGESTS:
-            self._digests.pop(next(iter(self._digests)), None)
+            # Threads beside this one change the dict, too: a list is made of it at once.
+            self._digests.pop(next(iter(list(self._digests)), ""), None)
         self._digests[upload_id] = known
         return offset + len(data)
 

@@ -24,6 +24,11 @@ def frame(event: str, data: bytes, cursor: str = "") -> bytes:
     return f"event: {event}\n{id_line}data: ".encode() + data + b"\n\n"
 
 
+def unnamed(data: bytes) -> bytes:
+    """Return one event without a name; `data` is on one line."""
+    return b"data: " + data + b"\n\n"
+
+
 async def send_events(
     exchange: Exchange,
     frames: AsyncGenerator[bytes, None],

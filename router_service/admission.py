@@ -313,9 +313,8 @@ def _answer(new: _New, first: Submission, jobs: Mapping[str, Job]) -> Job | Atel
         )
     job = jobs.get(first.job_id)
     if job is None:
-        return NotFound(
-            f"This was submitted before, as the job {first.job_id}, which was removed since: send a new key."
-        )
+        anew = "send a new key" if new.request.idempotency_key else "send it as a new request, not as a retry"
+        return NotFound(f"This was submitted before, as the job {first.job_id}, which was removed since: {anew}.")
     return job
 
 

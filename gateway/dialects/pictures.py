@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import wraps
 
 from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
+from gateway.dialects.dialect import Serve
 from gateway.dialects.fields import as_float
 from gateway.http import Reply
 from gateway.status import HttpProblem
@@ -19,8 +19,6 @@ FILES = "/replicate/v1/files/"
 """Where the files of a client are, below the gateway's public address."""
 FAL_FILES = "/fal/files/"
 """Where those are that came through fal's storage."""
-
-Serve = Callable[[Call], Awaitable[Reply | None]]
 
 
 def says_422(serve: Serve) -> Serve:

@@ -20,6 +20,7 @@ from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import Live, moment, peek
 from gateway.http import Reply
 from gateway.render import dump
+from gateway.sse import unnamed
 from service_kit.clock import rfc3339
 from service_kit.errors import FailedPrecondition, InvalidArgument
 
@@ -182,7 +183,7 @@ async def _statuses(call: Call, job: job_pb2.Job, *, wants_logs: bool) -> AsyncG
 
 def data(value: object) -> bytes:
     """Return an event without a name, as fal sends them."""
-    return b"data: " + dump(value) + b"\n\n"
+    return unnamed(dump(value))
 
 
 @says_422

@@ -15,10 +15,11 @@ from gateway.dialects.openai.errors import error_body
 from gateway.dialects.openai.images import JOB_ID
 from gateway.http import Reply
 from gateway.render import dump
+from gateway.sse import unnamed
 from gateway.status import HttpProblem, http_status
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 
-_DONE = b"data: [DONE]\n\n"
+_DONE = unnamed(b"[DONE]")
 
 
 async def complete(call: Call) -> Reply | None:
@@ -102,7 +103,7 @@ async def _frames(
 
     def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return _data({**head, "choices": [choice]})
+        return unnamed(dump({**head, "choices": [choice]}))
 
     yield chunk({"role": "assistant", "content": ""})
     try:
@@ -111,18 +112,14 @@ async def _frames(
                 if isinstance(piece, job_pb2.Job):
                     yield chunk({}, _finish_reason(piece.reply))
                     if include_usage:
-                        yield _data({**head, "choices": [], "usage": usage(piece.reply)})
+                        yield unnamed(dump({**head, "choices": [], "usage": usage(piece.reply)}))
                     yield _DONE
                 else:
                     yield chunk({"content": piece})
     except HttpProblem as problem:
-        yield _data(error_body(problem.error, problem.status or 500, call.exchange.request_id))
+        yield unnamed(dump(error_body(problem.error, problem.status or 500, call.exchange.request_id)))
     except AtelierError as error:
-        yield _data(error_body(error, http_status(error), call.exchange.request_id))
-
-
-def _data(value: Any) -> bytes:
-    return b"data: " + dump(value) + b"\n\n"
+        yield unnamed(dump(error_body(error, http_status(error), call.exchange.request_id)))
 
 
 _WRITES_FREELY = "cannot be chosen: the model writes freely"

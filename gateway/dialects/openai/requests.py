@@ -10,7 +10,7 @@ from gateway.dialects.call import Call
 from gateway.dialects.fields import Field, Kind, Upload, Values, mapped, noted, renamed
 from service_kit.errors import AtelierError, InvalidArgument
 
-_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 QUALITIES = {
     "low": generation_pb2.QUALITY_DRAFT,
     "medium": generation_pb2.QUALITY_STANDARD,

@@ -23,8 +23,8 @@ from service_kit.errors import FailedPrecondition, InvalidArgument
 LONGEST_WAIT = 60
 """The seconds that `Prefer: wait` waits, and the most that it may say."""
 
-_PREFER = re.compile(r"wait(?:=(\d{1,4}))?")
-_DURATION = re.compile(r"(?=.)(?:(\d{1,2})h)?(?:(\d{1,4})m)?(?:(\d{1,5})s?)?")
+_PREFER = re.compile(r"wait(?:=([0-9]{1,4}))?")
+_DURATION = re.compile(r"(?=.)(?:([0-9]{1,2})h)?(?:([0-9]{1,4})m)?(?:([0-9]{1,5})s?)?")
 _LEAST_CANCEL_AFTER = 5
 _MOST_CANCEL_AFTER = 86_400
 _MOST_INPUT_BYTES = 24 << 10
