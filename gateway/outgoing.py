@@ -204,7 +204,8 @@ async def _bounded(limit: timedelta) -> AsyncIterator[None]:
     except (httpcore.ConnectError, ssl.SSLError) as error:
         raise Unreachable(f"The connection could not be made, or its certificate was not accepted: {error}.") from None
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-        problem = str(error) or type(error).__name__
+        # After a colon the parser repeats what it was sent, which may be meant for nobody outside.
+        problem = str(error).partition(":")[0] or type(error).__name__
         raise Unreachable(f"The server's answer was not HTTP, or broke off: {problem}.") from None
 
 

@@ -21,6 +21,7 @@ from tests.gateway.receivers import Certificates, make_certificates
 
 Serve = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 _LOOPBACK = ipaddress.ip_address("127.0.0.1")
+_SECRET_CHUNK = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nsecret"
 _SOON = timedelta(seconds=0.3)
 _ENOUGH = timedelta(seconds=5)
 
@@ -209,6 +210,17 @@ async def test_a_header_that_never_ends_is_given_up(open_site: Open) -> None:
     site = await open_site(headers)
     with pytest.raises(Unreachable, match="not HTTP"):
         await post(client("127.0.0.1/32"), f"http://127.0.0.1:{site.port}/")
+
+
+@pytest.mark.parametrize("said", [b"SSH-2.0-secret", b"HTTP/1.1 200 OK\r\nsecret\r\n\r\n", _SECRET_CHUNK])
+async def test_what_is_no_http_is_not_repeated(open_site: Open, said: bytes) -> None:
+    async def other(_head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(said + b"\r\n\r\n")
+
+    site = await open_site(other)
+    with pytest.raises(Unreachable, match="not HTTP") as caught:
+        await fetch(client("127.0.0.1/32"), f"http://127.0.0.1:{site.port}/")
+    assert "secret" not in str(caught.value)
 
 
 async def test_what_is_announced_too_large_or_compressed_is_not_read(open_site: Open) -> None:
