@@ -52,7 +52,7 @@ async def test_a_conversation_is_leased_as_it_was_sent_and_answered_when_it_is_r
     assert await scripted.finish(lease, text="Yes.", finish_reason="FINISH_REASON_LENGTH", usage=usage) == "recorded"
     job = await router.job(accepted.job_id)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
-    assert job.reply == chat_pb2.ChatReply(text="Yes.", finish_reason="FINISH_REASON_LENGTH", usage=usage)
+    assert job.reply == chat_pb2.ChatReply(text="Yes.", finish_reason=chat_pb2.FINISH_REASON_LENGTH, usage=usage)
     assert [(stage.kind, stage.state) for stage in job.stages] == [(job_pb2.STAGE_KIND_CHAT, job_pb2.STAGE_STATE_DONE)]
     assert (job.requested, job.prompt, job.enhanced_prompt) == (0, "", "")
 
@@ -94,7 +94,7 @@ async def test_only_who_says_so_is_given_a_conversation(router: Router) -> None:
 
 
 async def test_a_conversation_waits_for_its_model(router: Router) -> None:
-    row = model_pb2.Model(name="parrot-*", stage="STAGE_KIND_CHAT", worker_type="chat")
+    row = model_pb2.Model(name="parrot-*", stage=job_pb2.STAGE_KIND_CHAT, worker_type="chat")
     await router.jobs.PutModel(pb.PutModelRequest(model=row))
     scripted = await talker(router, models=["parrot-2"])
     await ask(router)
