@@ -95,9 +95,13 @@ def _list_problems(
     if limits is not None and limits.HasField("max_items") and len(values) > limits.max_items:
         yield _outside(path, f"must have at most {limits.max_items} elements, got {len(values)}")
         return
-    if field.message_type is None or field.message_type.GetOptions().map_entry:
-        return
     if limits is not None and limits.each_apart:
+        return
+    if field.message_type is None:
+        if limits is not None:
+            yield from (_without_zero(f"{path}[{index}]") for index, value in enumerate(values) if _has_zero(value))
+        return
+    if field.message_type.GetOptions().map_entry:
         return
     for index, value in enumerate(values):
         yield from _problems(value, f"{path}[{index}].")
@@ -114,12 +118,20 @@ def _value_problems(
     elif limits.HasField("max_length") and len(value) > limits.max_length:
         unit = "bytes" if isinstance(value, bytes) else "characters"
         yield _outside(path, f"must be at most {limits.max_length} {unit} long, got {len(value)}")
-    elif isinstance(value, str) and "\0" in value:
-        # Not every database, file format or program that a text passes through can hold it.
-        yield ErrorReason.INVALID_VALUE, FieldProblem(path, "must not contain the character U+0000")
+    elif _has_zero(value):
+        yield _without_zero(path)
     elif limits.one_of and value and value not in limits.one_of:
         known = ", ".join(limits.one_of)
         yield ErrorReason.INVALID_VALUE, FieldProblem(path, f"must be one of {known}, got {str(value)[:64]!r}")
+
+
+def _has_zero(value: Any) -> bool:
+    # Not every database, file format or program that a text passes through can hold it.
+    return isinstance(value, str) and "\0" in value
+
+
+def _without_zero(path: str) -> _Problem:
+    return ErrorReason.INVALID_VALUE, FieldProblem(path, "must not contain the character U+0000")
 
 
 def _number_problems(path: str, value: float, limits: limits_pb2.FieldLimits) -> Iterable[_Problem]:

@@ -6,9 +6,12 @@ from datetime import timedelta
 
 import pytest
 
+from atelier.router.v1 import job_pb2
 from gateway.dialects.dialect import Dialect
 from gateway.dialects.fal import FAL
+from gateway.dialects.fal import answers as fal_answers
 from gateway.dialects.replicate import REPLICATE
+from gateway.dialects.replicate import answers as replicate_answers
 from gateway.status import HttpProblem
 from service_kit.errors import AtelierError, ErrorReason, FieldProblem, InvalidArgument, ResourceExhausted, Unavailable
 
@@ -48,3 +51,15 @@ def test_an_error_has_the_shape_of_its_dialect(dialect: Dialect, error: AtelierE
     assert ("retry-after" in reply.headers) == (error.retry_after is not None)
     if dialect is FAL:
         assert reply.headers["x-fal-error-type"]
+
+
+@pytest.mark.parametrize("kept", ["not json", "[" * 100_000, '{"a": NaN}', '{"a": "\\ud800"}', "", '{"a": 1e999}'])
+def test_annotations_that_others_wrote_are_no_input(kept: str) -> None:
+    job = job_pb2.Job(prompt="a heron", annotations={replicate_answers.INPUT: kept})
+    assert replicate_answers.input_of(job) == {"prompt": "a heron"}
+
+
+@pytest.mark.parametrize("said", ["soon", "nan", "1e300", "inf", ""])
+def test_annotations_that_others_wrote_are_no_timeout(said: str) -> None:
+    job = job_pb2.Job(annotations={fal_answers.START_TIMEOUT: said})
+    assert fal_answers.start_limit(job) is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.message import Message
 
+from atelier.asset.v1 import asset_service_pb2 as asset_pb2
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
 from atelier.router.v1 import router_service_pb2 as router_pb2
 from atelier.type.v1 import generation_pb2
@@ -65,6 +66,11 @@ def test_what_is_no_number_between_is_refused(strength: float) -> None:
 def test_a_text_with_a_null_character_is_refused() -> None:
     error = refused(router_pb2.GenerateContentRequest(prompt="a\0b", model="sdxl"))
     assert str(error) == "prompt must not contain the character U+0000"
+
+
+def test_a_null_character_in_a_list_of_texts_is_refused() -> None:
+    error = refused(asset_pb2.DiscardAssetsRequest(asset_ids=["a", "b\0"]))
+    assert str(error) == "asset_ids[1] must not contain the character U+0000"
 
 
 def test_a_required_number_may_be_zero_but_not_absent() -> None:

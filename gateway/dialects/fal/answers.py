@@ -95,8 +95,11 @@ def _file(asset: asset_pb2.Asset) -> dict[str, Any]:
 
 def start_limit(job: job_pb2.Job) -> timedelta | None:
     """Return how long a job may wait for a worker; None when it did not say."""
-    said = job.annotations.get(START_TIMEOUT, "")
-    return timedelta(seconds=float(said)) if said else None
+    try:
+        return timedelta(seconds=float(job.annotations.get(START_TIMEOUT, "")))
+    except (ValueError, OverflowError):
+        # Whoever submits a job may write any annotation.
+        return None
 
 
 def timed_out(job: job_pb2.Job) -> bool:

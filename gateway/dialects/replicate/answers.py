@@ -12,6 +12,7 @@ from atelier.router.v1 import job_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
 from gateway.dialects.progress import Live, bar, history, moment, seconds_worked, why
 from gateway.dialects.replicate.catalogue import OWNER, ROOT, version_id
+from gateway.render import dump
 from service_kit.clock import rfc3339
 from service_kit.errors import AtelierError
 
@@ -72,7 +73,12 @@ def input_of(job: job_pb2.Job) -> dict[str, Any]:
     kept = job.annotations.get(INPUT)
     if kept is None:
         return {"prompt": job.prompt}
-    value = json.loads(kept)
+    try:
+        value = json.loads(kept)
+        dump(value)
+    except (ValueError, RecursionError):
+        # Whoever submits a job may write any annotation: this is none of ours.
+        return {"prompt": job.prompt}
     return value if isinstance(value, dict) else {}
 
 
