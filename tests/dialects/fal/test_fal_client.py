@@ -165,14 +165,14 @@ async def test_what_the_client_gives_up_is_cancelled(fal: Any, http: httpx.Async
 
 
 async def test_who_disconnects_from_a_run_has_not_cancelled_it(fal: Any, http: httpx.AsyncClient) -> None:
-    arguments = {**SMALL, "prompt": "left alone", "num_inference_steps": 60}
+    arguments = {**SMALL, "prompt": "fal, left alone", "num_inference_steps": 60}
     waiting = asyncio.create_task(fal.run("fal-ai/sdxl", arguments))
     # The API tells it only to those who ask.
-    while not await jobs_of(http, "left alone"):  # noqa: ASYNC110
+    while not await jobs_of(http, "fal, left alone"):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     waiting.cancel()
     await asyncio.gather(waiting, return_exceptions=True)
-    job_id = (await jobs_of(http, "left alone"))[0]["job_id"]
+    job_id = (await jobs_of(http, "fal, left alone"))[0]["job_id"]
     async with http.stream("GET", f"/v1/jobs/{job_id}/events") as events:
         assert '"state":"succeeded"' in (await events.aread()).decode()
 
@@ -190,12 +190,12 @@ async def test_what_does_not_start_in_time_is_cancelled(fal: Any, idle_app: str,
     with pytest.raises(Exception, match="did not start") as caught:
         await fal.run(idle_app, SMALL, start_timeout=1.01)
     assert (failure(caught).status_code, failure(caught).error_type) == (504, "request_timeout")
-    first, second = [await fal.submit(idle_app, {**SMALL, "prompt": "waits"}, start_timeout=1.01) for _ in range(2)]
+    first, second = [await fal.submit(idle_app, {**SMALL, "prompt": "fal, waits"}, start_timeout=1.01) for _ in range(2)]
     assert [(await handle.status()).position for handle in (first, second)] == [0, 1]
     with pytest.raises(Exception, match="did not start"):
         await second.get()
     await first.cancel()
-    assert {job["state"] for job in await jobs_of(http, "waits")} == {"cancelled"}
+    assert {job["state"] for job in await jobs_of(http, "fal, waits")} == {"cancelled"}
 
 
 async def test_errors_are_told_as_fal_tells_them(fal: Any, system: System, certificates: Certificates) -> None:
@@ -216,7 +216,7 @@ async def test_errors_are_told_as_fal_tells_them(fal: Any, system: System, certi
 async def test_a_repeat_with_a_key_is_the_same_job(
     system: System, certificates: Certificates, http: httpx.AsyncClient, fault: Fault
 ) -> None:
-    prompt = f"once {fault}"
+    prompt = f"fal, once {fault}"
     async with connected(system, certificates, {1: fault}) as (client, proxy):
         handle = await client.submit("fal-ai/sdxl", {**SMALL, "prompt": prompt}, headers={"Idempotency-Key": prompt})
         await handle.get()
@@ -228,18 +228,18 @@ async def test_a_repeat_with_a_key_is_the_same_job(
 async def test_a_connection_that_breaks_makes_no_second_job(
     system: System, certificates: Certificates, http: httpx.AsyncClient, way: str
 ) -> None:
-    arguments = {**SMALL, "prompt": f"cut {way}"}
+    arguments = {**SMALL, "prompt": f"fal, cut {way}"}
     async with connected(system, certificates, {1: Fault.CUT_AT_ONCE, 2: Fault.CUT_AT_ONCE}) as (client, proxy):
         made = await getattr(client, way)("fal-ai/sdxl", arguments)
         if way == "submit":
             await made.get()
     assert len([seen for seen in proxy.requests if seen.method == "POST"]) == 3
-    assert len(await jobs_of(http, f"cut {way}")) == 1
+    assert len(await jobs_of(http, f"fal, cut {way}")) == 1
 
 
 async def test_equal_requests_are_two_jobs(fal: Any, http: httpx.AsyncClient) -> None:
-    handles = [await fal.submit("fal-ai/sdxl", {**SMALL, "prompt": "twice"}) for _ in range(2)]
-    assert {handle.request_id for handle in handles} == {job["job_id"] for job in await jobs_of(http, "twice")}
+    handles = [await fal.submit("fal-ai/sdxl", {**SMALL, "prompt": "fal, twice"}) for _ in range(2)]
+    assert {handle.request_id for handle in handles} == {job["job_id"] for job in await jobs_of(http, "fal, twice")}
     assert len(handles) == 2
 
 
