@@ -190,7 +190,9 @@ async def test_what_does_not_start_in_time_is_cancelled(fal: Any, idle_app: str,
     with pytest.raises(Exception, match="did not start") as caught:
         await fal.run(idle_app, SMALL, start_timeout=1.01)
     assert (failure(caught).status_code, failure(caught).error_type) == (504, "request_timeout")
-    first, second = [await fal.submit(idle_app, {**SMALL, "prompt": "fal, waits"}, start_timeout=1.01) for _ in range(2)]
+    first, second = [
+        await fal.submit(idle_app, {**SMALL, "prompt": "fal, waits"}, start_timeout=1.01) for _ in range(2)
+    ]
     assert [(await handle.status()).position for handle in (first, second)] == [0, 1]
     with pytest.raises(Exception, match="did not start"):
         await second.get()
