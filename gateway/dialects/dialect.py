@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from gateway.dialects.fields import Field
 from gateway.http import Exchange, Reply
 from gateway.status import HttpProblem, error_reply, method_not_allowed, unknown_route
-from service_kit.errors import AtelierError
+from service_kit.errors import AtelierError, InvalidArgument
 
 if TYPE_CHECKING:
     from gateway.dialects.call import Call, Kit
@@ -19,6 +20,19 @@ Serve = Callable[["Call"], Awaitable[Reply | None]]
 
 ErrorBody = Callable[[AtelierError, int, str], Any]
 """Returns an error as the JSON of a dialect: of the error, its HTTP status and the request's id."""
+
+
+def says_422(serve: Serve) -> Serve:
+    """Let an endpoint answer 422 for fields that it refuses, as services made of pydantic models do."""
+
+    @wraps(serve)
+    async def served(call: Call) -> Reply | None:
+        try:
+            return await serve(call)
+        except InvalidArgument as error:
+            raise HttpProblem(error, status=422) from error
+
+    return served
 
 
 @dataclass(frozen=True, slots=True)

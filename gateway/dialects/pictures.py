@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from functools import wraps
-
 from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
-from gateway.dialects.dialect import Serve
 from gateway.dialects.fields import as_float
-from gateway.http import Reply
-from gateway.status import HttpProblem
 from service_kit.errors import InvalidArgument
 
 _SIDE_MULTIPLE = 8
@@ -19,19 +14,6 @@ FILES = "/replicate/v1/files/"
 """Where the files of a client are, below the gateway's public address."""
 FAL_FILES = "/fal/files/"
 """Where those are that came through fal's storage."""
-
-
-def says_422(serve: Serve) -> Serve:
-    """Let an endpoint answer 422 for fields that it refuses, as services made of pydantic models do."""
-
-    @wraps(serve)
-    async def served(call: Call) -> Reply | None:
-        try:
-            return await serve(call)
-        except InvalidArgument as error:
-            raise HttpProblem(error, status=422) from error
-
-    return served
 
 
 async def add_reference(

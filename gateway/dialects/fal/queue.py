@@ -10,13 +10,12 @@ from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2, webhook_pb2
 from gateway.dialects.call import Call, json_reply
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fal import answers
 from gateway.dialects.fal.apps import App, choose, parse_app
 from gateway.dialects.fal.inputs import FIELDS, NAMES, request_of
 from gateway.dialects.fields import Field, Kind, mapped, renamed
 from gateway.dialects.jobs import has_ended, job_of
-from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import Live, moment, peek
 from gateway.http import Reply
 from gateway.render import dump

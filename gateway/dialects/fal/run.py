@@ -11,12 +11,11 @@ from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2
 from gateway.dialects.call import Call
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fal import answers
 from gateway.dialects.fal.inputs import FIELDS
 from gateway.dialects.fal.queue import accept, data, ended, in_time
 from gateway.dialects.jobs import has_ended, job_of
-from gateway.dialects.pictures import says_422
 from gateway.http import Reply
 from gateway.status import HttpProblem, http_status
 from service_kit.errors import AtelierError, DeadlineExceeded, Unavailable

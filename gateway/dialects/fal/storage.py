@@ -9,9 +9,9 @@ from datetime import timedelta
 
 from gateway.dialects import forms
 from gateway.dialects.call import Call, json_reply
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fields import mapped
-from gateway.dialects.pictures import FAL_FILES, says_422
+from gateway.dialects.pictures import FAL_FILES
 from gateway.http import Reply
 from gateway.status import body_too_large
 from service_kit.errors import InvalidArgument

@@ -7,9 +7,9 @@ from typing import Any
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2
 from gateway.dialects.call import Call, json_reply
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fields import Kind, Upload, mapped
-from gateway.dialects.pictures import FILES, says_422
+from gateway.dialects.pictures import FILES
 from gateway.dialects.progress import moment
 from gateway.dialects.replicate.catalogue import ROOT
 from gateway.http import Reply

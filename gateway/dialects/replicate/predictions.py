@@ -9,10 +9,9 @@ from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2, webhook_pb2
 from gateway.dialects.call import Call, json_reply
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fields import mapped, renamed
 from gateway.dialects.jobs import has_ended
-from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import Live, peek
 from gateway.dialects.replicate import answers
 from gateway.dialects.replicate.catalogue import ROOT, Named, by_name, by_version

@@ -7,10 +7,9 @@ from contextlib import aclosing
 
 from atelier.router.v1 import job_pb2
 from gateway.dialects.call import Call
-from gateway.dialects.dialect import Endpoint
+from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fields import mapped
 from gateway.dialects.jobs import has_ended, job_of
-from gateway.dialects.pictures import says_422
 from gateway.dialects.progress import why
 from gateway.dialects.replicate.answers import STREAM, output_of, status_of
 from gateway.dialects.replicate.catalogue import ROOT
