@@ -126,8 +126,7 @@ class Call:
         if self.dialect.marks_retries:
             return await self.jobs.submit(request, digest=self.digest, headers=self.headers)
         async with self.kit.unanswered.turn(self._name) as is_retry:
-            headers = {**self.headers, **({"x-stainless-retry-count": "1"} if is_retry else {})}
-            accepted = await self.jobs.submit(request, digest=self.digest, headers=headers)
+            accepted = await self.jobs.submit(request, digest=self.digest, headers=self.headers, is_retry=is_retry)
             if await self._has_gone():
                 self.kit.unanswered.note(self._name)
             return accepted

@@ -61,11 +61,12 @@ class Jobs:
         *,
         digest: str,
         headers: Mapping[str, str],
+        is_retry: bool = False,
     ) -> router_service_pb2.GenerateContentResponse:
         """Submit a job, or return the one that the same request became before.
 
         `Idempotency-Key` is honoured, and so is `x-stainless-retry-count`: a retry is matched by `digest`, which names
-        what the client sent.
+        what the client sent. `is_retry` says that it is one where the client did not.
 
         Raises:
             AtelierError: it is refused.
@@ -73,7 +74,7 @@ class Jobs:
         key = headers.get("idempotency-key", "")
         if key:
             request.idempotency_key = key
-        count = headers.get("x-stainless-retry-count", "")
+        count = "1" if is_retry else headers.get("x-stainless-retry-count", "")
         told = [(REQUEST_DIGEST, digest)]
         if count.isascii() and count.isdecimal():
             told.append((RETRY_COUNT, count))
