@@ -128,8 +128,13 @@ class Call:
         async with self.kit.unanswered.turn(self._name) as is_retry:
             accepted = await self.jobs.submit(request, digest=self.digest, headers=self.headers, is_retry=is_retry)
             if await self._has_gone():
-                self.kit.unanswered.note(self._name)
+                self._note_unanswered()
             return accepted
+
+    def _note_unanswered(self) -> None:
+        """Remember that the client went, where its retry would not say so: only what has a body can make a job."""
+        if not self.dialect.marks_retries and self.digest:
+            self.kit.unanswered.note(self._name)
 
     @property
     def _name(self) -> str:
@@ -178,7 +183,7 @@ class Call:
             if working.done():
                 return working.result()
             if gone.done():
-                self.kit.unanswered.note(self._name)
+                self._note_unanswered()
                 raise ClientGone
             raise Unavailable("The gateway is closing; repeat.", retry_after=timedelta(seconds=1))
         finally:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from gateway.dialects import unanswered
+from gateway.dialects.call import Call
+from gateway.dialects.fal import FAL
+from gateway.dialects.openai import OPENAI
 from gateway.dialects.unanswered import LASTS, Unanswered
+from gateway.http import ClientGone
 from service_kit.clock import ManualClock
 
 
@@ -58,3 +64,21 @@ async def test_only_so_much_is_remembered(monkeypatch: pytest.MonkeyPatch) -> No
     for name in "abc":
         found.note(name)
     assert [await is_retry(found, name) for name in "abc"] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("dialect", "digest", "expected"), [(FAL, "what was sent", 1), (FAL, "", 0), (OPENAI, "what was sent", 0)]
+)
+async def test_who_goes_is_noted_where_its_retry_would_not_say_so(dialect: Any, digest: str, expected: int) -> None:
+    async def gone() -> None:
+        return None
+
+    noted: list[str] = []
+    context = SimpleNamespace(closing=asyncio.Event())
+    kit: Any = SimpleNamespace(context=context, unanswered=SimpleNamespace(note=noted.append))
+    exchange: Any = SimpleNamespace(disconnected=gone, headers={})
+    nothing: Any = None
+    call = Call(kit, dialect, nothing, exchange, {}, nothing, nothing, digest)
+    with pytest.raises(ClientGone):
+        await call.while_connected(asyncio.Event().wait())
+    assert len(noted) == expected
