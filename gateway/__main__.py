@@ -12,7 +12,7 @@ from gateway.dialects.call import Kit
 from gateway.dialects.dialect import Dialects
 from gateway.dialects.grants import Grants
 from gateway.dialects.jobs import Calls
-from gateway.dialects.registry import DIALECTS
+from gateway.dialects.registry import DIALECTS, RENDERERS
 from gateway.dialects.unanswered import Unanswered
 from gateway.downloads import Downloads
 from gateway.edge import make_edge
@@ -146,7 +146,7 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    sending = open_sending(settings, _outgoing(settings, resolver), clock)
+    sending = open_sending(settings, _outgoing(settings, resolver), clock, RENDERERS)
     return Gateway(settings, context, app, server, store, tls, resolver, sending)
 
 

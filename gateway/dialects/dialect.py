@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gateway.dialects.fields import Field
 from gateway.http import Exchange, Reply
 from gateway.status import HttpProblem, error_reply, method_not_allowed, unknown_route
+from gateway.webhooks.bodies import Renderer
 from service_kit.errors import AtelierError, InvalidArgument
 
 if TYPE_CHECKING:
@@ -78,12 +79,14 @@ class Dialect:
     """Somebody else's HTTP API."""
 
     name: str
-    """What jobs that came by it carry as the annotation `dialect`."""
+    """What jobs that came by it carry as the annotation `dialect`; the lower-case name of its `WebhookDialect`."""
     title: str
     prefixes: tuple[str, ...]
     """The paths that are its own: whatever goes wrong below them is said in its shape."""
     endpoints: tuple[Endpoint, ...]
     error_body: ErrorBody
+    render: Renderer
+    """Makes what its webhooks post."""
     error_headers: Callable[[AtelierError, int], Mapping[str, str]] = lambda error, status: {}
     schemes: frozenset[str] = frozenset({"bearer"})
     """The schemes of `Authorization` that carry its key, in lower case."""

@@ -1,7 +1,6 @@
 """What webhooks post: one renderer for each dialect, chosen by the dialect of the submission.
 
-A dialect registers its own when it is imported: `RENDERERS["fal"] = render`. A renderer is a function of what it is
-given alone, because a delivery may be repeated hours later, by another gateway.
+A renderer is a function of what it is given alone, because a delivery may be repeated hours later, by another gateway.
 """
 
 from __future__ import annotations
@@ -50,7 +49,3 @@ def native(delivery: Delivery) -> bytes:
         "data": {**answer, "assets": [to_json(asset) for asset in delivery.assets]},
     }
     return dump(body)
-
-
-RENDERERS: dict[str, Renderer] = {"native": native}
-"""By the lower-case name of `WebhookDialect`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 from functools import partial
@@ -18,7 +18,7 @@ from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grp
 from atelier.router.v1 import webhook_pb2, webhook_service_pb2, webhook_service_pb2_grpc
 from atelier.type.v1 import media_pb2
 from gateway.outgoing import Outgoing, Unreachable
-from gateway.webhooks.bodies import RENDERERS, Delivery
+from gateway.webhooks.bodies import Delivery, Renderer
 from gateway.webhooks.signing import signed_headers
 from service_kit.clock import Clock
 from service_kit.destinations import Refused
@@ -66,14 +66,16 @@ class Sender:
         clock: Clock,
         public_url: str,
         limits: SenderLimits,
+        renderers: Mapping[str, Renderer],
     ) -> None:
-        """Use channels that carry the gateway's own identity."""
+        """Use channels that carry the gateway's own identity, and renderers by the lower-case name of their dialect."""
         self._router = webhook_service_pb2_grpc.WebhookServiceStub(router)
         self._assets = asset_service_pb2_grpc.AssetServiceStub(assets)
         self._outgoing = outgoing
         self._clock = clock
         self._public_url = public_url.rstrip("/")
         self._limits = limits
+        self._renderers = renderers
         self._under_way: set[asyncio.Task[None]] = set()
         self._owners: Counter[Owner] = Counter()
         self._tasks = BackgroundTasks()
@@ -190,7 +192,7 @@ class Sender:
                 assets=tuple(assets),
                 public_url=self._public_url,
             )
-            return RENDERERS[dialect](happened)
+            return self._renderers[dialect](happened)
         except Exception:
             # Whatever it is, it must not end the sending of all others, and the router is to hear of it.
             log.exception("webhook_not_rendered", delivery_id=delivery.delivery_id, dialect=delivery.dialect)

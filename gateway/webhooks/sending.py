@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
 
 from gateway.outgoing import Outgoing
+from gateway.webhooks.bodies import Renderer
 from gateway.webhooks.sender import Sender, SenderLimits
 from service_kit import channels
 from service_kit.clock import Clock
@@ -28,7 +30,7 @@ class Sending:
             await channel.close()
 
 
-def open_sending(settings: Settings, outgoing: Outgoing, clock: Clock) -> Sending:
+def open_sending(settings: Settings, outgoing: Outgoing, clock: Clock, renderers: Mapping[str, Renderer]) -> Sending:
     """Wire the sender of a gateway; it has not started."""
     gateway, rings = settings.gateway, Keyrings(settings.keys_dir)
     identity = channels.connect(gateway.router_target)
@@ -37,5 +39,5 @@ def open_sending(settings: Settings, outgoing: Outgoing, clock: Clock) -> Sendin
         channels.connect(target, tokens=tokens) for target in (gateway.router_target, gateway.asset_target)
     )
     limits = SenderLimits(settings.outgoing.webhooks, settings.outgoing.webhook_timeout)
-    sender = Sender(router, assets, outgoing, clock, settings.core.public_url, limits)
+    sender = Sender(router, assets, outgoing, clock, settings.core.public_url, limits, renderers)
     return Sending(sender, (router, assets, identity))

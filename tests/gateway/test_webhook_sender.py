@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
@@ -12,11 +12,12 @@ import grpc
 import pytest
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
+from atelier.router.v1 import webhook_pb2, webhook_service_pb2_grpc
 from atelier.router.v1 import webhook_service_pb2 as hooks
-from atelier.router.v1 import webhook_service_pb2_grpc
+from gateway.dialects.registry import RENDERERS
 from gateway.outgoing import Outgoing, Resolver, open_tls
 from gateway.webhooks import sender as sender_module
-from gateway.webhooks.bodies import RENDERERS, Delivery
+from gateway.webhooks.bodies import Delivery, Renderer
 from gateway.webhooks.sender import Sender, SenderLimits
 from service_kit.clock import SystemClock
 from service_kit.destinations import Destinations
@@ -115,9 +116,9 @@ async def begin(router: Router, stack: AsyncExitStack) -> Begin:
     stack.callback(resolver.close)
     outgoing = Outgoing(Destinations(["127.0.0.1/32"]), resolver, open_tls(""))
 
-    def start(at_once: int = 8, timeout_s: float = 5) -> Sender:
+    def start(at_once: int = 8, timeout_s: float = 5, renderers: Mapping[str, Renderer] = RENDERERS) -> Sender:
         limits = SenderLimits(at_once, timedelta(seconds=timeout_s))
-        made = Sender(channel, channel, outgoing, SystemClock(), "http://127.0.0.1:1/", limits)
+        made = Sender(channel, channel, outgoing, SystemClock(), "http://127.0.0.1:1/", limits, renderers)
         made.start()
         stack.push_async_callback(made.stop)
         return made
@@ -170,16 +171,19 @@ async def test_what_is_not_the_receivers_fault_is_no_attempt(router: Router, beg
     assert len(receiver.got) == 1
 
 
-async def test_a_body_that_cannot_be_made_is_said(
-    router: Router, begin: Begin, receive: Receive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_dialect_of_the_contracts_has_a_renderer() -> None:
+    names = {
+        name.removeprefix("WEBHOOK_DIALECT_").lower() for name in webhook_pb2.WebhookDialect.DESCRIPTOR.values_by_name
+    }
+    assert set(RENDERERS) == names - {"unspecified"}
+
+
+async def test_a_body_that_cannot_be_made_is_said(router: Router, begin: Begin, receive: Receive) -> None:
     def broken(delivery: Delivery) -> bytes:
         raise KeyError("no such thing")
 
-    monkeypatch.setitem(RENDERERS, "fal", broken)
-    monkeypatch.delitem(RENDERERS, "replicate", raising=False)
     receiver = await receive()
-    begin()
+    begin(renderers={"native": RENDERERS["native"], "fal": broken})
     # The last one is a dialect of a later release.
     for delivery_id in [router.put(receiver.url, dialect=dialect) for dialect in (3, 4, 99)]:
         report = await router.report(delivery_id)

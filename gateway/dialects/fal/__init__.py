@@ -15,9 +15,8 @@ FAL = Dialect(
     prefixes=("/fal",),
     endpoints=(*_SERVED, *proxy_endpoints(_SERVED)),
     error_body=error_body,
+    render=webhooks.render,
     error_headers=error_headers,
     schemes=frozenset({"key", "bearer"}),
     marks_retries=False,
 )
-
-__all__ = ["FAL", "webhooks"]

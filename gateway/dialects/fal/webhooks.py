@@ -7,7 +7,7 @@ from typing import Any
 from atelier.router.v1 import job_pb2
 from gateway.dialects.fal import answers
 from gateway.render import dump
-from gateway.webhooks.bodies import RENDERERS, Delivery
+from gateway.webhooks.bodies import Delivery
 
 
 def render(delivery: Delivery) -> bytes:
@@ -18,6 +18,3 @@ def render(delivery: Delivery) -> bytes:
         return dump({**told, "status": "OK", "error": None, "payload": answers.result_of(job, delivery.assets)})
     payload = {"detail": answers.error_of(job), "error_type": answers.error_type(job)}
     return dump({**told, "status": "ERROR", "error": answers.error_of(job), "payload": payload})
-
-
-RENDERERS["fal"] = render

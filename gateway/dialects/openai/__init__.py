@@ -12,7 +12,6 @@ OPENAI = Dialect(
     prefixes=("/openai",),
     endpoints=images.ENDPOINTS + videos.ENDPOINTS + chat.ENDPOINTS + responses.ENDPOINTS + models.ENDPOINTS,
     error_body=error_body,
+    render=webhooks.render,
     error_headers=error_headers,
 )
-
-__all__ = ["OPENAI", "webhooks"]

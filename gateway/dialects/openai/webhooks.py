@@ -5,7 +5,7 @@ from __future__ import annotations
 from atelier.router.v1 import job_pb2
 from atelier.type.v1 import generation_pb2
 from gateway.render import dump
-from gateway.webhooks.bodies import RENDERERS, Delivery
+from gateway.webhooks.bodies import Delivery
 
 _KINDS = {generation_pb2.FORMAT_IMAGE: "image", generation_pb2.FORMAT_VIDEO: "video"}
 _EVENTS = {"started": "in_progress", "output": "output_available"}
@@ -25,6 +25,3 @@ def render(delivery: Delivery) -> bytes:
             "data": {"id": job.job_id},
         }
     )
-
-
-RENDERERS["openai"] = render

@@ -18,6 +18,7 @@ REPLICATE = Dialect(
         *webhooks.ENDPOINTS,
     ),
     error_body=error_body,
+    render=webhooks.render,
     error_headers=error_headers,
     schemes=frozenset({"bearer", "token"}),
     marks_retries=False,

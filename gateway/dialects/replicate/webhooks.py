@@ -9,7 +9,7 @@ from gateway.dialects.replicate.answers import prediction_of
 from gateway.dialects.replicate.catalogue import ROOT
 from gateway.http import Reply
 from gateway.render import dump
-from gateway.webhooks.bodies import RENDERERS, Delivery
+from gateway.webhooks.bodies import Delivery
 
 
 def render(delivery: Delivery) -> bytes:
@@ -26,7 +26,6 @@ async def secret(call: Call) -> Reply:
     return json_reply({"key": await call.jobs.webhook_secret()})
 
 
-RENDERERS["replicate"] = render
 ENDPOINTS = (
     Endpoint("GET", f"{ROOT}/webhooks/default/secret", secret, note="One secret for all webhooks of an owner."),
 )
