@@ -194,11 +194,18 @@ def _references(settings: Settings, backends: Backends, resolver: Resolver, cloc
 
 
 def _own_host(public_url: str) -> list[str]:
-    """Return the gateway's own address for clients, as an entry of `outgoing.allow`."""
+    """Return the gateway's own address for clients, as an entry of `outgoing.allow`.
+
+    Raises:
+        SettingsError: it is neither http nor https.
+    """
     parts = urlsplit(public_url)
+    ports = {"http": 80, "https": 443}
+    if parts.scheme not in ports:
+        raise SettingsError(f"core.public_url is {public_url!r}: it must begin with http:// or https://.")
     if parts.hostname is None or ":" in parts.hostname:
         return []
-    return [f"{parts.hostname}:{parts.port or {'http': 80, 'https': 443}[parts.scheme]}"]
+    return [f"{parts.hostname}:{parts.port or ports[parts.scheme]}"]
 
 
 def _connect(settings: Settings) -> Backends:

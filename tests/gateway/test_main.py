@@ -51,6 +51,7 @@ async def test_what_is_wrong_with_the_settings_is_one_sentence(tmp_path: Path) -
         ({"ATELIER_GATEWAY_LISTEN": "0.0.0.0:0"}, "without TLS"),
         ({"ATELIER_GATEWAY_LISTN": "x"}, "Did you mean ATELIER_GATEWAY_LISTEN"),
         ({"ATELIER_LOG_LEVEL": "loud"}, "core.log_level"),
+        ({"ATELIER_PUBLIC_URL": "ftp://art.example"}, "core.public_url is 'ftp://art.example'"),
     ):
         process = await _run(tmp_path, **settings)
         _, said = await asyncio.wait_for(process.communicate(), 20)
