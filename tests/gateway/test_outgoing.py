@@ -168,12 +168,17 @@ async def test_a_post_follows_no_redirect(open_site: Open) -> None:
 
 
 async def test_a_server_that_never_answers_is_given_up(open_site: Open) -> None:
+    over = asyncio.Event()
+
     async def silent(_head: bytes, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(3)
+        await over.wait()
 
     site = await open_site(silent)
-    with pytest.raises(Unreachable, match=r"did not answer in full within 0\.3 s"):
-        await post(client("127.0.0.1/32"), f"http://127.0.0.1:{site.port}/", _SOON)
+    try:
+        with pytest.raises(Unreachable, match=r"did not answer in full within 0\.3 s"):
+            await post(client("127.0.0.1/32"), f"http://127.0.0.1:{site.port}/", _SOON)
+    finally:
+        over.set()
 
 
 async def test_a_body_that_drips_or_never_ends_is_given_up(open_site: Open) -> None:

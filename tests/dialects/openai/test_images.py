@@ -15,6 +15,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 from PIL import Image
 
+from gateway.dialects.call import Call
 from gateway.references import References
 from tests.support.system import System
 from tests.support.unreliable import Fault, unreliable
@@ -186,7 +187,8 @@ async def test_a_request_that_is_slower_than_its_retry_makes_no_second_job(
 ) -> None:
     before, slow = await jobs_of(system), [True]
     retried = asyncio.Event()
-    real = References.from_bytes
+    ended: asyncio.Queue[None] = asyncio.Queue()
+    real, submit = References.from_bytes, Call.submit
 
     async def from_bytes(*arguments: Any, **named: Any) -> str:
         if slow:
@@ -194,12 +196,21 @@ async def test_a_request_that_is_slower_than_its_retry_makes_no_second_job(
             await retried.wait()
         return await real(*arguments, **named)
 
+    async def submitted(*arguments: Any) -> Any:
+        try:
+            return await submit(*arguments)
+        finally:
+            ended.put_nowait(None)
+
     monkeypatch.setattr(References, "from_bytes", from_bytes)
+    monkeypatch.setattr(Call, "submit", submitted)
     async with unreliable(system.url, {1: Fault.CUT_AT_ONCE}) as proxy, strict(system, proxy.url, retries=2) as client:
         await client.images.edit(image=picture, prompt="a slow heron", model="sdxl", size="128x128")
         assert await jobs_of(system) == before + 1
+        await ended.get()
         retried.set()
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(10):
+            await ended.get()
     assert await jobs_of(system) == before + 1
 
 
