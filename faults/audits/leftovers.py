@@ -7,6 +7,9 @@ from faults.collect import MUST_EMPTY
 from faults.evidence import Evidence, Row
 from faults.finding import Finding
 
+# A save, and renditions for what was saved before they were made; the library begins those by itself.
+_COPIES = ("save:", "late:")
+
 
 def all_empty(evidence: Evidence) -> list[Finding]:
     """The queue, the leases, the outbox and the holds are empty, and each job was settled."""
@@ -21,5 +24,5 @@ def all_empty(evidence: Evidence) -> list[Finding]:
 
 
 def _ends_by_itself(row: Row) -> bool:
-    """Whether a row is the hold of a save that broke off with its process: nobody renews it, so it lapses."""
-    return str(row.get("holder", "")).startswith("save:") and row.get("expires_at") is not None
+    """Whether a row is the hold of a library that copies at this moment, or broke off: nobody renews it, it lapses."""
+    return str(row.get("holder", "")).startswith(_COPIES) and row.get("expires_at") is not None

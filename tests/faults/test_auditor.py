@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -26,6 +27,8 @@ from faults.run import run_schedule
 from faults.schedule import JobPlan, Schedule
 from faults.sweeping import sweep
 from tests.support.postgres import Databases, NoPostgres, PostgresServer
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 JOBS = (
     JobPlan(0, "ada", "picture", 1),
@@ -324,6 +327,18 @@ def test_a_defect_in_what_was_seen_is_found(finished: Finished, plant: Callable[
     notes = copy.deepcopy(finished.evidence)
     plant(notes)
     assert name in {finding.name for finding in audit(notes)}
+
+
+@pytest.mark.parametrize(
+    ("holder", "expires_at", "is_left"),
+    [("save:1", NOON, False), ("late:1", NOON, False), ("late:1", None, True), ("job:1", NOON, True)],
+)
+def test_only_what_a_library_holds_for_a_time_lapses_by_itself(
+    finished: Finished, holder: str, expires_at: datetime | None, is_left: bool
+) -> None:
+    notes = copy.deepcopy(finished.evidence)
+    notes.tables["asset.holds"].append({"holder": holder, "expires_at": expires_at})
+    assert ("left over" in {finding.name for finding in audit(notes)}) is is_left
 
 
 def test_evidence_that_was_kept_is_read_back(finished: Finished, tmp_path: Path) -> None:
