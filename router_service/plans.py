@@ -189,8 +189,6 @@ def _refuse(fields: dict[str, bool], other: str) -> None:
 
 def _check_ranges(request: Request) -> None:
     """Check what the contract's limits cannot say."""
-    if request.chat is None and not request.prompt:
-        raise InvalidArgument.field("prompt", "is required unless chat is sent", ErrorReason.MISSING_FIELD)
     if (request.width is None) is not (request.height is None):
         field, other = ("height", "width") if request.height is None else ("width", "height")
         raise InvalidArgument.field(field, f"is required together with {other}", ErrorReason.MISSING_FIELD)

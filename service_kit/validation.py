@@ -81,7 +81,10 @@ def _problems(message: Message, prefix: str) -> Iterable[_Problem]:
                 yield _missing(path)
         elif limits is not None:
             present = message.HasField(field.name) if field.has_presence else True
-            if present:
+            other = limits.required_unless
+            if other and not value and not message.HasField(other):
+                yield ErrorReason.MISSING_FIELD, FieldProblem(path, f"is required unless {other} is sent")
+            elif present:
                 yield from _value_problems(path, field, value, limits)
             elif limits.required:
                 yield _missing(path)

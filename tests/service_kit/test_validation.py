@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from atelier.asset.v1 import asset_service_pb2 as asset_pb2
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
+from atelier.router.v1 import chat_pb2
 from atelier.router.v1 import router_service_pb2 as router_pb2
 from atelier.type.v1 import generation_pb2
 from service_kit.errors import ErrorReason, InvalidArgument
@@ -38,6 +39,14 @@ def test_what_is_missing_is_named() -> None:
     error = refused(upload_pb2.FinishUploadRequest())
     assert [problem.field for problem in error.fields] == ["upload_id"]
     assert error.reason == ErrorReason.MISSING_FIELD
+
+
+def test_what_may_be_missing_beside_another_field_is_named_with_all_else() -> None:
+    error = refused(router_pb2.GenerateContentRequest(model="sdxl", quantity=99))
+    assert [problem.field for problem in error.fields] == ["prompt", "quantity"]
+    assert error.fields[0].message == "is required unless chat is sent"
+    talk = chat_pb2.Chat(messages=[chat_pb2.ChatMessage(role=chat_pb2.CHAT_ROLE_USER, content="hello")])
+    check_limits(router_pb2.GenerateContentRequest(model="chat", chat=talk))
 
 
 def test_a_list_that_is_too_long_is_refused() -> None:
