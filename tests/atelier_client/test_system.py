@@ -75,10 +75,12 @@ async def test_watching_tells_everything_and_goes_on_after_any_cursor(client: As
         assert again == cursors[index + 1 :]
 
 
-async def test_a_conversation_goes_on(client: AsyncAtelier) -> None:
+async def test_a_conversation_goes_on(tmp_path: Path) -> None:
     grown: list[str] = []
     said = [{"role": "user", "content": "a heron in the reeds"}]
-    reply = await client.chat(said, max_tokens=5, seed=7, on_text=grown.append, timeout=60)
+    # Slowly: text that nobody watched while it was written is not told again.
+    async with running_system(tmp_path, sketch__step_delay="60ms") as slower, slower.client() as client:
+        reply = await client.chat(said, max_tokens=5, seed=7, on_text=grown.append, timeout=60)
     assert (reply.text, reply.finish_reason) == ("I would draw “a heron", "length")
     assert reply.usage is not None
     assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (5, 5)

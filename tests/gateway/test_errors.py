@@ -121,8 +121,8 @@ async def test_the_methods_of_a_route_are_told(same_world: World) -> None:
         (b"{}", "text/plain", 415, "malformed_request", "content-type"),
         (b"prompt=x", "application/x-www-form-urlencoded", 415, "malformed_request", "content-type"),
         (b"{}", "application/json; charset=utf-16", 415, "malformed_request", "content-type"),
-        (b"", "application/json", 400, "missing_field", "model"),
-        (b"{}", "application/json; charset=UTF-8", 400, "missing_field", "model"),
+        (b"", "application/json", 400, "missing_field", "prompt"),
+        (b"{}", "application/json; charset=UTF-8", 400, "missing_field", "prompt"),
     ],
 )
 async def test_bodies_that_are_wrong(
