@@ -15,7 +15,7 @@ import grpc
 import psycopg
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from benchmarks.child import ROOT, Child
+from benchmarks.child import ROOT, Child, end_process
 from benchmarks.queues import Burst, wait_until
 from benchmarks.system import cpu_seconds_of, free_ports
 
@@ -165,14 +165,7 @@ def _server(part: str, target: str, environment: dict[str, str], folder: Path) -
             raise RuntimeError(f"{part} ended with {process.returncode}: {log.read_text('utf-8')[-2000:]}")
         yield process.pid
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        end_process(process)
 
 
 def _serves(target: str) -> bool:

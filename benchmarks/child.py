@@ -25,6 +25,18 @@ class ChildFailed(Exception):
     """A process of the benchmark did not do what it was told; the message says which, and what it wrote."""
 
 
+def end_process(process: subprocess.Popen[Any]) -> None:
+    """Ask a process to end, and kill it when it does not in time."""
+    process.terminate()
+    try:
+        process.wait(_ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
 class Child:
     """The parent's side: starts the process, asks it, ends it."""
 

@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.child import ROOT, Child, ChildFailed
+from benchmarks.child import ROOT, Child, ChildFailed, end_process
 from benchmarks.comparison import Series, Target, better, percentile, ratio, require_all
 from benchmarks.load.relay_engine import UPSTREAM
 from benchmarks.load.upstream import TOKENS
@@ -157,23 +157,19 @@ def _proxy(folder: Path, upstream: int, workers: int) -> Iterator[Relay]:
         _wait(f"http://127.0.0.1:{port}/health/liveliness", key, bool)
         yield Relay(port, "/v1/chat/completions", key)
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def _wait(url: str, key: str, is_ready: object) -> None:
     deadline = time.monotonic() + _READY_WITHIN_S
+    last = "it answers, and has nothing to offer"
     request = urllib.request.Request(url, headers={"authorization": f"Bearer {key}"})  # noqa: S310 - loopback
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:  # noqa: S310 - loopback
                 if callable(is_ready) and is_ready(reply.read().decode()):
                     return
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            pass
+        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            last = str(error)
         time.sleep(0.05)
-    raise ChildFailed(f"{url} was not ready within {_READY_WITHIN_S:g} s")
+    raise ChildFailed(f"{url} was not ready within {_READY_WITHIN_S:g} s: {last}")

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from atelier_client import Atelier
-from benchmarks.child import ROOT, Child, ChildFailed
+from benchmarks.child import ROOT, Child, ChildFailed, end_process
 from benchmarks.comparison import PeerMissing, Series, Target, ratio, require_all
 from benchmarks.load_report import Line
 from benchmarks.queues import wait_until
@@ -131,11 +131,4 @@ def _own_gateway(place: Path, targets: Mapping[str, str]) -> Iterator[tuple[int,
             raise RuntimeError(f"it ended with {process.returncode}: {(place / 'gateway.log').read_text()[-500:]}")
         yield process.pid, port
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+        end_process(process)

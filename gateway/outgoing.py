@@ -7,6 +7,7 @@ checked; TLS is verified against the name. Nothing is decompressed, no proxy and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import ssl
@@ -184,10 +185,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         await asyncio.sleep(seconds)
 
     async def _addresses(self, host: str, port: int) -> Sequence[IPAddress]:
-        try:
+        # What is no address is a name.
+        with contextlib.suppress(ValueError):
             return [ipaddress.ip_address(host)]
-        except ValueError:
-            pass
         try:
             return await self._resolve(host, port)
         except (OSError, ValueError, UnicodeError):

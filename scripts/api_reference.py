@@ -169,6 +169,8 @@ def _limits(field: FieldDescriptor) -> str:
     if limits is None:
         return ""
     found = ["required"] if limits.required else []
+    if limits.required_unless:
+        found.append(f"required unless `{limits.required_unless}` is sent")
     if limits.HasField("minimum") or limits.HasField("maximum"):
         low = f"{limits.minimum:.15g}" if limits.HasField("minimum") else ""
         high = f"{limits.maximum:.16g}" if limits.HasField("maximum") else ""

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.child import ROOT, Child
+from benchmarks.child import ROOT, Child, end_process
 from benchmarks.peers.environment import python, redis_server, settings
 from benchmarks.queues import Burst, wait_until
 from benchmarks.system import cpu_seconds_of, free_ports
@@ -98,12 +98,7 @@ def _process(command: list[str], log: Path, environment: dict[str, str]) -> Iter
     try:
         yield process.pid
     finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_process(process)
 
 
 def _answers(port: int) -> bool:
