@@ -7,7 +7,7 @@ RELEASED := protos/released/atelier.binpb
 BOOTSTRAP := $(PYTHON) scripts/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help python install runtime stubs lint format test browser node test-clients test-console screenshot demo up bench redis wheel breaking snapshot model mutants faketime faults clean
+.PHONY: help python install runtime stubs lint format test browser node test-clients test-engines test-gpu test-console screenshot demo up bench redis wheel breaking snapshot model mutants faketime faults clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,17 @@ node:
 test-clients: install node ## test the clients of OpenAI, fal and Replicate, unmodified, each in its own environment
 	$(BIN)/python -m tests.clients.environments $(CLIENTS)
 	WITH_CLIENTS=1 $(BIN)/pytest tests/clients
+
+# The engines that hold models need torch and its family: gigabytes that nothing else needs.
+ENGINES := build/engines
+$(ENGINES)/installed: pyproject.toml constraints.txt | install
+	@rm -rf $(ENGINES) && $(PYTHON) -m venv $(ENGINES) && $(ENGINES)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,diffusers,transformers]' && touch $@
+
+test-engines: $(ENGINES)/installed ## test the engines on the real libraries with tiny models; nothing is downloaded but packages
+	WITH_ENGINES=1 $(ENGINES)/bin/pytest tests/engines
+
+test-gpu: $(ENGINES)/installed ## test and measure the engines on a GPU; skipped where there is none
+	WITH_ENGINES=1 $(ENGINES)/bin/pytest tests/gpu -s
 
 screenshot: browser | $(PLAYWRIGHT) ## take the picture of the page that the documents show
 	PYTHONPATH=$(PLAYWRIGHT):. $(BIN)/python scripts/screenshot.py docs/images/page.webp

@@ -26,7 +26,8 @@ _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
 class Reference:
     """A file that the client sent along, already on this machine's disk.
 
-    `kind` is `init`, `style`, `composition`, `mask` or `first_frame`; `strength` is 0.0 (ignore it) to 1.0.
+    `kind` is `init`, `style`, `composition`, `mask`, `first_frame` or `last_frame`; `strength` is 0.0 (ignore it) to
+    1.0.
     """
 
     kind: str
@@ -58,13 +59,22 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A small addition to a model's weights, by the worker's name for it; a `weight` of 1.0 is its full effect."""
+
+    name: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One stage to run.
 
     `width` and `height` are pixels, `fps` frames per second; `frames` is 0 for anything but a video. `quality` is
     `draft`, `standard` or `high`. `indexes` names the outputs to make; the output at index i is made with `seed + i`,
     so that a batch can be finished elsewhere and look the same. `format` is None where no output is made. `chat` is
-    there in a chat stage, which has no prompt, and only there.
+    there in a chat stage, which has no prompt, and only there. `guidance` is how closely to follow the prompt (None:
+    the model's own), `scheduler` names how noise is taken away (empty: the model's own).
     """
 
     stage: Literal["generate", "enhance", "chat"]
@@ -84,6 +94,9 @@ class Task:
     indexes: tuple[int, ...]
     options: Mapping[str, str] = field(default_factory=lambda: _NO_OPTIONS)
     chat: Chat | None = None
+    guidance: float | None = None
+    scheduler: str = ""
+    loras: tuple[Lora, ...] = ()
 
 
 class Cancelled(Exception):
@@ -141,13 +154,27 @@ class Context(Protocol):
     def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
         """Give up one output, and go on with the others."""
 
+    def make_room(self, device: str, wanted_bytes: int) -> int:
+        """Ask the other engines of this worker to free what they keep unused on `device`; return the bytes freed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that an engine keeps in memory: `size_bytes` on `device` (`cuda:0`, `cpu`)."""
+
+    name: str
+    device: str
+    size_bytes: int
+
 
 @runtime_checkable
 class Engine(Protocol):
     """What runs stages. `run` blocks; the worker calls it from up to `concurrency` threads of one process.
 
-    A class may also say which `worker_types` it serves, and which `stages` it runs: without the latter it is given
-    `generate` and `enhance`, and no `chat`.
+    A class may also say which `worker_types` it serves, which `models`, and which `stages` it runs: without the latter
+    it is given `generate` and `enhance`, and no `chat`. An engine that keeps models in memory has two more methods,
+    called from any thread: `loaded() -> Sequence[LoadedModel]`, and `give_room(device: str, wanted_bytes: int) -> int`,
+    which evicts models that no task uses and returns the bytes that it freed.
     """
 
     name: str
