@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from atelier.type.v1 import generation_pb2
 from atelier_worker.engine import Task
-from atelier_worker.engines.sketch import files
+from atelier_worker.engines import files
 from library_service.domain import Item
 from library_service.shelf_wire import recipe
 from service_kit.identity import Owner
@@ -49,7 +49,7 @@ def item_of(provenance: generation_pb2.Provenance) -> Item:
 
 
 async def test_a_picture_of_ours_is_made_again_from_the_file_alone(harness: Harness, tmp_path: Path) -> None:
-    files.save_png(Image.new("RGB", (16, 16)), tmp_path / "a.png", TASK, 8)
+    files.save_png(Image.new("RGB", (16, 16)), tmp_path / "a.png", files.made_with(TASK, 8, "sketch"))
     asset = await harness.bring((tmp_path / "a.png").read_bytes())
     request = recipe(item_of(asset.provenance), as_enhanced=False)
     assert (request.prompt, request.negative_prompt, request.model) == ("a lantern 提灯", "fog", "sdxl")
@@ -59,7 +59,7 @@ async def test_a_picture_of_ours_is_made_again_from_the_file_alone(harness: Harn
 
 
 async def test_the_prompt_as_it_was_given_is_told_from_the_enhanced_one(harness: Harness, tmp_path: Path) -> None:
-    said = json.loads(files.made_with(TASK, 8)) | {"original_prompt": "a lantern"}
+    said = json.loads(files.made_with(TASK, 8, "sketch")) | {"original_prompt": "a lantern"}
     info = PngInfo()
     info.add_itxt(files.KEY, json.dumps(said))
     Image.new("RGB", (16, 16)).save(tmp_path / "a.png", pnginfo=info)
@@ -69,7 +69,7 @@ async def test_the_prompt_as_it_was_given_is_told_from_the_enhanced_one(harness:
 
 
 async def test_a_video_of_ours_is_made_again_from_the_file_alone(harness: Harness, tmp_path: Path) -> None:
-    said = json.loads(files.made_with(TASK, 8))
+    said = json.loads(files.made_with(TASK, 8, "sketch"))
     said["settings"] |= {"frames": 24, "fps": 8}
     asset = await harness.bring(tagged(tmp_path, atelier=json.dumps(said)))
     request = recipe(item_of(asset.provenance), as_enhanced=False)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from atelier_cli.commands.again import request_of
 from atelier_worker.engine import Task
-from atelier_worker.engines.sketch.files import Mp4Writer, made_with
+from atelier_worker.engines.files import Mp4Writer, made_with
 from tests.atelier_cli.conftest import Run
 from tests.atelier_client.scripted import ScriptedApi, reply_json
 from tests.support.system import UpProcess
@@ -126,7 +126,7 @@ def test_an_item_and_its_file_give_the_same_request(atelier: Run, asset_id: str,
 def test_a_video_gives_its_request(tmp_path: Path) -> None:
     size, still = (832, 464), ()
     task = Task("generate", "video", "wan", "a kite", "", 7, 1, *size, 4, "draft", still, 16, 8, (0,))
-    with Mp4Writer(tmp_path / "kite.mp4", (32, 18), 8, made_with(task, 9)) as writer:
+    with Mp4Writer(tmp_path / "kite.mp4", (32, 18), 8, made_with(task, 9, "sketch"), encoder="sketch") as writer:
         for _ in range(4):
             writer.add(Image.new("RGB", (32, 18), "teal"))
     request, notes = request_of(tmp_path / "kite.mp4")

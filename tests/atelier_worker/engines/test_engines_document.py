@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier_worker.engines.sketch import files
+from atelier_worker.engines import files
 from router_service.domain import Quality, StageKind
 from router_service.models import ASPECT_RATIOS, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
@@ -38,7 +38,7 @@ def test_the_steps_are_those_that_the_router_gives() -> None:
 
 def test_the_example_has_what_a_file_has() -> None:
     example = json.loads(re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)[0])
-    made = json.loads(files.made_with(IMAGE, 7))
+    made = json.loads(files.made_with(IMAGE, 7, "sketch"))
     assert example.keys() == made.keys()
     assert example["settings"].keys() == made["settings"].keys()
     assert example["engine"] == made["engine"]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Cancelled, EngineError, Reference, Task
-from atelier_worker.engines.sketch import SketchEngine, files, image
+from atelier_worker.engines import files
+from atelier_worker.engines.sketch import SketchEngine, image
 from atelier_worker.engines.sketch.falling import day_sky, daylight
 from atelier_worker.engines.sketch.plates import falls, take_apart
 from atelier_worker.engines.sketch.video import Film

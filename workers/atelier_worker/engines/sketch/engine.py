@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from PIL import Image
 
 from atelier_worker.engine import Context, EngineError, Task
+from atelier_worker.engines import files
 
-from . import files, image
+from . import image
 from .pace import pause
 
 DEFAULT_STEP_DELAY = 0.05
@@ -59,7 +60,7 @@ class SketchEngine:
             folder = context.workdir / f"asset-{index}"
             folder.mkdir()
             path = folder / "image.png"
-            files.save_png(picture, path, task, task.seed + index)
+            files.save_png(picture, path, files.made_with(task, task.seed + index, self.name))
             context.check_cancelled()
             context.deliver(index, path, renditions=files.image_renditions(picture, folder))
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter
 
-from atelier_worker.engine import EngineError, Reference
+from atelier_worker.engine import Reference
+from atelier_worker.engines.files import read_picture
 
 from .palette import match
 
@@ -60,23 +61,6 @@ class Guides:
                     picture, reference.filter(ImageFilter.BoxBlur(max(size) / 256)), 0.8 * guide.strength
                 )
         return picture
-
-
-def read_picture(reference: Reference, width: int, height: int) -> Image.Image:
-    """A reference as RGB, upright, cut to the middle of the shape of `width` × `height` pixels.
-
-    Raises:
-        EngineError: the file is no picture that can be read.
-    """
-    try:
-        with Image.open(reference.path) as opened:
-            opened.draft("RGB", (width, height))
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-            return ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EngineError(
-            f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
-        ) from error
 
 
 def _with_light_of(picture: Image.Image, reference: Image.Image, strength: float) -> Image.Image:

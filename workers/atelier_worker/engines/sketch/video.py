@@ -10,14 +10,15 @@ import numpy as np
 from PIL import Image
 
 from atelier_worker.engine import Context, EngineError, Task
+from atelier_worker.engines import files
 
-from . import files, image
+from . import image
 from .falling import Falling, day_sky, daylight, flash, lit
 from .finish import Finish
 from .motion import OVERSCAN, Camera, Matrix, Mover, rippled, scaled
 from .pace import pause
 from .plates import Plate, falls, take_apart
-from .references import Guides, read_picture
+from .references import Guides
 from .scenes.base import Layer, Scene
 
 # The clip shows every third frame of the first three seconds.
@@ -44,7 +45,8 @@ def _make(task: Task, context: Context, step_delay: float, index: int, folder: P
     clip: list[Image.Image] = []
     poster: Image.Image | None = None
     step = 0
-    with files.Mp4Writer(path, (task.width, task.height), task.fps, files.made_with(task, seed)) as mp4:
+    made = files.made_with(task, seed, "sketch")
+    with files.Mp4Writer(path, (task.width, task.height), task.fps, made, encoder="sketch") as mp4:
         for number, frame in enumerate(Film(task, seed, context.check_cancelled).frames()):
             context.check_cancelled()
             mp4.add(frame)
@@ -92,7 +94,8 @@ class Film:
         self._finish = Finish(scene)
         self._guides = Guides.load([r for r in task.references if r.kind != "first_frame"], task.width, task.height)
         self._first = next(
-            (read_picture(r, *self._size) for r in task.references if r.kind == "first_frame" and r.strength > 0), None
+            (files.read_picture(r, *self._size) for r in task.references if r.kind == "first_frame" and r.strength > 0),
+            None,
         )
 
     def frames(self) -> Iterator[Image.Image]:

@@ -1,4 +1,4 @@
-"""What the sketch engine's files promise: they say how they were made, and the same request gives the same bytes."""
+"""What the files of engines promise: they say how they were made, and the same request gives the same bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from atelier_worker.engine import Reference
-from atelier_worker.engines.sketch import files
+from atelier_worker.engines import files
 from tests.atelier_worker.engines.listener import IMAGE, VIDEO
 
 
@@ -36,7 +36,7 @@ def ramp(width: int, height: int, shift: int) -> Image.Image:
 def test_a_png_says_how_it_was_made(tmp_path: Path) -> None:
     style = Reference(kind="style", strength=0.5, path=tmp_path / "secret-name.png", content_type="image/png")
     task = replace(IMAGE, prompt="雨 “Zoë” 🌧️", negative_prompt="blurry", references=(style,))
-    files.save_png(noise(16, 16), tmp_path / "a.png", task, 8)
+    files.save_png(noise(16, 16), tmp_path / "a.png", files.made_with(task, 8, "sketch"))
     with Image.open(tmp_path / "a.png") as picture:
         assert isinstance(picture, Image.Image)
         made = json.loads(picture.info["atelier"])
@@ -58,7 +58,7 @@ def test_a_png_says_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_a_png_has_its_words_in_an_international_text_chunk(tmp_path: Path) -> None:
-    files.save_png(noise(16, 16), tmp_path / "a.png", IMAGE, 7)
+    files.save_png(noise(16, 16), tmp_path / "a.png", files.made_with(IMAGE, 7, "sketch"))
     data = (tmp_path / "a.png").read_bytes()
     assert b"iTXtatelier\0" in data
     assert b"tIME" not in data
@@ -98,7 +98,7 @@ def mp4(tmp_path: Path) -> Path:
 
 
 def written(path: Path) -> Path:
-    with files.Mp4Writer(path, (64, 48), 24, files.made_with(VIDEO, 42)) as writer:
+    with files.Mp4Writer(path, (64, 48), 24, files.made_with(VIDEO, 42, "sketch"), encoder="sketch") as writer:
         for shift in range(12):
             writer.add(ramp(64, 48, shift))
     return path
@@ -129,18 +129,18 @@ def test_the_same_frames_give_the_same_bytes(mp4: Path, tmp_path: Path) -> None:
 
 def test_a_broken_off_mp4_lets_the_error_through(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop"):
-        with files.Mp4Writer(tmp_path / "a.mp4", (64, 48), 24, "{}") as writer:
+        with files.Mp4Writer(tmp_path / "a.mp4", (64, 48), 24, "{}", encoder="sketch") as writer:
             writer.add(ramp(64, 48, 0))
             raise RuntimeError("stop")
 
 
 def test_a_file_made_from_an_enriched_prompt_carries_both() -> None:
     task = replace(IMAGE, prompt="a cat, soft light", options={"original_prompt": "a cat"})
-    made = json.loads(files.made_with(task, 8))
+    made = json.loads(files.made_with(task, 8, "sketch"))
     assert (made["prompt"], made["original_prompt"]) == ("a cat, soft light", "a cat")
 
 
 def test_metadata_is_one_line_of_sorted_json() -> None:
-    text = files.made_with(IMAGE, 7)
+    text = files.made_with(IMAGE, 7, "sketch")
     assert json.dumps(json.loads(text), ensure_ascii=False, sort_keys=True) == text
     assert io.StringIO(text).readlines() == [text]

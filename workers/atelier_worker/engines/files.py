@@ -1,4 +1,4 @@
-"""Writing what was made to files: pictures and videos that say how they were made, and their renditions.
+"""The files that engines read and write: pictures and videos that say how they were made, renditions, references.
 
 The same request gives the same bytes: nothing that differs between runs (job ids, times) goes into a file.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from atelier_worker.engine import Task
+from atelier_worker.engine import EngineError, Reference, Task
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -28,11 +28,15 @@ KEY = "atelier"
 CLIP_LIMIT_BYTES = 300_000
 _CLIP_SIDE = 320
 _QUALITY = 80
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 _THUMBNAILS = {"thumb_256": 256, "thumb_1024": 1024}
 
 
-def made_with(task: Task, seed: int) -> str:
-    """How an output was made, as JSON: engine, prompts, model, its own seed, and the settings that shaped it."""
+def made_with(task: Task, seed: int, engine: str, more: Mapping[str, object] = _NOTHING) -> str:
+    """How an output was made, as JSON: engine, prompts, model, its own seed, and the settings that shaped it.
+
+    `more` are settings of this engine, such as the guidance that was really used.
+    """
     settings: dict[str, object] = {
         "width": task.width,
         "height": task.height,
@@ -43,23 +47,40 @@ def made_with(task: Task, seed: int) -> str:
     if task.format == "video":
         settings |= {"frames": task.frames, "fps": task.fps}
     made = {
-        "engine": "sketch",
+        "engine": engine,
         "prompt": task.prompt,
         "negative_prompt": task.negative_prompt,
         "model": task.model,
         "seed": seed,
-        "settings": settings,
+        "settings": settings | dict(more),
     }
     if task.options.get("original_prompt"):
         made["original_prompt"] = task.options["original_prompt"]
     return json.dumps(made, ensure_ascii=False, sort_keys=True)
 
 
-def save_png(image: Image.Image, path: Path, task: Task, seed: int) -> None:
-    """Write a PNG that says how it was made: an iTXt chunk under the key `atelier`."""
+def save_png(image: Image.Image, path: Path, made: str) -> None:
+    """Write a PNG that says how it was made (see `made_with`): an iTXt chunk under the key `atelier`."""
     info = PngInfo()
-    info.add_itxt(KEY, made_with(task, seed))
+    info.add_itxt(KEY, made)
     image.save(path, "PNG", pnginfo=info, compress_level=4)
+
+
+def read_picture(reference: Reference, width: int, height: int) -> Image.Image:
+    """A reference as RGB, upright, cut to the middle of the shape of `width` × `height` pixels.
+
+    Raises:
+        EngineError: the file is no picture that can be read.
+    """
+    try:
+        with Image.open(reference.path) as opened:
+            opened.draft("RGB", (width, height))
+            upright = ImageOps.exif_transpose(opened).convert("RGB")
+            return ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise EngineError(
+            f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
+        ) from error
 
 
 def image_renditions(image: Image.Image, folder: Path) -> dict[str, Path]:
@@ -128,8 +149,8 @@ class Mp4Writer:
     One encoder thread and no date: the same frames give the same bytes.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int], fps: int, made: str) -> None:
-        """Open a file. `size` is (width, height), both even."""
+    def __init__(self, path: Path, size: tuple[int, int], fps: int, made: str, *, encoder: str) -> None:
+        """Open a file. `size` is (width, height), both even; `encoder` is the engine that makes the frames."""
         import av
 
         self._container: OutputContainer = av.open(
@@ -138,7 +159,7 @@ class Mp4Writer:
             format="mp4",
             options={"movflags": "+faststart+use_metadata_tags", "fflags": "+bitexact"},
         )
-        self._container.metadata.update({KEY: made, "encoder": "sketch"})
+        self._container.metadata.update({KEY: made, "encoder": encoder})
         # x264's macroblock tree reads past the end of a very small picture: its bytes then differ from run to run.
         options = {"preset": "veryfast", "crf": "20", "threads": "1", "rc-lookahead": "12", "x264-params": "mbtree=0"}
         stream: VideoStream = self._container.add_stream("libx264", rate=fps, options=options)
