@@ -21,7 +21,6 @@ from gateway.http import Limits
 from gateway.http_rules import RouteTable, routes
 from gateway.identity import Identities
 from gateway.media import Media
-from gateway.outgoing import Outgoing, Resolver, open_tls
 from gateway.pages import Pages
 from gateway.rates import Buckets, RateLimits
 from gateway.references import ReferenceLimits, References
@@ -33,6 +32,7 @@ from service_kit.clock import Clock, SystemClock
 from service_kit.destinations import Destinations
 from service_kit.identity import Rates
 from service_kit.keyring import Keyrings
+from service_kit.outgoing import Outgoing, Resolver, open_tls
 from service_kit.process import run
 from service_kit.server import Running, is_loopback
 from service_kit.settings import Settings, SettingsError

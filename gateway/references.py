@@ -17,11 +17,11 @@ import grpc
 
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from gateway.backends import Metadata
-from gateway.outgoing import Fetched, Outgoing, Unreachable
 from gateway.status import of_rpc
 from service_kit.destinations import Refused
 from service_kit.errors import ErrorReason, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated
 from service_kit.identity import AUTHORIZATION, ON_BEHALF_OF, IdentityVerifier, Scope
+from service_kit.outgoing import Fetched, Outgoing, Unreachable
 
 _ACCEPT = "image/*,video/*;q=0.8,application/octet-stream;q=0.5"
 _TYPES = ("image/", "video/")

@@ -17,13 +17,13 @@ import grpc
 from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grpc
 from atelier.router.v1 import webhook_pb2, webhook_service_pb2, webhook_service_pb2_grpc
 from atelier.type.v1 import media_pb2
-from gateway.outgoing import Outgoing, Unreachable
 from gateway.webhooks.bodies import Delivery, Renderer
 from gateway.webhooks.signing import signed_headers
 from service_kit.clock import Clock
 from service_kit.destinations import Refused
 from service_kit.errors import AtelierError
 from service_kit.identity import Owner, on_behalf_of
+from service_kit.outgoing import Outgoing, Unreachable
 from service_kit.secret import Secret
 from service_kit.tasks import BackgroundTasks
 from service_kit.telemetry import get_logger

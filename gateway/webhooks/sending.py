@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from gateway.outgoing import Outgoing
 from gateway.webhooks.bodies import Renderer
 from gateway.webhooks.sender import Sender, SenderLimits
 from service_kit import channels
 from service_kit.clock import Clock
 from service_kit.keyring import Keyrings
+from service_kit.outgoing import Outgoing
 from service_kit.settings import Settings
 
 

@@ -18,7 +18,7 @@ from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Resou
 from service_kit.identity import KeyKind, Owner
 from service_kit.keyring import Keyrings
 from tests.gateway.conftest import MakeWorld, World
-from tests.gateway.test_outgoing import Open, open_site, says
+from tests.service_kit.test_outgoing import Open, open_site, says
 
 __all__ = ["open_site"]
 

@@ -15,13 +15,13 @@ from atelier.asset.v1 import asset_pb2, asset_service_pb2, asset_service_pb2_grp
 from atelier.router.v1 import webhook_pb2, webhook_service_pb2_grpc
 from atelier.router.v1 import webhook_service_pb2 as hooks
 from gateway.dialects.registry import RENDERERS
-from gateway.outgoing import Outgoing, Resolver, open_tls
 from gateway.webhooks import sender as sender_module
 from gateway.webhooks.bodies import Delivery, Renderer
 from gateway.webhooks.sender import Sender, SenderLimits
 from service_kit.clock import SystemClock
 from service_kit.destinations import Destinations
 from service_kit.ids import new_id
+from service_kit.outgoing import Outgoing, Resolver, open_tls
 from tests.gateway.receivers import LIMIT_S, Receiver
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.outgoing import Outgoing, Unreachable, open_tls
 from service_kit.destinations import Destinations, IPAddress, Refused
+from service_kit.outgoing import Outgoing, Unreachable, open_tls
 from service_kit.settings import SettingsError
 from tests.gateway.receivers import Certificates, make_certificates
 

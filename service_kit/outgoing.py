@@ -1,4 +1,4 @@
-"""Requests to addresses that clients name: to allowed destinations only, bounded in time and size, followed with care.
+"""Requests to addresses that others name: to allowed destinations only, bounded in time and size, followed with care.
 
 A name is resolved once, every address that it has is checked, and the connection is made to the very address that was
 checked; TLS is verified against the name. Nothing is decompressed, no proxy and no cookie is used.
