@@ -1,0 +1,1 @@
+"""The engine that runs pipelines of diffusers: pictures and videos."""
