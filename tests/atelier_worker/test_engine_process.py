@@ -13,7 +13,8 @@ import pytest
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker.engine import Task
-from atelier_worker.engine_client import EngineClient, EngineUnavailable, TaskEnd
+from atelier_worker.engine_client import EngineClient
+from atelier_worker.engine_events import EngineUnavailable, TaskEnd
 from tests.atelier_worker.conftest import open_gate, pass_gate
 from tests.atelier_worker.fake_router import within
 from tests.atelier_worker.scripted_engine import ENGINE

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker import frames
-from atelier_worker.engine import Task
+from atelier_worker.engine import LoadedModel, Task
+from atelier_worker.engine_events import EngineInfo, EngineUnavailable, TaskEnd, TaskSink, tell
 from atelier_worker.engine_wire import task_to_proto
 from service_kit.ids import new_id
 from service_kit.telemetry import get_logger
@@ -38,57 +39,6 @@ _MEMORY_GOES_BACK = {
 }
 
 
-class EngineUnavailable(Exception):
-    """The engine cannot be made, or takes no task at the moment; the message is a sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What the engine says about itself."""
-
-    name: str
-    concurrency: int
-    worker_types: tuple[str, ...]
-    stages: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TaskEnd:
-    """How a task ended. `message` and `retryable` are for `failed` and `crashed`."""
-
-    kind: Literal["finished", "cancelled", "failed", "crashed"]
-    message: str = ""
-    retryable: bool = False
-
-
-class TaskSink(Protocol):
-    """Who hears what a task says. Called on the event loop, in the order in which the engine spoke; must not block."""
-
-    def on_progress(self, asset_index: int | None, step: int, steps: int, phase: str) -> None:
-        """Step `step` of `steps` is done, of one output or of the whole stage."""
-
-    def on_preview(self, asset_index: int, step: int, content_type: str, image: bytes) -> None:
-        """There is a small picture."""
-
-    def on_text(self, text: str) -> None:
-        """The text goes on."""
-
-    def on_finish(self, finish: pb.TaskFinish) -> None:
-        """The text has ended."""
-
-    def on_log(self, line: str) -> None:
-        """There is a line for the log."""
-
-    def on_warning(self, message: str) -> None:
-        """There is a warning for the owner."""
-
-    def on_delivered(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
-        """An output is there."""
-
-    def on_failed(self, asset_index: int, reason: str, retryable: bool) -> None:
-        """An output was given up."""
-
-
 @dataclass(slots=True)
 class _Running:
     sink: TaskSink
@@ -101,6 +51,9 @@ class _Running:
 class _Host:
     process: Process
     tasks: dict[str, _Running] = field(default_factory=dict)
+    gifts: dict[str, asyncio.Future[int]] = field(default_factory=dict)
+    answers: set[asyncio.Task[None]] = field(default_factory=set)
+    loaded: tuple[LoadedModel, ...] = ()
     kill_timer: asyncio.TimerHandle | None = None
 
 
@@ -110,15 +63,18 @@ class EngineClient:
     def __init__(
         self,
         engine: str,
-        options: Mapping[str, str],
+        options: Mapping[str, object],
         *,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """Prepare an engine. `on_change` may be set; it hears when the engine becomes ready and when it no longer is.
+        """Prepare an engine.
+
+        `on_change` may be set; it hears when the engine becomes ready and when it no longer is. So may `on_need_room`,
+        which has the other engines free memory of a device and returns the bytes that they freed.
 
         Args:
             engine: its entry point, or `module:Class`.
-            options: what its class is constructed with.
+            options: what its class is constructed with: texts, numbers, lists and tables.
             environ: the environment of the process; by default the worker's; `ATELIER_*` is left out.
         """
         self._engine = engine
@@ -127,6 +83,7 @@ class EngineClient:
         passed_on = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
         self._environ = _MEMORY_GOES_BACK | passed_on
         self.on_change: Callable[[], None] = _nothing
+        self.on_need_room: Callable[[str, int], Awaitable[int]] = _no_room
         self._host: _Host | None = None
         self._info: EngineInfo | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -142,6 +99,36 @@ class EngineClient:
     def pid(self) -> int | None:
         """The process id, or None when there is no process at the moment."""
         return self._host.process.pid if self._host is not None else None
+
+    @property
+    def loaded(self) -> tuple[LoadedModel, ...]:
+        """The models that the engine keeps in memory, as it told last; none while there is no process."""
+        return self._host.loaded if self._host is not None else ()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task runs."""
+        return self._host is not None and bool(self._host.tasks)
+
+    async def give_room(self, device: str, wanted_bytes: int, limit_s: float) -> int:
+        """Have the engine free what it keeps unused on a device; return the bytes freed.
+
+        0 also when it has no process, dies, or has not answered after `limit_s`.
+        """
+        host = self._host
+        if host is None or self._info is None:
+            return 0
+        request_id = new_id()
+        gift = host.gifts[request_id] = asyncio.get_running_loop().create_future()
+        give = pb.GiveRoom(request_id=request_id, device=device, wanted_bytes=wanted_bytes)
+        self._write(host, pb.HostRequest(give_room=give))
+        try:
+            return await asyncio.wait_for(gift, limit_s)
+        except TimeoutError:
+            log.warning("engine_gives_no_room", engine=self._engine, device=device, limit_s=limit_s)
+            return 0
+        finally:
+            host.gifts.pop(request_id, None)
 
     async def start(self) -> EngineInfo:
         """Start the process and wait until the engine is made.
@@ -245,7 +232,7 @@ class EngineClient:
             stdin=PIPE, stdout=PIPE, limit=_PIPE_BUFFER_BYTES, env=self._environ,
         )  # fmt: skip
         host = self._host = _Host(process)
-        self._write(host, pb.HostRequest(configure=pb.Configure(options=self._options)))
+        self._write(host, pb.HostRequest(configure=pb.Configure(options_json=json.dumps(self._options))))
         if self._stopping.is_set():
             # stop() came while the process was being started, and found none to end.
             self._ask_to_end(host)
@@ -275,6 +262,12 @@ class EngineClient:
         for running in host.tasks.values():
             self._end(running, TaskEnd("crashed", "The engine's process died while it worked.", retryable=True))
         host.tasks.clear()
+        for gift in host.gifts.values():
+            if not gift.done():
+                gift.set_result(0)
+        for answer in host.answers:
+            answer.cancel()
+        await asyncio.gather(*host.answers, return_exceptions=True)
         self.on_change()
 
     async def _take_first(self, host: _Host) -> bool:
@@ -289,7 +282,9 @@ class EngineClient:
         if response.WhichOneof("message") != "ready":
             raise frames.FrameError("the engine's process did not say that it is ready")
         ready = response.ready
-        self._info = EngineInfo(ready.name, ready.concurrency, tuple(ready.worker_types), tuple(ready.stages))
+        self._info = EngineInfo(
+            ready.name, ready.concurrency, tuple(ready.worker_types), tuple(ready.stages), tuple(ready.models)
+        )
         if self._first is not None and not self._first.done():
             self._first.set_result(self._info)
         self.on_change()
@@ -308,13 +303,29 @@ class EngineClient:
         if kind is None or kind in ("ready", "refused"):
             raise frames.FrameError("the engine's process said nothing that is known")
         message = getattr(response, kind)
-        if kind == "ended":
-            self._take_end(host, message)
-            return True
-        running = host.tasks.get(message.task_id)
-        if running is not None:
-            _tell(running.sink, kind, message)
+        match message:
+            case pb.TaskEnded():
+                self._take_end(host, message)
+            case pb.Loaded():
+                host.loaded = tuple(LoadedModel(one.name, one.device, one.size_bytes) for one in message.models)
+            case pb.RoomGiven():
+                gift = host.gifts.get(message.request_id)
+                if gift is not None and not gift.done():
+                    gift.set_result(message.freed_bytes)
+            case pb.NeedRoom():
+                answer = asyncio.create_task(self._make_room(host, message), name="make room")
+                host.answers.add(answer)
+                answer.add_done_callback(host.answers.discard)
+            case _:
+                running = host.tasks.get(message.task_id)
+                if running is not None:
+                    tell(running.sink, kind, message)
         return True
+
+    async def _make_room(self, host: _Host, need: pb.NeedRoom) -> None:
+        freed = await self.on_need_room(need.device, need.wanted_bytes)
+        made = pb.RoomMade(request_id=need.request_id, freed_bytes=freed)
+        self._write(host, pb.HostRequest(room_made=made))
 
     def _take_end(self, host: _Host, ended: pb.TaskEnded) -> None:
         running = host.tasks.pop(ended.task_id, None)
@@ -336,30 +347,12 @@ class EngineClient:
             running.ended.set_result(end)
 
 
-def _tell(sink: TaskSink, kind: str, message: object) -> None:
-    match kind, message:
-        case "progress", pb.TaskProgress() as progress:
-            index = progress.asset_index if progress.HasField("asset_index") else None
-            sink.on_progress(index, progress.step, progress.steps, progress.phase)
-        case "preview", pb.TaskPreview() as preview:
-            sink.on_preview(preview.asset_index, preview.step, preview.content_type, preview.image)
-        case "text", pb.TaskText() as text:
-            sink.on_text(text.text)
-        case "finish", pb.TaskFinish() as finish:
-            sink.on_finish(finish)
-        case "log", pb.TaskLog() as line:
-            sink.on_log(line.line)
-        case "warning", pb.TaskWarning() as warning:
-            sink.on_warning(warning.message)
-        case "delivered", pb.OutputDelivered() as output:
-            renditions = {rendition: Path(path) for rendition, path in output.renditions.items()}
-            sink.on_delivered(output.asset_index, Path(output.path), renditions)
-        case "failed", pb.OutputFailed() as failed:
-            sink.on_failed(failed.asset_index, failed.reason, failed.retryable)
-
-
 def _nothing() -> None:
     pass
+
+
+async def _no_room(device: str, wanted_bytes: int) -> int:
+    return 0
 
 
 def _close_stdin(process: Process) -> None:

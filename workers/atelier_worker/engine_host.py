@@ -7,6 +7,7 @@ runs tasks in threads, and ends at once when the worker is gone. What the engine
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import queue
 import signal
@@ -21,6 +22,7 @@ from atelier_worker.engine import Cancelled, Engine, EngineError
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
 from atelier_worker.engine_wire import task_from_proto
 from atelier_worker.host_context import HostContext
+from atelier_worker.host_rooms import Rooms
 
 EXIT_NOT_USABLE = 2
 
@@ -36,7 +38,8 @@ class Host:
         self._waiting: queue.SimpleQueue[pb.RunTask] = queue.SimpleQueue()
         self._contexts: dict[str, HostContext] = {}
         self._configured = threading.Event()
-        self._options: dict[str, str] = {}
+        self._options: dict[str, object] = {}
+        self._rooms = Rooms(self.send)
 
     def serve(self, engine_name: str) -> int:
         """Make the engine and run tasks; when the worker closes the pipe the process ends. Returns only on failure."""
@@ -55,7 +58,9 @@ class Host:
         ready = pb.Ready(name=str(engine.name), concurrency=concurrency)
         ready.worker_types.extend(getattr(engine, "worker_types", ()))
         ready.stages.extend(getattr(engine, "stages", ()))
+        ready.models.extend(getattr(engine, "models", ()))
         self.send(pb.HostResponse(ready=ready))
+        self._rooms.serve(engine)
         reader.join()
         return 0
 
@@ -81,21 +86,26 @@ class Host:
     def _take(self, request: pb.HostRequest) -> None:
         match request.WhichOneof("message"):
             case "configure":
-                self._options = dict(request.configure.options)
+                self._options = json.loads(request.configure.options_json)
                 self._configured.set()
             case "run":
-                self._contexts[request.run.task_id] = HostContext(request.run, self.send)
+                self._contexts[request.run.task_id] = HostContext(request.run, self.send, self._rooms)
                 self._waiting.put(request.run)
             case "cancel":
                 context = self._contexts.get(request.cancel.task_id)
                 if context is not None:
                     context.cancel()
+            case "room_made":
+                self._rooms.answer(request.room_made)
+            case "give_room":
+                self._rooms.give(request.give_room)
 
     def _work(self, engine: Engine) -> None:
         while True:
             request = self._waiting.get()
             context = self._contexts[request.task_id]
             ended = self._run(engine, request, context)
+            self._rooms.tell_loaded()
             # A thread that the engine left behind must not speak for a task that has ended.
             context.cancel()
             del self._contexts[request.task_id]

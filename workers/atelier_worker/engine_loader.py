@@ -8,13 +8,14 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from atelier_worker.engine import ENTRY_POINT_GROUP, Engine
+from atelier_worker.engine_options import OptionsError
 
 
 class EngineNotUsable(Exception):
     """The engine cannot be made; the message is a sentence for the operator."""
 
 
-def load_engine(name: str, options: Mapping[str, str]) -> Engine:
+def load_engine(name: str, options: Mapping[str, object]) -> Engine:
     """Make an engine.
 
     Raises:
@@ -24,6 +25,8 @@ def load_engine(name: str, options: Mapping[str, str]) -> Engine:
         engine = _find_class(name)(options)
     except EngineNotUsable:
         raise
+    except OptionsError as error:
+        raise EngineNotUsable(str(error)) from error
     except Exception as error:
         raise EngineNotUsable(f"The engine {name!r} cannot be made: {type(error).__name__}: {error}.") from error
     missing = [part for part in ("name", "concurrency", "run") if not hasattr(engine, part)]

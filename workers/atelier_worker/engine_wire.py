@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier.router.v1 import chat_pb2
-from atelier_worker.engine import Chat, Message, Reference, Task
+from atelier_worker.engine import Chat, Lora, Message, Reference, Task
 
 _ROLES = {
     "system": chat_pb2.CHAT_ROLE_SYSTEM,
@@ -47,6 +47,9 @@ def task_to_proto(task_id: str, workdir: Path, task: Task) -> pb.RunTask:
         indexes=task.indexes,
         options=task.options,
         chat=None if task.chat is None else _chat_to_proto(task.chat),
+        guidance=task.guidance,
+        scheduler=task.scheduler,
+        loras=[pb.TaskLora(name=lora.name, weight=lora.weight) for lora in task.loras],
     )
 
 
@@ -72,6 +75,9 @@ def task_from_proto(message: pb.RunTask) -> Task:
         indexes=tuple(message.indexes),
         options=dict(message.options),
         chat=chat_from_proto(message.chat) if message.HasField("chat") else None,
+        guidance=message.guidance if message.HasField("guidance") else None,
+        scheduler=message.scheduler,
+        loras=tuple(Lora(lora.name, lora.weight) for lora in message.loras),
     )
 
 

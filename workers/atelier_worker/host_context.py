@@ -13,6 +13,7 @@ from typing import Literal
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier.router.v1 import chat_pb2
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, RENDITION_KINDS, Cancelled
+from atelier_worker.host_rooms import Rooms
 from atelier_worker.renditions import complete
 
 _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
@@ -23,12 +24,13 @@ _FINISH_REASONS = {"stop": chat_pb2.FINISH_REASON_STOP, "length": chat_pb2.FINIS
 class HostContext:
     """The `Context` of one task. Every method may be called from any thread."""
 
-    def __init__(self, task: pb.RunTask, send: Callable[[pb.HostResponse], None]) -> None:
-        """Speak for one task through `send`, which is safe from any thread."""
+    def __init__(self, task: pb.RunTask, send: Callable[[pb.HostResponse], None], rooms: Rooms) -> None:
+        """Speak for one task through `send`, and ask for room through `rooms`; both are safe from any thread."""
         self._task_id = task.task_id
         self._workdir = Path(task.workdir)
         self._indexes = frozenset(task.indexes)
         self._send = send
+        self._rooms = rooms
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._steps: dict[int, int] = {}
@@ -113,6 +115,9 @@ class HostContext:
         message = pb.OutputFailed(task_id=self._task_id, asset_index=int(asset_index), retryable=retryable)
         message.reason = _clean(reason)
         self._send(pb.HostResponse(failed=message))
+
+    def make_room(self, device: str, wanted_bytes: int) -> int:
+        return self._rooms.ask(str(device), int(wanted_bytes), self.check_cancelled)
 
     def _settle(self, asset_index: int) -> None:
         with self._lock:

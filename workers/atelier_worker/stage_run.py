@@ -15,7 +15,8 @@ from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
-from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient, EngineUnavailable, TaskEnd
+from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient
+from atelier_worker.engine_events import EngineUnavailable, TaskEnd
 from atelier_worker.refs import Ref
 from atelier_worker.reports import Reports
 from atelier_worker.uploads import TransferFailed, Transfers

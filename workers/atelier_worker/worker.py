@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 from atelier_worker.connection import Connection, Refused
-from atelier_worker.engine_client import EngineClient, EngineInfo, EngineUnavailable
+from atelier_worker.engine_client import EngineClient
+from atelier_worker.engine_events import EngineInfo, EngineUnavailable
 from atelier_worker.holdings import Holdings
 from atelier_worker.outbox import Outbox
 from atelier_worker.session import Introduction

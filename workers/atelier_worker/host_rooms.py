@@ -1,0 +1,106 @@
+"""Memory, seen from the engine's process: what its tasks ask of other engines, what others ask of it, what it holds."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from atelier.engine.v1 import engine_host_pb2 as pb
+from atelier_worker.engine import Engine
+from service_kit.ids import new_id
+
+# The worker answers sooner: it gives each other engine a deadline of its own. This is for a worker that hangs.
+ASK_LIMIT_S = 120.0
+# How soon a task that waits for room notices that its job was cancelled.
+_CANCEL_CHECK_S = 0.1
+
+
+@dataclass(slots=True)
+class _Question:
+    answered: threading.Event = field(default_factory=threading.Event)
+    freed_bytes: int = 0
+
+
+class Rooms:
+    """Asks for room, gives room, and tells what is loaded. Every method may be called from any thread."""
+
+    def __init__(self, send: Callable[[pb.HostResponse], None]) -> None:
+        """Speak through `send`, which is safe from any thread."""
+        self._send = send
+        self._questions: dict[str, _Question] = {}
+        self._wanted: queue.SimpleQueue[pb.GiveRoom] = queue.SimpleQueue()
+        self._engine: Engine | None = None
+        self._lock = threading.Lock()
+        self._told = pb.Loaded()
+
+    def serve(self, engine: Engine) -> None:
+        """Give room from now on, in a thread of its own: it must not wait for tasks, nor the pipe for it."""
+        self._engine = engine
+        threading.Thread(target=self._give_all, name="rooms", daemon=True).start()
+        self.tell_loaded()
+
+    def ask(self, device: str, wanted_bytes: int, check_cancelled: Callable[[], None]) -> int:
+        """Ask the other engines for room and wait; return the bytes freed, 0 when the worker does not answer.
+
+        `check_cancelled` raises to end the waiting.
+        """
+        check_cancelled()
+        request_id, question = new_id(), _Question()
+        self._questions[request_id] = question
+        try:
+            need = pb.NeedRoom(request_id=request_id, device=device, wanted_bytes=wanted_bytes)
+            self._send(pb.HostResponse(need_room=need))
+            deadline = time.monotonic() + ASK_LIMIT_S
+            while not question.answered.wait(_CANCEL_CHECK_S) and time.monotonic() < deadline:
+                check_cancelled()
+        finally:
+            del self._questions[request_id]
+        check_cancelled()
+        return question.freed_bytes
+
+    def answer(self, made: pb.RoomMade) -> None:
+        """Take the worker's answer to a question; nobody may be waiting for it any more."""
+        question = self._questions.get(made.request_id)
+        if question is not None:
+            question.freed_bytes = made.freed_bytes
+            question.answered.set()
+
+    def give(self, wanted: pb.GiveRoom) -> None:
+        """Have the engine free what it can, later. Each is answered."""
+        self._wanted.put(wanted)
+
+    def tell_loaded(self) -> None:
+        """Tell what the engine holds, if that has changed."""
+        find = getattr(self._engine, "loaded", None)
+        if find is None:
+            return
+        try:
+            models = [
+                pb.LoadedModel(name=str(one.name), device=str(one.device), size_bytes=int(one.size_bytes))
+                for one in find()
+            ]
+        except Exception:  # noqa: BLE001 - foreign code; what it holds is not worth a task or the process
+            traceback.print_exc()
+            return
+        with self._lock:
+            loaded = pb.Loaded(models=models)
+            if loaded != self._told:
+                self._told = loaded
+                self._send(pb.HostResponse(loaded=loaded))
+
+    def _give_all(self) -> None:
+        give = getattr(self._engine, "give_room", None)
+        while True:
+            wanted = self._wanted.get()
+            given = pb.RoomGiven(request_id=wanted.request_id)
+            if give is not None:
+                try:
+                    given.freed_bytes = max(0, int(give(wanted.device, wanted.wanted_bytes)))
+                except Exception:  # noqa: BLE001 - foreign code; the other engine hears that nothing was freed
+                    traceback.print_exc()
+            self.tell_loaded()
+            self._send(pb.HostResponse(room_given=given))
