@@ -1,0 +1,303 @@
+"""Which models an engine keeps in memory: admitted when the device will hold them, evicted by least use.
+
+A task says what it works with on top of the weights. Nothing is loaded on a guess that it may fit: what is needed is
+compared with what the device has free, less what tasks that run here were promised and have not taken yet.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+from atelier_worker.engine import Context, EngineError, LoadedModel
+from atelier_worker.engines.residency.device_memory import DeviceMemory, whole_name
+from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
+from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go
+
+T = TypeVar("T")
+WAITING = "waiting for memory"
+_LOOK_AGAIN_S = 0.25  # a context cannot wake a thread when its job is cancelled
+_tell: ContextVar[Callable[[int, int], None] | None] = ContextVar("atelier_loading", default=None)
+
+
+def tell_part(part: int, parts: int) -> None:
+    """Say, inside of a `load`, that `part` of `parts` is there; raises `Cancelled` when the job was cancelled."""
+    tell = _tell.get()
+    if tell is not None:
+        tell(part, parts)
+
+
+@dataclass(slots=True)
+class _Entry(Generic[T]):
+    name: str
+    load: Callable[[], T]
+    weights_bytes: int
+    model: T | None = None
+    loaded: bool = False
+    loading: bool = False
+    pins: int = 0
+    used_at: int = 0
+    # How many times the estimate a task with it really took, at worst; at least 1.
+    measured: float = 1.0
+
+
+class Residency(Generic[T]):
+    """The models of one engine on one device. Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        memory: DeviceMemory,
+        device: str,
+        limit_bytes: int | None = None,
+        *,
+        memory_wait_s: float = 30.0,
+        now: Callable[[], float] = time.monotonic,
+        pause: Callable[[threading.Condition, float], object] = threading.Condition.wait,
+    ) -> None:
+        """Keep at most `limit_bytes` of weights and working memory on `device` (None: what it has).
+
+        A task waits at most `memory_wait_s` for memory that somebody else holds.
+        """
+        self._memory = memory
+        self._device = whole_name(device)
+        self._limit_bytes = limit_bytes
+        self._memory_wait_s = memory_wait_s
+        self._now = now
+        self._pause = pause
+        self._changed = threading.Condition()
+        self._entries: dict[str, _Entry[T]] = {}
+        self._working_bytes = 0
+        self._uses = 0
+        self._starts = 0
+
+    def register(self, name: str, *, load: Callable[[], T], weights_bytes: int) -> None:
+        """Say how a model comes into memory, and how many bytes its weights take on the device.
+
+        `load` is called when a task needs the model, never twice at once. What it returns must be held by nobody else,
+        or an eviction frees nothing. It may call `tell_part`.
+        """
+        with self._changed:
+            if name in self._entries:
+                raise ValueError(f"model {name} is registered already")
+            self._entries[name] = _Entry(name, load, weights_bytes)
+
+    @contextmanager
+    def use(self, name: str, context: Context, *, working_bytes: int) -> Iterator[T]:
+        """Hold a model while a task works with it, with `working_bytes` beside its weights.
+
+        Evicts idle models, asks other engines for room, and waits a while, in this order and only as far as needed.
+        A model that is not there is loaded, as progress with the phase `loading NAME`. Keep no reference to the model
+        after the block: it may be evicted.
+
+        Raises:
+            NotEnoughMemory: the device does not hold it; not retryable when it never will.
+            Cancelled: the job was cancelled while this waited or loaded.
+            EngineError: no such model.
+        """
+        entry = self._entry(name)
+        admitted_bytes = round(working_bytes * entry.measured)
+        self._admit(entry, context, admitted_bytes)
+        try:
+            if entry.loading:
+                self._load(entry, context, admitted_bytes)
+            with self._measured(entry, working_bytes):
+                yield cast(T, entry.model)
+        finally:
+            with self._changed:
+                entry.pins -= 1
+                self._working_bytes -= admitted_bytes
+                self._uses += 1
+                entry.used_at = self._uses
+                self._changed.notify_all()
+
+    def loaded(self) -> list[LoadedModel]:
+        """Return what is in memory, the most recently used last."""
+        with self._changed:
+            there = sorted((entry for entry in self._entries.values() if entry.loaded), key=lambda e: e.used_at)
+            return [LoadedModel(entry.name, self._device, entry.weights_bytes) for entry in there]
+
+    def give_room(self, device: str, wanted_bytes: int) -> int:
+        """Evict models that no task uses until `wanted_bytes` are free; return the bytes that they took."""
+        if whole_name(device) != self._device:
+            return 0
+        with self._changed:
+            return self._evict(lambda freed: freed >= wanted_bytes)
+
+    def working_room(self, name: str) -> int:
+        """Return how much a task with this model could work with now, were all idle models evicted; 0 if none."""
+        entry = self._entry(name)
+        with self._changed:
+            idle = sum(other.weights_bytes for other in self._idle() if other is not entry)
+            weights = 0 if entry.loaded or entry.loading else entry.weights_bytes
+            return max(0, int((self._available() + idle - weights) / entry.measured))
+
+    def _entry(self, name: str) -> _Entry[T]:
+        with self._changed:
+            entry = self._entries.get(name)
+            if entry is None:
+                raise EngineError(f'no model is called "{name}" here; there are: {", ".join(sorted(self._entries))}')
+            return entry
+
+    def _admit(self, entry: _Entry[T], context: Context, working_bytes: int) -> None:
+        """Pin a model and count its memory, or raise; `entry.loading` then says that this task loads it."""
+        deadline: float | None = None
+        while True:
+            context.check_cancelled()
+            with self._changed:
+                if entry.loading:
+                    lacking = 0
+                else:
+                    lacking = self._take(entry, working_bytes)
+                    if lacking == 0:
+                        return
+            if lacking == 0:  # another task loads it
+                context.progress(0, 1, phase=f"loading {entry.name}")
+            elif context.make_room(self._device, lacking) > 0:
+                continue
+            else:
+                deadline = self._now() + self._memory_wait_s if deadline is None else deadline
+                if self._now() >= deadline:
+                    raise self._refusal(entry, working_bytes)
+                context.progress(0, 1, phase=WAITING)
+            with self._changed:
+                self._pause(self._changed, _LOOK_AGAIN_S)
+
+    def _take(self, entry: _Entry[T], working_bytes: int) -> int:
+        """Count a task in and return 0, or return the bytes that are lacking and change nothing. Under the lock."""
+        self._refuse_what_never_fits(entry, working_bytes)
+        needed = working_bytes + (0 if entry.loaded else entry.weights_bytes)
+        idle = sum(other.weights_bytes for other in self._idle() if other is not entry)
+        lacking = needed - self._available() - idle
+        if lacking > 0:
+            return lacking
+        entry.pins += 1  # so that it is not evicted for itself
+        self._evict(lambda _: self._available() >= needed)
+        lacking = needed - self._available()
+        if lacking > 0:  # what was evicted gave back less than it took
+            entry.pins -= 1
+            return lacking
+        self._working_bytes += working_bytes
+        entry.loading = not entry.loaded
+        return 0
+
+    @contextmanager
+    def _measured(self, entry: _Entry[T], working_bytes: int) -> Iterator[None]:
+        """Learn from a task that ran alone how far its estimate was too low."""
+        with self._changed:
+            self._starts += 1
+            started = self._starts
+            before = self._memory.used_bytes() if self._pins() == 1 else None
+            if before is not None:
+                self._memory.start_peak()
+        yield
+        with self._changed:
+            peak = self._memory.peak_bytes()
+            if before is not None and peak is not None and started == self._starts and working_bytes > 0:
+                entry.measured = max(entry.measured, (peak - before) / working_bytes)
+
+    def _pins(self) -> int:
+        return sum(entry.pins for entry in self._entries.values())
+
+    def _load(self, entry: _Entry[T], context: Context, working_bytes: int) -> None:
+        before = self._memory.used_bytes()
+        token = _tell.set(lambda part, parts: context.progress(part, parts, phase=f"loading {entry.name}"))
+        try:
+            context.progress(0, 1, phase=f"loading {entry.name}")
+            model = entry.load()
+        except BaseException as error:
+            no_room = is_out_of_memory(error)
+            let_go(error)
+            with self._changed:
+                self._loaded(entry, None, before)
+            self._memory.release()
+            if no_room:
+                raise self._refusal(entry, working_bytes) from None
+            raise
+        finally:
+            _tell.reset(token)
+        with self._changed:
+            self._loaded(entry, model, before)
+        context.progress(1, 1, phase=f"loading {entry.name}")
+
+    def _loaded(self, entry: _Entry[T], model: T | None, used_before: int | None) -> None:
+        entry.loading = False
+        entry.model = model
+        entry.loaded = model is not None
+        after = self._memory.used_bytes()
+        if model is not None and self._pins() == 1 and after is not None and used_before is not None:
+            entry.weights_bytes = max(entry.weights_bytes, after - used_before)
+        self._changed.notify_all()
+
+    def _idle(self) -> list[_Entry[T]]:
+        there = [entry for entry in self._entries.values() if entry.loaded and entry.pins == 0]
+        return sorted(there, key=lambda entry: entry.used_at)
+
+    def _evict(self, enough: Callable[[int], bool]) -> int:
+        """Drop idle models, the least recently used first, until `enough(freed)`; return the bytes. Under the lock."""
+        freed = 0
+        for entry in self._idle():
+            if enough(freed):
+                break
+            entry.model = None
+            entry.loaded = False
+            freed += entry.weights_bytes
+            self._memory.release()
+        if freed:
+            self._changed.notify_all()
+        return freed
+
+    def _available(self) -> int:
+        """Return what one more task may take. Under the lock."""
+        loaded = sum(entry.weights_bytes for entry in self._entries.values() if entry.loaded)
+        loading = sum(entry.weights_bytes for entry in self._entries.values() if entry.loading)
+        promised = loading + self._working_bytes
+        used = self._memory.used_bytes()
+        taken = 0 if used is None else max(0, used - loaded)
+        free = self._memory.free_bytes() - max(0, promised - taken)
+        if self._limit_bytes is not None:
+            free = min(free, self._limit_bytes - loaded - promised)
+        return free
+
+    def _refuse_what_never_fits(self, entry: _Entry[T], working_bytes: int) -> None:
+        total = self._memory.total_bytes()
+        most = total if self._limit_bytes is None else min(total, self._limit_bytes)
+        if entry.weights_bytes + working_bytes <= most:
+            return
+        if most == total:
+            has = f"which has {sized(total)} in all"
+        else:
+            has = f"of which this engine's memory_limit gives it {sized(most)}"
+        raise NotEnoughMemory(
+            f"{_needs(entry, working_bytes)} on {self._device}, {has}; ask for a smaller size or fewer outputs at once"
+        )
+
+    def _refusal(self, entry: _Entry[T], working_bytes: int) -> NotEnoughMemory:
+        with self._changed:
+            held = [
+                f"{other.name} {sized(other.weights_bytes)}"
+                for other in self._entries.values()
+                if other.loaded and other is not entry
+            ]
+            if self._working_bytes:
+                held.append(f"running tasks {sized(self._working_bytes)}")
+            available = max(0, self._available())
+        limit = "" if self._limit_bytes is None else f" (memory_limit is {sized(self._limit_bytes)})"
+        return NotEnoughMemory(
+            f"{_needs(entry, working_bytes)} on {self._device}; {sized(available)} of "
+            f"{sized(self._memory.total_bytes())} are free for it{limit}, and this engine holds "
+            f"{', '.join(held) or 'nothing else'}; try again later",
+            retryable=True,
+        )
+
+
+def _needs(entry: _Entry[T], working_bytes: int) -> str:
+    whole = entry.weights_bytes + working_bytes
+    return (
+        f"{entry.name} needs {sized(whole)} ({sized(entry.weights_bytes)} of weights, "
+        f"{sized(working_bytes)} to work with)"
+    )
