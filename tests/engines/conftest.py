@@ -3,6 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 collect_ignore = [] if os.environ.get("WITH_ENGINES") else [path.name for path in Path(__file__).parent.glob("test_*.py")]
+# Before the libraries are imported: nothing is asked of the hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Keep to one thread: the models are tiny, and the machine is shared."""
+    if os.environ.get("WITH_ENGINES"):
+        import torch
+
+        torch.set_num_threads(1)
+    yield
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a tiny SDXL."""
+    from tests.engines import tiny_sdxl
+
+    return tiny_sdxl.save(tmp_path_factory.mktemp("tiny"))

@@ -1,0 +1,94 @@
+"""SDXL with tiny random weights, saved as folders that the real loading code reads. Nothing is downloaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from peft import LoraConfig, get_peft_model_state_dict
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+_TEXT_WIDTH = 32
+
+
+def save(folder: Path) -> Path:
+    """Write a pipeline with random weights, always the same, into a folder; return the folder.
+
+    Its autoencoder is 8 times smaller than its pictures, as the real one.
+    """
+    torch.manual_seed(0)
+    vocabulary = _tokenizer_files(folder / "letters")
+    config = _text_config(vocabulary)
+    pipeline = StableDiffusionXLPipeline(
+        vae=_vae(),
+        text_encoder=CLIPTextModel(config).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(config).eval(),
+        tokenizer=_tokenizer(folder / "letters", pad="<|endoftext|>"),
+        tokenizer_2=_tokenizer(folder / "letters", pad="!"),
+        unet=_unet(),
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            timestep_spacing="leading",
+            steps_offset=1,
+        ),
+    )
+    pipeline.save_pretrained(folder / "sdxl", safe_serialization=True)
+    return folder / "sdxl"
+
+
+def save_lora(folder: Path, name: str = "ink.safetensors", *, seed: int = 1) -> Path:
+    """Write a LoRA for the tiny UNet as peft makes it, with random weights; return the file."""
+    torch.manual_seed(seed)
+    unet = _unet()
+    unet.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    StableDiffusionXLPipeline.save_lora_weights(
+        folder, unet_lora_layers=get_peft_model_state_dict(unet), weight_name=name, safe_serialization=True
+    )
+    return folder / name
+
+
+def _tokenizer_files(folder: Path) -> int:
+    """Write a vocabulary of single letters, so that n letters are n tokens; return its size."""
+    folder.mkdir(parents=True)
+    letters = [chr(code) for code in range(33, 127)]
+    words = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}), "utf-8")
+    (folder / "merges.txt").write_text("#version: 0.2\n", "utf-8")
+    return len(words)
+
+
+def _tokenizer(folder: Path, *, pad: str) -> CLIPTokenizer:
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token=pad, model_max_length=77,
+    )  # fmt: skip
+
+
+def _text_config(vocabulary: int) -> Any:
+    return CLIPTextConfig(
+        vocab_size=vocabulary, hidden_size=_TEXT_WIDTH, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
+        projection_dim=_TEXT_WIDTH, hidden_act="gelu", bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+        pad_token_id=vocabulary - 1,
+    )  # fmt: skip
+
+
+def _unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, sample_size=8, in_channels=4, out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
+        addition_time_embed_dim=8, transformer_layers_per_block=(1, 1), norm_num_groups=4,
+        projection_class_embeddings_input_dim=8 * 6 + _TEXT_WIDTH, cross_attention_dim=2 * _TEXT_WIDTH,
+    ).eval()  # fmt: skip
+
+
+def _vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        block_out_channels=[4, 4, 8, 8], in_channels=3, out_channels=3, latent_channels=4, norm_num_groups=4,
+        down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4, sample_size=64,
+        scaling_factor=0.13025,
+    ).eval()  # fmt: skip

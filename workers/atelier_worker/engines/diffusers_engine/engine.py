@@ -1,0 +1,140 @@
+"""The engine: reads its options, finds its models, keeps them in memory, and gives each task to what makes it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from atelier_worker.engine import Context, EngineError, LoadedModel, Task
+from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.diffusers_engine.loras import apply_loras, check_loras
+from atelier_worker.engines.diffusers_engine.models import Model, Use, effective_dtype, load, weights_bytes
+from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read_settings
+from atelier_worker.engines.diffusers_engine.weights import Weights, WeightsError, download, find
+from atelier_worker.engines.residency import Residency, memory_of, video_working_bytes
+
+_log = logging.getLogger(__name__)
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
+_LOOK_AGAIN_S = 0.1  # a context cannot wake a thread when its job is cancelled
+
+
+class DiffusersEngine:
+    """Pictures with SDXL and videos with Wan, by diffusers. docs/engines.md has its options.
+
+    Nothing of the libraries is imported before the first task, so that the process starts at once; what the options
+    name is looked at before, so that it does not start when a model is missing or broken.
+    """
+
+    name = "diffusers"
+    stages = ("generate",)
+
+    def __init__(self, options: Mapping[str, object]) -> None:
+        """Read the options and look at the weights.
+
+        Raises:
+            OptionsError: an option cannot be used, a library is not installed, or weights are missing or broken.
+        """
+        missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+        if missing:
+            raise OptionsError(
+                f"The engine diffusers needs {', '.join(missing)}: install them with "
+                "pip install 'atelier-media[diffusers]'."
+            )
+        self._settings = read_settings(options)
+        self.concurrency = self._settings.concurrency
+        self.models = tuple(self._settings.models)
+        self._found = {name: find(model) for name, model in self._settings.models.items()}
+        families = sorted({found.family for found in self._found.values() if found is not None})
+        self.worker_types = self._settings.worker_types or tuple(families)
+        self._device = self._settings.device
+        self._lock = threading.Lock()
+        self._residency: Residency[Model] | None = None
+        self._registered: set[str] = set()
+
+    def run(self, task: Task, context: Context) -> None:
+        """Run one stage to its end; see `Engine.run`."""
+        if task.stage != "generate":
+            raise EngineError("This engine makes pictures and videos, and no texts: choose another model.")
+        settings = self._settings.models.get(task.model) or self._settings.models.get("*")
+        if settings is None:
+            raise EngineError(f"This worker has no model {task.model!r}; it has {', '.join(self.models)}.")
+        context.progress(0, max(1, task.steps), phase="starting")
+        weights = self._weights(settings, context)
+        residency = self._kept(settings, weights)
+        use = partial(self._use, residency, settings, context)
+        if weights.family == "sdxl":
+            from atelier_worker.engines.diffusers_engine import images
+
+            images.run(task, context, settings, self._device, use)
+        else:
+            self._video(task, context, settings, use)
+
+    def loaded(self) -> Sequence[LoadedModel]:
+        """Return the models in memory."""
+        return self._residency.loaded() if self._residency is not None else ()
+
+    def give_room(self, device: str, wanted_bytes: int) -> int:
+        """Evict models that no task uses; return the bytes that they took."""
+        return self._residency.give_room(device, wanted_bytes) if self._residency is not None else 0
+
+    def _weights(self, settings: ModelSettings, context: Context) -> Weights:
+        found = self._found[settings.name]
+        if found is None:
+            context.progress(0, 1, phase=f"downloading {settings.name}")
+            try:
+                found = download(settings)
+            except WeightsError as error:
+                _log.error("model_not_downloaded model=%s error=%s", settings.name, error)
+                raise EngineError(
+                    f"The weights of the model {settings.name} cannot be downloaded; the worker's log says why.",
+                    retryable=True,
+                ) from error
+            self._found[settings.name] = found
+        return found
+
+    def _kept(self, settings: ModelSettings, weights: Weights) -> Residency[Model]:
+        """The models in memory, with this one among those that can be."""
+        with self._lock:
+            if self._residency is None:
+                if self._device == "auto":
+                    import torch
+
+                    self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+                self._residency = Residency(memory_of(self._device), self._device, self._settings.memory_limit_bytes)
+            if settings.name not in self._registered:
+                dtype = effective_dtype(settings.dtype, self._device)
+                self._residency.register(
+                    settings.name,
+                    load=partial(load, settings, weights, self._device),
+                    weights_bytes=weights_bytes(weights, dtype, offload=settings.offload),
+                )
+                self._registered.add(settings.name)
+            return self._residency
+
+    @contextmanager
+    def _use(
+        self, residency: Residency[Model], settings: ModelSettings, context: Context, working_bytes: int
+    ) -> Iterator[Model]:
+        with residency.use(settings.name, context, working_bytes=working_bytes) as model:
+            # LoRAs change the weights that tasks share: one task at a time.
+            while not model.lock.acquire(timeout=_LOOK_AGAIN_S):
+                context.progress(0, 1, phase="waiting for the model")
+            try:
+                yield model
+            finally:
+                model.lock.release()
+
+    def _video(self, task: Task, context: Context, settings: ModelSettings, use: Use) -> None:
+        from atelier_worker.engines.diffusers_engine import video
+
+        check_loras(task.loras, settings)
+        dtype = effective_dtype(settings.dtype, self._device)
+        needed = video_working_bytes(task.width, task.height, task.frames, dtype=dtype, tiled=settings.tiling)
+        with use(needed) as model:
+            apply_loras(model, task.loras)
+            said = video.VideoSettings(settings.guidance, settings.scheduler, settings.flow_shift)
+            video.run(model.pipeline, task, context, said)

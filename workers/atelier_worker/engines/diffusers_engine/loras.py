@@ -1,0 +1,88 @@
+"""LoRAs by name: put into a model's weights for a task, and taken out for the next one that wants others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from atelier_worker.engine import EngineError, Lora
+from atelier_worker.engines.diffusers_engine.models import Model
+from atelier_worker.engines.diffusers_engine.settings import ModelSettings
+
+_log = logging.getLogger(__name__)
+
+
+def check_loras(loras: Sequence[Lora], settings: ModelSettings) -> None:
+    """Refuse a name that the model's settings do not have, or one that is there twice.
+
+    Raises:
+        EngineError: a LoRA cannot be used.
+    """
+    for number, lora in enumerate(loras):
+        if lora.name not in settings.loras:
+            listed = ", ".join(sorted(settings.loras)) or "none"
+            raise EngineError(f"There is no LoRA {lora.name!r} for this model on this worker; there are: {listed}.")
+        if any(other.name == lora.name for other in loras[:number]):
+            raise EngineError(f"The LoRA {lora.name!r} is named twice; name it once, with the weight that you want.")
+
+
+def apply_loras(model: Model, loras: Sequence[Lora]) -> None:
+    """Make a model be what a task wants: with exactly these LoRAs at their weights. The caller holds its lock.
+
+    LoRAs stay in until a task wants others, so that a series of tasks with the same ones reads them once.
+
+    Raises:
+        EngineError: a file is missing, or does not fit the model; the model is then without LoRAs.
+    """
+    wanted = tuple(sorted(lora.name for lora in loras))
+    if wanted != model.adapters:
+        _take_out(model)
+        try:
+            for name in wanted:
+                _put_in(model, name)
+        except BaseException:
+            _take_out(model)
+            raise
+    if loras:
+        model.pipeline.set_adapters([_adapter(lora.name) for lora in loras], [lora.weight for lora in loras])
+
+
+def _put_in(model: Model, name: str) -> None:
+    pipeline, path = model.pipeline, Path(model.settings.loras[name])
+    unusable = EngineError(f"The LoRA {name!r} cannot be used with this model; the worker's log says why.")
+    if not path.is_file():
+        _log.error("lora_missing lora=%s path=%s", name, path)
+        raise unusable
+    # Before the attempt: what is half in must be taken out as well.
+    model.adapters = tuple(sorted((*model.adapters, name)))
+    try:
+        pipeline.load_lora_weights(
+            str(path.parent), weight_name=path.name, adapter_name=_adapter(name), use_safetensors=True,
+            local_files_only=True,
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+        if "out of memory" in str(error).lower():
+            raise
+        _log.exception("lora_not_loaded lora=%s path=%s", name, path)
+        raise unusable from error
+    if not any(_adapter(name) in names for names in pipeline.get_list_adapters().values()):
+        _log.error("lora_has_nothing_for_model lora=%s path=%s", name, path)
+        raise unusable
+
+
+def _take_out(model: Model) -> None:
+    if model.adapters:
+        model.pipeline.unload_lora_weights()
+        model.adapters = ()
+
+
+def _adapter(name: str) -> str:
+    """The name inside of the libraries, where dots part the names of modules."""
+    return "lora_" + "".join(letter if letter.isalnum() else f"_{ord(letter):x}_" for letter in name)
+
+
+def said(loras: Sequence[Lora]) -> list[dict[str, Any]]:
+    """How a file says which LoRAs it was made with."""
+    return [{"name": lora.name, "weight": lora.weight} for lora in loras]

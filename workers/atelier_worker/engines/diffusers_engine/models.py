@@ -1,0 +1,121 @@
+"""Models in memory: from a folder to a pipeline on a device."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from atelier_worker.engine import EngineError
+from atelier_worker.engines.diffusers_engine.settings import ModelSettings
+from atelier_worker.engines.diffusers_engine.weights import Weights
+from atelier_worker.engines.residency import tell_part
+
+_log = logging.getLogger(__name__)
+_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+
+
+@dataclass(slots=True)
+class Model:
+    """A model in memory. `pipeline` is the one that the folder names, with all its components on `device`.
+
+    Tasks make pipelines of their own from its components and never step its scheduler; one task at a time holds `lock`.
+    `adapters` are the names of the LoRAs that are in it now.
+    """
+
+    settings: ModelSettings
+    weights: Weights
+    pipeline: Any
+    device: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    adapters: tuple[str, ...] = ()
+
+
+class Use(Protocol):
+    """Holds the model of a task, with so many bytes of memory beside its weights; see `Residency.use`."""
+
+    def __call__(self, working_bytes: int) -> AbstractContextManager[Model]: ...
+
+
+def effective_dtype(dtype: str, device: str) -> str:
+    """The type of numbers that `auto` stands for: `bfloat16` on a GPU, `float32` on the CPU."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device == "cpu" else "bfloat16"
+
+
+def dtypes_of(weights: Weights, dtype: str) -> Mapping[str, str]:
+    """The type of each component's numbers. The decoder of Wan has lines in half precision, so it stays whole."""
+    whole = ("vae",) if weights.family == "wan" else ()
+    return {name: "float32" if name in whole else dtype for name in weights.elements}
+
+
+def weights_bytes(weights: Weights, dtype: str, *, offload: bool) -> int:
+    """What the weights take on the device; with `offload` that is the largest component."""
+    sizes = [weights.elements[name] * _BYTES[kind] for name, kind in dtypes_of(weights, dtype).items()]
+    return max(sizes, default=0) if offload else sum(sizes)
+
+
+def load(settings: ModelSettings, weights: Weights, device: str) -> Model:
+    """Load a model onto `device` (`cpu`, `cuda:0`).
+
+    Raises:
+        EngineError: the weights cannot be loaded; why is in the worker's log.
+    """
+    import diffusers
+    import torch
+
+    dtype = effective_dtype(settings.dtype, device)
+    kinds = {name: getattr(torch, kind) for name, kind in dtypes_of(weights, dtype).items()}
+    tell_part(0, 2)
+    try:
+        pipeline = getattr(diffusers, weights.pipeline).from_pretrained(
+            weights.folder,
+            dtype=kinds | {"default": getattr(torch, dtype)},
+            variant=settings.variant,
+            use_safetensors=True,
+            local_files_only=True,
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
+        raise _cannot_load(settings, error) from error
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "size mismatch" not in str(error):
+            raise
+        raise _cannot_load(settings, error) from error
+    tell_part(1, 2)
+    pipeline.set_progress_bar_config(disable=True)
+    place(pipeline, settings, device)
+    return Model(settings, weights, pipeline, device)
+
+
+def place(pipeline: Any, settings: ModelSettings, device: str) -> None:
+    """Put a pipeline where its settings want it: on the device, or in the main memory until a component is needed."""
+    if settings.offload and device != "cpu":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.to(device)
+
+
+@contextmanager
+def offloaded(model: Model, wanted: bool) -> Iterator[None]:
+    """Keep a model's weights in the main memory while this lasts, each on the device only while it works."""
+    if not wanted or model.settings.offload or model.device == "cpu":
+        yield
+        return
+    model.pipeline.enable_model_cpu_offload(device=model.device)
+    try:
+        yield
+    finally:
+        model.pipeline.remove_all_hooks()
+        model.pipeline.to(model.device)
+
+
+def _cannot_load(settings: ModelSettings, error: Exception) -> EngineError:
+    _log.error("model_not_loaded model=%s error=%s", settings.name, error)
+    return EngineError(
+        f"The weights of the model {settings.name} cannot be loaded ({type(error).__name__}); "
+        "the operator of the worker finds why in its log."
+    )

@@ -1,0 +1,204 @@
+"""Finds the weights of a model on this machine and looks at them without loading: folder, kind, sizes, what is broken.
+
+Only safetensors are taken: other formats can run code while they are read. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.diffusers_engine.settings import ModelSettings
+
+PIPELINES: Mapping[str, str] = MappingProxyType(
+    {
+        "StableDiffusionXLPipeline": "sdxl",
+        "StableDiffusionXLImg2ImgPipeline": "sdxl",
+        "StableDiffusionXLInpaintPipeline": "sdxl",
+        "WanPipeline": "wan",
+        "WanImageToVideoPipeline": "wan",
+    }
+)
+"""The classes of pipelines that the engine runs → their family."""
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_EXAMPLES = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "wan": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
+_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "FeatureExtractor")
+_MAX_HEADER_BYTES = 100 << 20
+
+
+class WeightsError(OptionsError):
+    """The weights are missing or cannot be used; the message is for the operator and may name folders."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """What was found in a folder: the class of the pipeline, its family, and the elements of each component."""
+
+    folder: Path
+    pipeline: str
+    family: str
+    elements: Mapping[str, int]
+
+
+def find(settings: ModelSettings) -> Weights | None:
+    """Find the weights of a model; None when they are in no cache yet and may be downloaded.
+
+    Raises:
+        WeightsError: they are missing, in another format, cut off, or of a pipeline that is not known.
+    """
+    if _is_folder(settings.source):
+        folder = Path(settings.source).expanduser()
+        if not folder.is_dir():
+            what = "is no folder" if folder.exists() else "does not exist"
+            raise WeightsError(
+                f"model {settings.name}: the folder {folder} {what}; get the weights with "
+                f"`hf download {_EXAMPLES.get(settings.name, 'OWNER/NAME')} --local-dir {folder}`."
+            )
+        return look(folder, settings)
+    if not _HUB_ID.fullmatch(settings.source):
+        raise WeightsError(
+            f"model {settings.name}: source {settings.source!r} is neither a folder of this machine nor OWNER/NAME."
+        )
+    cached = _from_hub(settings, local_only=True)
+    if cached is None and not settings.download:
+        raise WeightsError(
+            f"model {settings.name}: the weights of {settings.source} are not on this machine; get them with "
+            f"`hf download {settings.source}`, or say download = true."
+        )
+    return None if cached is None else look(cached, settings)
+
+
+def download(settings: ModelSettings) -> Weights:
+    """Download the weights of a model into the local cache of the hub, and look at them.
+
+    Raises:
+        WeightsError: they cannot be downloaded, or what was downloaded cannot be used.
+    """
+    folder = _from_hub(settings, local_only=False)
+    if folder is None:
+        raise WeightsError(f"model {settings.name}: {settings.source} cannot be downloaded.")
+    return look(folder, settings)
+
+
+def _from_hub(settings: ModelSettings, *, local_only: bool) -> Path | None:
+    """The folder of a repository in the local cache; None when it is not there and is not to be downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    weights = "*.safetensors" if settings.variant is None else f"*.{settings.variant}*.safetensors"
+    try:
+        folder = snapshot_download(
+            settings.source,
+            revision=settings.revision,
+            local_files_only=local_only,
+            allow_patterns=["*.json", "*.txt", "*.model", weights],
+        )
+    except Exception as error:  # whatever the network and the hub can answer
+        if local_only and isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise WeightsError(f"model {settings.name}: {settings.source} cannot be downloaded: {error}") from error
+    return Path(folder)
+
+
+def look(folder: Path, settings: ModelSettings) -> Weights:
+    """Look at a folder as diffusers saves them.
+
+    Raises:
+        WeightsError: it is none, or something in it is missing, broken or not known.
+    """
+    index = _index(folder, settings)
+    pipeline = str(index.get("_class_name"))
+    if pipeline not in PIPELINES:
+        raise WeightsError(
+            f"model {settings.name}: {folder} holds a {pipeline}; this engine runs {', '.join(PIPELINES)}."
+        )
+    elements = {
+        name: _elements(folder / name, settings)
+        for name, kind in index.items()
+        if isinstance(kind, list) and len(kind) == 2 and kind[1] and not str(kind[1]).endswith(_WITHOUT_WEIGHTS)
+    }
+    return Weights(folder, pipeline, PIPELINES[pipeline], MappingProxyType(elements))
+
+
+def _is_folder(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or Path(source).exists()
+
+
+def _index(folder: Path, settings: ModelSettings) -> dict[str, Any]:
+    path = folder / "model_index.json"
+    if not path.is_file():
+        inner = sorted(found.parent for found in folder.glob("*/model_index.json"))
+        remedy = (
+            f"did you mean {inner[0]}?" if inner else "give the folder that diffusers' save_pretrained has written."
+        )
+        raise WeightsError(
+            f"model {settings.name}: {folder} is no folder of a pipeline (no model_index.json); {remedy}"
+        )
+    try:
+        index = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"model {settings.name}: {path} cannot be read; download it again. ({error})") from error
+    if not isinstance(index, dict):
+        raise WeightsError(f"model {settings.name}: {path} is not what diffusers writes; download it again.")
+    return index
+
+
+def _elements(folder: Path, settings: ModelSettings) -> int:
+    """How many numbers the weights of one component are."""
+    files = _weight_files(folder, settings)
+    if not files:
+        others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt"))
+        if others:
+            raise WeightsError(
+                f"model {settings.name}: {folder} has {others[0]} but no safetensors, and other formats can run code "
+                "while they are read; download the safetensors."
+            )
+        kind = f" of the variant {settings.variant}" if settings.variant else ""
+        raise WeightsError(
+            f"model {settings.name}: {folder} has no weights{kind} (*.safetensors); download the model again."
+        )
+    return sum(sum(_sizes_in(path, settings)) for path in files)
+
+
+def _weight_files(folder: Path, settings: ModelSettings) -> list[Path]:
+    """The files that are loaded of a component: those of the variant where there are some, else those of none."""
+    plain = [path for path in sorted(folder.glob("*.safetensors")) if not _variant_of(path)]
+    found = [path for path in sorted(folder.glob("*.safetensors")) if _variant_of(path) == settings.variant]
+    for index in folder.glob("*.safetensors.index.json"):
+        for name in set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values()):
+            if not (folder / name).is_file() and _variant_of(folder / name) == settings.variant:
+                raise WeightsError(f"model {settings.name}: {folder / name} is missing; download the model again.")
+    return found or plain
+
+
+def _variant_of(path: Path) -> str | None:
+    """`fp16` of `model.fp16.safetensors` and `model.fp16-00001-of-00002.safetensors`; None of `model.safetensors`."""
+    match = re.fullmatch(r"[^.]+\.([^.]+?)(-\d+-of-\d+)?\.safetensors", path.name)
+    return match[1] if match else None
+
+
+def _sizes_in(path: Path, settings: ModelSettings) -> Iterator[int]:
+    """The elements of each tensor of a file (https://huggingface.co/docs/safetensors: length, JSON header, data)."""
+    broken = f"model {settings.name}: {path} is cut off or broken; download it again."
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as opened:
+            length = struct.unpack("<Q", opened.read(8))[0]
+            if length > min(size - 8, _MAX_HEADER_BYTES):
+                raise WeightsError(broken)
+            header = json.loads(opened.read(length))
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        if max((tensor["data_offsets"][1] for tensor in tensors), default=0) != size - 8 - length:
+            raise WeightsError(broken)
+        yield from (math.prod(tensor["shape"]) for tensor in tensors)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise WeightsError(broken) from error
