@@ -6,9 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,16 +13,17 @@ from pathlib import Path
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker import frames
 from atelier_worker.engine import LoadedModel, Task
-from atelier_worker.engine_events import EngineInfo, EngineUnavailable, TaskEnd, TaskSink, tell
-from atelier_worker.engine_wire import task_to_proto
+from atelier_worker.engine_events import EngineInfo, EngineUnavailable, TaskEnd, TaskSink
+from atelier_worker.engine_process import EngineProcess
+from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S, EngineTasks, Tally
+from atelier_worker.task_watch import Limits
 from service_kit.ids import new_id
 from service_kit.telemetry import get_logger
 
-DEFAULT_CANCEL_GRACE_S = 10.0
-_LOAD_LIMIT_S = 900.0
-_STOP_LIMIT_S = 2.0
-_LONGEST_PAUSE_S = 10.0
-_PIPE_BUFFER_BYTES = 1 << 20
+_MAKE_LIMIT_S = 900.0
+_LONGEST_PAUSE_S = 60.0
+# A process that has lived for so long was not broken from the start.
+_STABLE_S = 60.0
 
 log = get_logger(__name__)
 
@@ -40,21 +38,12 @@ _MEMORY_GOES_BACK = {
 
 
 @dataclass(slots=True)
-class _Running:
-    sink: TaskSink
-    ended: asyncio.Future[TaskEnd]
-    grace: asyncio.TimerHandle | None = None
-    overdue: bool = False
-
-
-@dataclass(slots=True)
 class _Host:
-    process: Process
-    tasks: dict[str, _Running] = field(default_factory=dict)
+    process: EngineProcess
+    tasks: EngineTasks
     gifts: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     answers: set[asyncio.Task[None]] = field(default_factory=set)
     loaded: tuple[LoadedModel, ...] = ()
-    kill_timer: asyncio.TimerHandle | None = None
 
 
 class EngineClient:
@@ -65,6 +54,7 @@ class EngineClient:
         engine: str,
         options: Mapping[str, object],
         *,
+        limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """Prepare an engine.
@@ -75,15 +65,20 @@ class EngineClient:
         Args:
             engine: its entry point, or `module:Class`.
             options: what its class is constructed with: texts, numbers, lists and tables.
+            limits: how long a task may take and be silent.
             environ: the environment of the process; by default the worker's; `ATELIER_*` is left out.
         """
         self._engine = engine
         self._options = dict(options)
+        self._limits = limits or Limits()
         given = os.environ if environ is None else environ
         passed_on = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
         self._environ = _MEMORY_GOES_BACK | passed_on
         self.on_change: Callable[[], None] = _nothing
         self.on_need_room: Callable[[str, int], Awaitable[int]] = _no_room
+        self.tally = Tally()
+        self.restarts = 0
+        self.last_end = ""
         self._host: _Host | None = None
         self._info: EngineInfo | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -93,7 +88,7 @@ class EngineClient:
     @property
     def ready(self) -> bool:
         """Whether a task can be run now."""
-        return self._info is not None
+        return self._info is not None and self._host is not None and not self._host.tasks.condemned
 
     @property
     def pid(self) -> int | None:
@@ -106,29 +101,14 @@ class EngineClient:
         return self._host.loaded if self._host is not None else ()
 
     @property
-    def busy(self) -> bool:
-        """Whether a task runs."""
-        return self._host is not None and bool(self._host.tasks)
+    def tasks(self) -> int:
+        """How many tasks run in the process."""
+        return len(self._host.tasks) if self._host is not None else 0
 
-    async def give_room(self, device: str, wanted_bytes: int, limit_s: float) -> int:
-        """Have the engine free what it keeps unused on a device; return the bytes freed.
-
-        0 also when it has no process, dies, or has not answered after `limit_s`.
-        """
-        host = self._host
-        if host is None or self._info is None:
-            return 0
-        request_id = new_id()
-        gift = host.gifts[request_id] = asyncio.get_running_loop().create_future()
-        give = pb.GiveRoom(request_id=request_id, device=device, wanted_bytes=wanted_bytes)
-        self._write(host, pb.HostRequest(give_room=give))
-        try:
-            return await asyncio.wait_for(gift, limit_s)
-        except TimeoutError:
-            log.warning("engine_gives_no_room", engine=self._engine, device=device, limit_s=limit_s)
-            return 0
-        finally:
-            host.gifts.pop(request_id, None)
+    @property
+    def idle_since(self) -> float | None:
+        """When the last task ended, in seconds of the event loop's clock; None while one runs or without a process."""
+        return self._host.tasks.idle_since if self._host is not None else None
 
     async def start(self) -> EngineInfo:
         """Start the process and wait until the engine is made.
@@ -144,7 +124,7 @@ class EngineClient:
         """End the process; running tasks fail."""
         self._stopping.set()
         if self._host is not None:
-            self._ask_to_end(self._host)
+            self._host.process.ask_to_end()
         if self._supervisor is not None:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
@@ -155,123 +135,102 @@ class EngineClient:
         Raises:
             EngineUnavailable: the engine is not ready.
         """
-        host = self._host
-        if host is None or self._info is None:
+        if self._host is None or not self.ready:
             raise EngineUnavailable(f"The engine {self._engine!r} is being started again.")
-        task_id = new_id()
-        running = _Running(sink, asyncio.get_running_loop().create_future())
-        host.tasks[task_id] = running
-        self._write(host, pb.HostRequest(run=task_to_proto(task_id, workdir, task)))
-        try:
-            return await asyncio.shield(running.ended)
-        except asyncio.CancelledError:
-            self._cancel(host, task_id, DEFAULT_CANCEL_GRACE_S)
-            raise
-
-    def _ask_to_end(self, host: _Host) -> None:
-        """Close the pipe, at which the process ends by itself, and kill it if its engine does not let it."""
-        _close_stdin(host.process)
-        host.kill_timer = asyncio.get_running_loop().call_later(_STOP_LIMIT_S, _kill, host.process)
+        return await self._host.tasks.run(task, workdir, sink)
 
     def cancel(self, sink: TaskSink, grace_s: float = DEFAULT_CANCEL_GRACE_S) -> None:
         """Have the task of a sink stop at its next step.
 
-        An engine that has not stopped after `grace_s` is killed as soon as no other task needs it.
+        One that has not stopped after `grace_s` is given up, and its process is killed as soon as no other task needs
+        it; until then it takes no more.
+        """
+        if self._host is not None:
+            self._host.tasks.cancel(sink, grace_s)
+
+    async def give_room(self, device: str, wanted_bytes: int, limit_s: float) -> int:
+        """Have the engine free what it keeps unused on a device; return the bytes freed.
+
+        0 also when it has no process, dies, or has not answered after `limit_s`.
         """
         host = self._host
-        if host is not None:
-            for task_id, running in host.tasks.items():
-                if running.sink is sink:
-                    self._cancel(host, task_id, grace_s)
-
-    def _cancel(self, host: _Host, task_id: str, grace_s: float) -> None:
-        running = host.tasks.get(task_id)
-        if running is None:
-            return
-        self._write(host, pb.HostRequest(cancel=pb.CancelTask(task_id=task_id)))
-        if running.grace is None:
-            loop = asyncio.get_running_loop()
-            running.grace = loop.call_later(grace_s, self._give_up, host, task_id)
-
-    def _give_up(self, host: _Host, task_id: str) -> None:
-        running = host.tasks.get(task_id)
-        if running is not None:
-            running.overdue = True
-            log.warning("engine_does_not_stop", engine=self._engine, task_id=task_id)
-        self._kill_if_hung(host)
-
-    def _kill_if_hung(self, host: _Host) -> None:
-        """Kill a process in which every task should have stopped long ago; tasks that still count keep it alive."""
-        if host.tasks and all(task.overdue for task in host.tasks.values()):
-            _kill(host.process)
-
-    def _write(self, host: _Host, request: pb.HostRequest) -> None:
-        # Requests are small and the host always reads; a dead host's pipe swallows them, and its tasks fail anyway.
-        stdin = host.process.stdin
-        if stdin is not None and not stdin.is_closing():
-            stdin.write(frames.encode(request))
+        if host is None or self._info is None:
+            return 0
+        request_id = new_id()
+        gift = host.gifts[request_id] = asyncio.get_running_loop().create_future()
+        give = pb.GiveRoom(request_id=request_id, device=device, wanted_bytes=wanted_bytes)
+        host.process.write(pb.HostRequest(give_room=give))
+        try:
+            return await asyncio.wait_for(gift, limit_s)
+        except TimeoutError:
+            log.warning("engine_gives_no_room", engine=self._engine, device=device, limit_s=limit_s)
+            return 0
+        finally:
+            host.gifts.pop(request_id, None)
 
     async def _supervise(self) -> None:
-        failures = 0
+        loop, failures = asyncio.get_running_loop(), 0
         while not self._stopping.is_set():
-            had_work = await self._run_process()
+            began, worked_before = loop.time(), self.tally.ends["finished"]
+            await self._run_process()
             if self._first is not None and not self._first.done():
-                self._first.set_exception(EngineUnavailable(f"The engine {self._engine!r} ended while it was made."))
+                sentence = f"The engine {self._engine!r} cannot be made: its process ended, {self.last_end}."
+                self._first.set_exception(EngineUnavailable(sentence))
             if self._stopping.is_set() or (self._first is not None and self._first.exception() is not None):
                 return
-            failures = 0 if had_work else failures + 1
-            pause_s = min(_LONGEST_PAUSE_S, 0.1 * 2**failures) if failures else 0.0
+            is_sound = loop.time() - began >= _STABLE_S or self.tally.ends["finished"] > worked_before
+            failures = 0 if is_sound else failures + 1
+            # The first time may be bad luck; after that it is spared what it does not survive.
+            pause_s = min(_LONGEST_PAUSE_S, 0.1 * 2**failures) if failures > 1 else 0.0
+            self.restarts += 1
             log.warning("engine_restarts", engine=self._engine, pause_s=pause_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
-    async def _run_process(self) -> bool:
-        """Run one process to its end. Returns whether the engine was made in it."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "atelier_worker.engine_host", "--engine", self._engine,
-            stdin=PIPE, stdout=PIPE, limit=_PIPE_BUFFER_BYTES, env=self._environ,
-        )  # fmt: skip
-        host = self._host = _Host(process)
-        self._write(host, pb.HostRequest(configure=pb.Configure(options_json=json.dumps(self._options))))
+    async def _run_process(self) -> None:
+        """Run one process to its end."""
+        process = await EngineProcess.start(self._engine, self._environ)
+        tasks = EngineTasks(self._engine, process, self._limits, self.tally, self._changed)
+        host = self._host = _Host(process, tasks)
+        process.write(pb.HostRequest(configure=pb.Configure(options_json=json.dumps(self._options))))
         if self._stopping.is_set():
             # stop() came while the process was being started, and found none to end.
-            self._ask_to_end(host)
-        was_made = False
+            process.ask_to_end()
         try:
-            async with asyncio.timeout(_LOAD_LIMIT_S) as limit:
+            async with asyncio.timeout(_MAKE_LIMIT_S) as limit:
                 was_made = await self._take_first(host)
                 limit.reschedule(None)
                 while was_made and await self._take_next(host):
                     pass
         except (frames.FrameError, TimeoutError) as error:
-            log.error("engine_speaks_garbage", engine=self._engine, error=str(error) or "it was not made in time")
+            reason = str(error) or "it was not made in time"
+            log.error("engine_speaks_garbage", engine=self._engine, error=reason)
+            process.kill(reason)
         finally:
             await self._reap(host)
-        return was_made
 
     async def _reap(self, host: _Host) -> None:
         self._host, self._info = None, None
-        process = host.process
-        # It has closed its pipe or speaks garbage: there is nothing left to wait for.
-        _kill(process)
-        await process.wait()
-        if host.kill_timer is not None:
-            host.kill_timer.cancel()
+        self.last_end = await host.process.reap()
         if not self._stopping.is_set():
-            log.error("engine_ended", engine=self._engine, exit_code=process.returncode, tasks=len(host.tasks))
-        for running in host.tasks.values():
-            self._end(running, TaskEnd("crashed", "The engine's process died while it worked.", retryable=True))
-        host.tasks.clear()
+            log.error(
+                "engine_ended",
+                engine=self._engine,
+                how=self.last_end,
+                tasks=len(host.tasks),
+                last_lines=host.process.last_lines(),
+            )
+        host.tasks.end_all("The engine's process died while it worked.")
         for gift in host.gifts.values():
             if not gift.done():
                 gift.set_result(0)
         for answer in host.answers:
             answer.cancel()
         await asyncio.gather(*host.answers, return_exceptions=True)
-        self.on_change()
+        self._changed()
 
     async def _take_first(self, host: _Host) -> bool:
-        response = await self._read(host)
+        response = await host.process.read()
         if response is None:
             return False
         if response.WhichOneof("message") == "refused":
@@ -287,16 +246,11 @@ class EngineClient:
         )
         if self._first is not None and not self._first.done():
             self._first.set_result(self._info)
-        self.on_change()
+        self._changed()
         return True
 
-    async def _read(self, host: _Host) -> pb.HostResponse | None:
-        if host.process.stdout is None:
-            raise frames.FrameError("the engine's process has no pipe")
-        return await frames.read_async(host.process.stdout, pb.HostResponse())
-
     async def _take_next(self, host: _Host) -> bool:
-        response = await self._read(host)
+        response = await host.process.read()
         if response is None:
             return False
         kind = response.WhichOneof("message")
@@ -304,8 +258,6 @@ class EngineClient:
             raise frames.FrameError("the engine's process said nothing that is known")
         message = getattr(response, kind)
         match message:
-            case pb.TaskEnded():
-                self._take_end(host, message)
             case pb.Loaded():
                 host.loaded = tuple(LoadedModel(one.name, one.device, one.size_bytes) for one in message.models)
             case pb.RoomGiven():
@@ -317,34 +269,16 @@ class EngineClient:
                 host.answers.add(answer)
                 answer.add_done_callback(host.answers.discard)
             case _:
-                running = host.tasks.get(message.task_id)
-                if running is not None:
-                    tell(running.sink, kind, message)
+                host.tasks.hear(kind, message)
         return True
 
     async def _make_room(self, host: _Host, need: pb.NeedRoom) -> None:
         freed = await self.on_need_room(need.device, need.wanted_bytes)
         made = pb.RoomMade(request_id=need.request_id, freed_bytes=freed)
-        self._write(host, pb.HostRequest(room_made=made))
+        host.process.write(pb.HostRequest(room_made=made))
 
-    def _take_end(self, host: _Host, ended: pb.TaskEnded) -> None:
-        running = host.tasks.pop(ended.task_id, None)
-        if running is None:
-            return
-        match ended.WhichOneof("result"):
-            case "finished":
-                self._end(running, TaskEnd("finished"))
-            case "cancelled":
-                self._end(running, TaskEnd("cancelled"))
-            case _:
-                self._end(running, TaskEnd("failed", ended.failure.message, ended.failure.retryable))
-        self._kill_if_hung(host)
-
-    def _end(self, running: _Running, end: TaskEnd) -> None:
-        if running.grace is not None:
-            running.grace.cancel()
-        if not running.ended.done():
-            running.ended.set_result(end)
+    def _changed(self) -> None:
+        self.on_change()
 
 
 def _nothing() -> None:
@@ -353,15 +287,3 @@ def _nothing() -> None:
 
 async def _no_room(device: str, wanted_bytes: int) -> int:
     return 0
-
-
-def _close_stdin(process: Process) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-
-
-def _kill(process: Process) -> None:
-    # Not process.kill(): it reaps a process that has just ended, and asyncio then never learns its exit code.
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGKILL)

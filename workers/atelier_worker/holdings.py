@@ -12,7 +12,8 @@ from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
 from atelier_worker.dial import dial
-from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient
+from atelier_worker.engine_client import EngineClient
+from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
 from atelier_worker.outbox import Outbox
 from atelier_worker.refs import Ref
 from atelier_worker.spool import Spool

@@ -15,8 +15,9 @@ from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
-from atelier_worker.engine_client import DEFAULT_CANCEL_GRACE_S, EngineClient
+from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineUnavailable, TaskEnd
+from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
 from atelier_worker.refs import Ref
 from atelier_worker.reports import Reports
 from atelier_worker.uploads import TransferFailed, Transfers
@@ -238,7 +239,7 @@ class StageRun:
         text = "".join(self._text)
         if end.kind == "crashed":
             crashed = lease_wire.failure(error_pb2.ERROR_REASON_ENGINE_CRASHED, end.message)
-            return lease_wire.fail_stage(outcome, crashed, retryable=True)
+            return lease_wire.fail_stage(outcome, crashed, retryable=end.retryable)
         failed = self._failure_of(end, stage, text)
         if failed is not None and (end.retryable or not self._receipts):
             return lease_wire.fail_stage(outcome, failed, retryable=end.retryable)

@@ -1,0 +1,132 @@
+"""One child process of an engine: its pipes, what it printed last, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+
+from atelier.engine.v1 import engine_host_pb2 as pb
+from atelier_worker import frames
+from service_kit.telemetry import get_logger
+
+_STOP_LIMIT_S = 2.0
+_PIPE_BUFFER_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 14
+_TAIL_BYTES = 8 << 10
+_TAIL_LINES = 12
+# A child of the engine may hold its standard error open for ever.
+_LAST_LINES_LIMIT_S = 0.5
+
+log = get_logger(__name__)
+
+
+class EngineProcess:
+    """A process that was started and not yet reaped."""
+
+    def __init__(self, engine: str, process: Process) -> None:
+        """Take over a process with three pipes; `start` makes one."""
+        self._engine = engine
+        self._process = process
+        self._why_killed = ""
+        self._kill_timer: asyncio.TimerHandle | None = None
+        self._tail = bytearray()
+        self._printing = asyncio.create_task(self._relay(), name="engine output")
+
+    @classmethod
+    async def start(cls, engine: str, environ: Mapping[str, str]) -> EngineProcess:
+        """Start the process of an engine."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "atelier_worker.engine_host", "--engine", engine,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_PIPE_BUFFER_BYTES, env=environ,
+        )  # fmt: skip
+        return cls(engine, process)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    def write(self, request: pb.HostRequest) -> None:
+        """Send a request; one to a process that has died is lost, and its tasks fail anyway."""
+        # Requests are small and the process always reads, so that nothing piles up here.
+        stdin = self._process.stdin
+        if stdin is not None and not stdin.is_closing():
+            stdin.write(frames.encode(request))
+
+    async def read(self) -> pb.HostResponse | None:
+        """Return what it says next; None when it has closed its pipe.
+
+        Raises:
+            FrameError: it speaks garbage.
+        """
+        if self._process.stdout is None:
+            raise frames.FrameError("the engine's process has no pipe")
+        return await frames.read_async(self._process.stdout, pb.HostResponse())
+
+    def ask_to_end(self) -> None:
+        """Close the pipe, at which the process ends by itself, and kill it if its engine does not let it."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        loop = asyncio.get_running_loop()
+        self._kill_timer = loop.call_later(_STOP_LIMIT_S, self.kill, "it did not end")
+
+    def kill(self, why: str) -> None:
+        """End it at once; `why` goes into the description of its end."""
+        # Not process.kill(): it reaps a process that has just ended, and asyncio then never learns its exit code.
+        if self._process.returncode is None:
+            self._why_killed = self._why_killed or why
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, signal.SIGKILL)
+
+    async def reap(self) -> str:
+        """End what is left of the process and return how it ended, for the operator."""
+        had_ended = await self._has_ended()
+        if not had_ended:
+            self.kill("it closed its pipe and went on")
+        await self._process.wait()
+        if self._kill_timer is not None:
+            self._kill_timer.cancel()
+        await asyncio.wait((self._printing,), timeout=_LAST_LINES_LIMIT_S)
+        self._printing.cancel()
+        await asyncio.gather(self._printing, return_exceptions=True)
+        return describe_end(self._process.returncode, self._why_killed)
+
+    def last_lines(self) -> list[str]:
+        """Return what it printed last on standard error."""
+        text = self._tail.decode("utf-8", "replace").replace("\r", "\n")
+        return [line.rstrip() for line in text.split("\n") if line.strip()][-_TAIL_LINES:]
+
+    async def _has_ended(self) -> bool:
+        """Tell whether it ends by itself, having closed its pipe: its exit code then says how."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _LAST_LINES_LIMIT_S)
+        return self._process.returncode is not None
+
+    async def _relay(self) -> None:
+        """Pass standard error on to the worker's own, and remember the end of it."""
+        stream = self._process.stderr
+        while stream is not None and (chunk := await stream.read(_CHUNK_BYTES)):
+            self._tail += chunk
+            del self._tail[:-_TAIL_BYTES]
+            with contextlib.suppress(OSError, ValueError):
+                sys.stderr.write(chunk.decode("utf-8", "replace"))
+                sys.stderr.flush()
+
+
+def describe_end(code: int | None, why_killed: str) -> str:
+    """Return in words how a process ended, from its exit code (negative: the number of a signal)."""
+    if why_killed:
+        return f"it was killed: {why_killed}"
+    if code == -signal.SIGKILL:
+        return "it was killed by the system or by somebody (SIGKILL): out of memory?"
+    if code is not None and code < 0:
+        try:
+            return f"it was ended by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"it was ended by signal {-code}"
+    return f"it exited with code {code}"
