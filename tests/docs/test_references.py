@@ -14,7 +14,7 @@ from atelier_cli.parser import build_parser
 from gateway.app import EVENTS, OPEN_ROUTES
 from gateway.http_rules import routes
 from gateway.status import HTTP_STATUS, REASON_STATUS
-from scripts import api_reference, cli_reference, dialects_reference, settings_reference
+from scripts import api_reference, cli_reference, dialects_reference, engine_features, settings_reference
 from scripts.http_routes import installed_descriptors
 from service_kit.errors import ErrorReason
 from service_kit.settings import SETTINGS
@@ -30,7 +30,9 @@ def table_rows(name: str) -> list[list[str]]:
     return [[cell.strip() for cell in row.split(" | ")] for row in ROW.findall((DOCS / name).read_text("utf-8"))]
 
 
-@pytest.mark.parametrize("reference", [settings_reference, cli_reference, api_reference, dialects_reference])
+@pytest.mark.parametrize(
+    "reference", [settings_reference, cli_reference, api_reference, dialects_reference, engine_features]
+)
 def test_a_generated_page_is_up_to_date(reference: object) -> None:
     name, render = reference.NAME, reference.render  # type: ignore[attr-defined]
     module = reference.__name__  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     known = {setting.name for setting in SETTINGS}
     # Files and modules are named alike: `router.sqlite3`, `gateway.key`.
-    files = {"router.key", "gateway.key", "library.key", "worker.key", "asset.proto"}
+    files = {"router.key", "gateway.key", "library.key", "worker.key", "worker.toml", "asset.proto"}
     assert set(SETTING.findall(text)) - files <= known
     variables = {setting.env for setting in SETTINGS} | {f"{row.env}_FILE" for row in SETTINGS if row.secret}
     assert set(VARIABLE.findall(text)) <= variables | {"ATELIER_CONFIG"}

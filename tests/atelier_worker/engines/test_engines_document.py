@@ -1,4 +1,4 @@
-"""docs/engines.md says what is so: its sizes are the router's, its example is what is in a file."""
+"""docs/engines.md and docs/sketch.md say what is so: sizes are the router's, the example is what is in a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from router_service.models import ASPECT_RATIOS, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
 from tests.atelier_worker.engines.listener import IMAGE
 
-TEXT = (Path(__file__).parents[3] / "docs" / "engines.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "engines.md").read_text(encoding="utf-8")
+SKETCH = (DOCS / "sketch.md").read_text(encoding="utf-8")
 
 
 def row(model: str, base_size: int) -> ModelRow:
@@ -37,7 +39,7 @@ def test_the_steps_are_those_that_the_router_gives() -> None:
 
 
 def test_the_example_has_what_a_file_has() -> None:
-    example = json.loads(re.findall(r"```json\n(.*?)```", TEXT, re.DOTALL)[0])
+    example = json.loads(re.findall(r"```json\n(.*?)```", SKETCH, re.DOTALL)[0])
     made = json.loads(files.made_with(IMAGE, 7, "sketch"))
     assert example.keys() == made.keys()
     assert example["settings"].keys() == made["settings"].keys()

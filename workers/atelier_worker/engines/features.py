@@ -43,6 +43,14 @@ NAMES: Mapping[str, str] = MappingProxyType(
 )
 """Every feature, and how it reads in the documents."""
 
+OF_TEXTS = ("enhance", "chat", "stop", "max_tokens", "temperature", "top_p")
+"""The features of stages that write text."""
+
+NO_TEXTS = MappingProxyType(
+    dict.fromkeys(OF_TEXTS, "This engine makes pictures and videos, and no texts: choose another model.")
+)
+"""What an engine answers to these that makes pictures and videos alone."""
+
 
 def row(can: Iterable[str], otherwise: str, refused: Mapping[str, str] = MappingProxyType({})) -> Row:
     """A row: `can` are supported; the others are refused with their own sentence, or with `otherwise`.

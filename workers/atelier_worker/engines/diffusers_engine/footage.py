@@ -1,8 +1,8 @@
 """What a model films so that a task gets exactly its size and its number of frames. Needs no library of models.
 
 A model of Wan makes 4k + 1 frames, in multiples of 16 or 32 pixels. What a task asks lies in between, so the next
-larger footage is filmed and cut: rows and columns evenly from both sides, frames from the end, or, where a last frame was
-given, evenly from in between.
+larger footage is filmed and cut: rows and columns evenly from both sides; frames from the end, or, where a last frame
+was given, evenly from in between.
 """
 
 from __future__ import annotations

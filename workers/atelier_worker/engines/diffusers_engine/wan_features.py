@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from atelier_worker.engines.features import Row, row
+from atelier_worker.engines.features import NO_TEXTS, Row, row
 
 TEXT = "WanPipeline"
 TEXT_OR_FIRST = "WanPipeline, expanded timesteps"
@@ -15,7 +15,7 @@ FIRST_AND_LAST = "WanImageToVideoPipeline, two frames"
 FREE = "WanImageToVideoPipeline, no image encoder"
 
 _ALWAYS = ("negative_prompt", "guidance", "scheduler", "loras")
-_VIDEOS_ONLY = "This model makes videos, and no pictures or texts: ask for format video, or choose another model."
+_VIDEOS_ONLY = "This model makes videos and no pictures: ask for format video, or choose another model."
 _TEXT_ONLY = "This model makes videos from text alone: leave out first_frame and last_frame, or choose another model."
 _NO_LAST = "This model begins with a first frame but cannot be told the last one: leave out last_frame."
 _NEEDS_FIRST = "This model makes a video from its first frame: send a reference of kind first_frame."
@@ -27,7 +27,7 @@ _REFERENCES = {
 
 
 def _row(*can: str, **refused: str) -> Row:
-    return row((*_ALWAYS, *can), _VIDEOS_ONLY, {**_REFERENCES, **refused})
+    return row((*_ALWAYS, *can), _VIDEOS_ONLY, {**NO_TEXTS, **_REFERENCES, **refused})
 
 
 FEATURES: Mapping[str, Row] = MappingProxyType(
