@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_library(tree.group("library", "the library: what was saved for good"))
     _add_keys(tree.group("keys", "API keys"))
     _add_models(tree.group("models", "the routing table: models and the workers that run them"))
+    _add_comfy(tree.group("comfy", "ComfyUI: workflows as templates that a worker runs"))
     _add_moving(tree)
     _add_care(tree)
     return parser
@@ -282,6 +283,20 @@ def _add_models(tree: Tree) -> None:
     )
     put.add_argument("--position", type=int, default=0, metavar="N", help="lower is tried first among patterns")
     tree.leaf("delete", "models:delete", "remove a row").add_argument("name", metavar="NAME")
+
+
+def _add_comfy(tree: Tree) -> None:
+    bring = tree.leaf("import", "comfy:import_workflow", "list the inputs of a workflow and write its template")
+    bring.add_argument("file", metavar="WORKFLOW", help="the workflow in the API format (Workflow > Export (API))")
+    bring.add_argument("--out", metavar="FILE", help="where to write the template (default: WORKFLOW.template.json)")
+    bring.add_argument(
+        "--input", action="append", default=[], metavar="NAME=NODE.FIELD,…", help="where an input goes; nothing: none"
+    )
+    bring.add_argument("--output", action="append", default=[], metavar="NODE", help="the node whose files are kept")
+    bring.add_argument(
+        "--ignore", action="append", default=[], metavar="NAME", help="jobs may ask for this input, which it lacks"
+    )
+    bring.add_argument("--batches", action="store_true", help="make all outputs of a job in one run")
 
 
 def _add_moving(tree: Tree) -> None:
