@@ -11,6 +11,7 @@ import pytest
 
 from atelier_worker.engine import Cancelled, EngineError, LoadedModel
 from atelier_worker.engines.residency.errors import NotEnoughMemory
+from atelier_worker.engines.residency.out_of_memory import Attempt, survive_out_of_memory
 from atelier_worker.engines.residency.residency import Residency, tell_part
 from tests.support.fake_device import FakeDevice, RememberingContext, Weights
 
@@ -250,7 +251,7 @@ def test_a_loader_tells_its_parts_and_can_be_cancelled(clock: Clock) -> None:
     residency.register("a", load=load, weights_bytes=GIB)
     with pytest.raises(Cancelled), residency.use("a", context, working_bytes=GIB):
         pass
-    assert context.steps == [(0, 1), (1, 3)]
+    assert context.steps == [(None, 0, 1), (None, 1, 3)]
     assert context.phases == ["loading a"]
     assert residency.loaded() == []
     tell_part(1, 1)  # nobody listens outside of a load
@@ -324,6 +325,26 @@ def test_on_a_cpu_where_nobody_counts_the_whole_promise_is_kept_free(clock: Cloc
     residency, _ = _residency(device, clock, {"a": 4 * GIB})
     with residency.use("a", RememberingContext(), working_bytes=3 * GIB):
         assert residency.working_room("a") == 3 * GIB
+
+
+def test_only_the_last_attempt_waits_for_memory(clock: Clock) -> None:
+    device = FakeDevice(10 * GIB)
+    device.others = 3 * GIB
+    residency, _ = _residency(device, clock, {"a": 6 * GIB})
+    context = RememberingContext()
+    refused_at: list[float] = []
+
+    def run(size: int) -> None:
+        try:
+            with residency.use("a", context, working_bytes=size):
+                pass
+        finally:
+            refused_at.append(clock.now_s)
+
+    attempts = [Attempt("four at once", lambda: run(4 * GIB)), Attempt("one at a time", lambda: run(2 * GIB))]
+    with pytest.raises(NotEnoughMemory, match=r"8\.0 GiB"):
+        survive_out_of_memory(context, attempts)
+    assert refused_at == [0.0, 30.0]
 
 
 def test_an_unknown_model_is_named(clock: Clock) -> None:

@@ -175,7 +175,7 @@ def test_memory_is_free_even_while_somebody_keeps_the_error() -> None:
             raise
         raise AssertionError(held)
 
-    assert survive_out_of_memory(RememberingContext(), [Attempt("as asked", run), Attempt("less", lambda: 10)]) == 10
+    survive_out_of_memory(RememberingContext(), [Attempt("as asked", run), Attempt("less", lambda: None)])
     assert (len(kept), device.used) == (1, 0)
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal
 
-from atelier_worker.engine import Cancelled
-
-_NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
+from tests.atelier_worker.engines.listener import Listener
 
 
 class FakeDevice:
@@ -66,62 +62,24 @@ class Weights:
             self._device.give(self._size)
 
 
-class RememberingContext:
-    """A `Context` that keeps what it is told. Set `cancelled` to cancel the job."""
+class RememberingContext(Listener):
+    """A context that is cancelled by setting `cancelled`, and remembers phases and failures as well."""
 
     def __init__(
         self, workdir: Path = Path(), *, make_room: Callable[[str, int], int] = lambda device, size: 0
     ) -> None:
         """Answer `make_room` by calling the function of that name."""
-        self.workdir = workdir
+        super().__init__(workdir, lambda _: self.cancelled.is_set())
         self.cancelled = threading.Event()
         self.phases: list[str] = []
-        self.steps: list[tuple[int, int]] = []
-        self.previews: list[tuple[int, bytes, str]] = []
-        self.warnings: list[str] = []
-        self.lines: list[str] = []
-        self.delivered: dict[int, Path] = {}
         self.failed: dict[int, str] = {}
-        self.text = ""
         self._make_room = make_room
-
-    def check_cancelled(self) -> None:
-        if self.cancelled.is_set():
-            raise Cancelled
 
     def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
         self.check_cancelled()
-        self.steps.append((step, steps))
+        super().progress(step, steps, asset_index=asset_index, phase=phase)
         if not self.phases or self.phases[-1] != phase:
             self.phases.append(phase)
-
-    def preview(self, asset_index: int, image: bytes, content_type: str) -> None:
-        self.check_cancelled()
-        self.previews.append((asset_index, image, content_type))
-
-    def write(self, delta: str) -> None:
-        self.check_cancelled()
-        self.text += delta
-
-    def finish(
-        self,
-        reason: Literal["stop", "length"],
-        *,
-        prompt_tokens: int | None = None,
-        completion_tokens: int | None = None,
-    ) -> None:
-        self.check_cancelled()
-
-    def log(self, line: str) -> None:
-        self.check_cancelled()
-        self.lines.append(line)
-
-    def warn(self, message: str) -> None:
-        self.check_cancelled()
-        self.warnings.append(message)
-
-    def deliver(self, asset_index: int, path: Path, *, renditions: Mapping[str, Path] = _NO_RENDITIONS) -> None:
-        self.delivered[asset_index] = path
 
     def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
         self.failed[asset_index] = reason

@@ -6,6 +6,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ from atelier_worker.engines.residency.device_memory import free_unused
 from atelier_worker.engines.residency.errors import NotEnoughMemory
 
 T = TypeVar("T")
+_less_can_be_tried: ContextVar[bool] = ContextVar("atelier_less_can_be_tried", default=False)
 _log = logging.getLogger(__name__)
 _WORDS = (  # of allocators and libraries that raise a plain RuntimeError
     "out of memory",
@@ -30,6 +32,11 @@ class Attempt(Generic[T]):
 
     name: str
     run: Callable[[], T]
+
+
+def may_wait_for_memory() -> bool:
+    """Tell whether waiting is all that is left: inside of an attempt that another one follows it is not."""
+    return not _less_can_be_tried.get()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -59,7 +66,7 @@ def survive_out_of_memory(context: Context, attempts: Sequence[Attempt[T]]) -> T
     """Run the first of `attempts`; where memory runs out, free what it held and run the next one.
 
     A warning on the job says which one it was made with. `NotEnoughMemory` counts as running out, so that a smaller
-    batch is tried where a large one is not admitted.
+    batch is tried where a large one is not admitted; only the last attempt waits for memory.
 
     Raises:
         NotEnoughMemory: the last attempt ran out as well; retryable when it ran out in the middle of its work.
@@ -68,6 +75,7 @@ def survive_out_of_memory(context: Context, attempts: Sequence[Attempt[T]]) -> T
         raise ValueError("there must be an attempt")
     refusal = NotEnoughMemory("", retryable=True)
     for number, attempt in enumerate(attempts):
+        token = _less_can_be_tried.set(number + 1 < len(attempts))
         try:
             made = attempt.run()
         except Exception as error:
@@ -80,6 +88,8 @@ def survive_out_of_memory(context: Context, attempts: Sequence[Attempt[T]]) -> T
             if number:
                 context.warn(f"The device ran out of memory; this was made with {attempt.name}.")
             return made
+        finally:
+            _less_can_be_tried.reset(token)
         # Only here, after the handler, does nothing refer to the error and what it came through.
         free_unused()
         context.check_cancelled()

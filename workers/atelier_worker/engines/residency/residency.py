@@ -17,7 +17,7 @@ from typing import Generic, TypeVar, cast
 from atelier_worker.engine import Context, EngineError, LoadedModel
 from atelier_worker.engines.residency.device_memory import DeviceMemory, whole_name
 from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
-from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go
+from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go, may_wait_for_memory
 
 T = TypeVar("T")
 WAITING = "waiting for memory"
@@ -160,7 +160,8 @@ class Residency(Generic[T]):
             elif context.make_room(self._device, lacking) > 0:
                 continue
             else:
-                deadline = self._now() + self._memory_wait_s if deadline is None else deadline
+                if deadline is None:
+                    deadline = self._now() + (self._memory_wait_s if may_wait_for_memory() else 0)
                 if self._now() >= deadline:
                     raise self._refusal(entry, working_bytes)
                 context.progress(0, 1, phase=WAITING)
