@@ -74,7 +74,8 @@ class Task:
     `draft`, `standard` or `high`. `indexes` names the outputs to make; the output at index i is made with `seed + i`,
     so that a batch can be finished elsewhere and look the same. `format` is None where no output is made. `chat` is
     there in a chat stage, which has no prompt, and only there. `guidance` is how closely to follow the prompt (None:
-    the model's own), `scheduler` names how noise is taken away (empty: the model's own).
+    the model's own), `scheduler` names how noise is taken away (empty: the model's own). `stage_key` names the
+    stage of its job, the same in every attempt (empty: not known), for whoever hands work on and must not do it twice.
     """
 
     stage: Literal["generate", "enhance", "chat"]
@@ -97,6 +98,7 @@ class Task:
     guidance: float | None = None
     scheduler: str = ""
     loras: tuple[Lora, ...] = ()
+    stage_key: str = ""
 
 
 class Cancelled(Exception):

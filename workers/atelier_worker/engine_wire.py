@@ -50,6 +50,7 @@ def task_to_proto(task_id: str, workdir: Path, task: Task) -> pb.RunTask:
         guidance=task.guidance,
         scheduler=task.scheduler,
         loras=[pb.TaskLora(name=lora.name, weight=lora.weight) for lora in task.loras],
+        stage_key=task.stage_key,
     )
 
 
@@ -78,6 +79,7 @@ def task_from_proto(message: pb.RunTask) -> Task:
         guidance=message.guidance if message.HasField("guidance") else None,
         scheduler=message.scheduler,
         loras=tuple(Lora(lora.name, lora.weight) for lora in message.loras),
+        stage_key=message.stage_key,
     )
 
 

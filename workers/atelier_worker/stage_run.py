@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -163,7 +164,8 @@ class StageRun:
             return lease_wire.fail_stage(self._outcome(), why, retryable=error.retryable)
         if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
-        task = lease_wire.task_of(self._lease.spec, references)
+        stage_key = f"{self.ref.job_id}/{self.ref.stage}"
+        task = replace(lease_wire.task_of(self._lease.spec, references), stage_key=stage_key)
         try:
             end = await self._engine.run(task, self._workdir, self)
         except EngineUnavailable as error:
