@@ -70,9 +70,9 @@ def _tokenizer(folder: Path, *, pad: str) -> CLIPTokenizer:
 
 def _text_config(vocabulary: int) -> Any:
     return CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=_TEXT_WIDTH, intermediate_size=37, num_hidden_layers=3, num_attention_heads=4,
-        projection_dim=_TEXT_WIDTH, hidden_act="gelu", bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
-        pad_token_id=vocabulary - 1,
+        vocab_size=vocabulary, hidden_size=_TEXT_WIDTH, intermediate_size=37, num_hidden_layers=3,
+        num_attention_heads=4, projection_dim=_TEXT_WIDTH, hidden_act="gelu",
+        bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1,
     )  # fmt: skip
 
 

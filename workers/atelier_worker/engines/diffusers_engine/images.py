@@ -53,30 +53,41 @@ def run(task: Task, context: Context, settings: ModelSettings, device: str, use:
         EngineError: the model cannot do what the task asks, or memory ran out whatever was tried.
     """
     plan = Plan.of(task, settings)
+    if task.negative_prompt and plan.guidance <= 1:
+        context.warn(f"With a guidance of {plan.guidance:g} the negative prompt has no effect.")
     left = list(task.indexes)
     clock = PreviewClock()
     dtype = effective_dtype(settings.dtype, device)
 
     def made(way: Way) -> None:
-        needed = image_working_bytes(task.width, task.height, batch=way.batch, dtype=dtype, tiled=way.tiling)
+        most = min(len(left), way.batch)
+        needed = image_working_bytes(task.width, task.height, batch=most, dtype=dtype, tiled=way.tiling)
         with use(needed) as model, offloaded(model, way.offload):
             while left:
-                batch = left[: way.batch]
+                batch = _next(left, way.batch)
                 _deliver(_pictures(model, plan, context, batch, way, clock), plan, context, batch)
-                del left[: way.batch]
+                del left[: len(batch)]
 
     attempts = [Attempt(way.name, partial(made, way)) for way in ways(settings, len(left), device)]
     survive_out_of_memory(context, attempts)
 
 
+def _next(left: Sequence[int], most: int) -> list[int]:
+    """The outputs of the next pass. Which ones share it depends on their indexes alone.
+
+    So what is made again after a failure is made in the same company as at first: a picture's last bits depend on it.
+    """
+    return [index for index in left if index // most == left[0] // most]
+
+
 def ways(settings: ModelSettings, count: int, device: str) -> list[Way]:
     """How `count` pictures are made, and what is tried after that where memory runs out, each with less than before."""
-    batch, tiling = min(count, settings.max_batch), settings.tiling
+    batch, tiling = settings.max_batch, settings.tiling
     found = [Way("the whole batch at once", batch, tiling, False)]
     for fallback in settings.fallbacks:
-        if fallback == "smaller_batch" and batch > 1:
-            if batch > 3:
-                found.append(Way(f"{batch // 2} pictures at once", batch // 2, tiling, False))
+        if fallback == "smaller_batch" and min(count, batch) > 1:
+            if min(count, batch) > 3:
+                found.append(Way("two pictures at once", 2, tiling, False))
             batch = 1
             found.append(Way("one picture at a time", batch, tiling, False))
         elif fallback == "tiling" and not tiling:
@@ -140,6 +151,6 @@ def _deliver(made: np.ndarray[Any, Any], plan: Plan, context: Context, batch: Se
         folder = context.workdir / f"asset-{index}"
         folder.mkdir()
         path = folder / "image.png"
-        files.save_png(picture, path, files.made_with(plan.task, plan.task.seed + index, ENGINE, plan.said()))
+        files.save_png(picture, path, files.made_with(plan.task, plan.task.seed + index, ENGINE, plan.said(batch)))
         context.check_cancelled()
         context.deliver(index, path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from atelier_worker.engine import EngineError, Lora
 from atelier_worker.engines.diffusers_engine.models import Model
@@ -50,6 +49,8 @@ def apply_loras(model: Model, loras: Sequence[Lora]) -> None:
 
 
 def _put_in(model: Model, name: str) -> None:
+    from safetensors import SafetensorError
+
     pipeline, path = model.pipeline, Path(model.settings.loras[name])
     unusable = EngineError(f"The LoRA {name!r} cannot be used with this model; the worker's log says why.")
     if not path.is_file():
@@ -62,7 +63,7 @@ def _put_in(model: Model, name: str) -> None:
             str(path.parent), weight_name=path.name, adapter_name=_adapter(name), use_safetensors=True,
             local_files_only=True,
         )  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError, SafetensorError) as error:
         if "out of memory" in str(error).lower():
             raise
         _log.exception("lora_not_loaded lora=%s path=%s", name, path)
@@ -81,8 +82,3 @@ def _take_out(model: Model) -> None:
 def _adapter(name: str) -> str:
     """The name inside of the libraries, where dots part the names of modules."""
     return "lora_" + "".join(letter if letter.isalnum() else f"_{ord(letter):x}_" for letter in name)
-
-
-def said(loras: Sequence[Lora]) -> list[dict[str, Any]]:
-    """How a file says which LoRAs it was made with."""
-    return [{"name": lora.name, "weight": lora.weight} for lora in loras]

@@ -68,6 +68,7 @@ def load(settings: ModelSettings, weights: Weights, device: str) -> Model:
     import diffusers
     import torch
 
+    _quieten()
     dtype = effective_dtype(settings.dtype, device)
     kinds = {name: getattr(torch, kind) for name, kind in dtypes_of(weights, dtype).items()}
     tell_part(0, 2)
@@ -89,6 +90,16 @@ def load(settings: ModelSettings, weights: Weights, device: str) -> Model:
     pipeline.set_progress_bar_config(disable=True)
     place(pipeline, settings, device)
     return Model(settings, weights, pipeline, device)
+
+
+def _quieten() -> None:
+    """Keep the libraries' bars and hints out of the worker's log; what they raise is said in sentences."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
 
 
 def place(pipeline: Any, settings: ModelSettings, device: str) -> None:

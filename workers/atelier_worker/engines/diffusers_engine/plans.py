@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,9 +90,16 @@ class Plan:
             return picture
         return Image.composite(picture, self.init, self.mask)
 
-    def said(self) -> dict[str, object]:
-        """What its files say of how it was made."""
-        return {"guidance": self.guidance} | ({"scheduler": self.scheduler} if self.scheduler else {})
+    def said(self, batch: Sequence[int]) -> dict[str, object]:
+        """What a file says of how it was made; `batch` are the outputs of its pass."""
+        said: dict[str, object] = {"guidance": self.guidance}
+        if self.scheduler:
+            said["scheduler"] = self.scheduler
+        if self.task.loras:
+            said["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.task.loras]
+        if len(batch) > 1:
+            said["batch"] = len(batch)
+        return said
 
 
 def _reference(task: Task, kind: str) -> Reference | None:

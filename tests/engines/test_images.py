@@ -1,0 +1,380 @@
+"""Pictures by pipelines of SDXL: what a task asks, the same for the same seed, ended when it is cancelled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from atelier_worker.engine import Cancelled, EngineError, Lora, Reference
+from atelier_worker.engines.diffusers_engine import DiffusersEngine
+from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
+from atelier_worker.engines.residency import NotEnoughMemory
+from tests.atelier_worker.engines.listener import IMAGE, Listener
+from tests.engines import tiny_sdxl
+
+pytestmark = [
+    # diffusers hands a tensor to numpy in the old way.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    # peft, of a second LoRA.
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
+]
+TASK = replace(IMAGE, prompt="a kite", width=64, height=64, steps=4)
+Make = Callable[..., "Viewer"]
+
+
+@dataclass
+class Viewer(Listener):
+    """Remembers phases and failures as well."""
+
+    phases: list[str] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+
+    def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
+        self.phases.append(phase)
+        super().progress(step, steps, asset_index=asset_index, phase=phase)
+
+    def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
+        self.failures[asset_index] = reason
+
+    def bytes_of(self, index: int = 0) -> bytes:
+        return self.delivered[index].read_bytes()
+
+    def pixels(self, index: int = 0) -> np.ndarray[Any, Any]:
+        with Image.open(self.delivered[index]) as picture:
+            return np.asarray(picture.convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def lora_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("loras")
+    (folder / "noise.safetensors").write_bytes(b"no weights at all")
+    return {
+        "ink": str(tiny_sdxl.save_lora(folder)),
+        "oil 2.1": str(tiny_sdxl.save_lora(folder, "oil.safetensors", seed=2)),
+        "noise": str(folder / "noise.safetensors"),
+        "lost": str(folder / "lost.safetensors"),
+    }
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_sdxl_folder: Path, lora_files: dict[str, str]) -> DiffusersEngine:
+    model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "loras": lora_files}
+    return DiffusersEngine({"device": "cpu", "models": [model]})
+
+
+@pytest.fixture(scope="module")
+def singly(tiny_sdxl_folder: Path) -> DiffusersEngine:
+    """An engine that makes one picture at a time."""
+    model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "max_batch": 1}
+    return DiffusersEngine({"device": "cpu", "models": [model]})
+
+
+@pytest.fixture
+def make(engine: DiffusersEngine, tmp_path: Path) -> Make:
+    """Give a function that makes pictures: changes of `TASK`, what ends it, another engine."""
+    folders = (tmp_path / str(number) for number in range(1000))
+
+    def made(
+        *, by: DiffusersEngine = engine, cancel_when: Callable[[Listener], bool] = lambda _: False, **changes: Any
+    ) -> Viewer:
+        viewer = Viewer(next(folders), cancel_when)
+        viewer.workdir.mkdir()
+        by.run(replace(TASK, **changes), viewer)
+        return viewer
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("references") / "picture.png"
+    values = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(values).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mask whose right half is white."""
+    path = tmp_path_factory.mktemp("references") / "mask.png"
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (32, 0, 64, 64))
+    mask.save(path)
+    return path
+
+
+def reference(kind: str, path: Path, strength: float = 0.5) -> Reference:
+    return Reference(kind, strength, path, "image/png")
+
+
+def test_text_to_image(make: Make) -> None:
+    made = make(indexes=(0, 2), quantity=3)
+    assert made.delivered.keys() == {0, 2}
+    assert made.pixels(2).shape == (64, 64, 3)
+    assert [step for step in made.steps if step[0] == 2] == [(2, number, 4) for number in range(5)]
+    assert {index for index, _, kind in made.previews if kind == "image/webp"} <= {0, 2}
+    assert made.previews
+    with Image.open(made.delivered[2]) as opened:
+        said = json.loads(str(opened.info["atelier"]))
+    assert (said["engine"], said["model"], said["seed"]) == ("diffusers", "sdxl", 9)
+    assert said["settings"]["guidance"] == 5.0
+
+
+def test_the_shape_that_was_asked_for(make: Make) -> None:
+    assert make(width=72, height=56).pixels().shape == (56, 72, 3)
+
+
+def test_the_same_request_gives_the_same_bytes(make: Make) -> None:
+    once, again, other = make(indexes=(0, 1)), make(indexes=(0, 1)), make(seed=70)
+    assert [once.bytes_of(i) for i in (0, 1)] == [again.bytes_of(i) for i in (0, 1)]
+    assert once.bytes_of(0) != once.bytes_of(1)
+    assert other.bytes_of() != once.bytes_of()
+
+
+@pytest.mark.parametrize("kinds", ((), ("init",), ("init", "mask")), ids=("text", "init", "mask"))
+@pytest.mark.parametrize("scheduler", ("euler", "euler_a"))
+def test_a_picture_looks_the_same_alone_and_in_a_batch(
+    make: Make, singly: DiffusersEngine, picture: Path, half: Path, kinds: tuple[str, ...], scheduler: str
+) -> None:
+    given = {"init": picture, "mask": half}
+    more = {"references": tuple(reference(kind, given[kind]) for kind in kinds), "scheduler": scheduler}
+    together = make(indexes=(0, 1, 2), **more).pixels(2).astype(int)
+    alone = make(indexes=(2,), **more)
+    # Kernels for another number of rows round in another order.
+    assert np.abs(together - alone.pixels(2)).max() <= 3
+    assert make(by=singly, indexes=(0, 1, 2), **more).bytes_of(2) == alone.bytes_of(2)
+
+
+def test_what_is_made_again_shares_its_pass_with_the_same(make: Make, tiny_sdxl_folder: Path) -> None:
+    model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "max_batch": 2}
+    pairs = DiffusersEngine({"device": "cpu", "models": [model]})
+    whole = make(by=pairs, indexes=(0, 1, 2, 3))
+    assert make(by=pairs, indexes=(2, 3)).bytes_of(3) == whole.bytes_of(3)
+
+
+@pytest.mark.parametrize("negative", ("", "fog and rain"))
+def test_a_short_prompt_gives_what_the_plain_pipeline_gives(make: Make, tiny_sdxl_folder: Path, negative: str) -> None:
+    plain = diffusers.StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder)
+    plain.set_progress_bar_config(disable=True)
+    wanted = plain(
+        prompt="a kite", negative_prompt=negative or None, width=64, height=64, num_inference_steps=4,
+        guidance_scale=5.0, generator=torch.Generator("cpu").manual_seed(7),
+    ).images[0]  # fmt: skip
+    assert np.array_equal(make(negative_prompt=negative).pixels(), np.asarray(wanted))
+
+
+def test_nothing_of_a_long_prompt_is_cut(make: Make) -> None:
+    # A letter is a token here: these are four chunks, and what they differ in is the last letter.
+    long = "kites over the dunes " * 15
+    assert make(prompt=long + "a").bytes_of() != make(prompt=long + "b").bytes_of()
+    pixels = [make(prompt=long + "a", negative_prompt=text).pixels() for text in ("", "fog", long + "x", long + "y")]
+    assert not np.array_equal(pixels[2], pixels[3])
+    assert np.array_equal(make(prompt=long + "a").pixels(), pixels[0])
+
+
+def test_image_to_image(make: Make, picture: Path) -> None:
+    with Image.open(picture) as opened:
+        given = np.asarray(opened).astype(int)
+    made = {strength: make(steps=10, references=(reference("init", picture, strength),)) for strength in (0.2, 0.7, 1)}
+    assert [made[strength].steps[-1][2] for strength in made] == [8, 3, 1]
+    free = make(steps=10, references=(reference("init", picture, 0.0),))
+    assert free.bytes_of() != made[0.2].bytes_of() != made[0.7].bytes_of()
+    assert np.array_equal(free.pixels(), make(steps=10).pixels())
+    assert made[1].pixels().shape == given.shape
+
+
+def test_every_number_of_steps_is_what_it_says(make: Make, picture: Path) -> None:
+    # 49 × (1 / 49) is less than 1 in floating point: no step at all.
+    assert make(steps=49, references=(reference("init", picture, 48 / 49),)).steps[-1][1:] == (1, 1)
+
+
+def test_what_a_mask_spares_stays_as_it_is(make: Make, picture: Path, half: Path) -> None:
+    with Image.open(picture) as opened:
+        given = np.asarray(opened)
+    made = make(references=(reference("init", picture), reference("mask", half, 1.0))).pixels()
+    assert np.array_equal(made[:, :32], given[:, :32])
+    assert not np.array_equal(made[:, 32:], given[:, 32:])
+    softer = make(references=(reference("init", picture), reference("mask", half, 0.5))).pixels()
+    assert not np.array_equal(softer[:, :32], given[:, :32])
+
+
+def test_every_scheduler(make: Make) -> None:
+    made = {name: make(scheduler=name).pixels().tobytes() for name in SCHEDULERS}
+    assert len(set(made.values())) >= len(SCHEDULERS) - 1
+    assert made["euler"] == make().pixels().tobytes()
+    with pytest.raises(EngineError, match="scheduler 'quick' is not known; choose one of ddim, "):
+        make(scheduler="quick")
+
+
+def test_guidance(make: Make, tiny_sdxl_folder: Path) -> None:
+    assert len({make(guidance=value).pixels().tobytes() for value in (None, 1.0, 3.0, 9.0)}) == 4
+    assert make(guidance=5.0).bytes_of() == make().bytes_of()
+    model = {"name": "*", "source": str(tiny_sdxl_folder), "guidance": 3.0}
+    other = DiffusersEngine({"device": "cpu", "models": [model]})
+    assert make(by=other).bytes_of() == make(guidance=3.0).bytes_of()
+    assert make(guidance=1.0, negative_prompt="fog").warnings == [
+        "With a guidance of 1 the negative prompt has no effect."
+    ]
+
+
+def test_loras_by_name(make: Make) -> None:
+    before = make().bytes_of()
+    ink = make(loras=(Lora("ink"),))
+    lighter = make(loras=(Lora("ink", 0.4),))
+    both = make(loras=(Lora("ink", 0.4), Lora("oil 2.1", 0.8)))
+    assert len({before, ink.bytes_of(), lighter.bytes_of(), both.bytes_of()}) == 4
+    assert make(loras=(Lora("ink"),)).bytes_of() == ink.bytes_of()
+    assert make(loras=(Lora("oil 2.1", 0.8), Lora("ink", 0.4))).pixels().tobytes() == both.pixels().tobytes()
+    assert make().bytes_of() == before
+    with Image.open(both.delivered[0]) as opened:
+        said = json.loads(str(opened.info["atelier"]))
+    assert said["settings"]["loras"] == [{"name": "ink", "weight": 0.4}, {"name": "oil 2.1", "weight": 0.8}]
+
+
+def test_a_lora_that_cannot_be_used(make: Make) -> None:
+    before = make().bytes_of()
+    with pytest.raises(EngineError, match=r"no LoRA 'chalk' .* there are: ink, lost, noise, oil 2\.1"):
+        make(loras=(Lora("chalk"),))
+    with pytest.raises(EngineError, match="named twice"):
+        make(loras=(Lora("ink"), Lora("ink")))
+    for name in ("lost", "noise"):
+        with pytest.raises(EngineError, match=f"LoRA '{name}' cannot be used with this model") as error:
+            make(loras=(Lora("ink"), Lora(name)))
+        assert "/" not in str(error.value)
+    assert make().bytes_of() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    (
+        ("style", "takes no style reference"),
+        ("composition", "takes no composition"),
+        ("mask", "send a reference of kind init"),
+    ),
+)
+def test_a_reference_that_the_model_does_not_take(make: Make, picture: Path, kind: str, sentence: str) -> None:
+    with pytest.raises(EngineError, match=sentence):
+        make(references=(reference(kind, picture),))
+
+
+def test_other_tasks_are_refused(make: Make) -> None:
+    for changes, sentence in (
+        ({"width": 100}, "width must be a multiple of 8 pixels"),
+        ({"model": "flux"}, "no model 'flux'; it has sdxl"),
+        ({"stage": "enhance", "format": None}, "no texts"),
+        ({"format": "video", "frames": 8, "fps": 8}, "makes pictures, and no videos"),
+    ):
+        with pytest.raises(EngineError, match=sentence):
+            make(**changes)
+
+
+@pytest.fixture
+def forwards(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Give a list of how many latents each call of the UNet sees."""
+    seen: list[int] = []
+    forward = diffusers.UNet2DConditionModel.forward
+
+    def counted(self: Any, sample: Any, *args: Any, **named: Any) -> Any:
+        seen.append(sample.shape[0])
+        return forward(self, sample, *args, **named)
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", counted)
+    yield seen
+
+
+def test_cancel_ends_it_within_a_step(make: Make, forwards: list[int]) -> None:
+    whole = make().bytes_of()
+    forwards.clear()
+    with pytest.raises(Cancelled):
+        make(steps=50, cancel_when=lambda heard: (0, 3, 50) in heard.steps)
+    assert len(forwards) <= 4
+    assert make().bytes_of() == whole
+
+
+def test_batches_are_as_large_as_the_settings_say(make: Make, tiny_sdxl_folder: Path, forwards: list[int]) -> None:
+    model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "max_batch": 2}
+    make(by=DiffusersEngine({"device": "cpu", "models": [model]}), indexes=(0, 1, 2), steps=1)
+    assert forwards == [4, 2]  # with and without the prompt
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Any, Any], Any]) -> None:
+    """Have every call of the UNet spoiled: `spoil(sample, what it returned)`."""
+    forward = diffusers.UNet2DConditionModel.forward
+
+    def spoiled(self: Any, sample: Any, *args: Any, **named: Any) -> Any:
+        return (spoil(sample, forward(self, sample, *args, **named)[0]),)
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", spoiled)
+
+
+def test_a_picture_of_no_numbers_fails_and_the_others_do_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(sample: Any, made: Any) -> Any:
+        made[1::2] = float("nan")  # the second of two pictures, with and without the prompt
+        return made
+
+    whole = make(indexes=(0, 1))
+    with monkeypatch.context() as patch:
+        broken(patch, spoil)
+        made = make(indexes=(0, 1))
+    assert made.delivered.keys() == {0}
+    assert "NaN" in made.failures[1]
+    assert make(indexes=(0, 1)).bytes_of(1) == whole.bytes_of(1)
+
+
+def test_out_of_memory_in_a_step_is_survived(
+    make: Make, singly: DiffusersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(sample: Any, made: Any) -> Any:
+        if sample.shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return made
+
+    whole = make(by=singly, indexes=(0, 1, 2))
+    with monkeypatch.context() as patch:
+        broken(patch, spoil)
+        made = make(indexes=(0, 1, 2))
+    assert made.warnings == ["The device ran out of memory; this was made with one picture at a time."]
+    assert [made.bytes_of(i) for i in range(3)] == [whole.bytes_of(i) for i in range(3)]
+
+
+def test_out_of_memory_whatever_is_tried_may_be_tried_again(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(sample: Any, made: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        broken(patch, spoil)
+        with pytest.raises(NotEnoughMemory, match="in the middle of the work") as error:
+            make()
+    assert error.value.retryable
+    assert make().delivered
+
+
+def test_more_than_the_limit_is_not_begun(make: Make, tiny_sdxl_folder: Path, forwards: list[int]) -> None:
+    model = {"name": "sdxl", "source": str(tiny_sdxl_folder)}
+    small = DiffusersEngine({"device": "cpu", "memory_limit": "8MiB", "models": [model]})
+    with pytest.raises(NotEnoughMemory, match="memory_limit") as error:
+        make(by=small)
+    assert not error.value.retryable
+    assert not forwards
+    assert not small.loaded()
+
+
+def test_a_model_is_loaded_where_it_is_seen_and_can_be_evicted(make: Make, tiny_sdxl_folder: Path) -> None:
+    fresh = DiffusersEngine({"device": "cpu", "models": [{"name": "sdxl", "source": str(tiny_sdxl_folder)}]})
+    assert not fresh.loaded()
+    first = make(by=fresh)
+    assert "loading sdxl" in first.phases
+    (model,) = fresh.loaded()
+    assert (model.name, model.device) == ("sdxl", "cpu")
+    assert fresh.give_room("cpu", 1) == model.size_bytes
+    assert not fresh.loaded()
+    assert make(by=fresh).bytes_of() == first.bytes_of()
