@@ -1,0 +1,198 @@
+"""What goes wrong with a language model: one conversation fails with a sentence, the others go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from atelier_worker.engine import EngineError
+from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.transformers_engine import TransformersEngine
+from tests.engines.chat_tasks import Heard, chat_task
+from tests.engines.test_chat import make_engine, said
+from tests.engines.tiny_qwen import write_tiny_qwen
+
+Forward = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_qwen(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """Give a model that may be damaged."""
+    return Path(shutil.copytree(folder, tmp_path / "model"))
+
+
+@pytest.fixture
+def forward(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[Forward, dict[str, Any]], Any]], None]]:
+    """Give a way to stand between the engine and the model: `forward(between)`."""
+    real = transformers.Qwen2ForCausalLM.forward
+
+    def install(between: Callable[[Forward, dict[str, Any]], Any]) -> None:
+        def stand_in(self: Any, **arguments: Any) -> Any:
+            return between(lambda **given: real(self, **given), arguments)
+
+        monkeypatch.setattr(transformers.Qwen2ForCausalLM, "forward", stand_in)
+
+    yield install
+
+
+def run_rows(engine: TransformersEngine, count: int, max_tokens: int = 24) -> tuple[list[Heard], list[EngineError]]:
+    """Run rows at once; return what was heard of each, and the failures."""
+    import threading
+
+    heard = [Heard() for _ in range(count)]
+    failures: list[EngineError] = []
+
+    def run(place: int) -> None:
+        try:
+            engine.run(chat_task(seed=place, max_tokens=max_tokens), heard[place])
+        except EngineError as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(place,)) for place in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return heard, failures
+
+
+def test_a_row_that_is_not_a_number_fails_alone(folder: Path, forward: Any) -> None:
+    engine = make_engine(folder)
+    spoilt: list[int] = []
+
+    def between(model: Forward, arguments: dict[str, Any]) -> Any:
+        out = model(**arguments)
+        if len(out.logits) == 3 and not spoilt:
+            spoilt.append(1)
+            out.logits[1] = float("nan")
+        return out
+
+    forward(between)
+    heard, failures = run_rows(engine, 3)
+
+    assert len(failures) == 1
+    assert "NaN" in str(failures[0])
+    assert not failures[0].retryable
+    assert sorted(one.ended is not None for one in heard) == [False, True, True]
+    untouched = [one.text for one in heard if one.ended is not None]
+    assert untouched == [said(engine, chat_task(seed=n)).text for n, one in enumerate(heard) if one.ended is not None]
+
+
+def test_where_memory_runs_out_the_newest_row_gives_way(folder: Path, forward: Any) -> None:
+    engine = make_engine(folder)
+    alone = [said(engine, chat_task(seed=seed)).text for seed in range(3)]
+    raised: list[int] = []
+
+    def between(model: Forward, arguments: dict[str, Any]) -> Any:
+        out = model(**arguments)
+        # After the layers have written their keys: the step is done again.
+        if len(out.logits) == 3 and not raised:
+            raised.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return out
+
+    forward(between)
+    heard, failures = run_rows(engine, 3)
+
+    assert [error.retryable for error in failures] == [True]
+    assert "no memory left" in str(failures[0])
+    assert [one.text for one in heard if one.ended] == [alone[n] for n, one in enumerate(heard) if one.ended]
+    assert sum(one.ended is not None for one in heard) == 2
+
+
+def test_a_step_that_fails_fails_its_rows_and_the_loop_starts_again(folder: Path, forward: Any) -> None:
+    engine = make_engine(folder)
+    raised: list[int] = []
+
+    def between(model: Forward, arguments: dict[str, Any]) -> Any:
+        if len(arguments["input_ids"]) == 2 and not raised:
+            raised.append(1)
+            raise RuntimeError("a kernel broke")
+        return model(**arguments)
+
+    forward(between)
+    _, failures = run_rows(engine, 2)
+
+    assert [(error.retryable, str(error)) for error in failures] == [
+        (True, "The model failed with RuntimeError; the worker's log says where.")
+    ] * 2
+    assert said(engine, chat_task()).ended is not None
+
+
+def refused(source: Path | str, **options: object) -> str:
+    """Return the sentence with which a model is refused at the start."""
+    with pytest.raises(OptionsError) as told:
+        make_engine(Path(source), **options)
+    return str(told.value)
+
+
+def test_a_model_that_cannot_be_used_is_refused_with_the_remedy(copy: Path, tmp_path: Path) -> None:
+    assert refused(tmp_path / "nowhere") == "The folder of the model tiny does not exist: correct its source."
+    (tmp_path / "empty").mkdir()
+    assert "has no config.json" in refused(tmp_path / "empty")
+
+    tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.pop("chat_template", None)
+    (copy / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    assert "has no chat template" in refused(copy)
+
+    (copy / "config.json").write_text("{")
+    assert "its config.json cannot be read" in refused(copy)
+    (copy / "model.safetensors").unlink()
+    (copy / "pytorch_model.bin").write_bytes(b"\x80")
+    assert "no weights in safetensors files" in refused(copy)
+
+
+def test_a_model_that_is_not_on_this_machine_is_named_with_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    models = [{"name": "tiny", "source": "nobody/nothing"}]
+    with pytest.raises(
+        OptionsError, match=r"tiny \(nobody/nothing\) is not on this machine: fetch it with `hf download"
+    ):
+        TransformersEngine({"engine": "transformers", "device": "cpu", "models": models})
+
+
+def test_damaged_weights_are_named(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    engine = make_engine(copy)
+    with pytest.raises(EngineError, match="weights of the model tiny cannot be read"):
+        said(engine, chat_task())
+
+    # Nothing of it stays: once the file is whole, the next task loads it.
+    weights.write_bytes(whole)
+    assert said(engine, chat_task()).ended is not None
+
+
+def test_weights_that_lack_tensors_are_named(copy: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(EngineError, match="incomplete: 1 tensors are missing"):
+        said(make_engine(copy), chat_task())
+
+
+def test_options_are_checked(folder: Path) -> None:
+    assert "colour is not known" in refused(folder, colour="red")
+    assert "enhancer is big, which is none of models: tiny" in refused(folder, enhancer="big")
+    assert "device" in refused(folder, device="cuda:9")
+    with pytest.raises(EngineError, match="has no model huge; it has tiny"):
+        said(make_engine(folder), chat_task(model="huge"))

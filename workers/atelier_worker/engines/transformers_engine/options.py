@@ -1,0 +1,81 @@
+"""The options of this engine, read and checked before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from atelier_worker.engine_options import Options
+
+_GIB = 1 << 30
+DTYPES = ("auto", "bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """One `[[engine.models]]`: what jobs call it, and the hub id or folder that it comes from."""
+
+    name: str
+    source: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, when the source names one and not an id of the hub."""
+        path = Path(self.source).expanduser()
+        return path if path.is_absolute() or self.source.startswith(".") or path.is_dir() else None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The whole `[[engine]]` table. `cache_bytes` bounds the keys and values of all conversations of one model.
+
+    `max_tokens` is how long an answer may be that was asked for without a limit. `enhancer` names the model that makes
+    prompts richer.
+    """
+
+    models: tuple[ModelOptions, ...]
+    enhancer: str
+    device: str
+    dtype: str
+    memory_limit_bytes: int | None
+    memory_wait_s: float
+    cache_bytes: int
+    max_tokens: int
+    slots: int
+    download: bool
+
+
+def read_options(table: Mapping[str, object]) -> EngineOptions:
+    """Read the table.
+
+    Raises:
+        OptionsError: an option is missing, unknown or cannot be used.
+    """
+    options = Options(table, where=f"[[engine]] {table.get('name', 'transformers')}")
+    models = []
+    for one in options.tables("models"):
+        models.append(ModelOptions(one.text("name"), one.text("source")))
+        one.done()
+    if not models:
+        raise options.wrong("models", 'is missing: add [[engine.models]] with name = "…" and source = "…".')
+    names = [model.name for model in models]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise options.wrong("models", f"names {twice} twice; each model needs a name of its own.")
+    enhancer = options.text("enhancer", names[0])
+    if enhancer not in names:
+        raise options.wrong("enhancer", f"is {enhancer}, which is none of models: {', '.join(names)}.")
+    read = EngineOptions(
+        models=tuple(models),
+        enhancer=enhancer,
+        device=options.text("device", "auto"),
+        dtype=options.choice("dtype", DTYPES, "auto"),
+        memory_limit_bytes=options.size_bytes("memory_limit", None),
+        memory_wait_s=options.duration_s("memory_wait", MEMORY_WAIT_S),
+        cache_bytes=options.size_bytes("cache_memory", 2 * _GIB),
+        max_tokens=options.integer("max_tokens", 2048, least=1),
+        slots=options.integer("slots", 8, least=1, most=64),
+        download=options.boolean("download", False),
+    )
+    options.done()
+    return read
