@@ -11,11 +11,12 @@ from functools import partial
 
 from atelier_worker.engine import Context, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
-from atelier_worker.engines.diffusers_engine.loras import apply_loras, check_loras
 from atelier_worker.engines.diffusers_engine.models import Model, Use, effective_dtype, load, weights_bytes
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read_settings
+from atelier_worker.engines.diffusers_engine.wan_features import FEATURES, name_in
 from atelier_worker.engines.diffusers_engine.weights import Weights, WeightsError, download, find
-from atelier_worker.engines.residency import Residency, memory_of, video_working_bytes
+from atelier_worker.engines.features import refuse
+from atelier_worker.engines.residency import Residency, memory_of
 
 _log = logging.getLogger(__name__)
 _LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
@@ -71,7 +72,7 @@ class DiffusersEngine:
 
             images.run(task, context, settings, self._device, use)
         else:
-            self._video(task, context, settings, use)
+            self._video(task, context, settings, weights, use)
 
     def loaded(self) -> Sequence[LoadedModel]:
         """Return the models in memory."""
@@ -104,7 +105,12 @@ class DiffusersEngine:
                     import torch
 
                     self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
-                self._residency = Residency(memory_of(self._device), self._device, self._settings.memory_limit_bytes)
+                self._residency = Residency(
+                    memory_of(self._device),
+                    self._device,
+                    self._settings.memory_limit_bytes,
+                    memory_wait_s=self._settings.memory_wait_s,
+                )
             if settings.name not in self._registered:
                 dtype = effective_dtype(settings.dtype, self._device)
                 self._residency.register(
@@ -128,13 +134,10 @@ class DiffusersEngine:
             finally:
                 model.lock.release()
 
-    def _video(self, task: Task, context: Context, settings: ModelSettings, use: Use) -> None:
+    def _video(self, task: Task, context: Context, settings: ModelSettings, weights: Weights, use: Use) -> None:
+        # Before the weights are loaded, which takes minutes.
+        if (name := name_in(weights.folder)) is not None:
+            refuse(FEATURES[name], task)
         from atelier_worker.engines.diffusers_engine import video
 
-        check_loras(task.loras, settings)
-        dtype = effective_dtype(settings.dtype, self._device)
-        needed = video_working_bytes(task.width, task.height, task.frames, dtype=dtype, tiled=settings.tiling)
-        with use(needed) as model:
-            apply_loras(model, task.loras)
-            said = video.VideoSettings(settings.guidance, settings.scheduler, settings.flow_shift)
-            video.run(model.pipeline, task, context, said)
+        video.run_model(task, context, settings, self._device, use)

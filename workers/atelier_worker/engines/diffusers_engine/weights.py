@@ -137,11 +137,9 @@ def _index(folder: Path, settings: ModelSettings) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         inner = sorted(found.parent for found in folder.glob("*/model_index.json"))
-        remedy = (
-            f"did you mean {inner[0]}?" if inner else "give the folder that diffusers' save_pretrained has written."
-        )
+        remedy = f"did you mean {inner[0]}?" if inner else "give the folder that save_pretrained of diffusers wrote."
         raise WeightsError(
-            f"model {settings.name}: {folder} is no folder of a pipeline (no model_index.json); {remedy}"
+            f"model {settings.name}: {folder} is no folder of a pipeline (it has no model_index.json); {remedy}"
         )
     try:
         index = json.loads(path.read_text("utf-8"))

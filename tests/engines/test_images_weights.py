@@ -1,0 +1,154 @@
+"""What is said when weights are missing, of another kind or broken: before anything is loaded, with what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from atelier_worker.engine import EngineError
+from atelier_worker.engine_loader import EngineNotUsable, load_engine
+from atelier_worker.engines.diffusers_engine import DiffusersEngine
+from tests.atelier_worker.engines.listener import IMAGE, Listener
+
+ENGINE = "atelier_worker.engines.diffusers_engine:DiffusersEngine"
+HUB_ID = "somebody/tiny-xl"
+TASK = replace(IMAGE, width=64, height=64, steps=1)
+
+pytestmark = pytest.mark.filterwarnings(
+    # diffusers hands a tensor to numpy in the old way.
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
+
+
+@pytest.fixture
+def folder(tiny_sdxl_folder: Path, tmp_path: Path) -> Path:
+    """A copy that may be broken."""
+    return Path(shutil.copytree(tiny_sdxl_folder, tmp_path / "model"))
+
+
+def table(source: object, **more: object) -> dict[str, object]:
+    return {"device": "cpu", "models": [{"name": "sdxl", "source": str(source), **more}]}
+
+
+def refusal(source: object, **more: object) -> str:
+    with pytest.raises(EngineNotUsable) as error:
+        load_engine(ENGINE, table(source, **more))
+    return str(error.value)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def only_pickle(folder: Path) -> None:
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def other_class(folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LTXPipeline"}), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    (
+        (shutil.rmtree, "does not exist; get the weights with `hf download stabilityai/"),
+        (lambda folder: (folder / "model_index.json").unlink(), "is no folder of a pipeline (it has no model_index"),
+        (lambda folder: (folder / "model_index.json").write_text("{"), "cannot be read; download it again"),
+        (other_class, "holds a LTXPipeline; this engine runs StableDiffusionXLPipeline, "),
+        (lambda folder: shutil.rmtree(folder / "vae"), "vae has no weights (*.safetensors); download the model again"),
+        (only_pickle, "has diffusion_pytorch_model.bin but no safetensors, and other formats can run code"),
+        (lambda folder: cut(folder / "text_encoder" / "model.safetensors"), "is cut off or broken; download it again"),
+        (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b""), "is cut off or"),
+    ),
+)
+def test_weights_that_cannot_be_used(folder: Path, spoil: Callable[[Path], Any], sentence: str) -> None:
+    spoil(folder)
+    said = refusal(folder)
+    assert said.startswith("model sdxl: ")
+    assert sentence in said
+
+
+def test_the_folder_around_the_right_one(folder: Path) -> None:
+    assert f"did you mean {folder}?" in refusal(folder.parent)
+
+
+def test_a_file_in_place_of_a_folder(folder: Path) -> None:
+    assert "is no folder" in refusal(folder / "model_index.json")
+
+
+def test_a_source_that_is_nothing() -> None:
+    assert "is neither a folder of this machine nor OWNER/NAME" in refusal("sdxl")
+
+
+def test_a_variant_that_is_not_there(folder: Path) -> None:
+    for path in folder.glob("*/*.safetensors"):
+        path.rename(path.with_name(path.name.replace(".safetensors", ".fp16.safetensors")))
+    assert "has no weights (*.safetensors)" in refusal(folder)
+    assert load_engine(ENGINE, table(folder, variant="fp16")).name == "diffusers"
+
+
+def test_options_that_are_not_known(folder: Path) -> None:
+    assert "sdxl: schedular is not known. Did you mean scheduler?" in refusal(folder, schedular="euler")
+    assert "loras takes .safetensors files, got ink = 'ink.pt'" in refusal(folder, loras={"ink": "ink.pt"})
+    assert "fallbacks takes any of smaller_batch, tiling, offload, got 'magic'" in refusal(folder, fallbacks=["magic"])
+    with pytest.raises(EngineNotUsable, match=r"models is missing: add \[\[engine\.models\]\]"):
+        load_engine(ENGINE, {})
+
+
+def test_weights_of_the_hub(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    missing = refusal(HUB_ID)
+    assert f"not on this machine; get them with `hf download {HUB_ID}`, or say download = true" in missing
+    asks = DiffusersEngine(table(HUB_ID, download=True))
+    (tmp_path / "asks").mkdir()
+    # There is no network in this test: what is seen is that it was asked for, and how it fails.
+    with pytest.raises(EngineError, match="weights of the model sdxl cannot be downloaded") as error:
+        asks.run(TASK, Listener(tmp_path / "asks"))
+    assert error.value.retryable
+    repository = cache / "models--somebody--tiny-xl"
+    shutil.copytree(folder, repository / "snapshots" / "0123")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0123", "utf-8")
+    made = Listener(tmp_path / "made")
+    made.workdir.mkdir()
+    DiffusersEngine(table(HUB_ID)).run(TASK, made)
+    assert made.delivered
+
+
+def test_weights_that_turn_out_broken_when_they_are_loaded(folder: Path, tmp_path: Path) -> None:
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text("utf-8")) | {"block_out_channels": [8, 32]}), "utf-8")
+    engine = DiffusersEngine(table(folder))
+    with pytest.raises(EngineError, match="weights of the model sdxl cannot be loaded") as error:
+        engine.run(TASK, Listener(tmp_path))
+    assert str(tmp_path) not in str(error.value)
+    assert not engine.loaded()
+
+
+def test_nothing_heavy_is_imported_before_the_first_task(folder: Path) -> None:
+    program = (
+        "import sys\n"
+        "from atelier_worker.engines.diffusers_engine import DiffusersEngine\n"
+        f"DiffusersEngine({table(folder)!r})\n"
+        "print(sorted({'torch', 'diffusers', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
+def test_a_library_that_is_not_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "peft" else object())
+    assert refusal(folder) == (
+        "The engine diffusers needs peft: install them with pip install 'atelier-media[diffusers]'."
+    )
