@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,14 @@ from atelier_worker.engines.residency import (
     check_picture,
     show_previews,
     survive_out_of_memory,
+    video_working_bytes,
 )
 
 from .footage import Footage
 from .interrupts import before_each
+from .loras import apply_loras, check_loras
+from .models import Use, effective_dtype, offloaded
+from .settings import ModelSettings
 from .wan_features import FEATURES, TEXT_OR_FIRST, name_of
 from .wan_schedulers import scheduler_for
 
@@ -40,22 +45,73 @@ _GUIDANCE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class VideoSettings:
-    """What a model's configuration says of its videos; None: what the weights say.
-
-    `fallbacks` are what is tried when memory runs out: `tiling` of the decoder, `offload` of what is not at work.
-    """
+    """What a model's configuration says of its videos; None: what the weights say. `tiling` is of the decoder."""
 
     guidance: float | None = None
     scheduler: str = ""
     flow_shift: float | None = None
-    fallbacks: tuple[str, ...] = ("tiling",)
+    tiling: bool = False
 
 
 _NOTHING_SET = VideoSettings()
 
 
+@dataclass(frozen=True, slots=True)
+class Reel:
+    """What outlives an attempt that ran out of memory: the outputs that are left, and latents that are denoised."""
+
+    left: list[int]
+    latents: dict[int, Any] = field(default_factory=dict)
+
+
 def run(pipeline: Any, task: Task, context: Context, settings: VideoSettings = _NOTHING_SET) -> None:
-    """Make the videos of a task with a pipeline that no other task uses meanwhile.
+    """Make the videos of a task with a pipeline that no other task uses meanwhile. Without memory it decodes in tiles.
+
+    Raises:
+        Cancelled: the pipeline is then as it was before.
+        EngineError: the weights cannot do what the task asks, or what they made is no video.
+    """
+    reel = Reel(list(task.indexes))
+    tiled = replace(settings, tiling=True)
+    attempts = [
+        Attempt("whole frames decoded", lambda: film(pipeline, task, context, settings, reel)),
+        Attempt("frames decoded in tiles", lambda: film(pipeline, task, context, tiled, reel)),
+    ]
+    survive_out_of_memory(context, attempts)
+
+
+def run_model(task: Task, context: Context, settings: ModelSettings, device: str, use: Use) -> None:
+    """Make the videos of a task with a model of the engine, each way of doing it as far as its memory is admitted.
+
+    Raises:
+        Cancelled: the model is then as it was before.
+        EngineError: the model cannot do what the task asks, or memory ran out whatever was tried.
+    """
+    check_loras(task.loras, settings)
+    reel = Reel(list(task.indexes))
+    dtype = effective_dtype(settings.dtype, device)
+
+    def made(*, tiling: bool, offload: bool) -> None:
+        said = VideoSettings(settings.guidance, settings.scheduler, settings.flow_shift, tiling)
+        needed = video_working_bytes(task.width, task.height, task.frames, dtype=dtype, tiled=tiling)
+        with use(needed) as model, offloaded(model, offload):
+            apply_loras(model, task.loras)
+            film(model.pipeline, task, context, said, reel)
+
+    tiling = settings.tiling
+    attempts = [Attempt("whole frames decoded", partial(made, tiling=tiling, offload=False))]
+    for fallback in settings.fallbacks:
+        if fallback == "tiling" and not tiling:
+            tiling = True
+            attempts.append(Attempt("frames decoded in tiles", partial(made, tiling=True, offload=False)))
+        elif fallback == "offload" and not settings.offload and device != "cpu":
+            name = "weights that wait in the main memory"
+            attempts.append(Attempt(name, partial(made, tiling=tiling, offload=True)))
+    survive_out_of_memory(context, attempts)
+
+
+def film(pipeline: Any, task: Task, context: Context, settings: VideoSettings, reel: Reel) -> None:
+    """Make what is left of a task in one way.
 
     Raises:
         Cancelled: the pipeline is then as it was before.
@@ -68,10 +124,16 @@ def run(pipeline: Any, task: Task, context: Context, settings: VideoSettings = _
     if task.frames < 1 or task.fps < 1:
         raise EngineError(f"A video needs frames and a frame rate; got {task.frames} frames at {task.fps} per second.")
     used = _with_frames(pipeline, task) if name == TEXT_OR_FIRST else pipeline
-    with torch.no_grad():
-        filming = Filming(used, task, context, settings)
-        for index in task.indexes:
-            filming.make(index)
+    try:
+        with torch.no_grad():
+            filming = Filming(used, task, context, settings)
+            while reel.left:
+                filming.make(reel.left[0], reel.latents)
+                del reel.left[0]
+    finally:
+        # After an interruption the autoencoder still holds decoded rows, and offloaded models are on the device.
+        pipeline.vae.clear_cache()
+        pipeline.maybe_free_model_hooks()
 
 
 class Filming:
@@ -84,20 +146,21 @@ class Filming:
         # Before the first step, so that whoever watches sees at once that it has begun.
         context.progress(0, task.steps, asset_index=task.indexes[0], phase="reading the prompt")
         self._footage = Footage.of(task, multiple=_multiple(pipeline), stride=pipeline.vae_scale_factor_temporal)
-        if line := self._footage.said():
-            context.log(line)
         frames = {r.kind: self._footage.framed(r) for r in task.references if r.strength > 0}
         names = {"first_frame": "image", "last_frame": "last_image"}
         self._given = {names[kind]: picture for kind, picture in frames.items()}
         self._embeds = self._read()
         self._clock = PreviewClock()
 
-    def make(self, index: int) -> None:
-        """Make the output at an index and hand it over."""
-        context, task = self._context, self._task
-        seed = task.seed + index
-        latents = survive_out_of_memory(context, self._ways_to_denoise(index, seed))
-        frames = survive_out_of_memory(context, self._ways_to_decode(index, latents))
+    def make(self, index: int, latents: dict[int, Any]) -> None:
+        """Make the output at an index and hand it over; `latents` are those that are denoised already."""
+        context, seed = self._context, self._task.seed + index
+        if index not in latents:
+            if line := self._footage.said():
+                context.log(line)
+            latents[index] = self._denoised(index, seed).cpu()
+        frames = self._decoded(index, latents[index])
+        del latents[index]
         folder = context.workdir / f"asset-{index}"
         folder.mkdir()
         context.deliver(index, self._encoded(index, seed, frames, folder / "video.mp4"))
@@ -134,48 +197,22 @@ class Filming:
         transformers = [model for model in (pipeline.transformer, pipeline.transformer_2) if model is not None]
         modules = [block for model in transformers for block in _blocks(model)] + _blocks(pipeline.vae.encoder)
         with self._own_scheduler(), before_each(modules, context.check_cancelled):
-            try:
-                latents = pipeline(
-                    **self._embeds,
-                    **self._given,
-                    height=footage.height,
-                    width=footage.width,
-                    num_frames=footage.frames,
-                    num_inference_steps=task.steps,
-                    guidance_scale=self._guidance,
-                    # On the CPU, so that the same seed gives the same noise on every device.
-                    generator=torch.Generator("cpu").manual_seed(seed),
-                    output_type="latent",
-                    callback_on_step_end=on_step,
-                    callback_on_step_end_tensor_inputs=["latents"],
-                ).frames
-            except BaseException:
-                self._cleared()
-                raise
+            latents = pipeline(
+                **self._embeds,
+                **self._given,
+                height=footage.height,
+                width=footage.width,
+                num_frames=footage.frames,
+                num_inference_steps=task.steps,
+                guidance_scale=self._guidance,
+                # On the CPU, so that the same seed gives the same noise on every device.
+                generator=torch.Generator("cpu").manual_seed(seed % 2**64),
+                output_type="latent",
+                callback_on_step_end=on_step,
+                callback_on_step_end_tensor_inputs=["latents"],
+            ).frames
         check_finite(latents, what="video")
         return latents
-
-    def _ways_to_denoise(self, index: int, seed: int) -> list[Attempt[Any]]:
-        def aside() -> Any:
-            with set_aside(self._pipeline, ("text_encoder",)):
-                return self._denoised(index, seed)
-
-        ways: list[Attempt[Any]] = [Attempt("all weights on the device", lambda: self._denoised(index, seed))]
-        if "offload" in self._settings.fallbacks:
-            ways.append(Attempt("its text encoder in the main memory", aside))
-        return ways
-
-    def _ways_to_decode(self, index: int, latents: Any) -> list[Attempt[Any]]:
-        def aside() -> Any:
-            with set_aside(self._pipeline, ("text_encoder", "transformer", "transformer_2")):
-                return self._tiled(index, latents)
-
-        ways: list[Attempt[Any]] = [Attempt("whole frames decoded", lambda: self._decoded(index, latents))]
-        if "tiling" in self._settings.fallbacks:
-            ways.append(Attempt("frames decoded in tiles", lambda: self._tiled(index, latents)))
-        if "offload" in self._settings.fallbacks:
-            ways.append(Attempt("frames decoded in tiles and other weights in the main memory", aside))
-        return ways
 
     def _decoded(self, index: int, latents: Any) -> Any:
         """The frames that are filmed, from -1 to 1: frames, channels, rows, columns."""
@@ -188,21 +225,19 @@ class Filming:
             part = f"decoding {done} of {count}" if done <= count else "decoding"
             context.progress(task.steps, task.steps, asset_index=index, phase=part)
 
-        with before_each([vae.decoder], before_frame), before_each(_blocks(vae.decoder), context.check_cancelled):
-            try:
-                decoded = vae.decode(_scaled(vae, latents), return_dict=False)[0]
-            except BaseException:
-                self._cleared()
-                raise
+        latents = _scaled(vae, latents.to(self._pipeline._execution_device, vae.dtype))
+        blocks = _blocks(vae.decoder)
+        with self._tiled(), before_each([vae.decoder], before_frame), before_each(blocks, context.check_cancelled):
+            decoded = vae.decode(latents, return_dict=False)[0]
         check_finite(decoded, what="video")
         return decoded[0].permute(1, 0, 2, 3)
 
-    def _tiled(self, index: int, latents: Any) -> Any:
+    @contextmanager
+    def _tiled(self) -> Iterator[None]:
         vae = self._pipeline.vae
-        before = vae.use_tiling
-        vae.enable_tiling()
+        before, vae.use_tiling = vae.use_tiling, self._settings.tiling
         try:
-            return self._decoded(index, latents)
+            yield
         finally:
             vae.use_tiling = before
 
@@ -233,26 +268,6 @@ class Filming:
         finally:
             self._pipeline.scheduler = before
 
-    def _cleared(self) -> None:
-        """Free what an interrupted run leaves behind: decoded rows in the autoencoder, models on the device."""
-        self._pipeline.vae.clear_cache()
-        self._pipeline.maybe_free_model_hooks()
-
-
-@contextmanager
-def set_aside(pipeline: Any, names: tuple[str, ...]) -> Iterator[None]:
-    """Keep parts of a pipeline in the main memory for a while; one that moves its parts by itself is left to it."""
-    device = pipeline._execution_device
-    moves_itself = any(hasattr(part, "_hf_hook") for part in pipeline.components.values())
-    parts = [] if moves_itself else [part for name in names if (part := getattr(pipeline, name, None)) is not None]
-    try:
-        for part in parts:
-            part.to("cpu")
-        yield
-    finally:
-        for part in parts:
-            part.to(device)
-
 
 def _with_frames(pipeline: Any, task: Task) -> Any:
     """Weights that do both, as the class that a task needs; nothing is loaded or copied."""
@@ -277,7 +292,6 @@ def _multiple(pipeline: Any) -> int:
 
 def _scaled(vae: Any, latents: Any) -> Any:
     """Latents as the decoder wants them: each channel with the mean and the deviation that it had in training."""
-    latents = latents.to(next(vae.parameters()).device, vae.dtype)
     mean, deviation = (
         torch.tensor(values, device=latents.device, dtype=latents.dtype).view(1, -1, 1, 1, 1)
         for values in (vae.config.latents_mean, vae.config.latents_std)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -14,6 +16,7 @@ FIRST = "WanImageToVideoPipeline"
 FIRST_AND_LAST = "WanImageToVideoPipeline, two frames"
 FREE = "WanImageToVideoPipeline, no image encoder"
 
+_CLASSES = ("WanPipeline", "WanImageToVideoPipeline")
 _ALWAYS = ("negative_prompt", "guidance", "scheduler", "loras")
 _VIDEOS_ONLY = "This model makes videos and no pictures: ask for format video, or choose another model."
 _TEXT_ONLY = "This model makes videos from text alone: leave out first_frame and last_frame, or choose another model."
@@ -50,13 +53,32 @@ FEATURES: Mapping[str, Row] = MappingProxyType(
 def name_of(pipeline: Any) -> str | None:
     """Return which row of `FEATURES` a loaded pipeline has; None when it is none of Wan's."""
     kind = type(pipeline).__name__
-    if kind not in ("WanPipeline", "WanImageToVideoPipeline"):
+    if kind not in _CLASSES:
         return None
-    if pipeline.config.expand_timesteps:
+    transformer = pipeline.transformer if pipeline.transformer is not None else pipeline.transformer_2
+    return _name(kind, pipeline.config, transformer.config)
+
+
+def name_in(folder: Path) -> str | None:
+    """Return which row of `FEATURES` the weights in a folder will have, before they are loaded.
+
+    None when they are none of Wan's, or do not say.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        models = ("transformer" if index["transformer"][1] else "transformer_2", index["_class_name"])
+        transformer = json.loads((folder / models[0] / "config.json").read_text("utf-8"))
+        return _name(models[1], index, transformer) if models[1] in _CLASSES else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        # Whatever is wrong here is said when they are loaded.
+        return None
+
+
+def _name(kind: str, pipeline: Mapping[str, Any], transformer: Mapping[str, Any]) -> str:
+    if pipeline.get("expand_timesteps"):
         return TEXT_OR_FIRST
     if kind == "WanPipeline":
         return TEXT
-    transformer = (pipeline.transformer if pipeline.transformer is not None else pipeline.transformer_2).config
-    if transformer.image_dim is None:
+    if transformer.get("image_dim") is None:
         return FREE
-    return FIRST if transformer.pos_embed_seq_len is None else FIRST_AND_LAST
+    return FIRST if transformer.get("pos_embed_seq_len") is None else FIRST_AND_LAST
