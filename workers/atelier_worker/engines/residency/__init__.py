@@ -15,9 +15,10 @@ from atelier_worker.engines.residency.estimates import (
 from atelier_worker.engines.residency.out_of_memory import Attempt, is_out_of_memory, survive_out_of_memory
 from atelier_worker.engines.residency.pictures import check_finite, check_picture
 from atelier_worker.engines.residency.previews import PreviewClock, latent_preview, show_previews
-from atelier_worker.engines.residency.residency import Residency, tell_part
+from atelier_worker.engines.residency.residency import MEMORY_WAIT_S, Residency, tell_part
 
 __all__ = [
+    "MEMORY_WAIT_S",
     "Attempt",
     "DeviceMemory",
     "NotEnoughMemory",

@@ -20,6 +20,7 @@ from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
 from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go, may_wait_for_memory
 
 T = TypeVar("T")
+MEMORY_WAIT_S = 30.0
 WAITING = "waiting for memory"
 _LOOK_AGAIN_S = 0.25  # a context cannot wake a thread when its job is cancelled
 _tell: ContextVar[Callable[[int, int], None] | None] = ContextVar("atelier_loading", default=None)
@@ -55,7 +56,7 @@ class Residency(Generic[T]):
         device: str,
         limit_bytes: int | None = None,
         *,
-        memory_wait_s: float = 30.0,
+        memory_wait_s: float = MEMORY_WAIT_S,
         now: Callable[[], float] = time.monotonic,
         pause: Callable[[threading.Condition, float], object] = threading.Condition.wait,
     ) -> None:
