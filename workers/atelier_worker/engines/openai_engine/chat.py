@@ -22,6 +22,14 @@ _PASSING = ("server_error", "rate_limit", "overloaded", "timeout", "unavailable"
 _NOT_TEXT = ("tool_calls", "function_call")
 
 
+# Takes a piece of text; tells whether anything was ever passed on to the client.
+Write = Callable[[str], bool]
+
+
+class Enough(Exception):
+    """Raised by a `Write` that needs no more of the text."""
+
+
 @dataclass(slots=True)
 class Reply:
     """What came back so far. `wrote` is true once a piece of text was passed on."""
@@ -30,7 +38,7 @@ class Reply:
     reason: str = ""
     done: bool = False
     usage: tuple[int, int] | None = None
-    write: Callable[[str], None] = field(default=lambda _: None)
+    write: Write = field(default=lambda _: True)
 
     @property
     def finish(self) -> Literal["stop", "length"]:
@@ -59,8 +67,8 @@ def body_of(model: Model, chat: Chat, seed: int) -> dict[str, object]:
     return body
 
 
-async def converse(upstream: Upstream, model: Model, body: dict[str, object], write: Callable[[str], None]) -> Reply:
-    """Ask once, and pass every piece of text on as it comes.
+async def converse(upstream: Upstream, model: Model, body: dict[str, object], write: Write) -> Reply:
+    """Ask once, and pass every piece of text on as it comes, until there is no more or `write` has enough.
 
     Raises:
         Again: it failed before anything was written.
@@ -70,6 +78,8 @@ async def converse(upstream: Upstream, model: Model, body: dict[str, object], wr
     try:
         async with upstream.post("/chat/completions", model=model.source, body=body) as response:
             await _read(response, reply, upstream)
+    except Enough:
+        reply.done = True
     except (httpx.TransportError, BadStream) as error:
         raise _cut(reply, "took too long" if isinstance(error, httpx.TimeoutException) else "broke off") from error
     if not reply.done and not reply.reason:
@@ -113,8 +123,7 @@ def _take(event: str, reply: Reply, upstream: Upstream) -> None:
     delta = choices[0].get("delta")
     text = delta.get("content") if isinstance(delta, dict) else None
     if isinstance(text, str) and text:
-        reply.wrote = True
-        reply.write(text)
+        reply.wrote = reply.write(text)
     reason = choices[0].get("finish_reason")
     if isinstance(reason, str):
         reply.reason = reason

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from atelier_worker.engine import Chat, Context, EngineError, Task
 from atelier_worker.engine_options import OptionsError
 
-from . import chat, images
+from . import chat, enhance, images
 from .cost import Spent, in_words
 from .fetching import Fetcher
 from .limits import CHARACTERS_PER_TOKEN, MinuteLimits
@@ -87,17 +87,43 @@ class OpenAIEngine:
         if task.chat is None:
             raise EngineError("There is no conversation to go on with.")
         model = self._model(task, "chat")
-        reply = await self._converse(model, task.chat, task.seed, context, context.write)
+
+        def write(piece: str) -> bool:
+            context.write(piece)
+            return True
+
+        reply = await self._converse(model, task.chat, task.seed, context, lambda: write)
         read, written = reply.usage or (None, None)
         context.finish(reply.finish, prompt_tokens=read, completion_tokens=written)
 
     async def _enhance(self, task: Task, context: Context) -> None:
-        raise EngineError(f"The model {task.model!r} of this worker does not enhance prompts.")
+        # The task names the model that the prompt is meant for.
+        model = self._options.first("enhance")
+        if model is None:
+            raise EngineError("This worker has no model that enhances prompts.")
+        template, asked = enhance.ask_for(task)
+        context.log(f"{template.name}, written by the upstream's {model.source}")
+        prompts: list[enhance.Prompt] = []
+
+        def writer() -> chat.Write:
+            prompts.append(enhance.Prompt(template, context.write))
+            return prompts[-1].take
+
+        reply = await self._converse(model, asked, task.seed, context, writer)
+        prompt = prompts[-1]
+        prompt.end(complete=reply.reason != "length")
+        if not prompt.wrote:
+            raise EngineError("The upstream wrote no prompt; try again.", retryable=True)
+        if prompt.cut:
+            context.warn(f"The enhanced prompt was cut: {template.name} keeps it within {template.budget} tokens.")
 
     async def _converse(
-        self, model: Model, asked: Chat, seed: int, context: Context, write: Callable[[str], None]
+        self, model: Model, asked: Chat, seed: int, context: Context, writer: Callable[[], chat.Write]
     ) -> chat.Reply:
-        """One text from the upstream, within the limits and with new tries while nothing was written."""
+        """One text from the upstream, within the limits and with new tries while nothing was written.
+
+        `writer` makes what takes the text, anew for each try.
+        """
         body = chat.body_of(model, asked, seed)
         guess = sum(len(message.content) for message in asked.messages) // CHARACTERS_PER_TOKEN + 1
         guess += asked.max_tokens or _USUAL_TOKENS
@@ -106,7 +132,7 @@ class OpenAIEngine:
             passage = await self._limits.enter(guess, lambda wait_s: self._wait(wait_s, context, WAITING_FOR_LIMIT))
             self._spent.add("requests", 1)
             context.progress(0, 1, phase="asking the upstream")
-            reply = await chat.converse(self._upstream, model, body, write)
+            reply = await chat.converse(self._upstream, model, body, writer())
             if reply.usage is not None:
                 self._limits.correct(passage, sum(reply.usage))
             return reply

@@ -43,7 +43,6 @@ class Model:
     prices: Prices
     seeds: bool
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"]
-    family: str
     shape: str
     sizes: tuple[tuple[int, int], ...]
     images_per_request: int
@@ -67,6 +66,10 @@ class UpstreamOptions:
         """The model that jobs call `name`, for one kind of work; None when there is none."""
         able = [model for model in self.models if serves in model.serves]
         return next((model for wanted in (name, EVERY_MODEL) for model in able if model.name == wanted), None)
+
+    def first(self, serves: str) -> Model | None:
+        """The first model for one kind of work, whatever it is called; None when there is none."""
+        return next((model for model in self.models if serves in model.serves), None)
 
 
 def read_options(table: Mapping[str, object]) -> UpstreamOptions:
@@ -146,7 +149,6 @@ def _model(options: Options) -> Model:
         max_tokens_field="max_completion_tokens"
         if options.choice("max_tokens_field", _TOKENS_FIELDS, "max_tokens") == "max_completion_tokens"
         else "max_tokens",
-        family=options.text("template", ""),
         shape=shape,
         sizes=tuple(_size(options, text) for text in options.texts("sizes", _SIZES[shape])),
         images_per_request=options.integer("images_per_request", 1, least=1, most=10),
