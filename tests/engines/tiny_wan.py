@@ -14,6 +14,7 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from peft import LoraConfig, get_peft_model_state_dict
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -55,6 +56,16 @@ def save(shape: Shape, folder: Path) -> Path:
             pipeline = WanImageToVideoPipeline(**components, **_eyes())
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+def save_lora(folder: Path, name: str = "ink.safetensors") -> Path:
+    """Write a LoRA for any of the tiny transformers as peft makes it, with random weights; return the file."""
+    torch.manual_seed(1)
+    transformer = _transformer("text")
+    transformer.add_adapter(LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    layers = get_peft_model_state_dict(transformer)
+    WanPipeline.save_lora_weights(folder, transformer_lora_layers=layers, weight_name=name, safe_serialization=True)
+    return folder / name
 
 
 def _tokenizer() -> T5Tokenizer:

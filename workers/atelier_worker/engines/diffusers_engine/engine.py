@@ -15,7 +15,7 @@ from atelier_worker.engines.diffusers_engine.models import Model, Use, effective
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read_settings
 from atelier_worker.engines.diffusers_engine.wan_features import FEATURES, name_in
 from atelier_worker.engines.diffusers_engine.weights import Weights, WeightsError, download, find
-from atelier_worker.engines.features import refuse
+from atelier_worker.engines.features import NO_TEXTS, refuse
 from atelier_worker.engines.residency import Residency, memory_of
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ class DiffusersEngine:
     def run(self, task: Task, context: Context) -> None:
         """Run one stage to its end; see `Engine.run`."""
         if task.stage != "generate":
-            raise EngineError("This engine makes pictures and videos, and no texts: choose another model.")
+            raise EngineError(NO_TEXTS["chat"])
         settings = self._settings.models.get(task.model) or self._settings.models.get("*")
         if settings is None:
             raise EngineError(f"This worker has no model {task.model!r}; it has {', '.join(self.models)}.")

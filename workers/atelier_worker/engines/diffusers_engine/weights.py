@@ -31,7 +31,15 @@ PIPELINES: Mapping[str, str] = MappingProxyType(
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EXAMPLES = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "wan": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
-_WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "FeatureExtractor")
+_WITHOUT_WEIGHTS = (
+    "Tokenizer",
+    "TokenizerFast",
+    "Scheduler",
+    "Processor",
+    "ProcessorFast",
+    "ProcessorPil",
+    "FeatureExtractor",
+)
 _MAX_HEADER_BYTES = 100 << 20
 
 
