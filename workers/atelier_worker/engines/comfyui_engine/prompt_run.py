@@ -1,0 +1,258 @@
+"""One prompt in ComfyUI, from its id to its end: handed in once, followed, and stopped when the job is.
+
+The id of a prompt is made of the stage of the job, the output and the workflow itself. So whoever comes back, after a
+cut connection, a lost answer, or as another attempt after a crash, finds what is there already in place of running it
+again. An id whose run has failed is used up; the next attempt goes on with the next one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from atelier_worker.engine import Cancelled, Context, EngineError
+from atelier_worker.engines.comfyui_engine import failures, watch
+from atelier_worker.engines.comfyui_engine.api import AnswerLost, ComfyApi, NotThere, Place, Refused, State
+from atelier_worker.engines.comfyui_engine.previews import small_preview
+from service_kit.comfy_template import Workflow
+
+_NAMESPACE = uuid.UUID("6f8dd2b4-5a0e-4a55-8d0b-5f4a3c0f7c11")
+_MOST_RUNS = 20
+_SUBMITS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    `reach_s`: for a ComfyUI that cannot be reached; `lost_s`: for a prompt whose answer was lost to show up before it
+    is sent again; `look_s`: between looks at the queue while the socket is quiet; `listen_s`: between looks at the
+    cancel; `prompt_s`: for one prompt; `stop_s`: for one that was stopped to be gone.
+    """
+
+    reach_s: float = 30.0
+    lost_s: float = 10.0
+    look_s: float = 5.0
+    listen_s: float = 0.25
+    prompt_s: float = 3600.0
+    stop_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to run: `workflow` for the output at `index` (None: for all of them) of the stage `key`."""
+
+    name: str
+    key: str
+    index: int | None
+    workflow: Workflow
+    steps: int
+
+    def prompt_id(self, number: int) -> str:
+        """Return the id of the run of this number: the same for the same work, in any process."""
+        digest = hashlib.sha256(json.dumps(self.workflow, sort_keys=True).encode()).hexdigest()
+        return str(uuid.uuid5(_NAMESPACE, f"{self.key}/{self.index}/{number}/{digest}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A run that succeeded, by its number. `found`: it had been there already."""
+
+    number: int
+    place: Place
+    found: bool
+
+
+class PromptRun:
+    """Runs one order."""
+
+    def __init__(
+        self,
+        api: ComfyApi,
+        order: Order,
+        context: Context,
+        *,
+        patience: Patience,
+        clock: Callable[[], float] = time.monotonic,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Prepare; nothing is sent. `pause` waits for so many seconds."""
+        self._api = api
+        self._order = order
+        self._context = context
+        self._patience = patience
+        self._clock = clock
+        self._pause = pause
+        self._step, self._steps, self._phase = 0, max(1, order.steps), ""
+
+    def run(self, first: int = 0) -> Done:
+        """Have the work done, beginning with the run number `first`.
+
+        Raises:
+            EngineError: it failed.
+            Cancelled: the job was cancelled; the prompt is stopped.
+        """
+        number, prompt_id, place = self._choose(first)
+        if place.state is State.ENDED:
+            return Done(number, place, found=True)
+        heard = watch.Watch(self._api.url, prompt_id, self._clock)
+        try:
+            if place.state is State.UNKNOWN:
+                # Nothing that is said in the beginning should be missed.
+                heard.open()
+                self._submit(prompt_id)
+            ended = self._follow(prompt_id, heard)
+        except (Cancelled, _TooLong):
+            self._stop(prompt_id)
+            raise
+        finally:
+            heard.close()
+        if not ended.succeeded:
+            raise failures.failed(self._order.name, ended.messages)
+        return Done(number, ended, found=place.state is not State.UNKNOWN)
+
+    # Handing in.
+
+    def _choose(self, first: int) -> tuple[int, str, Place]:
+        for number in range(first, first + _MOST_RUNS):
+            prompt_id = self._order.prompt_id(number)
+            place = self._reach(prompt_id)
+            if place.state is not State.ENDED or place.succeeded:
+                return number, prompt_id, place
+        raise EngineError(f"The workflow {self._order.name} has failed {_MOST_RUNS} times in ComfyUI.")
+
+    def _reach(self, prompt_id: str) -> Place:
+        """Find a prompt, and wait for a while for a ComfyUI that is only just starting."""
+        end = self._clock() + self._patience.reach_s
+        while True:
+            try:
+                return self._api.find(prompt_id)
+            except (NotThere, AnswerLost) as error:
+                if self._clock() >= end:
+                    raise NotThere from error
+                self._context.progress(0, self._steps, asset_index=self._order.index, phase="waiting for ComfyUI")
+                self._pause(self._patience.listen_s)
+
+    def _submit(self, prompt_id: str) -> None:
+        for attempt in range(_SUBMITS):
+            try:
+                taken = self._api.submit(prompt_id, prompt_id, self._order.workflow)
+            except Refused as refusal:
+                raise failures.refused(self._order.name, refusal.answer) from refusal
+            except NotThere:
+                self._reach(prompt_id)
+                continue
+            except AnswerLost:
+                if self._appears(prompt_id):
+                    return
+                continue
+            if taken != prompt_id:
+                self._api.drop(taken)
+                raise EngineError("This ComfyUI chooses the ids of prompts by itself: it is too old, update it.")
+            if attempt > 0:
+                self._drop_double(prompt_id)
+            return
+        raise EngineError("ComfyUI does not say whether it took the work.", retryable=True)
+
+    def _appears(self, prompt_id: str) -> bool:
+        """Tell whether a prompt whose answer was lost has arrived; it may take a while to be checked there."""
+        end = self._clock() + self._patience.lost_s
+        while True:
+            self._context.check_cancelled()
+            if self._look(prompt_id) not in (None, State.UNKNOWN):
+                return True
+            if self._clock() >= end:
+                return False
+            self._pause(self._patience.listen_s)
+
+    def _look(self, prompt_id: str) -> State | None:
+        try:
+            return self._api.find(prompt_id).state
+        except (NotThere, AnswerLost):
+            return None
+
+    def _drop_double(self, prompt_id: str) -> None:
+        """The first one may have arrived after all, later than anybody waited for it."""
+        place = self._api.find(prompt_id)
+        keep = 1 if place.state is State.WAITING else 0
+        for _ in range(place.waiting - keep):
+            self._api.drop(prompt_id)
+
+    # Following.
+
+    def _follow(self, prompt_id: str, heard: watch.Watch) -> Place:
+        started = looked = reached = self._clock()
+        missed = 0
+        while True:
+            self._context.check_cancelled()
+            event = heard.next(self._patience.listen_s)
+            now = self._clock()
+            if now - started > self._patience.prompt_s:
+                raise _TooLong(self._order.name, self._patience.prompt_s)
+            if event is not None and not isinstance(event, watch.Over):
+                self._tell(event)
+                continue
+            every = self._patience.look_s if heard.connected else self._patience.listen_s
+            if event is None and now - looked < every:
+                continue
+            looked = now
+            try:
+                place = self._api.find(prompt_id)
+            except (NotThere, AnswerLost) as error:
+                if now - reached > self._patience.reach_s:
+                    raise NotThere from error
+                continue
+            reached = now
+            if place.state is State.ENDED:
+                return place
+            missed = missed + 1 if place.state is State.UNKNOWN else 0
+            if missed > 1:
+                raise EngineError("ComfyUI was started anew, or its queue cleared: the work is gone.", retryable=True)
+            if place.state is State.WAITING:
+                self._phase = "waiting in ComfyUI's queue"
+                self._say()
+
+    def _tell(self, event: watch.Event) -> None:
+        if isinstance(event, watch.Step):
+            self._step, self._steps = event.value, max(1, event.most)
+        elif isinstance(event, watch.Entered):
+            self._phase = str(self._order.workflow.get(event.node, {}).get("class_type", ""))
+        elif isinstance(event, watch.Picture):
+            picture = small_preview(event.data)
+            if picture is not None:
+                self._context.preview(self._order.index or 0, *picture)
+            return
+        self._say()
+
+    def _say(self) -> None:
+        self._context.progress(self._step, self._steps, asset_index=self._order.index, phase=self._phase)
+
+    # Stopping.
+
+    def _stop(self, prompt_id: str) -> None:
+        """Take the prompt out of the queue, or stop it; only this one, and until it is gone or nobody answers."""
+        end = self._clock() + self._patience.stop_s
+        while True:
+            try:
+                place = self._api.find(prompt_id)
+                if place.waiting:
+                    self._api.drop(prompt_id)
+                elif place.state is State.RUNNING:
+                    self._api.interrupt(prompt_id)
+                else:
+                    return
+            except EngineError:
+                if self._clock() >= end:
+                    return
+            if self._clock() >= end:
+                return
+            self._pause(self._patience.listen_s / 5)
+
+
+class _TooLong(EngineError):
+    def __init__(self, name: str, limit_s: float) -> None:
+        super().__init__(f"The workflow {name} took longer than {limit_s:g} seconds, the limit of this worker.")
