@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 
 from atelier_worker.engine import EngineError, Lora, Reference, Task
+from atelier_worker.engines.features import OF_TEXTS
+from atelier_worker.engines.openai_engine.features import PICTURES
 from tests.atelier_worker.engines.listener import IMAGE
 from tests.atelier_worker.openai.stand_in import (
     Answer,
@@ -120,30 +122,49 @@ def test_a_picture_of_another_size_is_not_delivered(upstream: StandIn, tmp_path:
     assert not context.delivered
 
 
-@pytest.mark.parametrize(
-    ("changes", "name"),
-    [
-        ({"guidance": 7.5}, "guidance"),
-        ({"scheduler": "euler"}, "scheduler"),
-        ({"loras": (Lora("ink"),)}, "loras"),
-        ({"references": (Reference("style", 0.5, Path("x"), "image/png"),)}, "style"),
-        ({"references": (Reference("mask", 0.5, Path("x"), "image/png"),)}, "init"),
-    ],
-)
-def test_what_the_upstream_cannot_do_is_refused_by_name(
-    changes: dict[str, Any], name: str, upstream: StandIn, tmp_path: Path
+def _asking(name: str) -> Task:
+    """A task that asks for one feature of the table."""
+    video = replace(_TASK, format="video", frames=8, fps=8)
+    ends = {"first_frame": ("first_frame",), "last_frame": ("last_frame",)}
+    kinds = ends.get(name, ("first_frame", "last_frame") if name == "first_and_last_frame" else ())
+    if kinds or name == "text_to_video":
+        return replace(video, references=tuple(Reference(kind, 0.5, Path("x"), "image/png") for kind in kinds))
+    if name in ("init", "mask", "style", "composition"):
+        return replace(_TASK, references=(Reference(name, 0.5, Path("x"), "image/png"),))
+    changes: dict[str, Any] = {
+        "negative_prompt": "rain",
+        "guidance": 7.5,
+        "scheduler": "euler",
+        "loras": (Lora("ink"),),
+    }
+    return replace(_TASK, **{name: changes[name]})
+
+
+_REFUSED = [
+    (shape, name, sentence)
+    for shape, able in PICTURES.items()
+    for name, sentence in able.items()
+    if sentence is not True and name not in OF_TEXTS
+]
+
+
+@pytest.mark.parametrize(("shape", "name", "sentence"), _REFUSED, ids=[f"{one[0]}-{one[1]}" for one in _REFUSED])
+def test_what_the_table_refuses_is_refused_by_name(
+    shape: str, name: str, sentence: str, upstream: StandIn, tmp_path: Path
 ) -> None:
-    with pytest.raises(EngineError, match=name) as failed:
-        draws(upstream).run(replace(_TASK, **changes), heard(tmp_path))
+    with pytest.raises(EngineError) as failed:
+        draws(upstream, model={"api": shape}).run(_asking(name), heard(tmp_path))
+    assert str(failed.value) == sentence
     assert not failed.value.retryable
     assert not upstream.asked
 
 
-def test_a_negative_prompt_is_left_out_with_a_warning(upstream: StandIn, tmp_path: Path) -> None:
-    upstream.answer(encoded(picture()))
-    context = heard(tmp_path)
-    draws(upstream, model={"seeds": True}).run(replace(_TASK, negative_prompt="rain"), context)
-    assert context.warnings == ["The upstream takes no negative prompt: it was left out."]
+def test_a_mask_needs_a_picture_and_each_kind_comes_once(upstream: StandIn, tmp_path: Path) -> None:
+    masked = _asking("mask")
+    with pytest.raises(EngineError, match="needs one of the kind init"):
+        draws(upstream).run(masked, heard(tmp_path))
+    with pytest.raises(EngineError, match="one reference of the kind mask, and not 2"):
+        draws(upstream).run(replace(masked, references=masked.references * 2), heard(tmp_path))
 
 
 def test_a_picture_is_changed_where_its_mask_is_white(upstream: StandIn, tmp_path: Path) -> None:
@@ -222,15 +243,6 @@ def test_a_busy_upstream_is_asked_again(upstream: StandIn, tmp_path: Path) -> No
     context = heard(tmp_path)
     draws(upstream).run(_TASK, context)
     assert sorted(context.delivered) == [0, 1]
-
-
-def _video() -> Task:
-    return replace(_TASK, format="video", frames=8, fps=8)
-
-
-def test_videos_are_refused(upstream: StandIn, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="no video"):
-        draws(upstream).run(_video(), heard(tmp_path))
 
 
 def _file(data: bytes) -> Answer:

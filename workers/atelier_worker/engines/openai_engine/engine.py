@@ -153,8 +153,6 @@ class OpenAIEngine:
         context.log(f"The upstream's {model.source} read {read} and wrote {written} tokens{in_words(cost)}.")
 
     async def _images(self, task: Task, context: Context) -> None:
-        if task.format != "image":
-            raise EngineError(f"This worker's upstream makes pictures, and no {task.format}.")
         model = self._model(task, "images")
         plan = images.plan(task, model)
         for warning in plan.warnings:

@@ -15,7 +15,9 @@ from PIL import Image, UnidentifiedImageError
 
 from atelier_worker.engine import EngineError, Reference, Task
 from atelier_worker.engines import files
+from atelier_worker.engines.features import refuse
 
+from .features import PICTURES
 from .options import Model
 from .upstream import Upstream, read_limited
 
@@ -59,24 +61,15 @@ def plan(task: Task, model: Model) -> Plan:
     Raises:
         EngineError: the upstream cannot do what was asked for; the sentence names it.
     """
-    _check_settings(task)
+    refuse(PICTURES[model.shape], task)
     _check_size(task, model)
-    _check_references(task, model)
-    warnings = []
+    _check_references(task)
+    warnings: tuple[str, ...] = ()
     if not model.seeds:
-        warnings.append("The upstream takes no seed: the same seed does not give the same picture again.")
-    if task.negative_prompt:
-        warnings.append("The upstream takes no negative prompt: it was left out.")
+        warnings = ("The upstream takes no seed: the same seed does not give the same picture again.",)
     step = model.images_per_request
     batches = tuple(task.indexes[start : start + step] for start in range(0, len(task.indexes), step))
-    return Plan(batches, tuple(warnings))
-
-
-def _check_settings(task: Task) -> None:
-    asked = {"guidance": task.guidance is not None, "scheduler": bool(task.scheduler), "loras": bool(task.loras)}
-    for name, given in asked.items():
-        if given:
-            raise EngineError(f"The upstream takes no {name}; leave it out.")
+    return Plan(batches, warnings)
 
 
 def _check_size(task: Task, model: Model) -> None:
@@ -87,20 +80,17 @@ def _check_size(task: Task, model: Model) -> None:
         )
 
 
-def _check_references(task: Task, model: Model) -> None:
-    kinds = [reference.kind for reference in task.references]
-    for kind in kinds:
-        if kind not in ("init", "mask"):
-            raise EngineError(f"The upstream takes no reference of the kind {kind}; it takes init and mask.")
+def _check_references(task: Task) -> None:
+    kinds = [reference.kind for reference in _used(task)]
     for kind in ("init", "mask"):
         if kinds.count(kind) > 1:
             raise EngineError(f"The upstream takes one reference of the kind {kind}, and not {kinds.count(kind)}.")
     if "mask" in kinds and "init" not in kinds:
         raise EngineError("A reference of the kind mask needs one of the kind init, which it says where to change.")
-    if kinds and model.shape == "dall-e-3":
-        raise EngineError(
-            f"The model {task.model!r} changes no pictures; leave out the reference of the kind {kinds[0]}."
-        )
+
+
+def _used(task: Task) -> list[Reference]:
+    return [reference for reference in task.references if reference.strength > 0]
 
 
 async def ask(upstream: Upstream, model: Model, task: Task, indexes: tuple[int, ...]) -> Answer:
@@ -150,7 +140,7 @@ def _sent_files(task: Task) -> dict[str, tuple[str, bytes, str]]:
 
     A mask is white where the picture may change; the API's is transparent there.
     """
-    by_kind = {reference.kind: reference for reference in task.references}
+    by_kind = {reference.kind: reference for reference in _used(task)}
     if "init" not in by_kind:
         return {}
     sent = {"image": ("image.png", _png(_read(by_kind["init"], task)), "image/png")}
