@@ -24,7 +24,7 @@ from atelier_worker.engines.residency.out_of_memory import let_go
 from .keys import BLOCK, KeyValues, blocks
 from .sampling import Habits, NotNumbers, Sampler
 
-# So many tokens of a new prompt are read between two steps of the others.
+# So many tokens of new prompts are read between two steps of the others.
 PROMPT_PIECE = 512
 # How often a waiting row looks whether it was cancelled.
 _LOOK_EVERY_S = 0.05
@@ -156,14 +156,15 @@ class Decoder:
         for place in range(len(self._rows) - 1, -1, -1):
             if not self._rows[place].wanted:
                 self._drop(place)
-        self._admit()
-        if self._reading is not None:
-            self._read(self._reading)
+        left = PROMPT_PIECE
+        while left > 0 and (row := self._next_to_read()) is not None:
+            left -= self._read(row)
         if self._rows:
             self._step()
         return bool(self._rows or self._reading)
 
-    def _admit(self) -> None:
+    def _next_to_read(self) -> _Row | None:
+        """Return the row whose prompt is read, or the next one that there is room for; None when there is none."""
         if self._reading is not None and not self._reading.wanted:
             self._reading = None
         with self._lock:
@@ -173,6 +174,7 @@ class Decoder:
                 self._count += 1
                 self._reading.number = self._count
                 self._reading.keys = KeyValues(self._shape.layers)
+        return self._reading
 
     def _fits(self, row: _Row) -> bool:
         """Rows are as long as the longest of them, in one tensor. A row alone was found to fit before."""
@@ -181,7 +183,12 @@ class Decoder:
         need = len(rows) * self._shape.bytes_of(longest + BLOCK)
         return len(rows) == 1 or (len(rows) <= self._slots and need <= self._memory_bytes)
 
-    def _read(self, row: _Row) -> None:
+    def _read(self, row: _Row) -> int:
+        """Read the next piece of a row's prompt, and have the row join the others after the last one.
+
+        Pieces have the same size whoever else is there, so that what is read is the same to the last bit. Returns how
+        many tokens were read.
+        """
         keys = row.keys
         if keys is None:
             raise RuntimeError("a row is read without room for it")
@@ -193,7 +200,7 @@ class Decoder:
             positions = torch.arange(done, done + len(piece)).unsqueeze(0)
             logits = self._logits(keys, torch.tensor([piece]), positions)
             if keys.end < len(row.ask.prompt):
-                return
+                return len(piece)
             self._reading = None
             if self._take(row, logits[0]):
                 self._keys.join(keys)
@@ -205,6 +212,7 @@ class Decoder:
         finally:
             if self._reading is None:
                 row.keys = None
+        return len(piece)
 
     def _step(self) -> None:
         tokens = torch.tensor([[row.token] for row in self._rows])

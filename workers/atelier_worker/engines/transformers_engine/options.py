@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier_worker.engine_options import Options
+from atelier_worker.engines.residency import MEMORY_WAIT_S
 
 _GIB = 1 << 30
 DTYPES = ("auto", "bfloat16", "float16", "float32")

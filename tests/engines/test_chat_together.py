@@ -1,0 +1,50 @@
+"""Eight conversations at once make at least three times the tokens of one in the same time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import pytest
+
+from atelier_worker.engines.transformers_engine import TransformersEngine
+from tests.engines.chat_tasks import chat_task
+from tests.engines.test_chat import make_engine, said, together
+from tests.engines.tiny_qwen import write_tiny_qwen
+
+STREAMS = 8
+TOKENS = 48
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> TransformersEngine:
+    """Give a model whose step takes some milliseconds on one thread, as those of real models do on real devices."""
+    folder = write_tiny_qwen(tmp_path_factory.mktemp("small"), hidden=384, layers=8)
+    return make_engine(folder)
+
+
+def test_eight_streams_make_three_times_the_tokens_of_one(
+    engine: TransformersEngine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said(engine, chat_task(max_tokens=4))  # loads it
+    one, eight = [], []
+    for number in range(ROUNDS):
+        # In turn, so that what else the machine does falls on both.
+        one.append(tokens_a_second(engine, 1, number))
+        eight.append(tokens_a_second(engine, STREAMS, number))
+    ratio = statistics.median(eight) / statistics.median(one)
+    figures = f"one {statistics.median(one):.0f} tokens/s, eight {statistics.median(eight):.0f}: {ratio:.1f} times"
+    with capsys.disabled():
+        print(f"\n{figures}")
+
+    assert ratio >= 3, figures
+
+
+def tokens_a_second(engine: TransformersEngine, streams: int, seed: int) -> float:
+    """Run streams at once and return what they made together."""
+    tasks = [chat_task(seed=seed * 100 + number, max_tokens=TOKENS) for number in range(streams)]
+    begin = time.perf_counter()
+    heard = together(engine, tasks)
+    wall = time.perf_counter() - begin
+    return sum(one.ended[2] or 0 for one in heard if one.ended) / wall
