@@ -11,8 +11,6 @@ _NO_PICTURES = "This model of an upstream writes texts: choose another model."
 _NO_WORD = "This upstream makes pictures, and its API has no word for {}: leave it out."
 _NO_VIDEOS = "This upstream makes pictures, and no videos: ask for format image, or choose another model."
 _NO_CHANGES = "This upstream makes pictures from text alone: leave out the reference of kind {}, or take another model."
-    "This upstream makes pictures from text alone: leave out the reference of kind {}, or choose another model."
-)
 _CHANGES = ("init", "mask")
 
 
