@@ -69,6 +69,11 @@ class Connection:
         self._superseded = 0
         self._told_to_wait_s = 0.0
 
+    @property
+    def connected(self) -> bool:
+        """Whether a router has welcomed this worker and the session goes on."""
+        return self._session is not None and self._session.welcomed
+
     async def run(self) -> None:
         """Stay connected until `leave`: when one router fails, the next address is tried; after all, there is a pause.
 

@@ -67,6 +67,11 @@ class Holdings:
         """Whether no more leases are wanted."""
         return self._draining
 
+    @property
+    def uploads(self) -> int:
+        """How many outputs are on their way."""
+        return sum(run.uploads for run in self._runs.values())
+
     def refs(self) -> list[pb.LeaseRef]:
         """Return every lease that is held: running, ended with an unanswered outcome, or being handed back."""
         ended = [Ref.of(entry.outcome.ref) for entry in self._unanswered.values() if not entry.lost]

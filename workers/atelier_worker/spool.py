@@ -14,7 +14,7 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from service_kit.errors import FailedPrecondition
 from service_kit.folder_lock import FolderLock
 from service_kit.ids import new_id
-from service_kit.settings import Settings, SettingsError
+from service_kit.settings import SettingsError
 from service_kit.telemetry import get_logger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -98,21 +98,20 @@ class Spool:
         (self._outcomes / f"{completion_id}.outcome").unlink(missing_ok=True)
 
 
-def open_spool(settings: Settings) -> Spool:
-    """Take the folder of a worker: the given one, that of its name, or the first that no other worker here holds.
+def open_spool(base: Path, name: str, folder: str = "") -> Spool:
+    """Take the folder of a worker: `folder`, or in `base` that of its name, or the first that no other worker holds.
 
     Raises:
         SettingsError: the name cannot be one.
         FailedPrecondition: another worker holds the folder.
     """
-    name, base = settings.worker.name, settings.service_dir("worker")
     if name and not _NAME.fullmatch(name):
         raise SettingsError(
             f"worker.name (or ATELIER_WORKER_NAME) cannot be {name!r}: "
             "it takes 1 to 64 letters, digits, dots, underscores and hyphens."
         )
-    if settings.worker.spool_dir or name:
-        spool = Spool(Path(settings.worker.spool_dir) if settings.worker.spool_dir else base / name)
+    if folder or name:
+        spool = Spool(Path(folder) if folder else base / name)
         spool.open()
         return spool
     for number in range(1, _MOST_UNNAMED):

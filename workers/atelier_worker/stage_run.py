@@ -109,6 +109,11 @@ class StageRun:
             upload.cancel()
 
     @property
+    def uploads(self) -> int:
+        """How many outputs have been made and not yet been stored or given up."""
+        return sum(not upload.done() for upload in self._uploads)
+
+    @property
     def stopped(self) -> Stop | None:
         """Why the run was stopped; None when it was not."""
         return self._stop

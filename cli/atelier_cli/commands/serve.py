@@ -13,6 +13,8 @@ from atelier_cli.exits import OK, UsageError, complain
 from atelier_cli.host import Running, interruptible, start_service, unless
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from service_kit.settings import Settings
 
 
@@ -50,22 +52,50 @@ async def _serve(context: Context, name: str, settings: Settings) -> int:
 
 
 def worker(context: Context) -> int:
-    """Run a worker in this process."""
+    """Run workers in this process: those of a worker.toml, or the one of the settings and flags."""
     from pathlib import Path
 
     arguments = context.arguments
+    named = getattr(arguments, "config", None)
+    file = Path(named) if named and _is_worker_file(Path(named)) else None
     flags = {
         "ATELIER_WORKER_CONNECT": arguments.connect,
         "ATELIER_WORKER_ENGINE": arguments.engine,
         "ATELIER_WORKER_WORKER_TYPES": arguments.types,
         "ATELIER_WORKER_SLOTS": arguments.slots,
         "ATELIER_WORKER_NAME": arguments.name,
+    }
+    if file is not None:
+        _refuse_beside_a_file(context, file)
+    flags |= {
         "ATELIER_DATA_DIR": getattr(arguments, "data_dir", None),
-        "ATELIER_CONFIG": getattr(arguments, "config", None),
+        "ATELIER_CONFIG": None if file is not None else named,
     }
     os.environ.update({name: value for name, value in flags.items() if value is not None})
-    _take_settings(context)
-    key_file, key = getattr(arguments, "key_file", None), getattr(arguments, "key", None)
+    _take_settings(context, from_file=file is None)
+    _take_key(context)
+    main = importlib.import_module("atelier_worker.__main__").main
+    main(["--config", str(file)] if file is not None else [])
+    return OK
+
+
+def _is_worker_file(file: Path) -> bool:
+    """Tell whether --config names a file of workers; any other is one of settings."""
+    is_one: bool = importlib.import_module("atelier_worker.worker_file").is_worker_file(file)
+    return is_one
+
+
+def _refuse_beside_a_file(context: Context, file: Path) -> None:
+    """Raise UsageError for a flag whose place is in the file: of several engines, it would not be clear whose."""
+    for flag in ("connect", "engine", "types", "slots", "name"):
+        if getattr(context.arguments, flag) is not None:
+            raise UsageError(f"--{flag} does not go with {file.name}: write it there.")
+
+
+def _take_key(context: Context) -> None:
+    from pathlib import Path
+
+    key_file, key = getattr(context.arguments, "key_file", None), getattr(context.arguments, "key", None)
     if key_file or key:
         os.environ.pop("ATELIER_WORKER_KEY", None)
         os.environ.pop("ATELIER_WORKER_KEY_FILE", None)
@@ -75,15 +105,14 @@ def worker(context: Context) -> int:
         os.environ["ATELIER_WORKER_KEY_FILE"] = str(Path(key_file).expanduser())
     elif key:
         os.environ["ATELIER_WORKER_KEY"] = key
-    importlib.import_module("atelier_worker.__main__").main()
-    return OK
 
 
-def _take_settings(context: Context) -> None:
+def _take_settings(context: Context, *, from_file: bool) -> None:
     """Hand the settings of --set on, by the names of their variables."""
-    from service_kit.settings import SETTINGS
+    from service_kit.settings import SETTINGS, load
 
     envs = {row.name: row.env for row in SETTINGS}
     given = {name: text for name, text in context.flags.items() if name in envs and not name.startswith("client.")}
-    context.load()  # An unknown name or an unusable value ends here, with a sentence.
+    # An unknown name or an unusable value ends here, with a sentence.
+    load(context.flags, os.environ, context.config if from_file else None)
     os.environ.update({envs[name]: text for name, text in given.items()})
