@@ -34,6 +34,7 @@ from asset_service.workspace import Workspace
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.deletion_pause import pausing
 from service_kit.events import WakeUps
 from service_kit.events.exchange import open_exchange
@@ -54,7 +55,7 @@ _RENDER_LIMIT = timedelta(seconds=60)
 class Service:
     """All parts of the asset service, wired. Tests reach the parts here; everybody else uses `start`."""
 
-    def __init__(self, settings: Settings, db: Database, store: BlobStore, clock: Clock) -> None:
+    def __init__(self, settings: Settings, db: Database, store: BlobStore, clock: DatabaseClock) -> None:
         self.settings = settings
         self._clock = clock
         self.storage = Storage(db)
@@ -65,7 +66,7 @@ class Service:
         self.renderer = Probe(limit=_RENDER_LIMIT, niceness=10)
         self.unbroken = Unbroken()
         self.health = HealthBoard()
-        self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
+        self.vitals = Vitals(self.health, {"database": self._ask_database, "blob_store": self._ask_store})
         self.locks = UploadLocks(settings.service_dir("asset") / "uploads.lock")
         self.exchange = open_exchange(db)
         self.watchers = Watchers(self.storage, Changes(WakeUps(), self.exchange))
@@ -99,6 +100,10 @@ class Service:
             insecure=settings.core.insecure,
             clock=clock,
         )
+
+    async def _ask_database(self) -> None:
+        await self.storage.ping()
+        await self._clock.look()
 
     async def _ask_store(self) -> None:
         await self.store.stat(WORKSPACE_BUCKET, "health")
@@ -206,7 +211,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     stack.push_async_callback(db.close)
     store = open_store(settings)
     stack.push_async_callback(store.close)
-    service = Service(settings, db, pausing(store, db), clock)
+    service = Service(settings, db, pausing(store, db), DatabaseClock(db))
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
     stack.callback(service.locks.close)

@@ -23,6 +23,7 @@ from library_service.upkeep import Upkeep
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.deletion_pause import pausing
 from service_kit.events import WakeUps
 from service_kit.events.exchange import open_exchange
@@ -41,12 +42,15 @@ from service_kit.vitals import Vitals
 class Service:
     """All parts of the library service, wired. Tests reach the parts here; everybody else uses `start`."""
 
-    def __init__(self, settings: Settings, db: Database, store: BlobStore, assets: AssetControl, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, db: Database, store: BlobStore, assets: AssetControl, clock: DatabaseClock
+    ) -> None:
         mine, rings = settings.library, Keyrings(settings.keys_dir)
+        self._clock = clock
         self.storage = Storage(db)
         self.store = store
         self.health = HealthBoard()
-        self.vitals = Vitals(self.health, {"database": self.storage.ping, "blob_store": self._ask_store})
+        self.vitals = Vitals(self.health, {"database": self._ask_database, "blob_store": self._ask_store})
         self.exchange = open_exchange(db)
         changes = Changes(WakeUps(), self.exchange)
         self.deliveries = Deliveries(self.storage, assets)
@@ -93,6 +97,10 @@ class Service:
             clock=clock,
         )
 
+    async def _ask_database(self) -> None:
+        await self.storage.ping()
+        await self._clock.look()
+
     async def _ask_store(self) -> None:
         await self.store.stat(LIBRARY_BUCKET, "health")
 
@@ -117,7 +125,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     stack.push_async_callback(assets.close)
     store = open_store(settings)
     stack.push_async_callback(store.close)
-    service = Service(settings, db, pausing(store, db), assets, clock)
+    service = Service(settings, db, pausing(store, db), assets, DatabaseClock(db))
     await service.removal.clean_up_after_crash()
     await service.vitals.look()
     tasks = BackgroundTasks()

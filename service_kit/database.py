@@ -213,6 +213,11 @@ class Database:
         async with self._transaction(self._readers) as connection:
             yield connection
 
+    @property
+    def has_own_clock(self) -> bool:
+        """Whether the database's clock is another than `clock`: the server's, on PostgreSQL, unless a test moves it."""
+        return not self.is_sqlite and self._frozen is None
+
     async def now(self, tx: AsyncConnection) -> datetime:
         """Return the moment of the database's clock. On SQLite that is this process's own, so no query is needed."""
         if self.is_sqlite:
