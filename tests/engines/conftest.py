@@ -11,6 +11,8 @@ import pytest
 collect_ignore = [] if os.environ.get("WITH_ENGINES") else [path.name for path in Path(__file__).parent.glob("test_*.py")]
 # Before the libraries are imported: nothing is asked of the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Workers that tests start are also to keep to one thread.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
