@@ -91,7 +91,9 @@ def _render(asked: dict[str, Any], payload: list[bytes]) -> dict[str, object]:
 def _said(file: Path) -> dict[str, object]:
     """Return how a file says that it was made; nothing when that cannot be read."""
     try:
-        return {name: value for name, value in asdict(describe_file(file)).items() if name in _SAID and value}
+        # A guidance of 0 says something.
+        said = asdict(describe_file(file)).items()
+        return {name: value for name, value in said if name in _SAID and (value or isinstance(value, float))}
     except Exception:  # noqa: BLE001 - parsers raise anything, and a file need not say anything
         return {}
 

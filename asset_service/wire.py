@@ -40,6 +40,8 @@ _SOURCES = {
 }
 _SEED = re.compile(r"-?[0-9]{1,39}")
 _MAX_JSON_INTEGER = 2**53 - 1
+# As much of it as a request may ask for.
+_MOST_GUIDANCE = 30
 _ANYBODY = media_pb2.Owner(tenant_id="-", owner_id="-")
 _FORMATS = {
     MediaFormat.IMAGE: generation_pb2.FORMAT_IMAGE,
@@ -278,6 +280,8 @@ def import_provenance(request: upload_service_pb2.DescribeImportRequest) -> byte
         made.settings.width, made.settings.height = request.width, request.height
         made.settings.steps = request.steps
         made.settings.seed = made.seed
+        if request.HasField("guidance") and request.guidance <= _MOST_GUIDANCE:
+            made.settings.guidance = request.guidance
     if request.HasField("guidance"):
         made.imported.guidance = request.guidance
     if request.HasField("made_at"):
@@ -298,6 +302,9 @@ def said_provenance(said: Mapping[str, Any], content_type: str) -> bytes:
         is_video = content_type.startswith("video/")
         made.settings.format = generation_pb2.FORMAT_VIDEO if is_video else generation_pb2.FORMAT_IMAGE
         made.settings.frames, made.settings.frame_rate = said.get("frames", 0), said.get("frame_rate", 0)
+        made.settings.scheduler = said.get("scheduler", "")
+        for name, weight in said.get("loras", ()):
+            made.settings.loras.add(name=name, weight=weight)
         if said.get("quality"):
             made.settings.quality = generation_pb2.Quality.Value(f"QUALITY_{said['quality'].upper()}")
     return made.SerializeToString(deterministic=True)

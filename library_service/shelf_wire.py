@@ -125,6 +125,9 @@ def recipe(item: Item, *, as_enhanced: bool) -> router_service_pb2.GenerateConte
         aspect_ratio=settings.aspect_ratio,
         steps=settings.steps or None,
         reference_images=made.reference_images,
+        guidance=settings.guidance if settings.HasField("guidance") else None,
+        scheduler=settings.scheduler,
+        loras=settings.loras,
     )
     ours = made.job_id or made.imported.tool == _OURS
     if ours and settings.width and not settings.aspect_ratio:

@@ -21,6 +21,7 @@ from router_service.fairness import Shares
 from router_service.handover import Handover
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
+from router_service.introductions import Introductions
 from router_service.jobs import JobViews
 from router_service.leasing import LeasingLoop
 from router_service.limits import JobLimits, Limits
@@ -178,6 +179,7 @@ class Service:
             dispatch=self.dispatch,
             reaper=self.reaper,
             conversations=conversations,
+            introductions=Introductions(self.registry, self.identities.worker_types_of),
             rules=rules,
             clock=clock,
         )

@@ -1,4 +1,4 @@
-"""A conversation, what is said next in it, and how such stages are kept from workers that do not know them. Pure."""
+"""A conversation, and what is said next in it. Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +7,6 @@ from enum import StrEnum
 
 LONGEST_REPLY = 100_000
 """Characters that a reply may have: as many as a message, so that it can be sent back with the next question."""
-
-# Stages of a conversation wait in a pool of their own beside that of their worker type. A router of a release that has
-# none looks only into the other one, and a worker that does not know such stages is never asked.
-_POOL = "/chat"
 
 
 class ChatRole(StrEnum):
@@ -62,13 +58,3 @@ class ChatReply:
     text: str
     finish_reason: FinishReason | None = None
     usage: TokenUsage | None = None
-
-
-def chat_pool(worker_type: str) -> str:
-    """Return the pool in which stages of conversations wait for a worker type."""
-    return worker_type + _POOL
-
-
-def worker_type_of(pool: str) -> tuple[str, bool]:
-    """Return the worker type of a pool, and whether it is its pool of conversations."""
-    return pool.removesuffix(_POOL), pool.endswith(_POOL)

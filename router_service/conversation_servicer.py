@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -144,7 +144,10 @@ class Conversations:
         elif kind == "heartbeat":
             check_limits(request)
             refs = [worker_wire.ref_from_proto(ref) for ref in request.heartbeat.leases]
-            pays(size_bytes=size_bytes, extra=DATABASE_UNITS + NAMED_LEASE_UNITS * len(refs))
+            loaded = worker_wire.loaded_from_proto(request.heartbeat)
+            writes = 1 + (loaded != session.worker.loaded)
+            pays(size_bytes=size_bytes, extra=writes * DATABASE_UNITS + NAMED_LEASE_UNITS * len(refs))
+            session.worker = replace(session.worker, loaded=loaded)
             # Only the newest is dealt with. Were each of them, a router slower than they come would fall behind, renew
             # what was held long ago, and believe everything lost that is held now.
             has_waiting, session.heartbeat = session.heartbeat is not None, refs
@@ -180,11 +183,20 @@ class Conversations:
         if not await self._key_works(current_caller().key_id):
             raise Unauthenticated("The worker's key was revoked or has expired.")
         cancelled, lost = await self._dispatch.renew(session, refs)
+        await self._note_loaded(session)
         if await self._current_session(session) != session.epoch:
             # Leases that this session has lost may well be the worker's, under its later one: it is not told of them.
             session.end(superseded(session.worker))
             return
         session.send(HeartbeatReply(tuple(cancelled), tuple(lost)))
+
+    async def _note_loaded(self, session: Session) -> None:
+        """Write what the worker keeps in memory, when it has changed."""
+        loaded = session.worker.loaded
+        if loaded != session.noted_loaded:
+            async with self._storage.write() as tx:
+                await tx.registry.worker_loaded(session.epoch, loaded)
+            session.noted_loaded = loaded
 
     async def _current_session(self, session: Session) -> str | None:
         """Return which session is the worker's, as the database says. A worker that it has forgotten is noted again."""

@@ -13,7 +13,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from router_service.chat_domain import Chat, ChatReply, chat_pool
+from router_service.chat_domain import Chat, ChatReply
+from router_service.pool_names import PoolKind, pool_name
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
 from service_kit.identity import Owner
@@ -108,10 +109,19 @@ class Reference:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A small addition to the weights of a model, by the name that workers have for it; 1.0 is its full effect."""
+
+    name: str
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationSettings:
     """The effective values of a job. Sizes in pixels; `frames` and `frame_rate` are 0 for pictures.
 
-    `aspect_ratio` is empty when the client said width and height.
+    `aspect_ratio` is empty when the client said width and height. Without `guidance`, `scheduler` and `loras` the model
+    has its own.
     """
 
     worker_type: str
@@ -126,11 +136,14 @@ class GenerationSettings:
     aspect_ratio: str
     frames: int
     frame_rate: int
+    guidance: float | None = None
+    scheduler: str = ""
+    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of a job that runs in one pool."""
+    """A part of a job that runs in one pool. `steered`: it has settings or references that old workers do not know."""
 
     kind: StageKind
     worker_type: str
@@ -138,11 +151,14 @@ class Stage:
     attempt: int = 0
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    steered: bool = False
 
     @property
     def pool(self) -> str:
         """Where it waits."""
-        return chat_pool(self.worker_type) if self.kind is StageKind.CHAT else self.worker_type
+        if self.kind is StageKind.CHAT:
+            return pool_name(self.worker_type, PoolKind.CHAT)
+        return pool_name(self.worker_type, PoolKind.STEERED if self.steered else PoolKind.PLAIN)
 
 
 @dataclass(frozen=True, slots=True)

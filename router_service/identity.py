@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
@@ -42,6 +43,7 @@ BOOTSTRAP_KEYS = (
     ("worker.key", KeyKind.WORKER, "worker"),
 )
 
+_LONGEST_WORKER_TYPE = 64
 _PAGES = "identity.keys"
 _OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:|~+=-]{0,127}")
 _TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -86,11 +88,12 @@ class Identities:
         name: str,
         valid_days: int | None,
         requests_per_minute: int | None = None,
+        worker_types: Sequence[str] = (),
     ) -> MadeKey:
-        """Make a key. An empty tenant is the caller's own.
+        """Make a key. An empty tenant is the caller's own; without worker types its workers may serve any.
 
         Raises:
-            InvalidArgument: an owner, tenant, kind or name that cannot be; names the field.
+            InvalidArgument: an owner, tenant, kind, name or worker type that cannot be; names the field.
             FailedPrecondition: `owner_erased`.
         """
         if kind not in KINDS_TO_CREATE:
@@ -99,12 +102,17 @@ class Identities:
         owner = named_owner(caller, owner_id=owner_id, tenant_id=tenant_id)
         if not name.isprintable():
             raise InvalidArgument.field("name", "must be printable text in one line")
+        _check_worker_types(kind, worker_types)
         async with self._db.write() as tx:
             keys = Keys(tx)
             await keys.refuse_erased(owner)
             now = await self._db.now(tx)
             new = new_api_key()
-            key = replace(_stored(new, kind, owner, name, now), requests_per_minute=requests_per_minute)
+            key = replace(
+                _stored(new, kind, owner, name, now),
+                requests_per_minute=requests_per_minute,
+                worker_types=tuple(worker_types),
+            )
             if valid_days is not None:
                 key = replace(key, expires_at=now + timedelta(days=valid_days))
             await keys.add(key)
@@ -221,6 +229,12 @@ class Identities:
         async with self._db.read() as tx:
             return await Keys(tx).find_live(key_id) is not None
 
+    async def worker_types_of(self, key_id: str) -> tuple[str, ...]:
+        """Return the worker types that the workers of a key may serve; none: any."""
+        async with self._db.read() as tx:
+            key = await Keys(tx).find_live(key_id)
+        return () if key is None else key.worker_types
+
     async def create_sign_in_code(self, caller: Caller) -> MadeCode:
         """Make a code with which a browser signs in once, as the caller.
 
@@ -318,6 +332,15 @@ def _read_key_file(rings: Keyrings, filename: str) -> NewKey | None:
 
 def _stored(new: NewKey, kind: KeyKind, owner: Owner, name: str, now: datetime) -> StoredKey:
     return StoredKey(new.key_id, new.secret_hash, kind, kind, owner, name, None, now, None, None)
+
+
+def _check_worker_types(kind: KeyKind, worker_types: Sequence[str]) -> None:
+    if worker_types and kind is not KeyKind.WORKER:
+        raise InvalidArgument.field("worker_types", f"are for keys of the kind worker, not {kind}: leave them out")
+    for index, name in enumerate(worker_types):
+        if not 1 <= len(name) <= _LONGEST_WORKER_TYPE or not name.isprintable():
+            problem = f"must be printable text of 1..{_LONGEST_WORKER_TYPE} characters"
+            raise InvalidArgument.field(f"worker_types[{index}]", problem)
 
 
 def _code_of(key: StoredKey, caller: Caller) -> SignInCode:

@@ -36,6 +36,7 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
             name=request.name,
             valid_days=request.valid_days if request.HasField("valid_days") else None,
             requests_per_minute=_rate(request),
+            worker_types=request.worker_types,
         )
         return pb.CreateKeyResponse(key=_key_to_proto(made.key), secret=made.text.reveal())
 
@@ -131,6 +132,7 @@ def _key_to_proto(key: StoredKey) -> pb.Key:
         expires_at=_time(key.expires_at) if key.expires_at is not None else None,
         revoked_at=_time(key.revoked_at) if key.revoked_at is not None else None,
         requests_per_minute=key.requests_per_minute,
+        worker_types=key.worker_types,
     )
 
 

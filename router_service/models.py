@@ -143,8 +143,8 @@ def check_row(row: ModelRow, others: Sequence[ModelRow]) -> None:
         )
     if row.stage is not StageKind.GENERATE and row.formats:
         raise InvalidArgument.field("model.formats", f"must be empty for a row of the {row.stage} stage")
-    if len(row.pool) > _LONGEST_POOL:
-        longest = _LONGEST_POOL - len(row.pool) + len(row.worker_type)
+    if len(row.longest_pool) > _LONGEST_POOL:
+        longest = _LONGEST_POOL - len(row.longest_pool) + len(row.worker_type)
         message = f"must be at most {longest} characters long for a row of the {row.stage} stage"
         raise InvalidArgument.field("model.worker_type", message, ErrorReason.OUT_OF_RANGE)
     taken = {

@@ -10,6 +10,7 @@ from router_service.chat_domain import Chat
 from router_service.domain import (
     Format,
     GenerationSettings,
+    Lora,
     Quality,
     Reference,
     Stage,
@@ -57,6 +58,15 @@ class Request:
     annotations: tuple[tuple[str, str], ...] = ()
     webhook: Webhook | None = None
     deadline_seconds: int | None = None
+    guidance: float | None = None
+    scheduler: str = ""
+    loras: tuple[Lora, ...] = ()
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether it says something of a generation that workers of the first release do not know."""
+        last_frame = any(reference.kind == "last_frame" for reference in self.references)
+        return self.guidance is not None or bool(self.scheduler or self.loras) or last_frame
 
     def deadline(self, model: timedelta) -> timedelta:
         """From acceptance to the deadline of the job: what the request asks for, at most what the model has."""
@@ -113,8 +123,11 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
         aspect_ratio=aspect_ratio,
         frames=round(seconds * FRAME_RATE) if form is Format.VIDEO else 0,
         frame_rate=FRAME_RATE if form is Format.VIDEO else 0,
+        guidance=request.guidance,
+        scheduler=request.scheduler,
+        loras=request.loras,
     )
-    stages = [Stage(StageKind.GENERATE, route.row.worker_type)]
+    stages = [Stage(StageKind.GENERATE, route.row.worker_type, steered=request.is_steered)]
     deadline = route.row.deadline
     if request.enhance_prompt:
         enhancer = table.enhancer()
@@ -176,6 +189,9 @@ def _about_outputs(request: Request) -> dict[str, bool]:
         "height": request.height is not None,
         "steps": request.steps is not None,
         "duration_seconds": request.duration_seconds is not None,
+        "guidance": request.guidance is not None,
+        "scheduler": bool(request.scheduler),
+        "loras": bool(request.loras),
         "reference_images": bool(request.references),
     }
 
@@ -198,6 +214,10 @@ def _check_ranges(request: Request) -> None:
     if request.width is not None and request.aspect_ratio is not None:
         message = "means nothing together with width and height: leave it out"
         raise InvalidArgument.field("aspect_ratio", message, ErrorReason.CONFLICTING_FIELDS)
+    names = [lora.name for lora in request.loras]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise InvalidArgument.field(f"loras[{index}].name", f"must name each LoRA once, got {name!r} again")
     _check_annotations(request.annotations)
 
 
@@ -233,8 +253,11 @@ def _check_generation(request: Request, form: Format) -> None:
     kinds = [reference.kind for reference in request.references]
     for index, kind in enumerate(kinds):
         path = f"reference_images[{index}].kind"
-        if kind == "first_frame" and form is not Format.VIDEO:
-            raise InvalidArgument.field(path, "first_frame is for videos only", ErrorReason.CONFLICTING_FIELDS)
+        if kind in ("first_frame", "last_frame") and form is not Format.VIDEO:
+            raise InvalidArgument.field(path, f"{kind} is for videos only", ErrorReason.CONFLICTING_FIELDS)
+        if kind == "last_frame" and "first_frame" not in kinds:
+            message = "last_frame needs a reference of kind first_frame beside it"
+            raise InvalidArgument.field(path, message, ErrorReason.CONFLICTING_FIELDS)
         if kind == "mask" and "init" not in kinds:
             message = "mask needs a reference of kind init beside it"
             raise InvalidArgument.field(path, message, ErrorReason.CONFLICTING_FIELDS)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from router_service.chat_domain import worker_type_of
 from router_service.domain import Job, JobState
+from router_service.pool_names import PoolKind, parse_pool
 from router_service.registry_domain import ConnectedWorker
 
 
@@ -36,11 +36,16 @@ class Pools:
         """Return what to start when nobody of the pool is connected; empty when somebody is."""
         if self.of(pool):
             return ""
-        worker_type, is_chat = worker_type_of(pool)
-        if is_chat and self.of(worker_type):
+        worker_type, kind = parse_pool(pool)
+        if kind is PoolKind.CHAT and self.of(worker_type):
             return (
                 f"No connected worker of type {worker_type} holds conversations: its engine, or its release, does not "
                 "know them."
+            )
+        if kind is PoolKind.STEERED and self.of(worker_type):
+            return (
+                f"No connected worker of type {worker_type} knows guidance, schedulers, LoRAs and last frames: its "
+                "release is too old. Update it, or send the job without them."
             )
         return (
             f"No worker of type {worker_type} is connected. Start one: "

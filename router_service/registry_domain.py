@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from router_service.chat_domain import chat_pool, worker_type_of
 from router_service.domain import Format, StageKind
+from router_service.pool_names import PoolKind, parse_pool, pool_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,12 @@ class ModelRow:
     @property
     def pool(self) -> str:
         """Where its stages wait."""
-        return chat_pool(self.worker_type) if self.stage is StageKind.CHAT else self.worker_type
+        return pool_name(self.worker_type, PoolKind.CHAT if self.stage is StageKind.CHAT else PoolKind.PLAIN)
+
+    @property
+    def longest_pool(self) -> str:
+        """The longest name of a pool in which one of its stages may wait."""
+        return self.pool if self.stage is not StageKind.GENERATE else pool_name(self.worker_type, PoolKind.STEERED)
 
     @property
     def is_pattern(self) -> bool:
@@ -41,10 +46,20 @@ class ModelRow:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that a worker keeps in the memory of a device."""
+
+    name: str
+    device: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectedWorker:
     """One connected worker. `holder` is its key's id and its own name; it stays the same over restarts.
 
-    `chats`: it has said that it runs stages of conversations.
+    `chats`: it has said that it runs stages of conversations; `steers`: that it knows guidance, schedulers, LoRAs and
+    last frames. `loaded` is what its last heartbeat said of its memory.
     """
 
     holder: str
@@ -56,11 +71,21 @@ class ConnectedWorker:
     version: str
     leases: int = 0
     chats: bool = False
+    steers: bool = False
+    loaded: tuple[LoadedModel, ...] = ()
+
+    @property
+    def pools(self) -> tuple[str, ...]:
+        """The pools that it takes stages of."""
+        kinds = [PoolKind.PLAIN]
+        kinds += [PoolKind.CHAT] * self.chats + [PoolKind.STEERED] * self.steers
+        return tuple(pool_name(worker_type, kind) for kind in kinds for worker_type in self.worker_types)
 
     def serves(self, pool: str) -> bool:
         """Tell whether it takes stages of a pool."""
-        worker_type, is_chat = worker_type_of(pool)
-        return worker_type in self.worker_types and (self.chats or not is_chat)
+        worker_type, kind = parse_pool(pool)
+        knows = {PoolKind.PLAIN: True, PoolKind.CHAT: self.chats, PoolKind.STEERED: self.steers}
+        return worker_type in self.worker_types and knows[kind]
 
     def takes(self, pool: str, model: str) -> bool:
         """Tell whether a stage can be routed to it."""

@@ -6,7 +6,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from router_service.chat_domain import chat_pool
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
 from router_service.limits import Limits, lock_names
@@ -227,9 +226,7 @@ class Rounds:
 
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
-    worker = session.worker
-    pools = [*worker.worker_types, *(map(chat_pool, worker.worker_types) if worker.chats else ())]
-    return (QueueKey(pool, worker.models) for pool in pools)
+    return (QueueKey(pool, session.worker.models) for pool in session.worker.pools)
 
 
 def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from router_service.domain import Job, Lease, LeaseRef
-from router_service.registry_domain import ConnectedWorker
+from router_service.registry_domain import ConnectedWorker, LoadedModel
 from router_service.session_limits import Allowance
 from service_kit.errors import Aborted, AtelierError, ResourceExhausted, Unavailable
 
@@ -95,6 +95,8 @@ class Session:
     heard_at_s: float = math.inf
     # What the newest heartbeat names, until it is dealt with.
     heartbeat: list[LeaseRef] | None = None
+    # What was written of the models that the worker keeps in memory.
+    noted_loaded: tuple[LoadedModel, ...] = ()
     _expected: dict[LeaseRef, None] = field(default_factory=dict)
     _outgoing: deque[Message] = field(default_factory=deque)
     _unread: int = 0

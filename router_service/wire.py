@@ -19,6 +19,7 @@ from router_service.domain import (
     GenerationSettings,
     Job,
     JobState,
+    Lora,
     Output,
     OutputState,
     Quality,
@@ -40,6 +41,7 @@ from service_kit.validation import default_of
 
 # The contract is the one place where it stands.
 _DEFAULT_STRENGTH = float(default_of(generation_pb2.ReferenceImage.DESCRIPTOR.fields_by_name["strength"]))
+_DEFAULT_WEIGHT = float(default_of(generation_pb2.Lora.DESCRIPTOR.fields_by_name["weight"]))
 JOB_STATES: Mapping[JobState, Any] = {state: job_pb2.JobState.Value(f"JOB_STATE_{state.name}") for state in JobState}
 STAGE_KINDS: Mapping[StageKind, Any] = {kind: job_pb2.StageKind.Value(f"STAGE_KIND_{kind.name}") for kind in StageKind}
 _STAGE_STATES = {state: job_pb2.StageState.Value(f"STAGE_STATE_{state.name}") for state in StageState}
@@ -108,6 +110,11 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
         annotations=tuple(sorted(message.annotations.items())),
         webhook=webhook_wire.webhook_from_proto(message.webhook) if message.HasField("webhook") else None,
         deadline_seconds=_optional(message, "deadline_seconds"),
+        guidance=_optional(message, "guidance"),
+        scheduler=message.scheduler,
+        loras=tuple(
+            Lora(lora.name, lora.weight if lora.HasField("weight") else _DEFAULT_WEIGHT) for lora in message.loras
+        ),
     )
 
 
@@ -238,6 +245,9 @@ def settings_to_proto(settings: GenerationSettings) -> generation_pb2.Generation
         aspect_ratio=settings.aspect_ratio,
         frames=settings.frames,
         frame_rate=settings.frame_rate,
+        guidance=settings.guidance,
+        scheduler=settings.scheduler,
+        loras=[generation_pb2.Lora(name=lora.name, weight=lora.weight) for lora in settings.loras],
     )
 
 
@@ -301,6 +311,10 @@ def worker_to_proto(worker: ConnectedWorker) -> model_pb2.Worker:
         leases=worker.leases,
         labels=dict(worker.labels),
         version=worker.version,
+        loaded=[
+            model_pb2.LoadedModel(name=model.name, device=model.device, size_bytes=model.size_bytes)
+            for model in worker.loaded
+        ],
     )
 
 

@@ -13,6 +13,7 @@ from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service import worker_wire
 from router_service.conversation_servicer import Conversations, SessionRules
 from router_service.dispatch import Dispatch
+from router_service.introductions import Introductions
 from router_service.reaper import Reaper
 from router_service.session_limits import Allowance, Door
 from router_service.sessions import DrainNotice, ReconnectNotice, Session, Sessions
@@ -44,6 +45,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         dispatch: Dispatch,
         reaper: Reaper,
         conversations: Conversations,
+        introductions: Introductions,
         rules: SessionRules,
         clock: Clock,
     ) -> None:
@@ -52,6 +54,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         self._dispatch = dispatch
         self._reaper = reaper
         self._conversations = conversations
+        self._introductions = introductions
         self._rules = rules
         self._clock = clock
         self._door = Door(clock.monotonic, sessions_per_key=rules.max_sessions_per_key)
@@ -62,6 +65,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
         with self._door.opened(current_caller().key_id):
             hello = await self._hello(request_iterator)
             worker = worker_wire.worker_from_hello(hello, key_id=current_caller().key_id, session=new_id())
+            await self._introductions.check(worker)
             self._door.let_in(worker.holder)
             if self._draining:
                 raise _going_down()
@@ -125,6 +129,7 @@ class WorkerServicer(worker_service_pb2_grpc.WorkerServiceServicer):
             kept=[worker_wire.ref_to_proto(ref) for ref in kept],
             lost=[worker_wire.ref_to_proto(ref) for ref in lost],
             takes_batches=True,
+            warnings=await self._introductions.warnings(worker),
         )
 
     async def _gone(self, session: Session) -> None:

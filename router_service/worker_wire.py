@@ -15,7 +15,7 @@ from router_service import chat_wire, wire
 from router_service.chat_domain import LONGEST_REPLY
 from router_service.domain import Failure, LeaseRef, StageKind
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
-from router_service.registry_domain import ConnectedWorker
+from router_service.registry_domain import ConnectedWorker, LoadedModel
 from router_service.sessions import (
     CancelOrder,
     DrainNotice,
@@ -66,7 +66,13 @@ def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> Connecte
         labels=tuple(sorted(hello.labels.items())),
         version=hello.version,
         chats=job_pb2.STAGE_KIND_CHAT in hello.stages,
+        steers=hello.takes_steering,
     )
+
+
+def loaded_from_proto(heartbeat: pb.Heartbeat) -> tuple[LoadedModel, ...]:
+    """Return what a worker keeps in memory."""
+    return tuple(LoadedModel(model.name, model.device, model.size_bytes) for model in heartbeat.loaded)
 
 
 def _check_each(field: str, texts: Sequence[str], *, longest: int) -> None:

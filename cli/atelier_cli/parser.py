@@ -10,7 +10,7 @@ from service_kit.version import __version__
 FORMATS = ("image", "video")
 QUALITIES = ("draft", "standard", "high")
 ASPECTS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
-REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame")
+REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame", "last_frame")
 SORTS = ("newest", "oldest", "title")
 KEY_KINDS = ("user", "worker", "admin", "internal")
 JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancelled")
@@ -118,6 +118,11 @@ def _add_generate(tree: Tree) -> None:
     what.add_argument("--quality", choices=QUALITIES, help="how much work goes into each (default: standard)")
     what.add_argument("--aspect", choices=ASPECTS, help="width to height (default: 1:1, for a video 16:9)")
     what.add_argument("--steps", type=int, metavar="N", help="steps of the engine (default: the model's own)")
+    what.add_argument("--guidance", type=float, metavar="N", help="how closely to follow the prompt, 0 to 30")
+    what.add_argument("--scheduler", metavar="NAME", help="how to take the noise away, such as euler")
+    what.add_argument(
+        "--lora", action="append", default=[], metavar="NAME[:WEIGHT]", help="add to the model's weights (weight: 1)"
+    )
     what.add_argument("--duration", type=float, metavar="SECONDS", help="length of a video (default: 3)")
     what.add_argument("--enhance", action="store_true", help="write a richer prompt first, and use that")
     what.add_argument("--priority", type=int, metavar="N", help="order among your own waiting jobs, higher first")
@@ -133,6 +138,7 @@ def _add_generate(tree: Tree) -> None:
     start.add_argument("--init", metavar="FILE", help="the picture to begin with")
     start.add_argument("--mask", metavar="FILE", help="white where the picture of --init may change")
     start.add_argument("--first-frame", metavar="FILE", help="the first frame of a video")
+    start.add_argument("--last-frame", metavar="FILE", help="its last frame, together with --first-frame")
     after = command.add_argument_group("what to do with the result")
     after.add_argument("--save", action="store_true", help="save it to the library")
     after.add_argument("--out", metavar="FOLDER", help="download it into this folder")
@@ -256,6 +262,9 @@ def _add_keys(tree: Tree) -> None:
     create.add_argument("--kind", default="user", choices=KEY_KINDS, help="what it is for (default: %(default)s)")
     create.add_argument("--tenant", default="", dest="tenant_id", metavar="NAME", help="the tenant (default: your own)")
     create.add_argument("--name", default="", metavar="TEXT", help="a name for people")
+    create.add_argument(
+        "--worker-type", action="append", default=[], metavar="TYPE", help="a worker type that its workers may serve"
+    )
     create.add_argument("--valid-days", type=int, metavar="N", help="days until it stops working (default: never)")
     create.add_argument("--out", metavar="FILE", help="write the text into a new file that only you can read")
     listing = tree.leaf("list", "keys:list_keys", "list keys, newest first, without their texts")
@@ -270,7 +279,9 @@ def _add_models(tree: Tree) -> None:
     put = tree.leaf("put", "models:put", "add a row, or replace the row of that name", aliases=("add",))
     put.add_argument("name", metavar="NAME", help="the model; a name that ends in * matches what begins like it")
     put.add_argument("--worker-type", required=True, metavar="TYPE", help="the pool that does the work")
-    put.add_argument("--stage", default="generate", choices=("generate", "enhance"), help="(default: %(default)s)")
+    put.add_argument(
+        "--stage", default="generate", choices=("generate", "enhance", "chat"), help="(default: %(default)s)"
+    )
     put.add_argument("--format", action="append", default=[], dest="formats", choices=FORMATS, help="what it makes")
     put.add_argument("--alias", action="append", default=[], dest="aliases", metavar="NAME", help="another name")
     put.add_argument("--max-quantity", type=int, default=0, metavar="N", help="the most outputs in one job")

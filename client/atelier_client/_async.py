@@ -312,9 +312,16 @@ class AsyncAtelier:
         await self._send(calls.delete_model(name))
 
     async def create_key(
-        self, owner_id: str, *, kind: str = "", tenant_id: str = "", name: str = "", valid_days: int | None = None
+        self,
+        owner_id: str,
+        *,
+        kind: str = "",
+        tenant_id: str = "",
+        name: str = "",
+        valid_days: int | None = None,
+        worker_types: Sequence[str] = (),
     ) -> NewKey:
-        return await self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days))
+        return await self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types))
 
     async def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
         return await self._send(calls.list_keys(owner_id, page_size, page_token))

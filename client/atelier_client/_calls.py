@@ -23,6 +23,7 @@ from atelier_client.models import (
     ItemCounts,
     Job,
     Key,
+    Lora,
     Model,
     NewKey,
     Page,
@@ -108,6 +109,9 @@ class GenerateOptions(TypedDict, total=False):
         height: of the outputs in pixels.
         annotations: what the caller wants to find again on the job.
         duration_seconds: length of a video.
+        guidance: how closely the engine follows the prompt.
+        scheduler: how the engine takes the noise away, such as `euler`.
+        loras: what to add to the model's weights.
         on_enhancement_failure: `fail` or `warn`.
         idempotency_key: a name for this very request; one is made when it is left out.
     """
@@ -123,6 +127,9 @@ class GenerateOptions(TypedDict, total=False):
     annotations: Mapping[str, str]
     steps: int | None
     duration_seconds: float | None
+    guidance: float | None
+    scheduler: str
+    loras: Sequence[Lora]
     reference_images: Sequence[ReferenceImage]
     enhance_prompt: bool
     enhancement_only: bool
@@ -166,6 +173,9 @@ def generate_content(prompt: str, model: str, options: GenerateOptions) -> Call[
     references = [reference_body(reference) for reference in given.pop("reference_images", ())]
     if references:
         given["reference_images"] = references
+    loras = [_given(name=lora.name, weight=lora.weight) for lora in given.pop("loras", ())]
+    if loras:
+        given["loras"] = loras
     return Call(
         "POST",
         "/v1/generate-content",
@@ -478,9 +488,14 @@ def delete_model(name: str) -> Call[None]:
     return Call("DELETE", _path("/v1/models/{}", name), lambda body: None)
 
 
-def create_key(owner_id: str, kind: str, tenant_id: str, name: str, valid_days: int | None) -> Call[NewKey]:
+def create_key(
+    owner_id: str, kind: str, tenant_id: str, name: str, valid_days: int | None, worker_types: Sequence[str]
+) -> Call[NewKey]:
     """`POST /v1/keys`. A repeat would make a second key."""
-    body = _given(owner_id=owner_id, kind=kind, tenant_id=tenant_id, name=name, valid_days=valid_days)
+    types = list(worker_types) or None
+    body = _given(
+        owner_id=owner_id, kind=kind, tenant_id=tenant_id, name=name, valid_days=valid_days, worker_types=types
+    )
     return Call("POST", "/v1/keys", lambda reply: decode(NewKey, reply), json=body, repeatable=False)
 
 

@@ -373,10 +373,17 @@ class Atelier:
         self._send(calls.delete_model(name))
 
     def create_key(
-        self, owner_id: str, *, kind: str = "", tenant_id: str = "", name: str = "", valid_days: int | None = None
+        self,
+        owner_id: str,
+        *,
+        kind: str = "",
+        tenant_id: str = "",
+        name: str = "",
+        valid_days: int | None = None,
+        worker_types: Sequence[str] = (),
     ) -> NewKey:
         """Make a key; its text is in the answer this one time."""
-        return self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days))
+        return self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types))
 
     def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
         """Return a page of keys, newest first, without their texts."""

@@ -50,6 +50,15 @@ class ReferenceImage:
 
 
 @dataclass(frozen=True, slots=True)
+class Lora:
+    """A small addition to a model's weights, by the name that workers have for it; 1 (None) is its full effect."""
+
+    name: str = ""
+    weight: float | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationSettings:
     """The effective values of a job: what is done, not what was asked. Sizes in pixels."""
 
@@ -66,6 +75,9 @@ class GenerationSettings:
     aspect_ratio: str = ""
     frames: int = 0
     frame_rate: int = 0
+    guidance: float | None = None
+    scheduler: str = ""
+    loras: tuple[Lora, ...] = ()
     raw: Mapping[str, Any] = _raw()
 
 
@@ -375,8 +387,18 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model that a worker keeps in memory: `size_bytes` on `device`."""
+
+    name: str = ""
+    device: str = ""
+    size_bytes: int = 0
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
 class Worker:
-    """One connected worker. `labels` are what its operator wrote on it."""
+    """One connected worker. `labels` are what its operator wrote on it; `loaded` is what it said of its memory."""
 
     name: str = ""
     key_id: str = ""
@@ -386,6 +408,7 @@ class Worker:
     leases: int = 0
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     version: str = ""
+    loaded: tuple[LoadedModel, ...] = ()
     raw: Mapping[str, Any] = _raw()
 
 
@@ -401,6 +424,7 @@ class Key:
     created_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    worker_types: tuple[str, ...] = ()
     raw: Mapping[str, Any] = _raw()
 
 

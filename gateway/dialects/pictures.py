@@ -1,6 +1,9 @@
-"""What the catalogues of models share: pictures to start from, and how long their names for sizes are in pixels."""
+"""What the catalogues of models share: pictures to start from, sizes in pixels, LoRAs by name."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import generation_pb2
@@ -43,6 +46,23 @@ async def add_reference(
     if noise is not None:
         reference.strength = 1 - noise
     return asset_id
+
+
+def add_loras(
+    request: router_service_pb2.GenerateContentRequest, loras: Iterable[tuple[Any, Any]], *, field: str
+) -> None:
+    """Ask for LoRAs, as names and weights; the router limits them.
+
+    Raises:
+        InvalidArgument: a name that is none, as an address is not: nothing is loaded from there; or no number.
+    """
+    for name, weight in loras:
+        if not isinstance(name, str) or not name or "://" in name:
+            message = f"must be the name of a LoRA that our workers have, got {str(name)[:60]!r}"
+            raise InvalidArgument.field(field, message)
+        if weight is not None and (isinstance(weight, bool) or not isinstance(weight, (int, float))):
+            raise InvalidArgument.field(field, f"must have a number as its weight, got {str(weight)[:60]!r}")
+        request.loras.add(name=name, weight=weight)
 
 
 def set_size(request: router_service_pb2.GenerateContentRequest, width: float, height: float, *, field: str) -> None:

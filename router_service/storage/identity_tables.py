@@ -27,6 +27,8 @@ api_keys = Table(
     Column("revoked_at", UtcDateTime, nullable=True),
     # NULL: what the settings say; 0: any number.
     Column("requests_per_minute", Integer, nullable=True),
+    # Which worker types its workers may serve, as a list; NULL: any.
+    Column("worker_types", Json, nullable=True),
     Index("api_keys_newest", "created_at", "key_id"),
     Index("api_keys_by_owner", "owner_id", "created_at", "key_id"),
     Index("api_keys_by_parent", "parent_key_id"),

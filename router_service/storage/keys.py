@@ -33,6 +33,7 @@ class StoredKey:
     expires_at: datetime | None
     revoked_at: datetime | None
     requests_per_minute: int | None = None
+    worker_types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ class Keys:
                 expires_at=key.expires_at,
                 revoked_at=key.revoked_at,
                 requests_per_minute=key.requests_per_minute,
+                worker_types=list(key.worker_types) or None,
             )
         )
 
@@ -199,4 +201,5 @@ def _to_key(row: Row[Any]) -> StoredKey:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         requests_per_minute=row.requests_per_minute,
+        worker_types=tuple(row.worker_types or ()),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, union_all, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import StageKind
-from router_service.registry_domain import ConnectedWorker, ModelRow
+from router_service.registry_domain import ConnectedWorker, LoadedModel, ModelRow
 from router_service.storage import codec
 from router_service.storage.tables import chat_models, leases, models, workers
 from service_kit.bulk import among, upsert
@@ -59,6 +59,11 @@ class Registry:
         alive = update(workers).where(among(workers.c.session, sessions))
         await self._connection.execute(alive.values(seen_at=db_now()))
 
+    async def worker_loaded(self, session: str, loaded: Sequence[LoadedModel]) -> None:
+        """Note what the worker of a session keeps in memory."""
+        values = {"loaded": [codec.to_json(model) for model in loaded]}
+        await self._connection.execute(update(workers).where(workers.c.session == session).values(values))
+
     async def session_of(self, holder: str) -> str | None:
         """Return the session of a worker, on whichever replica it is; None when it is not connected."""
         found: str | None = (
@@ -90,6 +95,8 @@ class Registry:
                 version=row.version,
                 leases=row.held or 0,
                 chats=bool(row.chats),
+                steers=bool(row.steers),
+                loaded=codec.from_json(tuple[LoadedModel, ...], row.loaded or []),
             )
             for row in rows
         ]
@@ -109,5 +116,7 @@ def _values(worker: ConnectedWorker) -> dict[str, Any]:
         "labels": dict(worker.labels),
         "version": worker.version,
         "chats": worker.chats,
+        "steers": worker.steers,
+        "loaded": [codec.to_json(model) for model in worker.loaded],
         "seen_at": db_now(),
     }

@@ -187,7 +187,8 @@ chat_models = Table(
     Column("document", Json, nullable=False),
 )
 
-# One row a connected worker; it expires with `seen_at`. A worker of the release before leaves `chats` empty.
+# One row a connected worker; it expires with `seen_at`. A router of an earlier release leaves empty what it does not
+# know.
 workers = Table(
     "workers",
     metadata,
@@ -200,4 +201,6 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("seen_at", UtcDateTime, nullable=False),
     Column("chats", Boolean),
+    Column("steers", Boolean),
+    Column("loaded", Json),
 )

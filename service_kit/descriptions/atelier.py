@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from service_kit.descriptions.described import Described, clean, count, model_name, read_json, whole
+from typing import Any
+
+from service_kit.descriptions.described import Described, clean, count, fraction, model_name, read_json, whole
 
 KEY = "atelier"
+# As the API takes them.
+_LONGEST_SCHEDULER, _LONGEST_NAME = 64, 100
+_MOST_LORAS, _MOST_WEIGHT = 8, 4
 _QUALITIES = frozenset({"draft", "standard", "high"})
 
 
@@ -30,4 +35,19 @@ def parse(text: str) -> Described | None:
         quality=quality if quality in _QUALITIES else "",
         frames=count(settings.get("frames")),
         frame_rate=count(settings.get("fps")),
+        guidance=fraction(settings.get("guidance")),
+        scheduler=clean(settings.get("scheduler"))[:_LONGEST_SCHEDULER],
+        loras=_loras(settings.get("loras")),
     )
+
+
+def _loras(said: Any) -> tuple[tuple[str, float], ...]:
+    """Return the LoRAs of a list of names and weights, without what can be none."""
+    found: dict[str, float] = {}
+    for one in said[:_MOST_LORAS] if isinstance(said, list) else ():
+        name, weight = (clean(one.get("name")), one.get("weight")) if isinstance(one, dict) else ("", None)
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+            continue
+        if 0 < len(name) <= _LONGEST_NAME and abs(weight) <= _MOST_WEIGHT:
+            found.setdefault(name, float(weight))
+    return tuple(found.items())

@@ -36,7 +36,8 @@ class Described:
         seed: a whole number of any size as text; empty when it is not known.
         width: pixels that were asked for; 0 when it is not known, as for height and steps.
         guidance: how closely the engine followed the prompt.
-        quality: `draft`, `standard` or `high`, of Atelier's own files; empty otherwise, as frames and their rate are 0.
+        quality: `draft`, `standard` or `high`, of Atelier's own files; empty otherwise, as frames and their rate are 0,
+            and as are the scheduler and the LoRAs, which are named as our workers name them.
         made_at: when the file was made.
         notes: what could not be taken over, as sentences.
     """
@@ -55,6 +56,8 @@ class Described:
     quality: str = ""
     frames: int = 0
     frame_rate: int = 0
+    scheduler: str = ""
+    loras: tuple[tuple[str, float], ...] = ()
     made_at: datetime | None = None
     notes: tuple[str, ...] = ()
 

@@ -60,6 +60,17 @@ async def test_a_worker_of_the_first_release_is_given_no_conversation(system: Sy
     await old.kill()
 
 
+async def test_a_worker_of_the_first_release_is_given_nothing_that_it_would_drop(system: System) -> None:
+    """It does not know guidance, and would make another picture than the one that was asked for."""
+    router, old = system.routers["a"], BareSubject(bare_worker_of_the_first_release())
+    await old.start(system, router.target)
+    accepted = await router.submit(guidance=7.5)
+    # What came later is done before it.
+    assert (await router.ended((await router.submit()).job_id)).state == job_pb2.JOB_STATE_SUCCEEDED
+    assert (await router.job(accepted.job_id)).state == job_pb2.JOB_STATE_QUEUED
+    await old.kill()
+
+
 async def test_todays_worker_on_a_router_of_the_first_release(system: System, subject: Subject) -> None:
     async with first_release.proxy(system.flags["router.asset_target"]) as assets:
         system.flags["router.upload_endpoint"] = assets

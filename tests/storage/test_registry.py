@@ -6,7 +6,7 @@ import dataclasses
 from datetime import timedelta
 
 from router_service.domain import Format, StageKind
-from router_service.registry_domain import ConnectedWorker, ModelRow
+from router_service.registry_domain import ConnectedWorker, LoadedModel, ModelRow
 from router_service.storage import Storage
 from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.clock import ManualClock
@@ -48,6 +48,19 @@ async def test_a_worker_says_whether_it_holds_conversations(router: Storage) -> 
         for chats in (True, False):
             await tx.registry.worker_connected(dataclasses.replace(WORKER, chats=chats))
             assert [worker.chats for worker in await tx.registry.list_workers(seen_within=SECOND)] == [chats]
+
+
+async def test_a_worker_says_what_it_knows_and_what_it_keeps_in_memory(router: Storage) -> None:
+    loaded = (LoadedModel("sdxl", "cuda:0", 7 << 30), LoadedModel("wan", "cpu", 0))
+    async with router.write() as tx:
+        await tx.registry.worker_connected(dataclasses.replace(WORKER, steers=True))
+        await tx.registry.worker_loaded("s1", loaded)
+        await tx.registry.worker_loaded("another", ())
+        (worker,) = await tx.registry.list_workers(seen_within=SECOND)
+        assert (worker.steers, worker.loaded) == (True, loaded)
+        await tx.registry.worker_connected(dataclasses.replace(WORKER, session="s2"))
+        (worker,) = await tx.registry.list_workers(seen_within=SECOND)
+        assert (worker.steers, worker.loaded) == (False, ())
 
 
 async def test_a_later_session_takes_the_place_of_an_earlier_one(router: Storage, clock: ManualClock) -> None:

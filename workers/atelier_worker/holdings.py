@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 
+from atelier.router.v1 import model_pb2
 from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
@@ -21,6 +22,11 @@ from atelier_worker.stage_run import StageRun, Stop
 from atelier_worker.uploads import Patience, Transfers
 from service_kit import crash
 from service_kit.telemetry import get_logger
+
+# What a heartbeat may say of models in memory.
+_MOST_LOADED = 100
+_LONGEST_NAME = 200
+_LONGEST_DEVICE = 64
 
 log = get_logger(__name__)
 
@@ -66,6 +72,17 @@ class Holdings:
     def draining(self) -> bool:
         """Whether no more leases are wanted."""
         return self._draining
+
+    def loaded(self) -> list[model_pb2.LoadedModel]:
+        """Return what the engine keeps in memory, as much of it as a heartbeat may say."""
+        return [
+            model_pb2.LoadedModel(
+                name=model.name[:_LONGEST_NAME] or "?",
+                device=model.device[:_LONGEST_DEVICE],
+                size_bytes=max(model.size_bytes, 0),
+            )
+            for model in self._engine.loaded[:_MOST_LOADED]
+        ]
 
     @property
     def uploads(self) -> int:

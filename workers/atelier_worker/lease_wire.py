@@ -8,7 +8,7 @@ from typing import Literal
 from atelier.router.v1 import job_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
-from atelier_worker.engine import Reference, Task
+from atelier_worker.engine import Lora, Reference, Task
 from atelier_worker.engine_wire import chat_from_proto
 from service_kit.ids import new_id
 
@@ -23,6 +23,7 @@ REFERENCE_KINDS = {
     generation_pb2.REFERENCE_KIND_INIT: "init",
     generation_pb2.REFERENCE_KIND_MASK: "mask",
     generation_pb2.REFERENCE_KIND_FIRST_FRAME: "first_frame",
+    generation_pb2.REFERENCE_KIND_LAST_FRAME: "last_frame",
 }
 
 
@@ -50,6 +51,9 @@ def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
         indexes=() if is_text else tuple(range(settings.quantity)),
         options={name: value for name, value in options.items() if value},
         chat=chat_from_proto(spec.chat) if stage == "chat" else None,
+        guidance=settings.guidance if settings.HasField("guidance") and not is_text else None,
+        scheduler="" if is_text else settings.scheduler,
+        loras=() if is_text else tuple(Lora(lora.name, lora.weight) for lora in settings.loras),
     )
 
 

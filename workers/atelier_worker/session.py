@@ -67,6 +67,7 @@ class Introduction:
             version=self.version,
             stages=[_STAGES[stage] for stage in self.stages if stage in _STAGES],
             takes_batches=True,
+            takes_steering=True,
         )
 
 
@@ -113,6 +114,8 @@ class Session:
             raise SessionLost("the router did not begin with a welcome")
         self._holdings.welcome(first.welcome)
         self._most_together = _MOST_TOGETHER if first.welcome.takes_batches else 1
+        for warning in first.welcome.warnings:
+            log.warning("router_warns", message=warning)
         log.info("session_begun", session_epoch=first.welcome.session_epoch, kept=len(first.welcome.kept))
         return first.welcome.heartbeat_interval.ToTimedelta().total_seconds() or _DEFAULT_HEARTBEAT_S
 
@@ -170,7 +173,9 @@ class Session:
     async def _beat(self, interval_s: float) -> None:
         while True:
             await asyncio.sleep(interval_s)
-            self._outbox.put(pb.WorkRequest(heartbeat=pb.Heartbeat(leases=self._holdings.refs())))
+            self._outbox.put(
+                pb.WorkRequest(heartbeat=pb.Heartbeat(leases=self._holdings.refs(), loaded=self._holdings.loaded()))
+            )
             # Absolute, so that saying it again costs nothing and heals whatever went wrong.
             self._holdings.tell_credits(repeat=True)
 

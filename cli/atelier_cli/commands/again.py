@@ -33,7 +33,7 @@ def again(context: Context) -> int:
     if not arguments.submit:
         context.print(json.dumps(request, ensure_ascii=False, indent=2))
         return OK
-    from atelier_client import ReferenceImage
+    from atelier_client import Lora, ReferenceImage
 
     options = {name: value for name, value in request.items() if value is not False and value not in ("", None, [])}
     prompt, model = options.pop("prompt"), options.pop("model")
@@ -41,6 +41,7 @@ def again(context: Context) -> int:
         ReferenceImage(each["asset_id"], each["kind"], each.get("strength"))
         for each in options.pop("reference_images", ())
     ]
+    options["loras"] = [Lora(each["name"], each.get("weight")) for each in options.pop("loras", ())]
     with context.client() as client:
         submitted = client.submit(prompt, model=model, **options)
     context.print_json(submitted.raw) if context.json else context.print(submitted.job_id)
@@ -71,6 +72,7 @@ def request_of(path: Path) -> tuple[dict[str, Any], list[str]]:
         }
         if "frames" in settings:
             request["duration_seconds"] = int(settings["frames"]) / int(settings["fps"])
+        request |= {name: settings[name] for name in ("guidance", "scheduler", "loras") if name in settings}
         return request, _notes(made, settings)
     except (TypeError, KeyError, ValueError, AttributeError, ZeroDivisionError):
         raise UsageError(f"{path} does not say how it was made: only files that Atelier made do.") from None

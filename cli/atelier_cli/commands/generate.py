@@ -13,7 +13,7 @@ from atelier_cli.parser import REFERENCE_KINDS
 from atelier_cli.progress import display_for, follow, tell_end
 
 if TYPE_CHECKING:
-    from atelier_client import Asset, Atelier, GenerateOptions, Job, ReferenceImage, SaveResult, Submitted
+    from atelier_client import Asset, Atelier, GenerateOptions, Job, Lora, ReferenceImage, SaveResult, Submitted
 
 
 def generate(context: Context) -> int:
@@ -74,14 +74,29 @@ def _options(arguments: argparse.Namespace, references: Sequence[ReferenceImage]
         "duration_seconds": arguments.duration,
         "priority": arguments.priority,
         "enhance_prompt": arguments.enhance,
+        "guidance": arguments.guidance,
+        "scheduler": arguments.scheduler or "",
+        "loras": [_lora(text) for text in arguments.lora],
         "reference_images": references,
     }
+
+
+def _lora(text: str) -> Lora:
+    """Read NAME[:WEIGHT]. Raises UsageError for a weight that is no number."""
+    from atelier_client import Lora
+
+    name, _, weight = text.partition(":")
+    try:
+        return Lora(name, float(weight) if weight else None)
+    except ValueError:
+        raise UsageError(f"the weight in --lora {text} must be a number from -4 to 4, got {weight!r}.") from None
 
 
 def _references(arguments: argparse.Namespace) -> list[tuple[Path, str, float | None]]:
     """Return file, kind and strength of every picture to start from. Raises UsageError."""
     found = [_parse_reference(text) for text in arguments.reference]
-    for file, kind in ((arguments.init, "init"), (arguments.mask, "mask"), (arguments.first_frame, "first_frame")):
+    files = {kind: getattr(arguments, kind) for kind in ("init", "mask", "first_frame", "last_frame")}
+    for kind, file in files.items():
         if file is not None:
             found.append((Path(file).expanduser(), kind, None))
     for path, _, _ in found:

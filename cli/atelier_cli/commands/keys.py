@@ -23,6 +23,7 @@ def create(context: Context) -> int:
             tenant_id=arguments.tenant_id,
             name=arguments.name,
             valid_days=arguments.valid_days,
+            worker_types=arguments.worker_type,
         )
     if out is not None:
         with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -41,7 +41,7 @@ def list_workers(context: Context) -> int:
         context.print_json(page.raw)
         return OK
     context.table(
-        ("WORKER", "KEY", "WORKER TYPES", "MODELS", "SLOTS", "LEASES", "LABELS", "VERSION"),
+        ("WORKER", "KEY", "WORKER TYPES", "MODELS", "SLOTS", "LEASES", "LOADED", "LABELS", "VERSION"),
         [
             (
                 worker.name,
@@ -50,6 +50,10 @@ def list_workers(context: Context) -> int:
                 ",".join(worker.models) or "all",
                 worker.slots,
                 worker.leases,
+                ", ".join(
+                    f"{model.name} ({model.device}, {model.size_bytes / 2**30:.1f} GiB)" for model in worker.loaded
+                )
+                or "-",
                 ",".join(f"{name}={text}" for name, text in worker.labels.items()) or "-",
                 worker.version or "-",
             )

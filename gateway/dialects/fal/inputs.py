@@ -10,7 +10,7 @@ from atelier.type.v1 import generation_pb2
 from gateway.dialects.call import Call
 from gateway.dialects.fal.apps import TASKS, App, Chosen
 from gateway.dialects.fields import Field, Kind, Values, as_float, mapped, noted, refused
-from gateway.dialects.pictures import add_reference, of_short_side, set_size
+from gateway.dialects.pictures import add_loras, add_reference, of_short_side, set_size
 from service_kit.errors import ErrorReason, InvalidArgument
 
 SIZES = {
@@ -51,6 +51,9 @@ _SHAPE = (
     mapped("num_images", "`quantity`", 1, Kind.INTEGER, minimum=1),
     mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0, wide=True),
     mapped("num_inference_steps", "`steps`", 4, Kind.INTEGER, minimum=1),
+    mapped("guidance_scale", "`guidance`", 3.5, Kind.NUMBER, minimum=0, maximum=30),
+    mapped("scheduler", "`scheduler`, by the name that our workers have for it", "euler"),
+    mapped("loras", "`loras`: `{path, scale}`; `path` is a name that our workers have", [{"path": "ink"}], Kind.ANY),
     mapped("duration", '`duration_seconds` of a video; `5`, `"5"` or `"5s"`', 2, Kind.ANY),
     mapped("output_format", "nothing: the only types that there are", "png", choices=("png", "mp4")),
 )
@@ -61,7 +64,6 @@ _STARTS = (
     mapped("strength", "1 minus `strength` of the reference", 0.8, Kind.NUMBER, minimum=0, maximum=1),
 )
 _NOTED = (
-    noted("guidance_scale", 3.5, Kind.NUMBER),
     noted("enable_safety_checker", True, Kind.BOOLEAN),
     noted("safety_tolerance", "2", Kind.ANY),
     noted("acceleration", "none"),
@@ -71,8 +73,6 @@ _REFUSED = (
     refused("num_frames", "cannot be chosen here; send duration in seconds", 81),
     refused("frames_per_second", _NO_CHOICE, 24),
     refused("fps", _NO_CHOICE, 24),
-    refused("scheduler", _NO_CHOICE, "euler"),
-    refused("loras", "cannot be loaded here", [{"path": "x"}], harmless=([],)),
     refused("controlnets", "cannot be loaded here", [{"path": "x"}], harmless=([],)),
     refused("ip_adapters", "cannot be loaded here", [{"path": "x"}], harmless=([],)),
 )
@@ -84,9 +84,18 @@ _OF_TEXT = frozenset({"prompt", "system_prompt", "max_tokens", "temperature", "t
 _OF_CHAT_ONLY = _OF_TEXT - {"prompt"}
 _OF_VIDEO_ONLY = frozenset({"duration", "resolution"})
 
+_PLAIN = {
+    "num_images": "quantity",
+    "seed": "seed",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "scheduler": "scheduler",
+}
+
 NAMES = {
     "quantity": "num_images",
     "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
     "width": "image_size",
     "height": "image_size",
     "duration_seconds": "duration",
@@ -112,9 +121,10 @@ async def request_of(call: Call, values: Values, app: App, chosen: Chosen) -> ro
     request.prompt = values.text("prompt")
     request.negative_prompt = values.text("negative_prompt")
     request.enhance_prompt = bool(values.get("enable_prompt_expansion") or values.get("expand_prompt"))
-    for name, ours in (("num_images", "quantity"), ("seed", "seed"), ("num_inference_steps", "steps")):
+    for name, ours in _PLAIN.items():
         if name in values:
             setattr(request, ours, values.get(name))
+    add_loras(request, [_lora(given) for given in _list(values.get("loras"))], field="loras")
     if "duration" in values:
         request.duration_seconds = _seconds(values.get("duration"))
     _add_size(request, values)
@@ -181,6 +191,18 @@ def _pixels(size: Any) -> tuple[float, float]:
             return width, height
     known = ", ".join(SIZES)
     raise InvalidArgument.field("image_size", f"must be one of {known}, or {{width, height}}; got {str(size)[:60]!r}")
+
+
+def _list(loras: Any) -> list[Any]:
+    if loras is None or isinstance(loras, list):
+        return loras or []
+    raise InvalidArgument.field("loras", f"must be a list of {{path, scale}}, got {str(loras)[:60]!r}")
+
+
+def _lora(given: Any) -> tuple[Any, Any]:
+    if isinstance(given, dict) and "path" in given and set(given) <= {"path", "scale"}:
+        return given["path"], given.get("scale")
+    raise InvalidArgument.field("loras", f"must be a list of {{path, scale}}, got {str(given)[:60]!r}")
 
 
 def _seconds(duration: Any) -> float:

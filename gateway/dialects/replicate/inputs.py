@@ -9,7 +9,7 @@ from atelier.type.v1 import generation_pb2
 from gateway.dialects import forms
 from gateway.dialects.call import Call
 from gateway.dialects.fields import Field, Kind, Values, mapped, noted, read, refused
-from gateway.dialects.pictures import FILES, add_reference, set_size
+from gateway.dialects.pictures import FILES, add_loras, add_reference, set_size
 from gateway.dialects.replicate.catalogue import Named, makes_text
 from service_kit.errors import ErrorReason, InvalidArgument
 
@@ -52,6 +52,13 @@ _SHAPE = (
     mapped("seed", "`seed`", 7, Kind.INTEGER, minimum=0, wide=True),
     mapped("num_inference_steps", "`steps`", 4, Kind.INTEGER, minimum=1),
     mapped("steps", "`steps`", 4, Kind.INTEGER, minimum=1),
+    mapped("guidance_scale", "`guidance`", 7.5, Kind.NUMBER, minimum=0, maximum=30),
+    mapped("guidance", "`guidance`", 3.5, Kind.NUMBER, minimum=0, maximum=30),
+    mapped("scheduler", "`scheduler`, by the name that our workers have for it", "euler"),
+    mapped("lora_weights", "`loras`: a name that our workers have", "ink"),
+    mapped("lora_scale", "`weight` of that one", 0.8, Kind.NUMBER, minimum=-4, maximum=4),
+    mapped("extra_lora", "`loras`: one more", "grain"),
+    mapped("extra_lora_scale", "`weight` of that one", 0.8, Kind.NUMBER, minimum=-4, maximum=4),
     mapped("duration", "`duration_seconds` of a video", 2, Kind.NUMBER),
     mapped("output_format", "nothing: the only types that there are", "png", choices=("png", "mp4")),
 )
@@ -64,21 +71,16 @@ _STARTS = (
     mapped("strength", "1 minus `strength` of the reference", 0.8, Kind.NUMBER, minimum=0, maximum=1),
 )
 _NOTED = (
-    noted("guidance", 3.5, Kind.NUMBER, note=_KEPT),
-    noted("guidance_scale", 7.5, Kind.NUMBER, note=_KEPT),
     noted("output_quality", 90, Kind.INTEGER, note=_KEPT),
     noted("go_fast", True, Kind.BOOLEAN, note=_KEPT),
     noted("disable_safety_checker", False, Kind.BOOLEAN, note=_KEPT),
     noted("apply_watermark", False, Kind.BOOLEAN, note=_KEPT),
 )
 _REFUSED = (
-    refused("scheduler", _NO_CHOICE, "K_EULER"),
     refused("megapixels", "cannot be chosen here; send width and height", "1"),
     refused("num_frames", "cannot be chosen here; send duration in seconds", 81),
     refused("fps", _NO_CHOICE, 24),
     refused("frames_per_second", _NO_CHOICE, 24),
-    refused("lora_weights", "cannot be loaded here", "https://example.com/lora"),
-    refused("extra_lora", "cannot be loaded here", "https://example.com/lora"),
     refused("refine", "is of another engine", "expert_ensemble_refiner", harmless=("no_refiner",)),
 )
 
@@ -109,7 +111,21 @@ VERSION: tuple[Field, ...] = (
     mapped("version", "`model`: the id of a version, or a model's name", "stability-ai/sdxl", required=True),
 )
 
-_SAME = {"max_new_tokens": "max_tokens", "steps": "num_inference_steps", "strength": "prompt_strength"}
+_SAME = {
+    "max_new_tokens": "max_tokens",
+    "steps": "num_inference_steps",
+    "strength": "prompt_strength",
+    "guidance": "guidance_scale",
+}
+_PLAIN = {
+    "num_outputs": "quantity",
+    "seed": "seed",
+    "num_inference_steps": "steps",
+    "guidance_scale": "guidance",
+    "scheduler": "scheduler",
+    "duration": "duration_seconds",
+}
+_LORAS = {"lora_weights": "lora_scale", "extra_lora": "extra_lora_scale"}
 _PICTURES = ("image", "input_image", "start_image")
 _OF_CHAT_ONLY = ("system_prompt", "max_tokens", "temperature", "top_p")
 _OF_TEXT = frozenset({"prompt", *_OF_CHAT_ONLY})
@@ -118,6 +134,9 @@ NAMES = {
     "prompt": "input.prompt",
     "quantity": "input.num_outputs",
     "steps": "input.num_inference_steps",
+    "guidance": "input.guidance_scale",
+    "scheduler": "input.scheduler",
+    "loras": "input.lora_weights",
     "seed": "input.seed",
     "width": "input.width",
     "height": "input.height",
@@ -187,11 +206,14 @@ async def request_of(call: Call, said: Said, named: Named) -> router_service_pb2
     request.prompt = said.get("prompt", "")
     request.negative_prompt = said.get("negative_prompt", "")
     request.enhance_prompt = bool(said.get("prompt_upsampling"))
-    for name, ours in (("num_outputs", "quantity"), ("seed", "seed"), ("num_inference_steps", "steps")):
+    for name, ours in _PLAIN.items():
         if name in said.input:
             setattr(request, ours, said.get(name))
-    if "duration" in said.input:
-        request.duration_seconds = said.get("duration")
+    for name, scale in _LORAS.items():
+        if name in said.input:
+            add_loras(request, [(said.get(name), said.get(scale))], field=f"{INPUT}{name}")
+        elif scale in said.input:
+            raise InvalidArgument.field(f"{INPUT}{name}", f"is required with {scale}", ErrorReason.MISSING_FIELD)
     if "width" in said.input or "height" in said.input:
         _add_size(request, said)
     else:

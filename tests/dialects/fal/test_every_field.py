@@ -53,13 +53,17 @@ async def test_every_field_of_a_picture(http: httpx.AsyncClient, system: System,
         "mask_url": uris[1],
         "strength": 0.75,
         "sync_mode": False,
-        "loras": [],
+        "guidance_scale": 0,
+        "scheduler": "euler",
+        "loras": [{"path": "ink", "scale": 0.5}, {"path": "grain"}],
     }
     headers = {"X-Fal-Queue-Priority": "low", "X-Fal-Runner-Hint": "warm", "X-Fal-Request-Timeout": "60"}
     job = await job_of(http, system, "fal-ai/sdxl/inpainting", body, **headers)
     settings = job["generation_settings"]
     assert (job["prompt"], job["negative_prompt"], job["priority"]) == ("a heron", "fog", -10)
     assert (settings["size"], settings["quantity"], settings["seed"], settings["steps"]) == ("512x512", 2, 0, 3)
+    assert (settings["guidance"], settings["scheduler"]) == (0, "euler")
+    assert [(lora["name"], lora["weight"]) for lora in settings["loras"]] == [("ink", 0.5), ("grain", 1)]
     assert [stage["kind"] for stage in job["stages"]] == ["enhance", "generate"]
     references = [(reference["kind"], reference.get("strength")) for reference in job["reference_images"]]
     assert references[0] == ("init", 0.25)
@@ -117,6 +121,11 @@ PICTURE = "https://example.com/a.png"
         ("fal-ai/wan", {"duration": "long"}, ["duration"]),
         ("fal-ai/wan", {"num_images": 2}, ["num_images"]),
         ("fal-ai/sdxl", {"output_format": "mp4"}, ["output_format"]),
+        ("fal-ai/sdxl", {"guidance_scale": 31}, ["guidance_scale"]),
+        ("fal-ai/sdxl", {"loras": "ink"}, ["loras"]),
+        ("fal-ai/sdxl", {"loras": [{"scale": 1}]}, ["loras"]),
+        ("fal-ai/sdxl", {"loras": [{"path": "https://example.com/x.safetensors"}]}, ["loras"]),
+        ("fal-ai/sdxl", {"loras": [{"path": "ink", "scale": "much"}]}, ["loras"]),
         ("fal-ai/sdxl", {"system_prompt": "x"}, ["system_prompt"]),
         ("fal-ai/chat", {"seed": 1}, ["seed"]),
         ("fal-ai/sdxl", {"image_urls": [PICTURE, PICTURE]}, ["image_urls", 1]),

@@ -62,11 +62,18 @@ async def test_every_field_of_a_picture(http: httpx.AsyncClient, system: System,
         "mask": uris[1],
         "strength": 0.75,
         "refine": "no_refiner",
+        "guidance": 0,
+        "scheduler": "euler",
+        "lora_weights": "ink",
+        "extra_lora": "grain",
+        "extra_lora_scale": -0.5,
     }
     job = await job_of(http, system, SDXL, {"input": given, "stream": False})
     settings = job["generation_settings"]
     assert (job["prompt"], job["negative_prompt"]) == ("a heron", "fog")
     assert (settings["size"], settings["quantity"], settings["seed"], settings["steps"]) == ("128x64", 2, 0, 3)
+    assert (settings["guidance"], settings["scheduler"]) == (0, "euler")
+    assert [(lora["name"], lora["weight"]) for lora in settings["loras"]] == [("ink", 1), ("grain", -0.5)]
     assert [stage["kind"] for stage in job["stages"]] == ["enhance", "generate"]
     assert [reference["kind"] for reference in job["reference_images"]] == ["init", "mask"]
     assert job["reference_images"][0]["strength"] == 0.25

@@ -162,7 +162,9 @@ async def test_files_in_the_input_become_files(client: Any, picture: bytes) -> N
     [
         ({"nope": 1}, "input.nope is not a known field"),
         ({"num_outputs": 9}, "input.num_outputs must be 1..8, got 9"),
-        ({"scheduler": "K_EULER"}, "input.scheduler cannot be chosen"),
+        ({"guidance_scale": 31}, "input.guidance_scale must be 0..30, got 31"),
+        ({"lora_weights": "https://example.com/x"}, "input.lora_weights must be the name of a LoRA"),
+        ({"lora_scale": 0.5}, "input.lora_weights is required with lora_scale"),
         ({"duration": 2}, "input.duration is of videos"),
         ({"image": "http://127.0.0.1:1/x"}, "input.image"),
         ({"output_format": "mp4"}, "input.output_format"),

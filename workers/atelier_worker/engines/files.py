@@ -46,6 +46,12 @@ def made_with(task: Task, seed: int, engine: str, more: Mapping[str, object] = _
     }
     if task.format == "video":
         settings |= {"frames": task.frames, "fps": task.fps}
+    if task.guidance is not None:
+        settings["guidance"] = task.guidance
+    if task.scheduler:
+        settings["scheduler"] = task.scheduler
+    if task.loras:
+        settings["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in task.loras]
     made = {
         "engine": engine,
         "prompt": task.prompt,

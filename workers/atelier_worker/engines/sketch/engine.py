@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from PIL import Image
 
@@ -36,6 +36,8 @@ class SketchEngine:
 
     def run(self, task: Task, context: Context) -> None:
         """Run one stage to its end; see `Engine.run`."""
+        for sentence in _unknown(task):
+            context.warn(sentence)
         if task.stage == "enhance":
             from . import enhance
 
@@ -73,3 +75,15 @@ class SketchEngine:
             pause(self._step_delay, context)
 
         return on_step
+
+
+def _unknown(task: Task) -> Iterator[str]:
+    """What a task asks for that this engine does without, in a sentence for each."""
+    if task.guidance is not None:
+        yield f"The sketch engine knows no guidance: it draws without the {task.guidance:g} that was asked for."
+    if task.scheduler:
+        yield f"The sketch engine knows no schedulers: it draws without {task.scheduler}."
+    if task.loras:
+        yield f"The sketch engine knows no LoRAs: it draws without {', '.join(lora.name for lora in task.loras)}."
+    if any(reference.kind == "last_frame" for reference in task.references):
+        yield "The sketch engine knows no last frame: its video ends as it likes."
