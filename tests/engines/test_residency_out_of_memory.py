@@ -16,7 +16,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from atelier_worker.engine import EngineError, Task
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from tests.atelier_worker.engines.listener import IMAGE
-from tests.engines import tiny_sdxl
 from tests.support.fake_device import RememberingContext
 
 # diffusers hands a tensor to numpy in the old way.
@@ -31,14 +30,9 @@ ERRORS = [
 TASK = replace(IMAGE, width=64, height=64, steps=4, quantity=3, indexes=(0, 1, 2))
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_sdxl.save(tmp_path_factory.mktemp("weights"))
+@pytest.fixture
+def weights(tiny_sdxl_folder: Path) -> Path:
+    return tiny_sdxl_folder
 
 
 class Shortage:

@@ -11,25 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Context
 from atelier_worker.engines.diffusers_engine import DiffusersEngine, images
 from atelier_worker.engines.residency import PreviewClock, show_previews
 from tests.atelier_worker.engines.listener import IMAGE
-from tests.engines import tiny_sdxl
 from tests.support.fake_device import RememberingContext
 
 # diffusers hands a tensor to numpy in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 STEPS = 50
 MOST = 0.02
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 class Turns:
@@ -56,10 +49,12 @@ class Turns:
         self._ended_at = ended
 
 
-def test_previews_cost_at_most_a_fiftieth_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_previews_cost_at_most_a_fiftieth_of_a_step(
+    tiny_sdxl_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     turns = Turns()
     monkeypatch.setattr(images, "show_previews", turns.show)
-    engine = DiffusersEngine({"device": "cpu", "models": [{"name": "sdxl", "source": str(tiny_sdxl.save(tmp_path))}]})
+    engine = DiffusersEngine({"device": "cpu", "models": [{"name": "sdxl", "source": str(tiny_sdxl_folder)}]})
     context = RememberingContext(tmp_path)
     engine.run(replace(IMAGE, width=384, height=384, steps=2 * STEPS + 1), context)
     assert (len(turns.on), len(turns.off)) == (STEPS, STEPS)

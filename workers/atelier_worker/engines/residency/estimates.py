@@ -38,12 +38,12 @@ def image_working_bytes(width: int, height: int, *, batch: int, dtype: str, tile
     without the prompt) at an eighth of the size with 320 channels, and keeps about 40 tensors of that size between
     its way down and its way up, attention without a stored matrix. *Decoding:* at full size the decoder has 256
     channels, of which four and a half tensors live at once, in float32 because SDXL's decoder overflows in half
-    precision; sliced, it decodes one image at a time, and tiled, a square of 512 pixels. The finished pictures are
-    three floats a pixel, twice.
+    precision. It decodes one image after the other (slicing), or, `tiled`, a square of 512 pixels. The finished
+    pictures are three floats a pixel, twice.
     """
     pixels = width * height
     denoising = 2 * batch * (pixels // 64) * 320 * element_bytes(dtype) * 40
-    decoded = min(pixels, 512 * 512) if tiled else pixels * batch
+    decoded = min(pixels, 512 * 512) if tiled else pixels
     decoding = int(decoded * 256 * 4 * 4.5) + 2 * batch * pixels * 3 * 4
     return _FIXED_BYTES + max(denoising, decoding)
 
