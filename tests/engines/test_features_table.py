@@ -74,7 +74,7 @@ def beginning(pipeline: str, feature: str, folder: Path, picture: str = "red") -
     task = replace(task, frames=5, fps=8) if task.format == "video" else task
     match feature:
         case "text_to_image" | "text_to_video":
-            return replace(task, format=feature.removeprefix("text_to_"), frames=5, fps=8)
+            return replace(task, format="image" if feature == "text_to_image" else "video", frames=5, fps=8)
         case "mask":
             mask = reference(folder, "mask", "half" if picture == "red" else "white")
             kept = [reference(folder, "init", "blue")] if TABLE[pipeline]["init"] is True else []
