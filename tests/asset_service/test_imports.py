@@ -46,6 +46,8 @@ async def test_an_import_keeps_what_was_said_of_it(harness: Harness) -> None:
     assert (made.settings.model, made.settings.size, made.settings.steps) == ("sd_xl_base_1.0", "64x32", 30)
     assert (made.imported.tool, made.imported.path, made.imported.seed) == ("automatic1111", "2024/a.png", "7")
     assert (made.imported.sampler, made.imported.guidance) == ("Euler a", 7.5)
+    # Asked for again; the sampler is not, which our engines call otherwise.
+    assert (made.settings.guidance, made.settings.scheduler) == (7.5, "")
 
 
 async def test_the_same_key_gives_the_same_asset_also_when_it_was_removed(harness: Harness) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from atelier.type.v1 import generation_pb2
-from atelier_worker.engine import Task
+from atelier_worker.engine import Lora, Task
 from atelier_worker.engines import files
 from library_service.domain import Item
 from library_service.shelf_wire import recipe
@@ -56,6 +57,33 @@ async def test_a_picture_of_ours_is_made_again_from_the_file_alone(harness: Harn
     assert (request.seed, request.steps, request.width, request.height) == (8, 4, 832, 1216)
     assert (request.format, request.quality) == (generation_pb2.FORMAT_IMAGE, generation_pb2.QUALITY_HIGH)
     assert not request.enhance_prompt
+
+
+async def test_what_steered_a_picture_of_ours_steers_it_again(harness: Harness, tmp_path: Path) -> None:
+    steered = replace(TASK, guidance=0.0, scheduler="euler", loras=(Lora("ink", -0.5),))
+    files.save_png(Image.new("RGB", (16, 16)), tmp_path / "a.png", files.made_with(steered, 8, "sketch"))
+    request = recipe(item_of((await harness.bring((tmp_path / "a.png").read_bytes())).provenance), as_enhanced=False)
+    assert (request.HasField("guidance"), request.guidance, request.scheduler) == (True, 0.0, "euler")
+    assert [(lora.name, lora.weight) for lora in request.loras] == [("ink", -0.5)]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"guidance": "much", "scheduler": ["euler"], "loras": {"ink": 1}},
+        {"guidance": 31, "scheduler": None, "loras": [{"name": "ink", "weight": 5}, {"name": "", "weight": 1}, 7]},
+        {"guidance": -1, "loras": [{"name": "n" * 101, "weight": 1}, {"name": "ink", "weight": True}, {"name": "ink"}]},
+    ],
+)
+async def test_what_no_request_may_ask_for_is_not_asked_for(
+    harness: Harness, tmp_path: Path, said: dict[str, object]
+) -> None:
+    made = json.loads(files.made_with(TASK, 8, "sketch"))
+    made["settings"] |= said
+    files.save_png(Image.new("RGB", (16, 16)), tmp_path / "a.png", json.dumps(made))
+    request = recipe(item_of((await harness.bring((tmp_path / "a.png").read_bytes())).provenance), as_enhanced=False)
+    assert (request.HasField("guidance"), request.scheduler, list(request.loras)) == (False, "", [])
+    assert request.prompt == TASK.prompt
 
 
 async def test_the_prompt_as_it_was_given_is_told_from_the_enhanced_one(harness: Harness, tmp_path: Path) -> None:

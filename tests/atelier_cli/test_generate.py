@@ -35,6 +35,23 @@ def test_pictures_are_made_saved_and_downloaded(atelier: Run, tmp_path: Path) ->
     assert atelier("library", "show", item_id, "--json").json["item"]["provenance"]["prompt"] == "a red fox"
 
 
+def test_what_steers_a_generation_comes_back_with_it_and_what_is_unknown_is_told(atelier: Run, tmp_path: Path) -> None:
+    words = ("--guidance", "7.5", "--scheduler", "euler", "--lora", "ink", "--lora", "grain:-0.5", *SMALL)
+    made = atelier("generate", "a red fox", *words, "--out", str(tmp_path), "--save", "--json").json
+    settings = made["job"]["generation_settings"]
+    loras = [{"name": "ink", "weight": 1}, {"name": "grain", "weight": -0.5}]
+    assert (settings["guidance"], settings["scheduler"], settings["loras"]) == (7.5, "euler", loras)
+    warnings = " ".join(warning["message"] for warning in made["job"]["warnings"])
+    assert all(f"The sketch engine knows no {what}" in warnings for what in ("guidance", "schedulers", "LoRAs"))
+    item_id, path = made["results"][0]["item"]["item_id"], made["files"][0]
+    for thing in (item_id, path):
+        request = atelier("again", thing).json
+        assert (request["guidance"], request["scheduler"], request["loras"]) == (7.5, "euler", loras)
+    again = atelier("again", path, "--submit", "--json").json["generation_settings"]
+    assert (again["guidance"], again["scheduler"], again["loras"]) == (7.5, "euler", loras)
+    assert atelier("generate", "a red fox", "--lora", "ink:much").code == 2
+
+
 def test_people_read_lines(atelier: Run, tmp_path: Path) -> None:
     done = atelier("generate", "a red fox", *SMALL, "--save", "--out", str(tmp_path))
     assert done.code == 0

@@ -11,6 +11,7 @@ import pytest
 from atelier_client import (
     BadReply,
     InvalidRequest,
+    Lora,
     Model,
     NotAuthenticated,
     NotFound,
@@ -48,6 +49,18 @@ def test_a_request_carries_what_was_said_and_nothing_else(api: ScriptedApi, clie
         "reference_images": [{"asset_id": "a9", "kind": "init", "strength": 0.25}, {"asset_id": "a8", "kind": "mask"}],
     }
     assert (submitted.job_id, submitted.generation_settings.size, submitted.asset_ids) == ("j1", "1024x1024", ("a0",))
+
+
+def test_what_steers_a_generation_is_sent_and_read(api: ScriptedApi, client: Either) -> None:
+    settings = {"guidance": 0, "scheduler": "euler", "loras": [{"name": "ink", "weight": 1}]}
+    api.script(reply_json({**ACCEPTED, "generation_settings": settings}))
+    loras = [Lora("ink"), Lora("grain", -0.5)]
+    submitted = client.submit("a fox", model="sdxl", format="image", guidance=0.0, scheduler="euler", loras=loras)
+    sent = api.seen[0].json
+    assert (sent["guidance"], sent["scheduler"]) == (0, "euler")
+    assert sent["loras"] == [{"name": "ink"}, {"name": "grain", "weight": -0.5}]
+    effective = submitted.generation_settings
+    assert (effective.guidance, effective.scheduler, effective.loras) == (0, "euler", (Lora("ink", 1),))
 
 
 @pytest.mark.parametrize("trouble", [DROP, refusal(503, "UNAVAILABLE", retry_after=0)], ids=["dropped", "503"])

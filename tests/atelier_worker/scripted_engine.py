@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Context, EngineError, Task
+from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Context, EngineError, LoadedModel, Task
 
 ENGINE = f"{__name__}:ScriptedEngine"
 
@@ -26,6 +26,7 @@ class ScriptedEngine:
 
     def __init__(self, options: Mapping[str, str]) -> None:
         self._options = options
+        self._kept: list[LoadedModel] = []
 
     def run(self, task: Task, context: Context) -> None:
         """Run the commands of the prompt, or of the last message of a conversation, in order."""
@@ -33,6 +34,19 @@ class ScriptedEngine:
         for command in script.split(";"):
             name, _, argument = command.strip().partition(" ")
             getattr(self, f"do_{name}")(argument, task, context)
+
+    def loaded(self) -> list[LoadedModel]:
+        return list(self._kept)
+
+    def do_keep(self, argument: str, task: Task, context: Context) -> None:
+        """`keep NAME BYTES`: keep a model in memory from now on."""
+        name, size_bytes = argument.split()
+        self._kept.append(LoadedModel(name, "cpu", int(size_bytes)))
+
+    def do_steered(self, argument: str, task: Task, context: Context) -> None:
+        """Say as a warning what steers the task."""
+        loras = [f"{lora.name}:{lora.weight:g}" for lora in task.loras]
+        context.warn(f"{task.guidance} {task.scheduler!r} {loras} {[one.kind for one in task.references]}")
 
     def do_progress(self, argument: str, task: Task, context: Context) -> None:
         """`progress INDEX STEP STEPS`."""

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 import atelier_worker.session
+from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.outbox import Outbox
 from tests.atelier_worker.conftest import StartWorker, pass_gate
@@ -124,6 +125,63 @@ async def test_heartbeats_name_exactly_what_is_held(router: FakeRouter, start_wo
     await session.answer(outcome)
     while list((await session.expect("heartbeat")).leases):
         pass
+
+
+async def test_heartbeats_say_what_the_engine_keeps_in_memory(router: FakeRouter, start_worker: StartWorker) -> None:
+    router.welcome.heartbeat_interval.FromTimedelta(timedelta(milliseconds=20))
+    await start_worker()
+    session = await router.session()
+    assert list((await session.expect("heartbeat")).loaded) == []
+    await session.say(lease=lease(f"keep {'n' * 300} 7; keep wan 0; deliver 0 5"))
+    await session.answer(await session.expect("outcome"))
+    while not (loaded := (await session.expect("heartbeat")).loaded):
+        pass
+    # No longer than the router takes: it would end the session.
+    assert [(model.name, model.device, model.size_bytes) for model in loaded] == [
+        ("n" * 200, "cpu", 7),
+        ("wan", "cpu", 0),
+    ]
+
+
+async def test_what_steers_a_generation_reaches_the_engine(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    assert session.hello.takes_steering
+    loras = [generation_pb2.Lora(name="ink", weight=-0.5)]
+    for given, said in (
+        (generation_pb2.GenerationSettings(), "None '' [] []"),
+        (
+            generation_pb2.GenerationSettings(guidance=0, scheduler="euler", loras=loras),
+            "0.0 'euler' ['ink:-0.5'] []",
+        ),
+    ):
+        sent = lease("steered; deliver 0 5")
+        sent.spec.settings.MergeFrom(given)
+        await session.say(lease=sent)
+        outcome = await session.expect("outcome")
+        assert list(outcome.warnings) == [said]
+        await session.answer(outcome)
+
+
+async def test_a_prompt_is_enhanced_without_what_steers_its_picture(
+    router: FakeRouter, start_worker: StartWorker
+) -> None:
+    await start_worker()
+    session = await router.session()
+    sent = lease("steered; write done", enhance=True)
+    sent.spec.settings.guidance = 7
+    await session.say(lease=sent)
+    assert list((await session.expect("outcome")).warnings) == ["None '' [] []"]
+
+
+async def test_what_the_router_warns_of_is_logged(
+    router: FakeRouter, start_worker: StartWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    router.welcome.warnings.append("No job reaches the model flux of this worker.")
+    await start_worker()
+    await (await router.session()).expect("credits")
+    (record,) = (record for record in caplog.records if record.message == "router_warns")
+    assert "No job reaches the model flux" in str(vars(record))
 
 
 @pytest.mark.parametrize("way", ["cancel", "heartbeat_ack"])

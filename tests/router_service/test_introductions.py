@@ -53,12 +53,13 @@ async def test_a_key_may_be_for_some_worker_types_only(router: Router) -> None:
 
 
 async def test_only_keys_of_workers_are_for_worker_types(router: Router) -> None:
-    for fields, field in (
-        ({"kind": identity.KEY_KIND_USER, "worker_types": ["sdxl"]}, "worker_types"),
-        ({"kind": identity.KEY_KIND_WORKER, "worker_types": ["sdxl", ""]}, "worker_types[1]"),
+    for kind, worker_types, field in (
+        (identity.KEY_KIND_USER, ["sdxl"], "worker_types"),
+        (identity.KEY_KIND_WORKER, ["sdxl", ""], "worker_types[1]"),
     ):
+        request = identity.CreateKeyRequest(owner_id="attic", kind=kind, worker_types=worker_types)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await router.identities.CreateKey(identity.CreateKeyRequest(owner_id="attic", **fields))
+            await router.identities.CreateKey(request)
         assert [problem.field for problem in from_rpc_error(caught.value).fields] == [field]
 
 

@@ -18,7 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Cancelled, EngineError, Reference, Task
+from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Cancelled, EngineError, Lora, Reference, Task
 from atelier_worker.engines.sketch import SketchEngine
 from atelier_worker.engines.sketch.image import render
 from atelier_worker.engines.sketch.palette import HUES
@@ -32,6 +32,25 @@ REQUESTS = Path(__file__).parents[2] / "data" / "requests.jsonl"
 def prompts() -> list[str]:
     lines = [json.loads(line) for line in REQUESTS.read_text("utf-8").splitlines()]
     return [line["request"]["prompt"] for line in lines if "refused" not in line]
+
+
+def test_what_it_does_without_it_says_in_a_sentence_each(tmp_path: Path) -> None:
+    steered = replace(IMAGE, guidance=0.0, scheduler="euler", loras=(Lora("ink"), Lora("grain", 0.5)))
+    plain, said = Listener(tmp_path / "plain"), Listener(tmp_path / "steered")
+    for listener, task in ((plain, IMAGE), (said, steered)):
+        listener.workdir.mkdir()
+        SketchEngine({"step_delay": "0"}).run(task, listener)
+    assert plain.warnings == []
+    assert [text.partition(":")[0] for text in said.warnings] == [
+        f"The sketch engine knows no {what}" for what in ("guidance", "schedulers", "LoRAs")
+    ]
+    assert said.warnings[2].endswith("without ink, grain.")
+    with Image.open(plain.delivered[0]) as before, Image.open(said.delivered[0]) as after:
+        assert before.tobytes() == after.tobytes()
+        settings = json.loads(after.text["atelier"])["settings"]  # type: ignore[attr-defined]
+        assert not {"guidance", "scheduler", "loras"} & json.loads(before.text["atelier"])["settings"].keys()  # type: ignore[attr-defined]
+    loras = [{"name": "ink", "weight": 1.0}, {"name": "grain", "weight": 0.5}]
+    assert (settings["guidance"], settings["scheduler"], settings["loras"]) == (0.0, "euler", loras)
 
 
 def order(prompt: str, side: int = 256, **changes: Any) -> Task:
