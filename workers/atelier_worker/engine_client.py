@@ -180,8 +180,7 @@ class EngineClient:
                 return
             is_sound = loop.time() - began >= _STABLE_S or self.tally.ends["finished"] > worked_before
             failures = 0 if is_sound else failures + 1
-            # The first time may be bad luck; after that it is spared what it does not survive.
-            pause_s = min(_LONGEST_PAUSE_S, 0.1 * 2**failures) if failures > 1 else 0.0
+            pause_s = restart_pause_s(failures)
             self.restarts += 1
             log.warning("engine_restarts", engine=self._engine, pause_s=pause_s)
             with contextlib.suppress(TimeoutError):
@@ -279,6 +278,14 @@ class EngineClient:
 
     def _changed(self) -> None:
         self.on_change()
+
+
+def restart_pause_s(failures: int) -> float:
+    """Return how long to wait before an engine is started again that died so often, young and without a finished task.
+
+    The first time may be bad luck; after that it is 0.4 s, then twice as long each time, up to a minute.
+    """
+    return min(_LONGEST_PAUSE_S, 0.1 * 2 ** min(failures, 20)) if failures > 1 else 0.0
 
 
 def _nothing() -> None:

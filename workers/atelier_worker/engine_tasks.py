@@ -89,9 +89,11 @@ class EngineTasks:
         if isinstance(message, pb.TaskEnded):
             self._take_end(message)
             return
-        running = self._running.get(getattr(message, "task_id", ""))
+        task_id = str(getattr(message, "task_id", ""))
+        running = self._running.get(task_id)
         if running is not None and not running.overdue:
             running.watch.hear(message, self._loop.time())
+            self._watch(task_id, running)
             tell(running.sink, kind, message)
 
     def end_all(self, sentence: str) -> None:
@@ -101,16 +103,20 @@ class EngineTasks:
         self._running.clear()
 
     def _watch(self, task_id: str, running: _Running) -> None:
-        """Look again when the patience with a task would end."""
-        due = running.watch.due
-        if due is not None:
-            running.alarm = self._loop.call_at(due, self._look, task_id)
+        """Look at a task when the patience with it would end. A later end is found out when it is looked at."""
+        due, alarm = running.watch.due, running.alarm
+        if due is None or (alarm is not None and alarm.when() <= due):
+            return
+        if alarm is not None:
+            alarm.cancel()
+        running.alarm = self._loop.call_at(due, self._look, task_id)
 
     def _look(self, task_id: str) -> None:
         running = self._running.get(task_id)
         if running is None or running.grace is not None:
             return
         sentence = running.watch.verdict(self._loop.time())
+        running.alarm = None
         if sentence is None:
             self._watch(task_id, running)
             return
