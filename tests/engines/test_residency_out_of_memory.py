@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from atelier_worker.engine import EngineError, Task
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
+from atelier_worker.engines.residency import is_out_of_memory
 from tests.atelier_worker.engines.listener import IMAGE
 from tests.support.fake_device import RememberingContext
 
@@ -63,6 +64,14 @@ class Shortage:
     def still_held(self) -> int:
         assert self.held
         return sum(ref() is not None for ref in self.held)
+
+
+def test_what_this_torch_says_is_known() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(failed.value)
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 
 def _engine(weights: Path, **model: Any) -> DiffusersEngine:
