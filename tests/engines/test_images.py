@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,61 +13,39 @@ import pytest
 import torch
 from PIL import Image
 
-from atelier_worker.engine import Cancelled, EngineError, Lora, Reference
+from atelier_worker.engine import Cancelled, EngineError, Lora
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.residency import NotEnoughMemory
-from tests.atelier_worker.engines.listener import IMAGE, Listener
 from tests.engines import tiny_sdxl
+from tests.engines.viewer import Make, maker, reference, save_picture
 
 pytestmark = [
     # diffusers hands a tensor to numpy in the old way.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    # peft, of a second LoRA.
+    # peft, of a second LoRA, and of one that is taken out because it does not fit.
+    pytest.mark.filterwarnings("ignore:Adapter lora_.* was active which is now deleted:UserWarning"),
     pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
 ]
-TASK = replace(IMAGE, prompt="a kite", width=64, height=64, steps=4)
-Make = Callable[..., "Viewer"]
-
-
-@dataclass
-class Viewer(Listener):
-    """Remembers phases and failures as well."""
-
-    phases: list[str] = field(default_factory=list)
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
-        self.phases.append(phase)
-        super().progress(step, steps, asset_index=asset_index, phase=phase)
-
-    def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
-        self.failures[asset_index] = reason
-
-    def bytes_of(self, index: int = 0) -> bytes:
-        return self.delivered[index].read_bytes()
-
-    def pixels(self, index: int = 0) -> np.ndarray[Any, Any]:
-        with Image.open(self.delivered[index]) as picture:
-            return np.asarray(picture.convert("RGB"))
 
 
 @pytest.fixture(scope="module")
 def lora_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("loras")
-    (folder / "noise.safetensors").write_bytes(b"no weights at all")
     return {
         "ink": str(tiny_sdxl.save_lora(folder)),
         "oil 2.1": str(tiny_sdxl.save_lora(folder, "oil.safetensors", seed=2)),
-        "noise": str(folder / "noise.safetensors"),
-        "lost": str(folder / "lost.safetensors"),
+        "other": str(tiny_sdxl.save_lora(folder, "other.safetensors", width=3)),
+        "lost": str(tiny_sdxl.save_lora(folder, "lost.safetensors")),
     }
 
 
 @pytest.fixture(scope="module")
 def engine(tiny_sdxl_folder: Path, lora_files: dict[str, str]) -> DiffusersEngine:
     model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "loras": lora_files}
-    return DiffusersEngine({"device": "cpu", "models": [model]})
+    made = DiffusersEngine({"device": "cpu", "models": [model]})
+    Path(lora_files["lost"]).unlink()
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +58,12 @@ def singly(tiny_sdxl_folder: Path) -> DiffusersEngine:
 @pytest.fixture
 def make(engine: DiffusersEngine, tmp_path: Path) -> Make:
     """Give a function that makes pictures: changes of `TASK`, what ends it, another engine."""
-    folders = (tmp_path / str(number) for number in range(1000))
-
-    def made(
-        *, by: DiffusersEngine = engine, cancel_when: Callable[[Listener], bool] = lambda _: False, **changes: Any
-    ) -> Viewer:
-        viewer = Viewer(next(folders), cancel_when)
-        viewer.workdir.mkdir()
-        by.run(replace(TASK, **changes), viewer)
-        return viewer
-
-    return made
+    return maker(engine, tmp_path)
 
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("references") / "picture.png"
-    values = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(values).save(path)
-    return path
+    return save_picture(tmp_path_factory.mktemp("references") / "picture.png")
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +74,6 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask.paste(255, (32, 0, 64, 64))
     mask.save(path)
     return path
-
-
-def reference(kind: str, path: Path, strength: float = 0.5) -> Reference:
-    return Reference(kind, strength, path, "image/png")
 
 
 def test_text_to_image(make: Make) -> None:
@@ -242,11 +202,11 @@ def test_loras_by_name(make: Make) -> None:
 
 def test_a_lora_that_cannot_be_used(make: Make) -> None:
     before = make().bytes_of()
-    with pytest.raises(EngineError, match=r"no LoRA 'chalk' .* there are: ink, lost, noise, oil 2\.1"):
+    with pytest.raises(EngineError, match=r"no LoRA 'chalk' .* there are: ink, lost, oil 2\.1, other"):
         make(loras=(Lora("chalk"),))
     with pytest.raises(EngineError, match="named twice"):
         make(loras=(Lora("ink"), Lora("ink")))
-    for name in ("lost", "noise"):
+    for name in ("lost", "other"):
         with pytest.raises(EngineError, match=f"LoRA '{name}' cannot be used with this model") as error:
             make(loras=(Lora("ink"), Lora(name)))
         assert "/" not in str(error.value)
@@ -271,7 +231,7 @@ def test_other_tasks_are_refused(make: Make) -> None:
         ({"width": 100}, "width must be a multiple of 8 pixels"),
         ({"model": "flux"}, "no model 'flux'; it has sdxl"),
         ({"stage": "enhance", "format": None}, "no texts"),
-        ({"format": "video", "frames": 8, "fps": 8}, "makes pictures, and no videos"),
+        ({"format": "video", "frames": 8, "fps": 8}, "makes pictures and no videos"),
     ):
         with pytest.raises(EngineError, match=sentence):
             make(**changes)

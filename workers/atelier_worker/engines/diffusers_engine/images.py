@@ -16,6 +16,7 @@ from PIL import Image
 
 from atelier_worker.engine import Context, EngineError, Task
 from atelier_worker.engines import files
+from atelier_worker.engines.diffusers_engine.guides import apply_style
 from atelier_worker.engines.diffusers_engine.interrupts import before_each
 from atelier_worker.engines.diffusers_engine.loras import apply_loras
 from atelier_worker.engines.diffusers_engine.models import Model, Use, effective_dtype, offloaded
@@ -106,6 +107,7 @@ def _pictures(
     for index in batch:
         context.progress(0, plan.steps, asset_index=index, phase="reading the prompt")
     apply_loras(model, task.loras)
+    apply_style(model, None if plan.style is None else plan.style.strength)
     pipeline = plan.pipeline(model, new_scheduler(plan.scheduler, model.pipeline.scheduler))
     vae = pipeline.vae
     # One by one: a decoder takes more memory than all the steps, and its bits then do not depend on the batch.

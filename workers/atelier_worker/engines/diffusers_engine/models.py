@@ -23,7 +23,7 @@ class Model:
     """A model in memory. `pipeline` is the one that the folder names, with all its components on `device`.
 
     Tasks make pipelines of their own from its components and never step its scheduler; one task at a time holds `lock`.
-    `adapters` are the names of the LoRAs that are in it now.
+    `adapters` are the names of the LoRAs that are in it now, `styled` tells whether its IP-Adapter is.
     """
 
     settings: ModelSettings
@@ -32,6 +32,8 @@ class Model:
     device: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     adapters: tuple[str, ...] = ()
+    styled: bool = False
+    controlnet: Any = None
 
 
 class Use(Protocol):
@@ -56,7 +58,7 @@ def dtypes_of(weights: Weights, dtype: str) -> Mapping[str, str]:
 def weights_bytes(weights: Weights, dtype: str, *, offload: bool) -> int:
     """What the weights take on the device; with `offload` that is the largest component."""
     sizes = [weights.elements[name] * _BYTES[kind] for name, kind in dtypes_of(weights, dtype).items()]
-    return max(sizes, default=0) if offload else sum(sizes)
+    return (max(sizes, default=0) if offload else sum(sizes)) + weights.beside * _BYTES[dtype]
 
 
 def load(settings: ModelSettings, weights: Weights, device: str) -> Model:

@@ -9,16 +9,25 @@ from typing import Any
 from PIL import Image
 
 from atelier_worker.engine import EngineError, Reference, Task
+from atelier_worker.engines.diffusers_engine.guides import controlnet_of, edges
 from atelier_worker.engines.diffusers_engine.loras import check_loras
 from atelier_worker.engines.diffusers_engine.models import Model
 from atelier_worker.engines.diffusers_engine.schedulers import check_scheduler
-from atelier_worker.engines.diffusers_engine.sdxl_features import FEATURES, SDXL
+from atelier_worker.engines.diffusers_engine.sdxl_features import row_of
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 from atelier_worker.engines.features import refuse
 from atelier_worker.engines.files import read_picture
 
 GUIDANCE = 5.0
 MULTIPLE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """A picture that a model looks at, with a strength of 0 to 1."""
+
+    picture: Image.Image
+    strength: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,8 @@ class Plan:
     scheduler: str
     init: Image.Image | None
     mask: Image.Image | None
+    style: Guide | None
+    composition: Guide | None
 
     @classmethod
     def of(cls, task: Task, settings: ModelSettings) -> Plan:
@@ -39,7 +50,7 @@ class Plan:
         Raises:
             EngineError: the model cannot do what it asks, or a reference is no picture.
         """
-        refuse(FEATURES[SDXL], task)
+        refuse(row_of(settings), task)
         check_scheduler(task.scheduler)
         check_loras(task.loras, settings)
         for name, pixels in (("width", task.width), ("height", task.height)):
@@ -56,6 +67,8 @@ class Plan:
             scheduler=task.scheduler or settings.scheduler,
             init=None if init is None else read_picture(init, task.width, task.height),
             mask=None if mask is None else _mask(mask, task.width, task.height),
+            style=_guide(task, "style"),
+            composition=_outlined(_guide(task, "composition"), settings),
         )
 
     def pipeline(self, model: Model, scheduler: Any) -> Any:
@@ -64,8 +77,12 @@ class Plan:
 
         kind = "" if self.init is None else "Img2Img" if self.mask is None else "Inpaint"
         own = model.pipeline
+        parts = own.components | {"scheduler": scheduler}
+        if self.composition is not None:
+            kind = f"ControlNet{kind}"
+            parts["controlnet"] = controlnet_of(model)
         made = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")(
-            **own.components | {"scheduler": scheduler},
+            **parts,
             force_zeros_for_empty_prompt=own.config.force_zeros_for_empty_prompt,
         )
         made.set_progress_bar_config(disable=True)
@@ -74,6 +91,11 @@ class Plan:
     def arguments(self, count: int) -> dict[str, Any]:
         """What the pipeline is called with for `count` pictures, beside prompts and generators."""
         given: dict[str, Any] = {"num_inference_steps": self.task.steps, "guidance_scale": self.guidance}
+        if self.style is not None:
+            given["ip_adapter_image"] = self.style.picture
+        if self.composition is not None:
+            given["image" if self.init is None else "control_image"] = self.composition.picture
+            given["controlnet_conditioning_scale"] = self.composition.strength
         if self.init is None:
             return given | {"width": self.task.width, "height": self.task.height}
         # The picture once for each: all its copies are encoded with their own seeds, in a batch or alone.
@@ -107,6 +129,20 @@ def _reference(task: Task, kind: str) -> Reference | None:
     if len(found) > 1:
         raise EngineError(f"This model takes one reference of kind {kind}, got {len(found)}.")
     return found[0] if found else None
+
+
+def _guide(task: Task, kind: str) -> Guide | None:
+    reference = _reference(task, kind)
+    if reference is None:
+        return None
+    return Guide(read_picture(reference, task.width, task.height), float(reference.strength))
+
+
+def _outlined(guide: Guide | None, settings: ModelSettings) -> Guide | None:
+    """What the ControlNet reads of a picture."""
+    if guide is None or settings.controlnet is None or settings.controlnet.reads == "picture":
+        return guide
+    return Guide(edges(guide.picture), guide.strength)
 
 
 def _mask(reference: Reference, width: int, height: int) -> Image.Image:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 from atelier_worker.engines.features import NO_TEXTS, Row, row
 
 SDXL = "StableDiffusionXLPipeline"
+GUIDED = "StableDiffusionXLPipeline with ip_adapter and controlnet"
 
 _PICTURES_ONLY = "This model makes pictures and no videos: ask for format image, or choose another model."
 _REFUSED = {
@@ -18,12 +20,22 @@ _REFUSED = {
     "first_and_last_frame": "This model makes pictures and takes no first and last frame: leave them out.",
 }
 
+_CAN = ("text_to_image", "init", "mask", "negative_prompt", "guidance", "scheduler", "loras")
+_BESIDE = ("style", "composition")
+
 FEATURES: Mapping[str, Row] = MappingProxyType(
     {
-        SDXL: row(
-            ("text_to_image", "init", "mask", "negative_prompt", "guidance", "scheduler", "loras"),
+        SDXL: row(_CAN, _PICTURES_ONLY, {**NO_TEXTS, **_REFUSED}),
+        GUIDED: row(
+            (*_CAN, *_BESIDE),
             _PICTURES_ONLY,
-            {**NO_TEXTS, **_REFUSED},
-        )
+            {**NO_TEXTS, **{name: said for name, said in _REFUSED.items() if name not in _BESIDE}},
+        ),
     }
 )
+
+
+def row_of(settings: ModelSettings) -> Row:
+    """The row of a model: what its IP-Adapter and its ControlNet add, where it has them."""
+    added = {"style": settings.ip_adapter is not None, "composition": settings.controlnet is not None}
+    return {**FEATURES[SDXL], **{name: FEATURES[GUIDED][name] for name, there in added.items() if there}}

@@ -15,6 +15,22 @@ _NO_LORAS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
+class IpAdapter:
+    """What follows `style` references: a folder with `weights` (None: its only safetensors) and `image_encoder/`."""
+
+    source: str
+    weights: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ControlNet:
+    """What follows `composition` references: a folder, and what it `reads`: the picture's `edges`, or the `picture`."""
+
+    source: str
+    reads: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
     """One model of the engine, called `name` in jobs; `*` is every name that no other model has.
 
@@ -33,6 +49,8 @@ class ModelSettings:
     guidance: float | None = None
     flow_shift: float | None = None
     loras: Mapping[str, str] = field(default_factory=lambda: _NO_LORAS)
+    ip_adapter: IpAdapter | None = None
+    controlnet: ControlNet | None = None
     max_batch: int = 4
     tiling: bool = False
     offload: bool = False
@@ -98,6 +116,8 @@ def _model(options: Options, dtype: str) -> ModelSettings:
         guidance=options.number("guidance", None, least=0, most=50),
         flow_shift=options.number("flow_shift", None, least=0, most=100),
         loras=MappingProxyType(options.text_table("loras")),
+        ip_adapter=_ip_adapter(options),
+        controlnet=_controlnet(options),
         max_batch=options.integer("max_batch", 4, least=1, most=64),
         tiling=options.boolean("tiling", False),
         offload=options.boolean("offload", False),
@@ -107,4 +127,22 @@ def _model(options: Options, dtype: str) -> ModelSettings:
         if not path.endswith(".safetensors"):
             raise options.wrong("loras", f"takes .safetensors files, got {name} = {path!r}.")
     options.done()
+    return read
+
+
+def _ip_adapter(options: Options) -> IpAdapter | None:
+    table = options.table("ip_adapter")
+    if not options.has("ip_adapter"):
+        return None
+    read = IpAdapter(table.text("source"), table.text("weights", None))
+    table.done()
+    return read
+
+
+def _controlnet(options: Options) -> ControlNet | None:
+    table = options.table("controlnet")
+    if not options.has("controlnet"):
+        return None
+    read = ControlNet(table.text("source"), table.choice("reads", ("edges", "picture"), "edges"))
+    table.done()
     return read

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from atelier_worker.engine_options import OptionsError
-from atelier_worker.engines.diffusers_engine.settings import ModelSettings
+from atelier_worker.engines.diffusers_engine.settings import IpAdapter, ModelSettings
 
 PIPELINES: Mapping[str, str] = MappingProxyType(
     {
@@ -49,12 +49,16 @@ class WeightsError(OptionsError):
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What was found in a folder: the class of the pipeline, its family, and the elements of each component."""
+    """What was found in a folder: the class of the pipeline, its family, and the elements of each component.
+
+    `beside` are the elements of what the settings add to it: an IP-Adapter, a ControlNet.
+    """
 
     folder: Path
     pipeline: str
     family: str
     elements: Mapping[str, int]
+    beside: int = 0
 
 
 def find(settings: ModelSettings) -> Weights | None:
@@ -134,7 +138,36 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
         for name, kind in index.items()
         if isinstance(kind, list) and len(kind) == 2 and kind[1] and not str(kind[1]).endswith(_WITHOUT_WEIGHTS)
     }
-    return Weights(folder, pipeline, PIPELINES[pipeline], MappingProxyType(elements))
+    return Weights(folder, pipeline, PIPELINES[pipeline], MappingProxyType(elements), _beside(settings))
+
+
+def adapter_file(settings: IpAdapter) -> Path:
+    """The file of an IP-Adapter: the one that is named, or the only one in its folder; it may not be there."""
+    folder = Path(settings.source).expanduser()
+    found = sorted(folder.glob("*.safetensors"))
+    return folder / (settings.weights or (found[0].name if len(found) == 1 else "ip-adapter.safetensors"))
+
+
+def _beside(settings: ModelSettings) -> int:
+    """The elements of what is added to a model; its LoRAs are only looked at: they are small."""
+    total = 0
+    for name, path in settings.loras.items():
+        _there(Path(path), f"the LoRA {name}", settings)
+        sum(_sizes_in(Path(path), settings))
+    if settings.ip_adapter is not None:
+        file = adapter_file(settings.ip_adapter)
+        _there(file, "the ip_adapter", settings)
+        total += sum(_sizes_in(file, settings)) + _elements(file.parent / "image_encoder", settings)
+    if settings.controlnet is not None:
+        folder = Path(settings.controlnet.source).expanduser()
+        _there(folder / "config.json", "the controlnet", settings)
+        total += _elements(folder, settings)
+    return total
+
+
+def _there(path: Path, what: str, settings: ModelSettings) -> None:
+    if not path.is_file():
+        raise WeightsError(f"model {settings.name}: {what} is not there: {path} does not exist.")
 
 
 def _is_folder(source: str) -> bool:
