@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from atelier_cli.comfy_graph import find
 from atelier_worker.engines import files
+from atelier_worker.engines.comfyui_engine.engine import ComfyEngine
+from atelier_worker.engines.diffusers_engine.settings import read_settings as read_diffusers
+from atelier_worker.engines.openai_engine.options import read_options as read_openai
+from atelier_worker.engines.transformers_engine.options import read_options as read_transformers
+from atelier_worker.worker_file import read_worker_file
 from router_service.domain import Quality, StageKind
 from router_service.models import ASPECT_RATIOS, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
+from service_kit.comfy_template import Template, read_workflow, write_template
+from service_kit.settings import for_tests
 from tests.atelier_worker.engines.listener import IMAGE
+from tests.atelier_worker.fake_router import KEY
+from tests.docs.blocks import DOCS, ROOT, blocks
 
-DOCS = Path(__file__).parents[3] / "docs"
 TEXT = (DOCS / "engines.md").read_text(encoding="utf-8")
 SKETCH = (DOCS / "sketch.md").read_text(encoding="utf-8")
 
@@ -44,3 +54,37 @@ def test_the_example_has_what_a_file_has() -> None:
     assert example.keys() == made.keys()
     assert example["settings"].keys() == made["settings"].keys()
     assert example["engine"] == made["engine"]
+
+
+READERS: dict[str, Callable[[Mapping[str, object]], object]] = {
+    "comfyui": lambda table: ComfyEngine(table).models,
+    "diffusers": read_diffusers,
+    "openai": read_openai,
+    "sketch": lambda _: None,
+    "transformers": read_transformers,
+}
+TOML = [block.text for block in blocks(DOCS / "engines.md") if block.language == "toml"]
+
+
+WORKFLOW = ROOT / "tests" / "data" / "comfyui" / "workflows" / "sdxl.json"
+
+
+def template_of(file: Path) -> Template:
+    workflow = read_workflow(file.read_bytes())
+    found = find(workflow)
+    return Template(workflow, {name: tuple(places) for name, places in found.inputs.items()}, tuple(found.outputs))
+
+
+@pytest.mark.parametrize("text", TOML, ids=lambda text: " ".join(re.findall(r'engine = "(\w+)"', text)))
+def test_the_files_for_workers_are_understood(tmp_path: Path, text: str) -> None:
+    for key in ("worker.key", "upstream.key"):
+        (tmp_path / key).write_text(f"{KEY}\n")
+        (tmp_path / key).chmod(0o600)
+    for template in re.findall(r'template = "([^"]+)"', text):
+        (tmp_path / template).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / template).write_text(write_template(template_of(WORKFLOW)))
+    (tmp_path / "worker.toml").write_text(text)
+    plan = read_worker_file(tmp_path / "worker.toml", for_tests(tmp_path / "data", worker__key=KEY))
+    assert plan.engines
+    for engine in plan.engines:
+        READERS[engine.engine](engine.options)
