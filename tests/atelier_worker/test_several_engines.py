@@ -153,8 +153,12 @@ class SlowEngine:
 
 async def spawn(tmp_path: Path, router: FakeRouter, engines: str, **worker: Any) -> asyncio.subprocess.Process:
     file = write_file(tmp_path, router, engines, **worker)
+    return await spawn_command(tmp_path, "atelier_worker", "--config", str(file))
+
+
+async def spawn_command(tmp_path: Path, *command: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "atelier_worker", "--config", str(file),
+        sys.executable, "-m", *command,
         env={**os.environ, "ATELIER_DATA_DIR": str(tmp_path / "data"), "ATELIER_LOG_LEVEL": "warning"},
         stderr=asyncio.subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
@@ -205,3 +209,20 @@ async def test_a_file_that_cannot_be_used_ends_the_process_with_a_sentence(route
     _, errors = await within(process.communicate())
     assert process.returncode == 2
     assert errors == b"worker.toml, [worker]: stats is not known. Did you mean status?\n"
+
+
+async def test_the_command_runs_the_workers_of_a_file(router: FakeRouter, tmp_path: Path) -> None:
+    file = write_file(tmp_path, router, TWO)
+    process = await spawn_command(tmp_path, "atelier_cli", "worker", "--config", str(file))
+    names = {(await router.session()).hello.worker_id for _ in range(2)}
+    assert names == {"attic-one", "attic-two"}
+    process.terminate()
+    _, errors = await within(process.communicate())
+    assert (process.returncode, errors) == (0, b"")
+
+
+async def test_a_flag_whose_place_is_in_the_file_is_refused(router: FakeRouter, tmp_path: Path) -> None:
+    file = write_file(tmp_path, router, TWO)
+    process = await spawn_command(tmp_path, "atelier_cli", "worker", "--config", str(file), "--slots", "3")
+    _, errors = await within(process.communicate())
+    assert (process.returncode, errors) == (2, b"atelier: --slots does not go with worker.toml: write it there.\n")
