@@ -104,6 +104,7 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
         self.welcome.heartbeat_interval.FromTimedelta(timedelta(seconds=10))
         self.refuse_work: grpc.StatusCode | None = None
         self.exchanges = 0
+        self.exchanged: asyncio.Queue[int] = asyncio.Queue()
         self.assets = FakeAssets()
         self.target = ""
         self._sessions: asyncio.Queue[FakeSession] = asyncio.Queue()
@@ -138,6 +139,7 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
 
     async def ExchangeKey(self, request: identity_service_pb2.ExchangeKeyRequest, context: Any) -> Any:
         self.exchanges += 1
+        self.exchanged.put_nowait(self.exchanges)
         if request.secret != KEY:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The key is wrong, revoked or expired.")
         return identity_service_pb2.ExchangeKeyResponse(identity_token=f"token-{self.exchanges}")

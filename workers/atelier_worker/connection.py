@@ -42,6 +42,11 @@ _FINAL_CODES = frozenset(
     }
 )
 
+_NEW_KEY = (
+    "Name the file of a key that works with --key-file; an operator makes one with "
+    "`atelier keys create --kind worker --owner NAME --out FILE`."
+)
+
 log = get_logger(__name__)
 
 
@@ -119,6 +124,7 @@ class Connection:
     async def _hold_session(self, target: Target) -> bool:
         """Hold one session to its end. Returns whether there was one."""
         session: Session | None = None
+        failure: grpc.aio.AioRpcError | None = None
         channel, began = await self._channel(target), asyncio.get_running_loop().time()
         try:
             token = await self._exchange_key(channel, target)
@@ -127,7 +133,7 @@ class Connection:
             session = self._session = Session(call, self._introduction, self._holdings, self._outbox)
             await session.run()
         except grpc.aio.AioRpcError as error:
-            self._judge(error, target)
+            failure = error
         except SessionLost as error:
             log.warning("session_lost", reason=str(error))
         finally:
@@ -135,6 +141,9 @@ class Connection:
         welcomed = session is not None and session.welcomed
         if welcomed:
             self._reachable, self._token_refusals = True, 0
+        if failure is not None:
+            # Last: that a router has gone which was there is said now, and not again when it cannot be dialled.
+            self._judge(failure, target)
         if asyncio.get_running_loop().time() - began > _UNDISPUTED_S:
             self._superseded = 0
         return welcomed
@@ -145,7 +154,7 @@ class Connection:
             reply = await IdentityServiceStub(channel).ExchangeKey(request, timeout=_EXCHANGE_LIMIT_S)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAUTHENTICATED:
-                raise Refused(f"The router at {target.address} does not know the worker's key.") from error
+                raise Refused(f"The router at {target.address} does not know the worker's key. {_NEW_KEY}") from error
             raise
         return reply.identity_token
 
@@ -153,7 +162,9 @@ class Connection:
         """Log a session's end, or raise when there is no use in another one."""
         code, known = error.code(), from_rpc_error(error)
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise Refused(f"What answers at {target.address} is no Atelier router.") from error
+            raise Refused(
+                f"What answers at {target.address} is no Atelier router: correct worker.connect (--connect HOST:PORT)."
+            ) from error
         if code is grpc.StatusCode.UNAUTHENTICATED:
             self._token_refusals += 1
         if code is grpc.StatusCode.ABORTED:
