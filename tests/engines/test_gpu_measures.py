@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from tests.gpu import full_sdxl, measures
 from tests.gpu.measures import Place
@@ -35,6 +37,12 @@ def test_pictures_are_made_twice_and_as_a_batch(place: Place, tmp_path: Path) ->
 
 def test_a_little_that_another_program_holds_refuses_nothing(place: Place, tmp_path: Path) -> None:
     assert measures.admission(place, tmp_path, 1 << 20) == ""
+
+
+def test_a_shortage_is_survived(place: Place, tmp_path: Path) -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    short = mock.patch.object(UNet2DConditionModel, "forward", side_effect=error)
+    assert "ran out of memory" in measures.shortage(place, tmp_path, short)
 
 
 def test_a_cancel_is_measured(place: Place, tmp_path: Path) -> None:

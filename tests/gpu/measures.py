@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from atelier_worker.engine import Cancelled, Task
+from atelier_worker.engine import Cancelled, EngineError, Task
 from atelier_worker.engines import files
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from atelier_worker.engines.residency import NotEnoughMemory, free_unused, image_working_bytes, memory_of
@@ -105,7 +105,33 @@ def pictures(place: Place, tmp_path: Path) -> dict[str, str]:
     _, batch = made(engine, place.task(quantity=4, indexes=(0, 1, 2, 3)), tmp_path / "batch")
     assert len(set(batch.values())) == 4
     found["previews of a picture"] = str(len(context.previews))
+    weights_bytes = engine.loaded()[0].size_bytes
+    assert engine.give_room(place.device, 1) == weights_bytes
+    left = memory.used_bytes()
+    assert left is None or left < weights_bytes / 10
     return found
+
+
+def shortage(place: Place, tmp_path: Path, short: AbstractContextManager[Any]) -> str:
+    """Run a task while the allocator has too little, and again when it has enough; return what the job was told."""
+    engine = place.engine()
+    _, before = made(engine, place.task(), tmp_path / "before")
+    used = memory_of(place.device).used_bytes()
+    (tmp_path / "short").mkdir()
+    context = Steps(tmp_path / "short")
+    told = ""
+    with short:
+        try:
+            engine.run(place.task(), context)
+        except EngineError as error:
+            assert error.retryable
+            told = str(error)
+    told = told or " ".join(context.warnings)
+    free_unused()
+    left = memory_of(place.device).used_bytes()
+    assert used is None or left is None or left <= used * 1.01
+    assert made(engine, place.task(), tmp_path / "after")[1] == before
+    return told
 
 
 @contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from atelier_worker.engines.residency import free_unused, memory_of
 from tests.engines import tiny_sdxl
@@ -36,6 +39,24 @@ def test_memory_that_another_program_holds_is_not_promised(place: Place, tmp_pat
     refusal = measures.admission(place, tmp_path, hold_bytes)
     assert "sdxl needs" in refusal
     figures.append(("refused while another program holds memory", refusal))
+
+
+@contextmanager
+def _little_room() -> Iterator[None]:
+    """Let the allocator have the weights and a GiB; the device still has the rest, so that tasks are admitted."""
+    _, total = torch.cuda.mem_get_info(DEVICE)
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((WEIGHTS_BYTES + (1 << 30)) / total, DEVICE)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
+
+
+def test_running_out_of_memory_in_a_step_costs_one_job_at_most(place: Place, tmp_path: Path, figures: Figures) -> None:
+    told = measures.shortage(place, tmp_path, _little_room())
+    assert "ran out of memory" in told
+    figures.append(("with a GiB beside the weights", told))
 
 
 def test_a_cancelled_job_ends_within_a_step(place: Place, tmp_path: Path, figures: Figures) -> None:

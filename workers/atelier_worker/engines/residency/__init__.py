@@ -6,13 +6,18 @@ Nothing here imports torch by itself, so that it can be read and tested without.
 from __future__ import annotations
 
 from atelier_worker.engines.residency.device_memory import DeviceMemory, free_unused, memory_of
-from atelier_worker.engines.residency.errors import NotEnoughMemory
+from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
 from atelier_worker.engines.residency.estimates import (
     image_working_bytes,
     video_working_bytes,
     weights_bytes_of,
 )
-from atelier_worker.engines.residency.out_of_memory import Attempt, is_out_of_memory, survive_out_of_memory
+from atelier_worker.engines.residency.out_of_memory import (
+    Attempt,
+    is_out_of_memory,
+    let_go,
+    survive_out_of_memory,
+)
 from atelier_worker.engines.residency.pictures import check_finite, check_picture
 from atelier_worker.engines.residency.previews import PreviewClock, latent_preview, show_previews
 from atelier_worker.engines.residency.residency import MEMORY_WAIT_S, Residency, tell_part
@@ -30,8 +35,10 @@ __all__ = [
     "image_working_bytes",
     "is_out_of_memory",
     "latent_preview",
+    "let_go",
     "memory_of",
     "show_previews",
+    "sized",
     "survive_out_of_memory",
     "tell_part",
     "video_working_bytes",
