@@ -115,6 +115,20 @@ def test_an_mp4_is_h264_with_its_index_in_front(mp4: Path) -> None:
         assert sum(1 for _ in container.decode(stream)) == 12
 
 
+def test_an_mp4_says_which_colours_it_has_and_has_them(tmp_path: Path) -> None:
+    red = Image.new("RGB", (64, 48), (200, 30, 30))
+    with files.Mp4Writer(tmp_path / "red.mp4", (64, 48), 24, "{}", encoder="sketch") as writer:
+        writer.add(red)
+    with av.open(str(tmp_path / "red.mp4")) as container:
+        codec = container.streams.video[0].codec_context
+        # BT.709 in every respect, in the range of television.
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+        frame = next(container.decode(video=0))
+    luma = np.asarray(frame.planes[0]).reshape(-1, frame.planes[0].line_size)[20, 20]
+    assert abs(int(luma) - (16 + 219 / 255 * (0.2126 * 200 + 0.7152 * 30 + 0.0722 * 30))) < 3
+    assert np.abs(frame.to_ndarray(format="rgb24")[20, 20].astype(int) - (200, 30, 30)).max() < 5
+
+
 def test_an_mp4_says_how_it_was_made_and_not_when(mp4: Path) -> None:
     with av.open(str(mp4)) as container:
         made = json.loads(container.metadata["atelier"])

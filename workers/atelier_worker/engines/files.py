@@ -28,6 +28,8 @@ KEY = "atelier"
 CLIP_LIMIT_BYTES = 300_000
 _CLIP_SIDE = 320
 _QUALITY = 80
+# Numbers of ITU-T H.273 for colours, and of FFmpeg for their range.
+_BT709, _LIMITED_RANGE = 1, 1
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 _THUMBNAILS = {"thumb_256": 256, "thumb_1024": 1024}
 
@@ -150,7 +152,7 @@ def _animation(frames: Sequence[Image.Image], frame_ms: int) -> bytes:
 
 
 class Mp4Writer:
-    """An MP4 in the making: H.264, 4:2:0, index in front, and how it was made under the key `atelier`.
+    """An MP4 in the making: H.264, 4:2:0, BT.709, index in front, and how it was made under the key `atelier`.
 
     One encoder thread and no date: the same frames give the same bytes.
     """
@@ -174,13 +176,16 @@ class Mp4Writer:
         stream.codec_context.time_base = Fraction(1, fps)
         stream.codec_context.thread_count = 1
         stream.codec_context.gop_size = 2 * fps
+        # Said, for players guess: BT.601 for small videos, BT.709 for large ones.
+        stream.codec_context.color_primaries = stream.codec_context.color_trc = _BT709
+        stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED_RANGE
         self._stream = stream
         self._next = 0
         self._frame_of: Callable[[Image.Image], VideoFrame] = av.VideoFrame.from_image
 
     def add(self, image: Image.Image) -> None:
         """Append one frame."""
-        frame = self._frame_of(image)
+        frame = self._frame_of(image).reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED_RANGE)
         frame.pts, frame.time_base = self._next, self._stream.codec_context.time_base
         self._next += 1
         self._mux(self._stream.encode(frame))
