@@ -134,7 +134,7 @@ class Decoder:
             self._waiting.append(row)
             if not self._running:
                 self._running = True
-                threading.Thread(target=self._loop, name="decoder", daemon=True).start()
+                threading.Thread(target=self._loop, name="decoder").start()
 
     def _loop(self) -> None:
         while True:

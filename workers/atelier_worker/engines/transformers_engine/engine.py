@@ -11,13 +11,11 @@ from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.residency import Residency, memory_of
 
 from . import chat, enhance
-from .options import ModelOptions, read_options
+from .options import EVERY_MODEL, EngineOptions, ModelOptions, read_options
 
 if TYPE_CHECKING:
     from .decoder import Decoder
     from .loading import ChatFiles
-
-_EVERY_MODEL = "*"
 
 
 class TransformersEngine:
@@ -27,7 +25,6 @@ class TransformersEngine:
     """
 
     name = "transformers"
-    stages = ("enhance", "chat")
     worker_types = ("chat",)
 
     def __init__(self, options: Mapping[str, object]) -> None:
@@ -38,7 +35,8 @@ class TransformersEngine:
         """
         self._options = read_options(options)
         self.concurrency = self._options.slots
-        self.models = tuple(model.name for model in self._options.models)
+        self.stages = ("enhance", "chat") if self._options.enhances else ("chat",)
+        self.models = _models(self._options)
         try:
             from . import loading
         except ImportError as error:
@@ -84,9 +82,11 @@ class TransformersEngine:
 
     def _model(self, name: str) -> ModelOptions:
         for model in self._options.models:
-            if model.name in (name, _EVERY_MODEL):
+            if model.name in (name, EVERY_MODEL):
                 return model
-        raise EngineError(f"This worker has no model {name}; it has {', '.join(self.models)}.")
+        there = ", ".join(model.name for model in self._options.models)
+        # Another worker of its pool may have it.
+        raise EngineError(f"This worker has no model {name}; it has {there}.", retryable=True)
 
     def _ready(self, model: ModelOptions) -> ChatFiles:
         """Return the small files of a model, read once; its weights can be asked for from then on."""
@@ -110,3 +110,12 @@ class TransformersEngine:
             slots=self._options.slots,
             memory_bytes=self._options.cache_bytes,
         )
+
+
+def _models(options: EngineOptions) -> tuple[str, ...]:
+    """Return the models whose jobs the worker takes; none for every model of its worker types.
+
+    A prompt is made richer in the name of the model that it is meant for, so these are named beside its own.
+    """
+    names = (*(model.name for model in options.models), *options.enhances)
+    return () if EVERY_MODEL in names else tuple(dict.fromkeys(names))

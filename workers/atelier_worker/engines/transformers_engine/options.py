@@ -10,6 +10,7 @@ from atelier_worker.engine_options import Options
 from atelier_worker.engines.residency import MEMORY_WAIT_S
 
 _GIB = 1 << 30
+EVERY_MODEL = "*"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
@@ -32,11 +33,12 @@ class EngineOptions:
     """The whole `[[engine]]` table. `cache_bytes` bounds the keys and values of all conversations of one model.
 
     `max_tokens` is how long an answer may be that was asked for without a limit. `enhancer` names the model that makes
-    prompts richer.
+    prompts richer, for the models that `enhances` names; `*` is for every one.
     """
 
     models: tuple[ModelOptions, ...]
     enhancer: str
+    enhances: tuple[str, ...]
     device: str
     dtype: str
     memory_limit_bytes: int | None
@@ -69,6 +71,7 @@ def read_options(table: Mapping[str, object]) -> EngineOptions:
     read = EngineOptions(
         models=tuple(models),
         enhancer=enhancer,
+        enhances=options.texts("enhances", (EVERY_MODEL,)),
         device=options.text("device", "auto"),
         dtype=options.choice("dtype", DTYPES, "auto"),
         memory_limit_bytes=options.size_bytes("memory_limit", None),
