@@ -62,6 +62,14 @@ def _names(residency: Residency[Weights]) -> list[str]:
     return [model.name for model in residency.loaded()]
 
 
+def _fits(residency: Residency[Weights], name: str, working_bytes: int) -> bool:
+    try:
+        with residency.use(name, RememberingContext(), working_bytes=working_bytes):
+            return True
+    except NotEnoughMemory:
+        return False
+
+
 def test_a_model_is_loaded_once_and_kept(clock: Clock) -> None:
     device = FakeDevice(10 * GIB)
     residency, loads = _residency(device, clock, {"sdxl": 6 * GIB})
@@ -146,12 +154,10 @@ def test_what_never_fits_is_not_tried_again(clock: Clock, limit: int | None, sen
 def test_the_limit_counts_weights_and_working_memory(clock: Clock) -> None:
     residency, _ = _residency(FakeDevice(80 * GIB), clock, {"a": 5 * GIB, "b": 5 * GIB}, 12 * GIB)
     with residency.use("a", RememberingContext(), working_bytes=GIB):
-        assert residency.working_room("b") == GIB
-        with residency.use("b", RememberingContext(), working_bytes=GIB):
-            pass
-        with pytest.raises(NotEnoughMemory), residency.use("b", RememberingContext(), working_bytes=2 * GIB):
-            pass
-    assert residency.working_room("b") == 7 * GIB
+        assert _fits(residency, "b", GIB)
+        assert not _fits(residency, "b", GIB + 1)
+    assert _fits(residency, "b", 7 * GIB)
+    assert _names(residency) == ["b"]
 
 
 def test_what_running_tasks_were_promised_is_not_promised_again(clock: Clock) -> None:
@@ -222,8 +228,8 @@ def test_a_load_that_fails_leaves_nothing_behind_and_is_tried_anew(clock: Clock)
     residency.register("a", load=load, weights_bytes=4 * GIB)
     with pytest.raises(EngineError, match="damaged"), residency.use("a", RememberingContext(), working_bytes=GIB):
         pass
-    assert (device.used, residency.loaded(), residency.working_room("a")) == (0, [], 6 * GIB)
-    with residency.use("a", RememberingContext(), working_bytes=GIB):
+    assert (device.used, residency.loaded()) == (0, [])
+    with residency.use("a", RememberingContext(), working_bytes=6 * GIB):
         assert device.used == 4 * GIB
 
 
@@ -293,7 +299,6 @@ def test_a_measured_peak_corrects_an_estimate_that_was_too_low(clock: Clock) -> 
     with residency.use("a", RememberingContext(), working_bytes=2 * GIB):
         device.take(6 * GIB)
         device.give(6 * GIB)
-    assert residency.working_room("a") == 16 * GIB // 3
     device.others = 11 * GIB
     with pytest.raises(NotEnoughMemory, match=r"6\.0 GiB to work with"):
         residency.use("a", RememberingContext(), working_bytes=2 * GIB).__enter__()
@@ -324,7 +329,10 @@ def test_on_a_cpu_where_nobody_counts_the_whole_promise_is_kept_free(clock: Cloc
     device = FakeDevice(10 * GIB, counts=False)
     residency, _ = _residency(device, clock, {"a": 4 * GIB})
     with residency.use("a", RememberingContext(), working_bytes=3 * GIB):
-        assert residency.working_room("a") == 3 * GIB
+        device.used += 2 * GIB
+        assert _fits(residency, "a", GIB)
+        assert not _fits(residency, "a", GIB + 1)
+        device.used -= 2 * GIB
 
 
 def test_only_the_last_attempt_waits_for_memory(clock: Clock) -> None:

@@ -37,14 +37,15 @@ def image_working_bytes(width: int, height: int, *, batch: int, dtype: str, tile
     Two peaks follow each other, and the higher one counts. *Denoising:* the network sees the batch twice (with and
     without the prompt) at an eighth of the size with 320 channels, and keeps about 40 tensors of that size between
     its way down and its way up, attention without a stored matrix. *Decoding:* at full size the decoder has 256
-    channels, of which four and a half tensors live at once, in float32 because SDXL's decoder overflows in half
-    precision. It decodes one image after the other (slicing), or, `tiled`, a square of 512 pixels. The finished
+    channels, of which five tensors live at once, in float32 where `dtype` is float16, in which SDXL's decoder
+    overflows. It decodes one image after the other (slicing), or, `tiled`, a square of 512 pixels. The finished
     pictures are three floats a pixel, twice.
     """
     pixels = width * height
     denoising = 2 * batch * (pixels // 64) * 320 * element_bytes(dtype) * 40
     decoded = min(pixels, 512 * 512) if tiled else pixels
-    decoding = int(decoded * 256 * 4 * 4.5) + 2 * batch * pixels * 3 * 4
+    decoder_bytes = 4 if dtype == "float16" else element_bytes(dtype)
+    decoding = decoded * 256 * decoder_bytes * 5 + 2 * batch * pixels * 3 * 4
     return _FIXED_BYTES + max(denoising, decoding)
 
 

@@ -129,14 +129,6 @@ class Residency(Generic[T]):
         with self._changed:
             return self._evict(lambda freed: freed >= wanted_bytes)
 
-    def working_room(self, name: str) -> int:
-        """Return how much a task with this model could work with now, were all idle models evicted; 0 if none."""
-        entry = self._entry(name)
-        with self._changed:
-            idle = sum(other.weights_bytes for other in self._idle() if other is not entry)
-            weights = 0 if entry.loaded or entry.loading else entry.weights_bytes
-            return max(0, int((self._available() + idle - weights) / entry.measured))
-
     def _entry(self, name: str) -> _Entry[T]:
         with self._changed:
             entry = self._entries.get(name)
