@@ -184,6 +184,8 @@ def record_steps(one: Recorder) -> None:
         with one.listen(name, flags=flags) as socket:
             one.ask("POST", "/prompt", json=prompt(steps(3, 20, seed=int(flags)), name, name))
             one.hear(socket, ended(name))
+        history = one.ask("GET", f"/history/{name}").json()
+        one.ask("GET", "/view", params=history[name]["outputs"]["3"]["images"][0])
 
 
 def record_stopped(one: Recorder) -> None:

@@ -112,6 +112,9 @@ class ComfyApi:
             "extra_data": {"preview_method": "latent2rgb"},
         }
         with self._ask("POST", "/prompt", json=body) as answer:
+            if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                # Said by whatever stands in front of ComfyUI, too, which does not know.
+                raise AnswerLost
             found = _json(answer, allowed=(200, 400))
             if answer.status_code == httpx.codes.BAD_REQUEST:
                 raise Refused(found)
