@@ -53,6 +53,11 @@ def test_each_type_is_read() -> None:
     given.done()
 
 
+def test_nothing_at_all_may_be_a_duration_where_that_is_allowed() -> None:
+    assert Options({"grace": "0s"}).duration_s("grace", 1.0, may_be_zero=True) == 0.0
+    assert Options({"grace": "0"}).duration_s("grace", may_be_zero=True) == 0.0
+
+
 def test_what_is_not_given_has_its_default() -> None:
     given = options("")
     assert given.text("device", "auto") == "auto"

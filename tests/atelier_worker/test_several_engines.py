@@ -106,6 +106,13 @@ async def test_an_engine_that_cannot_be_used_leaves_the_others_at_work(
     assert await workers.exit_code() == 0
 
 
+async def test_an_unknown_key_is_refused_by_the_engine_by_name(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await start('[[engine]]\nname = "pictures"\nengine = "sketch"\nstep_dely = "0s"\n').exit_code() == 2
+    assert capsys.readouterr().err.endswith("[[engine]] pictures: step_dely is not known. Did you mean step_delay?\n")
+
+
 async def test_the_process_ends_when_no_engine_can_be_used(start: Start) -> None:
     assert await start(BROKEN + BROKEN.replace('"broken"', '"other"')).exit_code() == 2
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from atelier_worker.engine_options import OptionsError
 from tests.atelier_worker.conftest import ROOT, StartWorker
 from tests.atelier_worker.fake_router import FakeRouter
 from tests.atelier_worker.leases import lease
@@ -42,3 +44,15 @@ async def test_the_engine_of_the_document_works(router: FakeRouter, start_worker
     # It made no renditions itself.
     assert [len(renditions) for _, renditions in router.assets.finished] == [2, 2]
     assert any(report.HasField("progress") for report in session.reports())
+
+
+def test_the_engine_with_options_of_the_document_reads_them_strictly() -> None:
+    found = re.search(r"## Options, read strictly\n\n```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    assert found is not None
+    names: dict[str, Any] = {}
+    exec(found[1], names)
+    table = {"name": "tuned", "engine": "tuned:TunedEngine", "models": [{"name": "a", "source": "b/c"}]}
+    assert names["TunedEngine"](table | {"memory_limit": "20GiB"}).limit_bytes == 20 << 30
+    with pytest.raises(OptionsError) as caught:
+        names["TunedEngine"](table | {"memory_limt": "20GiB"})
+    assert str(caught.value) in DOCUMENT.read_text("utf-8")

@@ -155,16 +155,16 @@ class Options:
         return size
 
     @overload
-    def duration_s(self, key: str) -> float: ...
+    def duration_s(self, key: str, *, may_be_zero: bool = False) -> float: ...
     @overload
-    def duration_s(self, key: str, default: T) -> float | T: ...
-    def duration_s(self, key: str, default: object = REQUIRED) -> object:
-        """Return seconds, more than 0, from a text such as `30s`, `5m` or `1h`."""
+    def duration_s(self, key: str, default: T, *, may_be_zero: bool = False) -> float | T: ...
+    def duration_s(self, key: str, default: object = REQUIRED, *, may_be_zero: bool = False) -> object:
+        """Return seconds, more than 0 unless that is allowed, from a text such as `30s`, `5m` or `1h`."""
         value = self._take(key, default, "a duration such as 30s")
         if value is default:
             return default
         seconds = _seconds(value)
-        if seconds <= 0:
+        if seconds is None or seconds < 0 or (seconds == 0 and not may_be_zero):
             raise self._wrong(key, "takes a duration such as 30s, 5m or 1h", value)
         return seconds
 
@@ -242,15 +242,15 @@ class Options:
         return f"{self._where}, {key}" if self._where else key
 
 
-def _seconds(value: object) -> float:
+def _seconds(value: object) -> float | None:
     if not isinstance(value, str):
-        return 0.0
+        return None
     if _BARE_SECONDS.fullmatch(value):
         return float(value)
     try:
         return parse_duration(value).total_seconds()
     except ValueError:
-        return 0.0
+        return None
 
 
 def _number(value: object) -> float | None:

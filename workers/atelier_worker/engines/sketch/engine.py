@@ -6,33 +6,33 @@ from collections.abc import Callable, Iterator, Mapping
 
 from PIL import Image
 
-from atelier_worker.engine import Context, EngineError, Task
+from atelier_worker.engine import Context, Task
+from atelier_worker.engine_options import Options
 from atelier_worker.engines import files
 
 from . import image
 from .pace import pause
 
 DEFAULT_STEP_DELAY = 0.05
+_LONGEST_STEP_DELAY_S = 60.0
 
 
 class SketchEngine:
     """Pictures, videos, richer prompts and small talk from word lists and a paint box; the same seed gives the same.
 
-    The option `step_delay` is the time in seconds that one step takes at least (default 0.05).
+    The option `step_delay` is the time that one step takes at least, such as `50ms`, which it is by default.
     """
 
     name = "sketch"
     concurrency = 4
     stages = ("generate", "enhance", "chat")
 
-    def __init__(self, options: Mapping[str, str]) -> None:
-        given = options.get("step_delay", str(DEFAULT_STEP_DELAY))
-        try:
-            self._step_delay = float(given)
-        except ValueError:
-            raise EngineError(f"step_delay is {given!r}; give a number of seconds, such as 0.05.") from None
-        if not 0 <= self._step_delay <= 60:
-            raise EngineError(f"step_delay is {given}; give 0 to 60 seconds.")
+    def __init__(self, options: Mapping[str, object]) -> None:
+        given = Options(options, where=f"[[engine]] {options.get('name', self.name)}")
+        self._step_delay = given.duration_s("step_delay", DEFAULT_STEP_DELAY, may_be_zero=True)
+        if self._step_delay > _LONGEST_STEP_DELAY_S:
+            raise given.wrong("step_delay", f"takes at most {_LONGEST_STEP_DELAY_S:g}s, got {self._step_delay:g}s.")
+        given.done()
 
     def run(self, task: Task, context: Context) -> None:
         """Run one stage to its end; see `Engine.run`."""
