@@ -318,6 +318,26 @@ def test_out_of_memory_whatever_is_tried_may_be_tried_again(make: Make, monkeypa
     assert make().delivered
 
 
+# The pipeline's own way to decode in float32.
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16"))
+def test_a_decoder_that_was_interrupted_decodes_again(
+    make: Make, tiny_sdxl_folder: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    def decode(*_: Any, **__: Any) -> Any:
+        raise Cancelled
+
+    half = DiffusersEngine(
+        {"device": "cpu", "dtype": dtype, "models": [{"name": "sdxl", "source": str(tiny_sdxl_folder)}]}
+    )
+    whole = make(by=half)
+    with monkeypatch.context() as patch:
+        patch.setattr(diffusers.AutoencoderKL, "_decode", decode)
+        with pytest.raises(Cancelled):
+            make(by=half)
+    assert make(by=half).bytes_of() == whole.bytes_of()
+
+
 def test_more_than_the_limit_is_not_begun(make: Make, tiny_sdxl_folder: Path, forwards: list[int]) -> None:
     model = {"name": "sdxl", "source": str(tiny_sdxl_folder)}
     small = DiffusersEngine({"device": "cpu", "memory_limit": "8MiB", "models": [model]})

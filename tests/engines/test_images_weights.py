@@ -101,6 +101,8 @@ def test_options_that_are_not_known(folder: Path) -> None:
     assert "sdxl: schedular is not known. Did you mean scheduler?" in refusal(folder, schedular="euler")
     assert "loras takes .safetensors files, got ink = 'ink.pt'" in refusal(folder, loras={"ink": "ink.pt"})
     assert "fallbacks takes any of smaller_batch, tiling, offload, got 'magic'" in refusal(folder, fallbacks=["magic"])
+    assert "scheduler 'quick' is not known; choose one of ddim, " in refusal(folder, scheduler="quick")
+    assert "flow_shift is for videos" in refusal(folder, flow_shift=3.0)
     with pytest.raises(EngineNotUsable, match=r"models is missing: add \[\[engine\.models\]\]"):
         load_engine(ENGINE, {})
 

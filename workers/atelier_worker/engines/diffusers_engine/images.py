@@ -109,7 +109,7 @@ def _pictures(
     apply_loras(model, task.loras)
     apply_style(model, None if plan.style is None else plan.style.strength)
     pipeline = plan.pipeline(model, new_scheduler(plan.scheduler, model.pipeline.scheduler))
-    vae = pipeline.vae
+    vae, kept = pipeline.vae, pipeline.vae.dtype
     # One by one: a decoder takes more memory than all the steps, and its bits then do not depend on the batch.
     vae.enable_slicing()
     if way.tiling:
@@ -139,6 +139,8 @@ def _pictures(
             )
     finally:
         model.pipeline.maybe_free_model_hooks()
+        # The pipelines decode in float32 where half precision overflows; one that was interrupted leaves it so.
+        vae.to(kept)
     return np.asarray(made.images)
 
 

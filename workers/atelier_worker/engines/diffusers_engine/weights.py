@@ -16,7 +16,9 @@ from types import MappingProxyType
 from typing import Any
 
 from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.diffusers_engine.settings import IpAdapter, ModelSettings
+from atelier_worker.engines.diffusers_engine.wan_schedulers import NAMES as VIDEO_SCHEDULERS
 
 PIPELINES: Mapping[str, str] = MappingProxyType(
     {
@@ -138,7 +140,22 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
         for name, kind in index.items()
         if isinstance(kind, list) and len(kind) == 2 and kind[1] and not str(kind[1]).endswith(_WITHOUT_WEIGHTS)
     }
-    return Weights(folder, pipeline, PIPELINES[pipeline], MappingProxyType(elements), _beside(settings))
+    family = PIPELINES[pipeline]
+    _check_settings(family, settings)
+    return Weights(folder, pipeline, family, MappingProxyType(elements), _beside(settings))
+
+
+def _check_settings(family: str, settings: ModelSettings) -> None:
+    """Refuse settings that are for another family."""
+    names = SCHEDULERS if family == "sdxl" else VIDEO_SCHEDULERS
+    if settings.scheduler and settings.scheduler not in names:
+        raise WeightsError(
+            f"model {settings.name}: scheduler {settings.scheduler!r} is not known; choose one of {', '.join(names)}."
+        )
+    if family == "sdxl" and settings.flow_shift is not None:
+        raise WeightsError(f"model {settings.name}: flow_shift is for videos; leave it out.")
+    if family != "sdxl" and (settings.ip_adapter or settings.controlnet):
+        raise WeightsError(f"model {settings.name}: ip_adapter and controlnet are for pictures; leave them out.")
 
 
 def adapter_file(settings: IpAdapter) -> Path:
