@@ -98,6 +98,12 @@ def _add_start(tree: Tree) -> None:
     worker.add_argument("--types", metavar="TYPE,…", help="the worker types to serve (else all that the engine serves)")
     worker.add_argument("--slots", metavar="N", help="how many stages to run at once")
     worker.add_argument("--name", metavar="NAME", help="a name for people")
+    below = Tree(worker.add_subparsers(metavar="COMMAND"))
+    init = below.leaf("init", "worker_init:init", "write a worker.toml from the GPUs, models and servers here")
+    init.add_argument("--write", nargs="?", const="worker.toml", metavar="FILE", help="write it (default: print it)")
+    init.add_argument("--force", action="store_true", help="write over a file that is there")
+    init.add_argument("--models", action="append", default=[], metavar="FOLDER", help="a folder to look for models in")
+    init.add_argument("--connect", metavar="HOST:PORT", help="the router")
 
 
 def _insecure(command: argparse.ArgumentParser) -> None:

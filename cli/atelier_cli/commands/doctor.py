@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atelier_cli import ports
+from atelier_cli.commands.serve import is_worker_file
 from atelier_cli.context import Context
 from atelier_cli.exits import JOB_FAILED, OK, UNREACHABLE, UsageError
 from atelier_cli.host import PACKAGES
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
     from service_kit.settings import Settings
 
 LEAST_FREE_BYTES = 1 << 30
+# Engines import large libraries, one after another.
+_CHECKUP_SECONDS = 600
+_RUN_IT = "`atelier worker --config` says more."
 _KEY_FILES = ("admin.key", "gateway.key", "library.key", "worker.key")
 
 
@@ -33,11 +40,45 @@ class Finding:
 
 
 def doctor(context: Context) -> int:
-    """Check everything; ends with 0 when all is well, 3 when no gateway answers, else 1."""
+    """Check everything; ends with 0 when all is well, 3 when no gateway answers, else 1.
+
+    With a worker.toml as --config it checks what that file would run, on a machine that may have nothing else.
+    """
+    file = context.config
+    if file is not None and is_worker_file(file):
+        findings = [_python(), *_of_workers(file, getattr(context.arguments, "data_dir", None))]
+        _tell(context, findings)
+        return OK if all(finding.ok for finding in findings) else JOB_FAILED
     settings = context.settings
     findings = [_python(), *_data_folder(settings), *_keys(settings)]
     system, reached = _system(context)
     findings += [*_ports(settings, reached), *system]
+    _tell(context, findings)
+    if not reached:
+        return UNREACHABLE
+    return OK if all(finding.ok for finding in findings) else JOB_FAILED
+
+
+def _of_workers(file: Path, data_dir: str | None) -> list[Finding]:
+    """What the worker's package finds: it speaks to the router and makes engines, in a process of its own."""
+    command = [sys.executable, "-m", "atelier_worker.checkup", "--config", str(file)]
+    environ = {name: text for name, text in os.environ.items() if name != "ATELIER_CONFIG"}
+    if data_dir is not None:
+        environ["ATELIER_DATA_DIR"] = data_dir
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed list
+            command, env=environ, capture_output=True, text=True, timeout=_CHECKUP_SECONDS, check=False
+        )
+        found = json.loads(done.stdout)["findings"]
+    except subprocess.TimeoutExpired:
+        return [Finding(file.name, False, f"it was not checked within {_CHECKUP_SECONDS} seconds", _RUN_IT)]
+    except (ValueError, KeyError):
+        last = done.stderr.strip().rpartition("\n")[2] or "it said nothing"
+        return [Finding(file.name, False, f"it could not be checked: {last}", _RUN_IT)]
+    return [Finding(one["check"], bool(one["ok"]), one["seen"], one["remedy"]) for one in found]
+
+
+def _tell(context: Context, findings: list[Finding]) -> None:
     if context.json:
         context.print_json(
             {"findings": [{"check": f.check, "ok": f.ok, "seen": f.seen, "remedy": f.remedy} for f in findings]}
@@ -47,9 +88,6 @@ def doctor(context: Context) -> int:
             context.print(f"{'ok  ' if finding.ok else 'BAD '} {finding.check}: {finding.seen}")
             if not finding.ok and finding.remedy:
                 context.print(f"       {finding.remedy}")
-    if not reached:
-        return UNREACHABLE
-    return OK if all(finding.ok for finding in findings) else JOB_FAILED
 
 
 def _python() -> Finding:

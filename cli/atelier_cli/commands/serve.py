@@ -57,7 +57,7 @@ def worker(context: Context) -> int:
 
     arguments = context.arguments
     named = getattr(arguments, "config", None)
-    file = Path(named) if named and _is_worker_file(Path(named)) else None
+    file = Path(named) if named and is_worker_file(Path(named)) else None
     flags = {
         "ATELIER_WORKER_CONNECT": arguments.connect,
         "ATELIER_WORKER_ENGINE": arguments.engine,
@@ -79,7 +79,7 @@ def worker(context: Context) -> int:
     return OK
 
 
-def _is_worker_file(file: Path) -> bool:
+def is_worker_file(file: Path) -> bool:
     """Tell whether --config names a file of workers; any other is one of settings."""
     is_one: bool = importlib.import_module("atelier_worker.worker_file").is_worker_file(file)
     return is_one

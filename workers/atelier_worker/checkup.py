@@ -1,0 +1,156 @@
+"""What a worker.toml would run on this machine, what is missing and what to do: for `atelier doctor --config`.
+
+`python -m atelier_worker.checkup --config worker.toml` prints it as JSON. Each engine is made in a process of its own,
+as the worker makes it, and each worker introduces itself to the router, takes no work, and goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from atelier_worker.engine_client import EngineClient
+from atelier_worker.engine_events import EngineInfo, EngineUnavailable
+from atelier_worker.greeting import greet
+from atelier_worker.member import DEFAULT_WORKER_TYPES
+from atelier_worker.plans import EnginePlan, ProcessPlan
+from atelier_worker.weight_files import BrokenFile, memory_bytes, safetensors_in
+from atelier_worker.worker_file import read_worker_file
+from service_kit.devices import find_gpus
+from service_kit.settings import SettingsError, load
+
+_START_LIMIT_S = 120.0
+_GIB = 1 << 30
+# Working memory beside the weights, at the least.
+_ROOM = 1.1
+_REPLACE = "Replace the file: delete it, and download it again."
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was looked at, whether it is well, what was seen, and what to do when it is not."""
+
+    check: str
+    ok: bool
+    seen: str
+    remedy: str = ""
+
+
+async def check_up(file: Path, environ: Mapping[str, str]) -> list[Finding]:
+    """Return a finding for everything that was looked at; one that is not ok has a remedy or says it in `seen`."""
+    try:
+        plan = read_worker_file(file, load(environ=environ))
+    except (SettingsError, ValueError) as error:
+        return [Finding(file.name, False, str(error), f"Correct {file.name}.")]
+    findings = [Finding(file.name, True, f"{len(plan.engines)} engine{'s' if len(plan.engines) > 1 else ''}")]
+    for engine in plan.engines:
+        weights = await asyncio.to_thread(look_at_weights, engine)
+        info, made = await _make(engine)
+        findings += [*weights, made, await _greet(plan, engine, info)]
+    return findings
+
+
+async def _make(plan: EnginePlan) -> tuple[EngineInfo | None, Finding]:
+    """Make the engine in a process of its own, as the worker does, and end it again."""
+    what = f"engine {plan.name}"
+    client = EngineClient(plan.engine, plan.options, limits=plan.limits)
+    try:
+        async with asyncio.timeout(_START_LIMIT_S):
+            info = await client.start()
+    except EngineUnavailable as error:
+        return None, Finding(what, False, str(error))
+    except TimeoutError:
+        seen = f"it was not ready within {_START_LIMIT_S:g} seconds"
+        return None, Finding(what, False, seen, "Look at what it prints: atelier worker --config says more.")
+    finally:
+        await client.stop()
+    types = ", ".join(plan.worker_types or info.worker_types or DEFAULT_WORKER_TYPES)
+    models = ", ".join(plan.models or info.models) or "every model"
+    return info, Finding(what, True, f"{info.name} for {types}: {models}")
+
+
+async def _greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None) -> Finding:
+    """Ask the router whether it takes this worker."""
+    problem, remedy, warnings = await greet(process, plan, info)
+    what = f"router for {plan.name}"
+    if problem:
+        return Finding(what, False, problem, remedy)
+    if warnings:
+        return Finding(what, False, "; ".join(warnings))
+    return Finding(what, True, f"{process.connect} takes this worker")
+
+
+def look_at_weights(plan: EnginePlan) -> list[Finding]:
+    """Look at the local files of an engine's models, and whether its device holds the largest of them."""
+    findings: list[Finding] = []
+    largest, of_model = 0, ""
+    for model in _models(plan.options):
+        name, source = str(model.get("name", "")), Path(str(model.get("source", "")))
+        if not source.is_absolute() or not source.exists():
+            # An id of a hub, a name of an upstream, or a folder whose absence the engine names.
+            continue
+        files = safetensors_in(source)
+        if not files:
+            continue
+        try:
+            size = memory_bytes(files, str(model.get("dtype", plan.options.get("dtype", "auto"))))
+        except BrokenFile as broken:
+            findings.append(Finding(f"weights of {name}", False, str(broken), _REPLACE))
+            continue
+        findings.append(Finding(f"weights of {name}", True, f"{len(files)} files, {_gib(size)} in memory"))
+        if size > largest:
+            largest, of_model = size, name
+    return [*findings, _memory(plan, of_model, largest)] if largest else findings
+
+
+def _models(options: Mapping[str, object]) -> list[Mapping[str, object]]:
+    listed = options.get("models")
+    return [model for model in listed if isinstance(model, Mapping)] if isinstance(listed, list) else []
+
+
+def _memory(plan: EnginePlan, model: str, size: int) -> Finding:
+    """Whether the device has the memory for one model; by the sizes of files, so an estimate on the low side."""
+    what, wanted = f"memory for {plan.name}", str(plan.options.get("device", "auto"))
+    need = int(size * _ROOM)
+    device, free = _free(wanted)
+    if free is None:
+        return Finding(what, False, f"there is no {wanted} on this machine", f"Name another device: {device or 'cpu'}.")
+    seen = f"{model} needs about {_gib(need)}, and {device} has {_gib(free)} free"
+    remedy = 'End what uses the device, take a smaller model or dtype = "bfloat16", or another device.'
+    return Finding(what, free >= need, seen, remedy)
+
+
+def _free(wanted: str) -> tuple[str, int | None]:
+    """The device that is meant and its free bytes; None when there is none, with one that there is."""
+    from atelier_worker.engines.residency.device_memory import HostMemory
+
+    gpus = find_gpus()
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
+        return "cpu", HostMemory().free_bytes()
+    named = "cuda:0" if wanted in ("auto", "cuda") else wanted
+    found = next((gpu for gpu in gpus if gpu.device == named), None)
+    return (found.device, found.free_bytes) if found else (gpus[0].device if gpus else "", None)
+
+
+def _gib(size: int) -> str:
+    return f"{size / _GIB:.1f} GiB"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the findings as JSON: `{"findings": [{"check": …, "ok": …, "seen": …, "remedy": …}]}`."""
+    parser = argparse.ArgumentParser(prog="python -m atelier_worker.checkup", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+    file: Path = parser.parse_args(arguments).config
+    findings = asyncio.run(check_up(file, os.environ))
+    sys.stdout.write(json.dumps({"findings": [asdict(finding) for finding in findings]}) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

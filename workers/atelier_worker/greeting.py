@@ -1,0 +1,104 @@
+"""One introduction to a router, without taking work: whether it would take this worker, and what it warns of."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+
+from atelier.identity.v1 import identity_service_pb2
+from atelier.identity.v1.identity_service_pb2_grpc import IdentityServiceStub
+from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
+from atelier_worker.dial import dial
+from atelier_worker.engine_events import EngineInfo
+from atelier_worker.member import DEFAULT_WORKER_TYPES
+from atelier_worker.plans import EnginePlan, ProcessPlan
+from atelier_worker.session import Introduction
+from atelier_worker.targets import Targets
+from service_kit.ids import new_id
+from service_kit.rpc_errors import from_rpc_error
+from service_kit.settings import SettingsError
+from service_kit.version import __version__
+
+_LIMIT_S = 10.0
+_START = (
+    "Start it with `atelier up`, or name its host:port as connect in [worker] (by default port 7401); between "
+    "machines, let the firewall pass it."
+)
+_NEW_KEY = (
+    "An operator makes one: atelier keys create --kind worker --owner NAME --out worker.key; name it as key_file."
+)
+
+Greeted = tuple[str, str, tuple[str, ...]]
+
+
+async def greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None) -> Greeted:
+    """Return the problem, its remedy, and the router's warnings; the first two are empty when there is no problem.
+
+    A worker of that name which runs is not disturbed: this one has a name of its own for the moment.
+    """
+    try:
+        target = await asyncio.wait_for(Targets(process.connect).next(), _LIMIT_S)
+    except SettingsError as error:
+        return str(error), "Correct connect in [worker].", ()
+    except (OSError, TimeoutError):
+        return f"the name of the router {process.connect} has no address", _START, ()
+    channel = dial(target.address, name=target.name)
+    try:
+        async with asyncio.timeout(_LIMIT_S):
+            return "", "", await _introduce(channel, process, _introduction(plan, info))
+    except grpc.aio.AioRpcError as error:
+        return _problem(error, target.address)
+    except TimeoutError:
+        return f"the router at {target.address} does not answer within {_LIMIT_S:g} seconds", _START, ()
+    finally:
+        await channel.close()
+
+
+def _introduction(plan: EnginePlan, info: EngineInfo | None) -> Introduction:
+    return Introduction(
+        worker_id=f"doctor-{new_id()}",
+        instance_id=new_id(),
+        worker_types=plan.worker_types or (info.worker_types if info else ()) or DEFAULT_WORKER_TYPES,
+        models=plan.models or (info.models if info else ()),
+        slots=1,
+        labels=plan.labels,
+        version=__version__,
+        stages=info.stages if info else (),
+    )
+
+
+async def _introduce(channel: grpc.aio.Channel, process: ProcessPlan, worker: Introduction) -> tuple[str, ...]:
+    request = identity_service_pb2.ExchangeKeyRequest(secret=process.key.reveal())
+    token = (await IdentityServiceStub(channel).ExchangeKey(request)).identity_token
+    metadata = (("authorization", f"Bearer {token}"), ("x-request-id", new_id()))
+    call = WorkerServiceStub(channel).Work(metadata=metadata)
+    try:
+        # Without a word about free slots nothing is leased to it.
+        await call.write(pb.WorkRequest(hello=worker.hello([])))
+        first = await call.read()
+        if not isinstance(first, pb.WorkResponse):
+            # The router ended the call: its status says why.
+            raise grpc.aio.AioRpcError(
+                await call.code(),
+                await call.initial_metadata(),
+                await call.trailing_metadata(),
+                details=await call.details(),
+            )
+        return tuple(first.welcome.warnings)
+    finally:
+        call.cancel()
+
+
+def _problem(error: grpc.aio.AioRpcError, address: str) -> Greeted:
+    said = from_rpc_error(error).message
+    match error.code():
+        case grpc.StatusCode.UNAUTHENTICATED:
+            return f"the router at {address} does not know the worker's key", _NEW_KEY, ()
+        case grpc.StatusCode.UNAVAILABLE:
+            return f"no router answers at {address}", _START, ()
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return f"what answers at {address} is no router of Atelier", _START, ()
+        case _:
+            return f"the router at {address} refuses this worker: {said}", "", ()
