@@ -57,6 +57,17 @@ async def test_what_does_not_end_in_time_is_handed_back(
     assert (tmp_path / "end").read_text() == "Cancelled"
 
 
+async def test_what_hangs_is_handed_back_too(router: FakeRouter, start_worker: StartWorker) -> None:
+    worker = await start_worker(drain_grace=timedelta(0))
+    session = await router.session()
+    await session.say(lease=lease("progress 0 1 2; hang"))
+    await session.report("progress")
+    worker.drain()
+    reject = await session.expect("lease_reject")
+    assert reject.reason == "the worker goes down before it has finished"
+    assert await worker.exit_code() == 0
+
+
 async def test_what_could_not_be_handed_back_is_named_and_handed_back_later(
     router: FakeRouter, start_worker: StartWorker, tmp_path: Path
 ) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from atelier_worker import member
 from tests.atelier_worker import keeping_engine
 from tests.atelier_worker.conftest import pass_gate
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease
-from tests.atelier_worker.scripted_engine import ENGINE
+from tests.atelier_worker.scripted_engine import ENGINE, ScriptedEngine
 from tests.atelier_worker.several import Several, start_several, write_file
 
 TWO = f"""
@@ -115,6 +116,56 @@ async def test_an_unknown_key_is_refused_by_the_engine_by_name(
 
 async def test_the_process_ends_when_no_engine_can_be_used(start: Start) -> None:
     assert await start(BROKEN + BROKEN.replace('"broken"', '"other"')).exit_code() == 2
+
+
+class LateEngine(ScriptedEngine):
+    """Can be made as soon as a file is there, as weights on a disk that comes late."""
+
+    name = "late"
+
+    def __init__(self, options: dict[str, str]) -> None:
+        if not Path(options["weights"]).exists():
+            raise OSError("the weights are missing")
+
+
+async def test_an_engine_that_could_not_be_used_is_tried_again(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(member, "AGAIN_AFTER_S", 0.05)
+    late = f'[[engine]]\nname = "late"\nengine = "{__name__}:LateEngine"\nweights = "{tmp_path / "weights"}"\n'
+    workers = start(TWO + late)
+    await workers.session("attic-one")
+    (tmp_path / "weights").touch()
+    assert (await workers.session("attic-late")).hello.worker_id == "attic-late"
+
+
+async def test_a_fault_of_one_worker_leaves_the_others_at_work(
+    start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    introduce = member.Member._introduce
+
+    def break_one(self: member.Member, spool: Any, info: Any) -> Any:
+        if self.plan.name == "one":
+            raise RuntimeError("a fault")
+        return introduce(self, spool, info)
+
+    monkeypatch.setattr(member.Member, "_introduce", break_one)
+    workers = start(TWO)
+    two = await workers.session("attic-two")
+    await two.say(lease=lease("deliver 0 5"))
+    assert (await two.expect("outcome")).outputs.outputs[0].receipt
+    assert "worker_fault" in caplog.text
+
+
+async def test_the_process_ends_when_every_worker_has_a_fault(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(member.Member, "_introduce", broken)
+    assert await start(TWO).exit_code() == 70
+    assert "one: A fault in the worker ended it; its log says where.\n" in capsys.readouterr().err
 
 
 async def test_the_process_ends_when_every_worker_is_refused(

@@ -23,6 +23,9 @@ from atelier_worker.uploads import Patience, Transfers
 from service_kit import crash
 from service_kit.telemetry import get_logger
 
+# An engine that is told to stop because the worker goes: less than the worker then waits, so that what hangs is handed
+# back, too.
+_LAST_GRACE_S = 1.0
 # What a heartbeat may say of models in memory.
 _MOST_LOADED = 100
 _LONGEST_NAME = 200
@@ -196,7 +199,7 @@ class Holdings:
     def stop_all(self) -> None:
         """Stop every stage; each lease is handed back, so that it costs no attempt."""
         for run in self._runs.values():
-            run.stop(Stop.SHUTDOWN)
+            run.stop(Stop.SHUTDOWN, _LAST_GRACE_S)
 
     async def close(self) -> None:
         """End everything at once. Unanswered outcomes stay in the spool."""
