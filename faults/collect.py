@@ -36,24 +36,25 @@ TABLES = (
 )
 # Tables that are empty when every job has ended and everything was told and cleaned up.
 MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds", "library.outbox")
-_MAY_EMPTY = ("asset.uploads",)
+# Uploads of those who lost a race, which expire; and items whose renditions the library asks for now and then.
+_MAY_EMPTY = ("asset.uploads", "library.late_items")
 _PAUSE_S = 0.2
 _MARK = re.compile(rb"atelier-faults plan=\d+ index=\d+;")
 
 
 async def quiet(database_url: str, *, limit_s: float, patience_s: float) -> None:
-    """Wait until nothing is left to be done, at most `limit_s`; for the uploads of losers at most `patience_s`."""
+    """Wait until nothing is left to be done, at most `limit_s`; for what may stay at most `patience_s`."""
     clock = asyncio.get_running_loop().time
     begun = clock()
     while clock() - begun < limit_s:
         try:
             async with await psycopg.AsyncConnection.connect(database_url, connect_timeout=5) as connection:
                 left = [await _count(connection, table) for table in MUST_EMPTY]
-                losers = [await _count(connection, table) for table in _MAY_EMPTY]
+                staying = [await _count(connection, table) for table in _MAY_EMPTY]
         except psycopg.OperationalError:
             # It was killed a moment ago.
-            left, losers = [1], [1]
-        if not any(left) and (not any(losers) or clock() - begun > patience_s):
+            left, staying = [1], [1]
+        if not any(left) and (not any(staying) or clock() - begun > patience_s):
             return
         await asyncio.sleep(_PAUSE_S)
 

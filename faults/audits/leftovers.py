@@ -8,7 +8,8 @@ from faults.evidence import Evidence, Row
 from faults.finding import Finding
 
 # A save, and renditions for what was saved before they were made; the library begins those by itself.
-_COPIES = ("save:", "late:")
+_LATE = "late:"
+_COPIES = ("save:", _LATE)
 
 
 def all_empty(evidence: Evidence) -> list[Finding]:
@@ -24,5 +25,10 @@ def all_empty(evidence: Evidence) -> list[Finding]:
 
 
 def _ends_by_itself(row: Row) -> bool:
-    """Whether a row is the hold of a library that copies at this moment, or broke off: nobody renews it, it lapses."""
+    """Whether a row is of a copy that the library makes at this moment, or broke off.
+
+    That is its hold, which nobody renews: it lapses; or the note to release it, which nobody has tried yet.
+    """
+    if row.get("kind") == "release_hold":
+        return str(row["payload"]["holder"]).startswith(_LATE) and row["attempts"] == 0
     return str(row.get("holder", "")).startswith(_COPIES) and row.get("expires_at") is not None

@@ -341,6 +341,17 @@ def test_only_what_a_library_holds_for_a_time_lapses_by_itself(
     assert ("left over" in {finding.name for finding in audit(notes)}) is is_left
 
 
+@pytest.mark.parametrize(
+    ("holder", "attempts", "is_left"), [("late:1", 0, False), ("late:1", 1, True), ("save:1", 0, True)]
+)
+def test_only_a_note_of_a_late_copy_that_nobody_tried_may_be_there(
+    finished: Finished, holder: str, attempts: int, is_left: bool
+) -> None:
+    notes = copy.deepcopy(finished.evidence)
+    notes.tables["library.outbox"] = [{"kind": "release_hold", "payload": {"holder": holder}, "attempts": attempts}]
+    assert ("left over" in {finding.name for finding in audit(notes)}) is is_left
+
+
 def test_evidence_that_was_kept_is_read_back(finished: Finished, tmp_path: Path) -> None:
     finished.evidence.save(tmp_path)
     assert Evidence.load(tmp_path) == finished.evidence
