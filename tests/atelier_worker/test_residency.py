@@ -304,6 +304,16 @@ def test_a_measured_peak_corrects_an_estimate_that_was_too_low(clock: Clock) -> 
         residency.use("a", RememberingContext(), working_bytes=2 * GIB).__enter__()
 
 
+def test_a_peak_that_two_tasks_share_corrects_nothing(clock: Clock) -> None:
+    device = FakeDevice(20 * GIB)
+    residency, _ = _residency(device, clock, {"a": 4 * GIB})
+    with residency.use("a", RememberingContext(), working_bytes=2 * GIB):
+        with residency.use("a", RememberingContext(), working_bytes=8 * GIB):
+            device.take(6 * GIB)
+            device.give(6 * GIB)
+    assert _fits(residency, "a", 16 * GIB)
+
+
 def test_weights_that_are_larger_than_their_files_are_counted_as_they_are(clock: Clock) -> None:
     device = FakeDevice(20 * GIB)
     residency: Residency[Weights] = Residency(device, "cuda:0", now=clock.now, pause=clock.pause)

@@ -74,6 +74,12 @@ def test_latents_become_small_pictures(family: str, shape: tuple[int, ...], size
     assert _opened(latent_preview(noise, family)).size == size
 
 
+def test_early_noise_is_shown_as_noise_and_not_as_glare() -> None:
+    noise = np.random.default_rng(2).standard_normal((4, 64, 64)) * 14
+    pixels = np.asarray(_opened(latent_preview(noise, "sdxl")))
+    assert ((pixels > 8) & (pixels < 247)).mean() > 0.9
+
+
 def test_the_first_channel_of_sdxl_is_light() -> None:
     latents = np.zeros((4, 16, 16), np.float32)
     latents[0, :, 8:] = 2
@@ -166,14 +172,18 @@ def test_memory_is_free_even_while_somebody_keeps_the_error() -> None:
     device = FakeDevice(10)
     kept: list[BaseException] = []
 
-    def run() -> None:
+    def allocate() -> None:
         held = Weights(device, 9)
-        try:
-            Weights(device, 2)
-        except RuntimeError as error:
-            kept.append(error)
-            raise
+        Weights(device, 2)
         raise AssertionError(held)
+
+    def run() -> None:
+        try:
+            allocate()
+        except RuntimeError as error:
+            failed = RuntimeError("a library says it in its own words: out of memory")
+            kept.append(failed)
+            raise failed from error
 
     survive_out_of_memory(RememberingContext(), [Attempt("as asked", run), Attempt("less", lambda: None)])
     assert (len(kept), device.used) == (1, 0)
