@@ -43,9 +43,15 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> DiffusersEngine:
         for wan_lora in [str(tiny_wan.save_lora(folder, "wan.safetensors"))]
         for name, shape in SHAPES.items()
     ]
-    sdxl_lora = str(tiny_sdxl.save_lora(folder, "sdxl.safetensors"))
-    sdxl = {"name": sdxl_features.SDXL, "source": str(tiny_sdxl.save(folder / "sdxl")), "loras": {"ink": sdxl_lora}}
-    return DiffusersEngine({"device": "cpu", "models": [sdxl, *models]})
+    lora = str(tiny_sdxl.save_lora(folder, "sdxl.safetensors"))
+    sdxl = {"name": sdxl_features.SDXL, "source": str(tiny_sdxl.save(folder / "sdxl")), "loras": {"ink": lora}}
+    tiny_sdxl.save_ip_adapter(folder / "style")
+    guided = sdxl | {
+        "name": sdxl_features.GUIDED,
+        "ip_adapter": {"source": str(folder / "style")},
+        "controlnet": {"source": str(tiny_sdxl.save_controlnet(folder / "control")), "reads": "picture"},
+    }
+    return DiffusersEngine({"device": "cpu", "models": [sdxl, guided, *models]})
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +67,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_pipeline_of_the_table_has_weights_here() -> None:
-    assert {sdxl_features.SDXL, *SHAPES} == TABLE.keys()
+    assert {*sdxl_features.FEATURES, *SHAPES} == TABLE.keys()
 
 
 def reference(folder: Path, kind: str, picture: str) -> Reference:
@@ -70,7 +76,7 @@ def reference(folder: Path, kind: str, picture: str) -> Reference:
 
 def beginning(pipeline: str, feature: str, folder: Path, picture: str = "red") -> Task:
     """A task for a pipeline that begins with what a feature is made from, and asks for nothing else."""
-    task = replace(IMAGE if pipeline == sdxl_features.SDXL else VIDEO, model=pipeline, steps=3, width=64, height=64)
+    task = replace(IMAGE if pipeline in sdxl_features.FEATURES else VIDEO, model=pipeline, steps=3, width=64, height=64)
     task = replace(task, frames=5, fps=8) if task.format == "video" else task
     match feature:
         case "text_to_image" | "text_to_video":
