@@ -51,7 +51,9 @@ class Neighbours:
                     if freed >= wanted_bytes:
                         break
                     freed += await engine.give_room(device, wanted_bytes - freed, self._give_limit_s)
-        log.info("room_made", device=device, wanted_bytes=wanted_bytes, freed_bytes=freed)
+        if freed:
+            # Whoever waits for memory asks again and again; only what came of it is worth a line.
+            log.info("room_made", device=device, wanted_bytes=wanted_bytes, freed_bytes=freed)
         return freed
 
     def _in_order(self, asking: EngineClient, device: str) -> Sequence[EngineClient]:
