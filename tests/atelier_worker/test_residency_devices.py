@@ -97,7 +97,7 @@ def test_weights_are_counted_from_headers_in_the_dtype_they_are_loaded_in(tmp_pa
     }
     encoded = json.dumps(header).encode()
     file = tmp_path / "model.safetensors"
-    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded)
+    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded + bytes(856))
     assert weights_bytes_of([file], dtype="bfloat16") == 200 * 2 + 7 * 8
     assert weights_bytes_of([file, file], dtype="float32") == 2 * (200 * 4 + 7 * 8)
 

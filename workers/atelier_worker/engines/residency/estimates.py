@@ -6,29 +6,22 @@ lost. `Residency` measures what a task really took where the device counts it, a
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterable, Mapping
-from math import prod
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from atelier_worker.engine import EngineError
+from atelier_worker.weight_files import DTYPE_BYTES, BrokenFile, memory_bytes
 
 _MIB = 1 << 20
 # Contexts of libraries, text encoders at work, fragments of the allocator.
 _FIXED_BYTES = 512 * _MIB
-_ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-_STORED_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_FLOATS = ("F64", "F32", "F16", "BF16")
-_LONGEST_HEADER_BYTES = 100 * _MIB  # the format's own limit
 
 
 def element_bytes(dtype: str) -> int:
-    """Return the bytes of one number of `dtype` (`bfloat16`, `float16`, `float32`, `float64`)."""
-    if dtype not in _ELEMENT_BYTES:
-        raise ValueError(f"dtype must be one of {', '.join(sorted(_ELEMENT_BYTES))}, got {dtype!r}")
-    return _ELEMENT_BYTES[dtype]
+    """Return the bytes of one number of `dtype` (`bfloat16`, `float16`, `float32`)."""
+    if dtype not in DTYPE_BYTES:
+        raise ValueError(f"dtype must be one of {', '.join(sorted(DTYPE_BYTES))}, got {dtype!r}")
+    return DTYPE_BYTES[dtype]
 
 
 def image_working_bytes(width: int, height: int, *, batch: int, dtype: str, tiled: bool = False) -> int:
@@ -71,32 +64,14 @@ def video_working_bytes(
 def weights_bytes_of(files: Iterable[Path], *, dtype: str) -> int:
     """Return what the weights in safetensors files take once floats are `dtype`, from the headers of the files.
 
-    Format: https://huggingface.co/docs/safetensors: 8 bytes of length, little endian, then JSON.
-
     Raises:
-        EngineError: a file is no safetensors file.
+        EngineError: a file is no safetensors file, or not all of one; the sentence has its name without the folder.
     """
-    size = element_bytes(dtype)
+    element_bytes(dtype)  # refuses another name
     total = 0
     for file in files:
-        for name, tensor in _header(file).items():
-            if name != "__metadata__":
-                stored = _STORED_BYTES.get(tensor["dtype"], 1)
-                total += prod(tensor["shape"]) * (size if tensor["dtype"] in _FLOATS else stored)
+        try:
+            total += memory_bytes([file], dtype)
+        except BrokenFile as error:
+            raise EngineError(f"{file.name} is no safetensors file, or it is damaged: fetch it again") from error
     return total
-
-
-def _header(file: Path) -> Mapping[str, Mapping[str, Any]]:
-    broken = EngineError(f"{file.name} is no safetensors file, or it is damaged: fetch it again")
-    try:
-        with file.open("rb") as stream:
-            start = stream.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 0 < length <= _LONGEST_HEADER_BYTES:
-                raise broken
-            header = json.loads(stream.read(length))
-    except (OSError, ValueError) as error:
-        raise broken from error
-    if not isinstance(header, dict):
-        raise broken
-    return header
