@@ -46,6 +46,10 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.http2.max_pings_without_data", 0),
     # Without this a client that pings more often than every five minutes is thrown out.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    # What a sender may have on its way while nobody reads it. By itself gRPC lets that grow with the speed of the line,
+    # and a busy machine is slow to read: dozens of megabytes for each stream. This is 20 MiB/s at 100 ms.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 2 << 20),
     # A second process on the same port must fail, not share it.
     ("grpc.so_reuseport", 0),
 ]

@@ -62,6 +62,7 @@ async def works(router: Router, good: ScriptedWorker) -> None:
 
 
 PREVIEW = pb.Report(ref=NOBODYS, preview=pb.PreviewImage(image=b"p" * 65536))
+CREDITS = pb.WorkRequest(credits=pb.Credits(free=2**31 - 1))
 ACKS = pb.WorkRequest(lease_ack=pb.LeaseAck(ref=NOBODYS))
 # What is said, and what it costs beside its size.
 FLOODS = {
@@ -70,7 +71,7 @@ FLOODS = {
         pb.WorkRequest(heartbeat=pb.Heartbeat(leases=[NOBODYS] * 100)),
         DATABASE_UNITS + 100 * NAMED_LEASE_UNITS,
     ),
-    "credits": (pb.WorkRequest(credits=pb.Credits(free=2**31 - 1)), 0.0),
+    "credits": (CREDITS, 0.0),
     "acks": (ACKS, DATABASE_UNITS),
     "rejects": (pb.WorkRequest(lease_reject=pb.LeaseReject(ref=NOBODYS, reason="no" * 500)), DATABASE_UNITS),
     "outcomes": (
@@ -78,6 +79,14 @@ FLOODS = {
         1 + DATABASE_UNITS,
     ),
     "nothing": (pb.WorkRequest(), 0.0),
+    # Each of what is in it costs what it costs alone.
+    "batches": (pb.WorkRequest(batch=pb.RequestBatch(requests=[CREDITS] * 256)), 256.0),
+    "large batches": (
+        pb.WorkRequest(batch=pb.RequestBatch(requests=[pb.WorkRequest(reports=pb.Reports(reports=[PREVIEW]))] * 31)),
+        31.0,
+    ),
+    # It is paid for by number alone.
+    "empty batches": (pb.WorkRequest(batch=pb.RequestBatch()), -2 / BYTES_PER_UNIT),
 }
 
 

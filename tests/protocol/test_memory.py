@@ -21,7 +21,7 @@ from tests.support.processes import READY, Processes
 
 # As many as a worker may try; the router hears some ten thousand small ones, or a hundred megabytes of large ones.
 MESSAGES = 100_000
-# What the buffers of six sessions, of gRPC below them, and a heap that was never so full may take.
+# What the buffers of ten sessions, of gRPC below them, and a heap that was never so full may take.
 MOST_GROWTH_MIB = 64
 # Between a good worker's heartbeats and their answers, on a machine that the flooders keep busy as well.
 MEDIAN_S = 1.0
