@@ -44,6 +44,7 @@ from router_service.worker_servicer import WorkerServicer
 from service_kit.channels import connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.destinations import Destinations
 from service_kit.errors import Unavailable
 from service_kit.events.exchange import open_exchange
@@ -68,9 +69,10 @@ log = get_logger(__name__)
 class Service:
     """All parts of the router, wired. Tests reach the parts here; everybody else uses `start`."""
 
-    def __init__(self, settings: Settings, db: Database, clock: Clock, channel: grpc.aio.Channel) -> None:
+    def __init__(self, settings: Settings, db: Database, clock: DatabaseClock, channel: grpc.aio.Channel) -> None:
         mine, rings = settings.router, Keyrings(settings.keys_dir)
         self.rings = rings
+        self._clock = clock
         self.storage = Storage(db)
         self.tasks = BackgroundTasks()
         self.exchange = open_exchange(db)
@@ -86,7 +88,7 @@ class Service:
         self.registry = ModelRegistry(self.storage, clock)
         self.assets = AssetClient(channel)
         self.webhooks = Webhooks(self.storage, rings.webhook_keys(), _destinations(settings))
-        self.vitals = Vitals(self.health, {"database": self.storage.ping})
+        self.vitals = Vitals(self.health, {"database": self._ask_database})
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
@@ -122,6 +124,10 @@ class Service:
             clock=clock,
         )
         self.server.on_drain(self.workers.drain)
+
+    async def _ask_database(self) -> None:
+        await self.storage.ping()
+        await self._clock.look()
 
     async def close(self) -> None:
         """Let the transactions that run end, and refuse what waits for one."""
@@ -245,12 +251,12 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     Raises:
         FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
     """
-    clock = clock or SystemClock()
-    db = await Database.open_service(settings, "router", clock=clock)
+    db = await Database.open_service(settings, "router", clock=clock or SystemClock())
     stack.push_async_callback(db.close)
-    channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), clock))
+    time = DatabaseClock(db)
+    channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), time))
     stack.push_async_callback(channel.close)
-    service = Service(settings, db, clock, channel)
+    service = Service(settings, db, time, channel)
     await _prepare(service, db, settings.router.listen)
     await service.vitals.look()
     await service.server.start()

@@ -31,6 +31,7 @@ from service_kit.capabilities import Receipt
 from service_kit.channels import connect
 from service_kit.clock import ManualClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.errors import Aborted, AtelierError, ErrorReason, FailedPrecondition, InvalidArgument
 from service_kit.identity import Owner
 
@@ -236,7 +237,7 @@ async def house(tmp_path: Path, migrated_postgres_url: str) -> AsyncIterator[Hou
             stack.push_async_callback(db.close)
             channel = connect("127.0.0.1:1")
             stack.push_async_callback(channel.close)
-            replicas.append(Replica(Service(settings, db, clock, channel), assets))
+            replicas.append(Replica(Service(settings, db, DatabaseClock(db), channel), assets))
         third = Database(migrated_postgres_url, schema="router", clock=clock)
         stack.push_async_callback(third.close)
         yield House(replicas[0], replicas[1], assets, clock, third)
