@@ -199,9 +199,9 @@ def test_the_doctor_reads_a_file_of_workers(run: Run, tmp_path: Path, monkeypatc
     found = {one["check"]: one for one in done.json["findings"]}
     assert done.code == 1
     assert found["worker.toml"]["ok"]
-    assert "w.safetensors has" in found["weights of sdxl"]["seen"]
-    assert "it is cut off" in found["weights of sdxl"]["seen"]
-    assert found["weights of sdxl"]["remedy"] == "Replace the file: delete it, and download it again."
+    assert "w.safetensors has" in found["weights of sketch, sdxl"]["seen"]
+    assert "it is cut off" in found["weights of sketch, sdxl"]["seen"]
+    assert found["weights of sketch, sdxl"]["remedy"] == "Replace the file: delete it, and download it again."
     assert found["router for sketch"]["seen"] == "no router answers at 127.0.0.1:9"
     assert "Start it with `atelier up`" in found["router for sketch"]["remedy"]
     file.write_text("[worker]\nconnect = 7\n[[engine]]\nengine = 'sketch'\n")

@@ -96,8 +96,10 @@ async def test_a_model_that_no_row_leads_to(system: System, tmp_path: Path) -> N
         'worker_types = ["sdxl"]\nurl = "http://127.0.0.1:9/v1"\n'
         '[[engine.models]]\nname = "my-own"\nsource = "x"\nserves = ["images"]\n'
     )
-    bad = await found(tmp_path, engines, connect=system.settings.worker.connect, key=system.key("worker"))
+    sketch = '[[engine]]\nname = "s"\nengine = "sketch"\nworker_types = ["sdxl"]\n[[engine.models]]\nname = "its-own"\n'
+    bad = await found(tmp_path, engines + sketch, connect=system.settings.worker.connect, key=system.key("worker"))
     assert bad["engine e"].ok
+    assert "atelier models add its-own " in bad["router for s"].seen, "also of an engine that says nothing of models"
     assert "atelier models add my-own --worker-type sdxl --format image" in bad["router for e"].seen
 
 
@@ -121,9 +123,9 @@ async def test_weights_that_are_broken_or_too_large(tmp_path: Path, monkeypatch:
     safetensors(tmp_path / "cut" / "w.safetensors", missing=1)
     monkeypatch.setattr(checkup, "find_gpus", lambda: [Gpu("cuda:0", "tiny", 3 << 20, 3 << 20)])
     bad = weights(tmp_path, "fine", "cut", "an-id-of-a-hub", device="cuda:0")
-    assert bad["weights of cut"].seen.endswith("it is cut off")
-    assert "download it again" in bad["weights of cut"].remedy
-    assert bad["weights of fine"].ok
+    assert bad["weights of e, cut"].seen.endswith("it is cut off")
+    assert "download it again" in bad["weights of e, cut"].remedy
+    assert bad["weights of e, fine"].ok
     assert not bad["memory for e"].ok
     assert bad["memory for e"].seen == "fine needs about 0.0 GiB, and cuda:0 has 0.0 GiB free"
     assert 'dtype = "bfloat16"' in bad["memory for e"].remedy

@@ -101,9 +101,9 @@ def look_at_weights(plan: EnginePlan) -> list[Finding]:
         try:
             size = memory_bytes(files, str(model.get("dtype", plan.options.get("dtype", "auto"))))
         except BrokenFile as broken:
-            findings.append(Finding(f"weights of {name}", False, str(broken), _REPLACE))
+            findings.append(Finding(f"weights of {plan.name}, {name}", False, str(broken), _REPLACE))
             continue
-        findings.append(Finding(f"weights of {name}", True, f"{len(files)} files, {_gib(size)} in memory"))
+        findings.append(Finding(f"weights of {plan.name}, {name}", True, f"{len(files)} files, {_gib(size)} in memory"))
         if size > largest:
             largest, of_model = size, name
     return [*findings, _memory(plan, of_model, largest)] if largest else findings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 
 import grpc
 
@@ -61,12 +62,21 @@ def _introduction(plan: EnginePlan, info: EngineInfo | None) -> Introduction:
         worker_id=f"doctor-{new_id()}",
         instance_id=new_id(),
         worker_types=plan.worker_types or (info.worker_types if info else ()) or DEFAULT_WORKER_TYPES,
-        models=plan.models or (info.models if info else ()),
+        models=plan.models or (info.models if info else ()) or tuple(_named_models(plan)),
         slots=1,
         labels=plan.labels,
         version=__version__,
         stages=info.stages if info else (),
     )
+
+
+def _named_models(plan: EnginePlan) -> Iterator[str]:
+    """Yield what jobs are to call the models of an engine that does not say so itself."""
+    listed = plan.options.get("models")
+    for model in listed if isinstance(listed, list) else ():
+        name = model.get("name") if isinstance(model, Mapping) else None
+        if isinstance(name, str) and "*" not in name:
+            yield name
 
 
 async def _introduce(channel: grpc.aio.Channel, process: ProcessPlan, worker: Introduction) -> tuple[str, ...]:
