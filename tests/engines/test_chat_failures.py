@@ -170,14 +170,21 @@ def test_a_model_that_is_not_on_this_machine_is_named_with_how_to_get_it(
 def test_damaged_weights_are_named(copy: Path) -> None:
     weights = copy / "model.safetensors"
     whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
     engine = make_engine(copy)
+    weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EngineError, match="weights of the model tiny cannot be read"):
         said(engine, chat_task())
 
     # Nothing of it stays: once the file is whole, the next task loads it.
     weights.write_bytes(whole)
     assert said(engine, chat_task()).ended is not None
+
+
+def test_an_engine_does_not_start_with_half_a_file(copy: Path) -> None:
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(OptionsError, match=r"model\.safetensors is no safetensors file, or it is damaged"):
+        make_engine(copy)
 
 
 def test_weights_that_lack_tensors_are_named(copy: Path) -> None:
