@@ -173,7 +173,7 @@ def _comfyui(answers: bool) -> Iterator[str]:
     yield f"# url = {_text(COMFYUI)}"
     yield "#   [[engine.models]]"
     yield '#   name = "sdxl"'
-    yield '#   template = "workflow.toml"'
+    yield '#   template = "workflow.template.json"'
     yield ""
 
 

@@ -89,7 +89,11 @@ class ComfyApi:
             raise ValueError(f"an address such as http://127.0.0.1:8188 is needed; got {url!r}")
         self.url = url.rstrip("/")
         self._http = httpx.Client(
-            base_url=self.url, timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)), trust_env=False
+            base_url=self.url,
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
+            trust_env=False,
+            # To load all authorities takes a while, and means nothing without TLS.
+            verify=parts.scheme == "https",
         )
 
     def close(self) -> None:
