@@ -13,11 +13,14 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from diffusers import StableDiffusionXLPipeline
 
 from atelier_worker.engine import EngineError
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from tests.atelier_worker.engines.listener import IMAGE, Listener
+from tests.engines import single_file
+from tests.engines.viewer import maker
 
 ENGINE = "atelier_worker.engines.diffusers_engine:DiffusersEngine"
 HUB_ID = "somebody/tiny-xl"
@@ -84,6 +87,23 @@ def test_the_folder_around_the_right_one(folder: Path) -> None:
 
 def test_a_file_in_place_of_a_folder(folder: Path) -> None:
     assert "is no folder" in refusal(folder / "model_index.json")
+
+
+def test_a_checkpoint_in_one_file(tiny_sdxl_folder: Path, folder: Path, tmp_path: Path) -> None:
+    pipeline = StableDiffusionXLPipeline.from_pretrained(tiny_sdxl_folder)
+    file = single_file.save(pipeline, tmp_path / "tiny.safetensors")
+    for path in folder.glob("*/*.safetensors"):
+        path.unlink()
+    make = maker(DiffusersEngine(table(file, config=str(folder))), tmp_path)
+    assert make().bytes_of() == make(by=DiffusersEngine(table(tiny_sdxl_folder))).bytes_of()
+    assert "tiny.safetensors has weights but no configuration; get it with `hf download " in refusal(file)
+    assert "is no folder of a pipeline" in refusal(file, config=str(tmp_path))
+    other_class(folder)
+    assert "configures a LTXPipeline; checkpoints in one file are read of SDXL only" in refusal(
+        file, config=str(folder)
+    )
+    cut(file)
+    assert "is cut off or broken" in refusal(file, config=str(tiny_sdxl_folder))
 
 
 def test_a_source_that_is_nothing() -> None:

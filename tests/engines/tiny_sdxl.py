@@ -25,7 +25,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-_TEXT_WIDTH = 32
+_TEXT_WIDTHS = (32, 48)
+_POOLED_WIDTH = 32
 
 
 def save(folder: Path) -> Path:
@@ -35,11 +36,11 @@ def save(folder: Path) -> Path:
     """
     torch.manual_seed(0)
     vocabulary = _tokenizer_files(folder / "letters")
-    config = _text_config(vocabulary)
+    one, two = (_text_config(vocabulary, width) for width in _TEXT_WIDTHS)
     pipeline = StableDiffusionXLPipeline(
         vae=_vae(),
-        text_encoder=CLIPTextModel(config).eval(),
-        text_encoder_2=CLIPTextModelWithProjection(config).eval(),
+        text_encoder=CLIPTextModel(one).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(two).eval(),
         tokenizer=_tokenizer(folder / "letters", pad="<|endoftext|>"),
         tokenizer_2=_tokenizer(folder / "letters", pad="!"),
         unet=_unet(),
@@ -82,10 +83,10 @@ def _tokenizer(folder: Path, *, pad: str) -> CLIPTokenizer:
     )  # fmt: skip
 
 
-def _text_config(vocabulary: int) -> Any:
+def _text_config(vocabulary: int, width: int) -> Any:
     return CLIPTextConfig(
-        vocab_size=vocabulary, hidden_size=_TEXT_WIDTH, intermediate_size=37, num_hidden_layers=3,
-        num_attention_heads=4, projection_dim=_TEXT_WIDTH, hidden_act="gelu",
+        vocab_size=vocabulary, hidden_size=width, intermediate_size=37, num_hidden_layers=3,
+        num_attention_heads=4, projection_dim=_POOLED_WIDTH, hidden_act="gelu",
         bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1, pad_token_id=vocabulary - 1,
     )  # fmt: skip
 
@@ -96,7 +97,7 @@ def _unet(width: int = 1) -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=(2, 4), use_linear_projection=True, addition_embed_type="text_time",
         addition_time_embed_dim=8, transformer_layers_per_block=(1, 1), norm_num_groups=4,
-        projection_class_embeddings_input_dim=8 * 6 + _TEXT_WIDTH, cross_attention_dim=2 * _TEXT_WIDTH,
+        projection_class_embeddings_input_dim=8 * 6 + _POOLED_WIDTH, cross_attention_dim=sum(_TEXT_WIDTHS),
     ).eval()  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atelier_worker.engine_options import Options, OptionsError
 from atelier_worker.plans import EnginePlan, ProcessPlan, check_labels, key_of
+from atelier_worker.targets import Targets
 from atelier_worker.task_watch import Limits
 from service_kit.secret import Secret
 from service_kit.settings import Settings, SettingsError
@@ -20,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_NAME = 64
 _DRAIN_GRACE_S = 10.0
 # Keys of an engine's table, at any depth, whose values are files; of `source` only what looks like one is.
-_PATH_KEYS = frozenset({"template", "api_key_file"})
+_PATH_KEYS = frozenset({"template", "api_key_file", "config"})
 _PATH_TABLES = frozenset({"loras"})
 _SECRET_KEYS = frozenset({"api_key_file"})
 
@@ -77,6 +78,7 @@ def _plan(file: Path, document: Mapping[str, object], settings: Settings) -> Pro
     drain_grace = timedelta(seconds=worker.duration_s("drain_grace", _DRAIN_GRACE_S))
     status, insecure = worker.text("status", ""), worker.boolean("insecure", False)
     worker.done()
+    _check_connect(file, connect)
     tables = document.get("engine")
     if not isinstance(tables, list) or not tables:
         raise SettingsError(f"{file.name} needs at least one [[engine]] table; `atelier worker init` writes one.")
@@ -123,6 +125,14 @@ def _engine(file: Path, table: Mapping[str, object], number: int, worker: str, l
             options.duration_s("load_limit", limits.load_s),
         ),
     )
+
+
+def _check_connect(file: Path, connect: str) -> None:
+    """Raise SettingsError for no address, once for all workers: each dials for itself."""
+    try:
+        Targets(connect)
+    except SettingsError as error:
+        raise SettingsError(f"{file.name}: {error}") from None
 
 
 def _check_names(file: Path, names: list[str]) -> None:

@@ -45,7 +45,9 @@ def apply_loras(model: Model, loras: Sequence[Lora]) -> None:
             _take_out(model)
             raise
     if loras:
-        model.pipeline.set_adapters([_adapter(lora.name) for lora in loras], [lora.weight for lora in loras])
+        # Always in the same order: what they add is added up, and another order rounds otherwise.
+        ordered = sorted(loras, key=lambda lora: lora.name)
+        model.pipeline.set_adapters([_adapter(lora.name) for lora in ordered], [lora.weight for lora in ordered])
 
 
 def _put_in(model: Model, name: str) -> None:

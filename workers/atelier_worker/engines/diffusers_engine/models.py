@@ -75,13 +75,22 @@ def load(settings: ModelSettings, weights: Weights, device: str) -> Model:
     kinds = {name: getattr(torch, kind) for name, kind in dtypes_of(weights, dtype).items()}
     tell_part(0, 2)
     try:
-        pipeline = getattr(diffusers, weights.pipeline).from_pretrained(
-            weights.folder,
-            dtype=kinds | {"default": getattr(torch, dtype)},
-            variant=settings.variant,
-            use_safetensors=True,
-            local_files_only=True,
-        )
+        kind = getattr(diffusers, weights.pipeline)
+        if weights.file is not None:
+            pipeline = kind.from_single_file(
+                str(weights.file),
+                config=str(weights.folder),
+                dtype=getattr(torch, dtype),
+                local_files_only=True,
+            )
+        else:
+            pipeline = kind.from_pretrained(
+                weights.folder,
+                dtype=kinds | {"default": getattr(torch, dtype)},
+                variant=settings.variant,
+                use_safetensors=True,
+                local_files_only=True,
+            )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
         raise _cannot_load(settings, error) from error
     except RuntimeError as error:

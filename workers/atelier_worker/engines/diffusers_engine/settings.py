@@ -34,13 +34,15 @@ class ControlNet:
 class ModelSettings:
     """One model of the engine, called `name` in jobs; `*` is every name that no other model has.
 
-    `source` is a folder as diffusers saves them, or the id of a repository that is in the local cache of the hub.
+    `source` is a folder as diffusers saves them, or the id of a repository that is in the local cache of the hub, or a
+    checkpoint in one file; `config` is then a folder with the model's configuration and tokenizers.
     `max_batch` pictures are made in one pass when memory allows. `fallbacks` are what is tried, in this order, when
     memory runs out: `smaller_batch`, `tiling` (of the decoder), `offload` (weights wait in the main memory).
     """
 
     name: str
     source: str
+    config: str | None = None
     variant: str | None = None
     revision: str | None = None
     download: bool = False
@@ -108,6 +110,7 @@ def _model(options: Options, dtype: str) -> ModelSettings:
     read = ModelSettings(
         name=options.text("name"),
         source=options.text("source"),
+        config=options.text("config", None),
         variant=options.text("variant", None),
         revision=options.text("revision", None),
         download=options.boolean("download", False),

@@ -53,7 +53,8 @@ class WeightsError(OptionsError):
 class Weights:
     """What was found in a folder: the class of the pipeline, its family, and the elements of each component.
 
-    `beside` are the elements of what the settings add to it: an IP-Adapter, a ControlNet.
+    `file` is a checkpoint that has all of them; `folder` then only has the configuration. `beside` are the elements of
+    what the settings add to it: an IP-Adapter, a ControlNet.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Weights:
     family: str
     elements: Mapping[str, int]
     beside: int = 0
+    file: Path | None = None
 
 
 def find(settings: ModelSettings) -> Weights | None:
@@ -71,6 +73,8 @@ def find(settings: ModelSettings) -> Weights | None:
     """
     if _is_folder(settings.source):
         folder = Path(settings.source).expanduser()
+        if folder.suffix == ".safetensors" and folder.is_file():
+            return _look_at_file(folder, settings)
         if not folder.is_dir():
             what = "is no folder" if folder.exists() else "does not exist"
             raise WeightsError(
@@ -143,6 +147,24 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
     family = PIPELINES[pipeline]
     _check_settings(family, settings)
     return Weights(folder, pipeline, family, MappingProxyType(elements), _beside(settings))
+
+
+def _look_at_file(file: Path, settings: ModelSettings) -> Weights:
+    """Look at a checkpoint in one file, and at the folder with its configuration."""
+    if settings.config is None:
+        raise WeightsError(
+            f"model {settings.name}: {file.name} has weights but no configuration; get it with `hf download "
+            f"{_EXAMPLES['sdxl']} --include '*.json' '*.txt' --local-dir sdxl`, and say config = \"sdxl\"."
+        )
+    folder = Path(settings.config).expanduser()
+    pipeline = str(_index(folder, settings).get("_class_name"))
+    if PIPELINES.get(pipeline) != "sdxl":
+        raise WeightsError(
+            f"model {settings.name}: {folder} configures a {pipeline}; checkpoints in one file are read of SDXL only."
+        )
+    _check_settings("sdxl", settings)
+    elements = MappingProxyType({"checkpoint": sum(_sizes_in(file, settings))})
+    return Weights(folder, pipeline, "sdxl", elements, _beside(settings), file)
 
 
 def _check_settings(family: str, settings: ModelSettings) -> None:
