@@ -9,7 +9,9 @@ import pytest
 
 from atelier_worker.engine import Chat, EngineError, Lora, Message, Reference
 from atelier_worker.engines import features
+from scripts.engine_features import tables
 from tests.atelier_worker.engines.listener import ENHANCE, IMAGE, VIDEO
+from tests.docs.blocks import ROOT
 
 SAID = Chat((Message("user", "hello"),))
 
@@ -61,3 +63,25 @@ def test_a_row_is_complete_and_each_feature_refused_in_its_own_words() -> None:
 def test_a_row_names_what_there_is_and_once(can: tuple[str, ...], refused: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="each feature once"):
         features.row(can, "No.", refused)
+
+
+THROUGH_THE_CELLS = {
+    "diffusers": "tests/engines/test_features_table.py",
+    "openai": "tests/atelier_worker/openai/test_upstream_images.py",
+    "transformers": "tests/engines/test_features_texts.py",
+}
+"""Where the cells of an engine's table are tried on the real engine."""
+
+
+def test_every_table_has_a_test_that_goes_through_it() -> None:
+    assert tables().keys() == THROUGH_THE_CELLS.keys()
+    for engine, file in THROUGH_THE_CELLS.items():
+        text = (ROOT / file).read_text("utf-8")
+        assert f'tables()["{engine}"]' in text or f"{engine}_engine.features import" in text
+
+
+def test_every_row_of_every_table_is_complete() -> None:
+    for pipelines in tables().values():
+        for able in pipelines.values():
+            assert able.keys() == features.NAMES.keys()
+            assert all(answer is True or str(answer).endswith(".") for answer in able.values())
