@@ -18,6 +18,7 @@ from atelier_worker.engine import Cancelled, Context, EngineError
 from atelier_worker.engines.comfyui_engine import failures, watch
 from atelier_worker.engines.comfyui_engine.api import AnswerLost, ComfyApi, NotThere, Place, Refused, State
 from atelier_worker.engines.comfyui_engine.previews import small_preview
+from atelier_worker.task_watch import LOADING
 from service_kit.comfy_template import Workflow
 
 _NAMESPACE = uuid.UUID("6f8dd2b4-5a0e-4a55-8d0b-5f4a3c0f7c11")
@@ -220,7 +221,9 @@ class PromptRun:
         if isinstance(event, watch.Step):
             self._step, self._steps = event.value, max(1, event.most)
         elif isinstance(event, watch.Entered):
-            self._phase = str(self._order.workflow.get(event.node, {}).get("class_type", ""))
+            kind = str(self._order.workflow.get(event.node, {}).get("class_type", ""))
+            # What loads weights may be silent for longer than what works.
+            self._phase = f"{LOADING} {kind}" if "Loader" in kind else kind
         elif isinstance(event, watch.Picture):
             picture = small_preview(event.data)
             if picture is not None:
