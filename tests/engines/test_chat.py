@@ -70,13 +70,22 @@ def test_the_first_task_loads_the_model_where_it_can_be_seen(folder: Path) -> No
     assert list(engine.loaded()) == []
 
 
-def test_a_seed_gives_the_same_text_alone_and_among_eight(engine: TransformersEngine) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_seed_gives_the_same_text_alone_and_among_eight(folder: Path, dtype: str) -> None:
+    engine = make_engine(folder, dtype=dtype)
     tasks = [chat_task("Hello" * number, seed=number, max_tokens=40) for number in range(1, 9)]
     alone = [said(engine, task).text for task in tasks]
 
-    for _ in range(3):
+    for _ in range(2):
         assert [heard.text for heard in together(engine, tasks)] == alone
     assert len(set(alone)) == 8
+
+
+def test_what_is_not_to_be_repeatable_says_the_same_in_32_bits(folder: Path) -> None:
+    tasks = [chat_task("Hello" * number, seed=number, max_tokens=40) for number in range(1, 9)]
+    texts = [[one.text for one in together(make_engine(folder, repeatable=way), tasks)] for way in (True, False)]
+
+    assert texts[0] == texts[1]
 
 
 def test_other_seeds_say_something_else_and_no_temperature_says_the_likeliest(engine: TransformersEngine) -> None:

@@ -47,7 +47,16 @@ def forward(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[For
     yield install
 
 
-def run_rows(engine: TransformersEngine, count: int, max_tokens: int = 24) -> tuple[list[Heard], list[EngineError]]:
+def rows_of(arguments: dict[str, Any]) -> int:
+    """Return how many conversations a step is for; 0 for the reading of a prompt."""
+    return int((arguments["position_ids"] > 0).sum()) if arguments["input_ids"].shape[1] == 1 else 0
+
+
+# Long enough for rows whose threads begin one after the other to meet.
+LONG = 160
+
+
+def run_rows(engine: TransformersEngine, count: int) -> tuple[list[Heard], list[EngineError]]:
     """Run rows at once; return what was heard of each, and the failures."""
     import threading
 
@@ -56,7 +65,7 @@ def run_rows(engine: TransformersEngine, count: int, max_tokens: int = 24) -> tu
 
     def run(place: int) -> None:
         try:
-            engine.run(chat_task(seed=place, max_tokens=max_tokens), heard[place])
+            engine.run(chat_task(seed=place, max_tokens=LONG), heard[place])
         except EngineError as error:
             failures.append(error)
 
@@ -74,7 +83,7 @@ def test_a_row_that_is_not_a_number_fails_alone(folder: Path, forward: Any) -> N
 
     def between(model: Forward, arguments: dict[str, Any]) -> Any:
         out = model(**arguments)
-        if len(out.logits) == 3 and not spoilt:
+        if rows_of(arguments) == 3 and not spoilt:
             spoilt.append(1)
             out.logits[1] = float("nan")
         return out
@@ -87,18 +96,20 @@ def test_a_row_that_is_not_a_number_fails_alone(folder: Path, forward: Any) -> N
     assert not failures[0].retryable
     assert sorted(one.ended is not None for one in heard) == [False, True, True]
     untouched = [one.text for one in heard if one.ended is not None]
-    assert untouched == [said(engine, chat_task(seed=n)).text for n, one in enumerate(heard) if one.ended is not None]
+    assert untouched == [
+        said(engine, chat_task(seed=n, max_tokens=LONG)).text for n, one in enumerate(heard) if one.ended is not None
+    ]
 
 
 def test_where_memory_runs_out_the_newest_row_gives_way(folder: Path, forward: Any) -> None:
     engine = make_engine(folder)
-    alone = [said(engine, chat_task(seed=seed)).text for seed in range(3)]
+    alone = [said(engine, chat_task(seed=seed, max_tokens=LONG)).text for seed in range(3)]
     raised: list[int] = []
 
     def between(model: Forward, arguments: dict[str, Any]) -> Any:
         out = model(**arguments)
         # After the layers have written their keys: the step is done again.
-        if len(out.logits) == 3 and not raised:
+        if rows_of(arguments) == 3 and not raised:
             raised.append(1)
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return out
@@ -117,7 +128,7 @@ def test_a_step_that_fails_fails_its_rows_and_the_loop_starts_again(folder: Path
     raised: list[int] = []
 
     def between(model: Forward, arguments: dict[str, Any]) -> Any:
-        if len(arguments["input_ids"]) == 2 and not raised:
+        if rows_of(arguments) == 2 and not raised:
             raised.append(1)
             raise RuntimeError("a kernel broke")
         return model(**arguments)
@@ -170,21 +181,17 @@ def test_a_model_that_is_not_on_this_machine_is_named_with_how_to_get_it(
 def test_damaged_weights_are_named(copy: Path) -> None:
     weights = copy / "model.safetensors"
     whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert refused(copy).startswith("The weights of the model tiny cannot be read: model.safetensors is")
+
+    # Damaged while the worker runs: nothing of it stays, and once the file is whole the next task loads it.
+    weights.write_bytes(whole)
     engine = make_engine(copy)
     weights.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(EngineError, match="weights of the model tiny cannot be read"):
+    with pytest.raises(EngineError, match=r"weights of the model tiny cannot be read \("):
         said(engine, chat_task())
-
-    # Nothing of it stays: once the file is whole, the next task loads it.
     weights.write_bytes(whole)
     assert said(engine, chat_task()).ended is not None
-
-
-def test_an_engine_does_not_start_with_half_a_file(copy: Path) -> None:
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(OptionsError, match=r"model\.safetensors is no safetensors file, or it is damaged"):
-        make_engine(copy)
 
 
 def test_weights_that_lack_tensors_are_named(copy: Path) -> None:

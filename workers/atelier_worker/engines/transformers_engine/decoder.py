@@ -23,6 +23,7 @@ from atelier_worker.engines.residency.out_of_memory import let_go
 
 from .keys import BLOCK, KeyValues, blocks
 from .sampling import Habits, NotNumbers, Sampler
+from .steady import steady_step
 
 # So many tokens of new prompts are read between two steps of the others.
 PROMPT_PIECE = 512
@@ -79,12 +80,13 @@ class Shape:
 class Decoder:
     """Runs the rows of one model, at most `slots` at once and with at most `memory_bytes` of keys and values."""
 
-    def __init__(self, model: Any, shape: Shape, *, device: str, slots: int, memory_bytes: int) -> None:
-        """Run `model`, which is on `device` and is used by nobody else."""
+    def __init__(self, model: Any, shape: Shape, *, device: str, slots: int, memory_bytes: int, steady: bool) -> None:
+        """Run `model`, which is on `device` and is used by nobody else; `steady` if it was made so (`make_steady`)."""
         self._model = model
         self._shape = shape
         self._device = device
         self._slots = slots
+        self._steady = steady
         self._memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._waiting: list[_Row] = []
@@ -218,7 +220,7 @@ class Decoder:
         tokens = torch.tensor([[row.token] for row in self._rows])
         positions = torch.tensor([[length] for length in self._keys.lengths])
         try:
-            logits = self._logits(self._keys, tokens, positions)
+            logits = self._step_logits(tokens, positions)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -233,17 +235,27 @@ class Decoder:
             if not self._take(self._rows[place], logits[place]):
                 self._drop(place)
 
-    def _logits(self, keys: KeyValues, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _step_logits(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return [rows, vocabulary] for the next token of every row."""
+        if not self._steady:
+            return self._logits(self._keys, tokens, positions, mask=self._keys.mask(1).to(self._device))
+        empty = torch.zeros((self._slots - len(tokens), 1), dtype=torch.long)
+        with steady_step(self._keys.lengths):
+            return self._logits(self._keys, torch.cat([tokens, empty]), torch.cat([positions, empty]))
+
+    def _logits(
+        self, keys: KeyValues, tokens: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
         new = tokens.shape[1]
         out = self._model(
             input_ids=tokens.to(self._device),
-            attention_mask=keys.mask(new).to(self._device),
+            attention_mask=mask,
             position_ids=positions.to(self._device),
             past_key_values=keys.cache,
             use_cache=True,
             logits_to_keep=1,
         )
-        logits: torch.Tensor = out.logits[:, -1, :].float().cpu()
+        logits: torch.Tensor = out.logits[: len(keys.lengths), -1, :].float().cpu()
         keys.advance(new)
         return logits
 

@@ -102,13 +102,16 @@ class TransformersEngine:
 
     def _decoder(self, files: ChatFiles) -> Decoder:
         from .decoder import Decoder
+        from .steady import make_steady
 
+        model = files.load()
         return Decoder(
-            files.load(),
+            model,
             files.shape,
             device=self._device,
             slots=self._options.slots,
             memory_bytes=self._options.cache_bytes,
+            steady=self._options.repeatable and make_steady(model),
         )
 
 

@@ -81,13 +81,14 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # it comes without types
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write new positions behind the end, and return everything up to them."""
-        rows, new, begin = key_states.shape[0], key_states.shape[-2], self._owner.end
+        # A step may have empty rows behind those of the owner.
+        rows, new, begin = len(self._owner.lengths), key_states.shape[-2], self._owner.end
         if not self.is_initialized:
             self.hold(_room(key_states, rows, new), _room(value_states, rows, new))
         if self.keys.shape[-2] < begin + new:
             self.hold(_longer(self.keys, begin, begin + new), _longer(self.values, begin, begin + new))
-        self.keys[:rows, :, begin : begin + new] = key_states
-        self.values[:rows, :, begin : begin + new] = value_states
+        self.keys[:rows, :, begin : begin + new] = key_states[:rows]
+        self.values[:rows, :, begin : begin + new] = value_states[:rows]
         return self.keys[:rows, :, : begin + new], self.values[:rows, :, : begin + new]
 
     def hold(self, keys: torch.Tensor, values: torch.Tensor) -> None:

@@ -111,9 +111,11 @@ class ChatFiles:
     @property
     def weights_bytes(self) -> int:
         """What the weights take once they are loaded."""
-        return weights_bytes_of(
-            sorted(self._folder.glob("*.safetensors")), dtype=str(self.dtype).removeprefix("torch.")
-        )
+        files = sorted(self._folder.glob("*.safetensors"))
+        try:
+            return weights_bytes_of(files, dtype=str(self.dtype).removeprefix("torch."))
+        except EngineError as error:
+            raise EngineError(f"The weights of the model {self.name} cannot be read: {error}.") from error
 
     @property
     def working_bytes(self) -> int:

@@ -33,7 +33,8 @@ class EngineOptions:
     """The whole `[[engine]]` table. `cache_bytes` bounds the keys and values of all conversations of one model.
 
     `max_tokens` is how long an answer may be that was asked for without a limit. `enhancer` names the model that makes
-    prompts richer, for the models that `enhances` names; `*` is for every one.
+    prompts richer, for the models that `enhances` names; `*` is for every one. `repeatable` has a seed give the same
+    text whatever else runs.
     """
 
     models: tuple[ModelOptions, ...]
@@ -46,6 +47,7 @@ class EngineOptions:
     cache_bytes: int
     max_tokens: int
     slots: int
+    repeatable: bool
     download: bool
 
 
@@ -79,6 +81,7 @@ def read_options(table: Mapping[str, object]) -> EngineOptions:
         cache_bytes=options.size_bytes("cache_memory", 2 * _GIB),
         max_tokens=options.integer("max_tokens", 2048, least=1),
         slots=options.integer("slots", 8, least=1, most=64),
+        repeatable=options.boolean("repeatable", True),
         download=options.boolean("download", False),
     )
     options.done()
