@@ -63,6 +63,11 @@ _SCOPES = {
     access_pb2.ACCESS_WORK: Scope.WORK,
     access_pb2.ACCESS_SERVICE: Scope.SERVICE,
 }
+_REMEDIES = {
+    access_pb2.ACCESS_WORK: (
+        " Use a key of the kind worker: an operator makes one with `atelier keys create --kind worker --owner NAME`."
+    )
+}
 _request_id: ContextVar[str] = ContextVar("atelier_request_id", default="")
 
 
@@ -199,8 +204,9 @@ class Authentication:
         caller = self._verifier.verify(token.strip())
         needed = _SCOPES.get(access)
         if needed is None or needed not in caller.scopes:
+            remedy = _REMEDIES.get(access, "")
             raise PermissionDenied(
-                f"This call needs the scope {needed or 'of nobody'}; a {caller.kind} key has not got it."
+                f"This call needs the scope {needed or 'of nobody'}; a {caller.kind} key has not got it.{remedy}"
             )
         owner = call.metadata.get(ON_BEHALF_OF)
         return caller if owner is None else caller.acting_for(parse_on_behalf_of(owner))

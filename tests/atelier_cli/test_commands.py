@@ -108,6 +108,12 @@ def test_items_are_searched_tagged_trashed_restored_and_collected(atelier: Run, 
     assert atelier("library", "restore", item_id).code == 4
 
 
+def test_a_key_of_workers_may_be_for_some_worker_types(atelier: Run) -> None:
+    words = ("keys", "create", "--owner", "attic", "--kind", "worker", "--worker-type", "sdxl", "--worker-type", "wan")
+    assert atelier(*words, "--json").json["key"]["worker_types"] == ["sdxl", "wan"]
+    assert atelier("keys", "create", "--owner", "attic", "--worker-type", "sdxl").code != 0
+
+
 def test_an_item_and_its_file_give_the_same_request(atelier: Run, asset_id: str, tmp_path: Path) -> None:
     (saved,) = atelier("library", "save", asset_id, "--json").json["results"]
     item_id = saved["item"]["item_id"]

@@ -42,6 +42,13 @@ async def test_any_other_release_is_let_in(router: Router, version: str) -> None
     assert (await router.worker(version=version)).welcome.session_epoch
 
 
+async def test_a_key_that_is_no_workers_is_told_which_one_is(router: Router) -> None:
+    made = await router.identities.CreateKey(identity.CreateKeyRequest(owner_id="attic", kind=identity.KEY_KIND_USER))
+    code, message = await refused(router, made.secret)
+    assert code is grpc.StatusCode.PERMISSION_DENIED
+    assert "a user key has not got it. Use a key of the kind worker" in message
+
+
 async def test_a_key_may_be_for_some_worker_types_only(router: Router) -> None:
     key = await key_for(router, "sdxl", "wan")
     code, message = await refused(router, key, worker_types=["sdxl", "chat"])

@@ -103,6 +103,21 @@ async def test_a_row_that_would_make_a_name_ambiguous_is_refused(router: Router)
     assert [problem.field for problem in from_rpc_error(caught.value).fields] == ["model.aliases[0]"]
 
 
+@pytest.mark.parametrize(("stage", "longest"), [("GENERATE", 56), ("ENHANCE", 64), ("CHAT", 59)])
+async def test_every_pool_of_a_row_has_a_name_that_fits(router: Router, stage: str, longest: int) -> None:
+    row = model_pb2.Model(name="house", stage=f"STAGE_KIND_{stage}", worker_type="x" * longest)  # type: ignore[arg-type]
+    if stage == "GENERATE":
+        row.formats.append(generation_pb2.FORMAT_IMAGE)
+    await router.jobs.PutModel(pb.PutModelRequest(model=row))
+    if stage == "GENERATE":
+        accepted = await router.submit(model="house", guidance=7)
+        assert accepted.generation_settings.worker_type == row.worker_type
+    row.worker_type += "x"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await router.jobs.PutModel(pb.PutModelRequest(model=row))
+    assert [problem.field for problem in from_rpc_error(caught.value).fields] == ["model.worker_type"]
+
+
 async def test_only_operators_change_the_table(router: Router) -> None:
     bob = await router.stubs_of("bob")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
