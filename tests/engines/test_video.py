@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 from atelier_worker.engine import Cancelled, EngineError, Reference, Task
-from atelier_worker.engines.diffusers_engine import video
+from atelier_worker.engines.diffusers_engine import DiffusersEngine, video
 from atelier_worker.engines.files import KEY
 from service_kit.renditions import OF_VIDEOS, make
 from tests.atelier_worker.engines.listener import VIDEO, Listener
@@ -264,3 +264,52 @@ def test_without_memory_for_a_step_the_failure_may_be_tried_again(load: Any, tmp
         hook.remove()
     assert (len(runs), failed.value.retryable) == (2, True)
     assert len(filmed(pipeline, TASK, tmp_path)[1]) == 9
+
+
+def test_weights_of_two_stages_use_both_and_end_within_a_block_of_the_second(load: Any, tmp_path: Path) -> None:
+    pipeline = load("two_stages")
+    (tmp_path / "whole").mkdir()
+    assert len(filmed(pipeline, replace(TASK, steps=4), tmp_path / "whole")[1]) == 9
+    ran = 0
+
+    def count(*_: Any) -> None:
+        nonlocal ran
+        ran += 1
+
+    hook = pipeline.transformer_2.blocks[0].register_forward_hook(count)
+    try:
+        with pytest.raises(Cancelled):
+            video.run(pipeline, replace(TASK, steps=4), Viewer(tmp_path, cancel_when=lambda _: ran == 1))
+    finally:
+        hook.remove()
+    assert ran == 1
+
+
+def test_the_engine_keeps_the_model_when_its_decoder_runs_out_of_memory(folder: Path, tmp_path: Path) -> None:
+    model = {"name": "wan", "source": str(tiny_wan.save("text", folder / "kept"))}
+    engine = DiffusersEngine({"device": "cpu", "models": [model]})
+    failures: list[str] = []
+
+    def fail(module: Any, _: Any) -> None:
+        if type(module).__name__ == "WanDecoder3d" and not failures:
+            failures.append("once")
+            raise torch.OutOfMemoryError("out of memory")
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(fail)
+    viewer = Viewer(tmp_path)
+    try:
+        engine.run(replace(TASK, quantity=2, indexes=(0, 1)), viewer)
+    finally:
+        hook.remove()
+    assert viewer.warnings == ["The device ran out of memory; this was made with frames decoded in tiles."]
+    assert sorted(viewer.delivered) == [0, 1]
+    assert [phase for phase in viewer.phases if phase == "filming"] == ["filming"] * 2 * TASK.steps
+    assert [loaded.name for loaded in engine.loaded()] == ["wan"]
+
+
+def test_what_the_weights_cannot_do_is_refused_before_they_are_loaded(folder: Path, tmp_path: Path) -> None:
+    model = {"name": "wan", "source": str(tiny_wan.save("first_frame", folder / "cold"))}
+    engine = DiffusersEngine({"device": "cpu", "models": [model]})
+    with pytest.raises(EngineError, match="send a reference of kind first_frame"):
+        engine.run(TASK, Viewer(tmp_path))
+    assert not engine.loaded()

@@ -24,9 +24,12 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-Shape = Literal["text", "first_frame", "first_and_last_frame", "free_frames", "text_and_first_frame"]
-"""What the weights can do: Wan 2.1 from text, from a first frame, from a first and a last frame; Wan 2.2 with both
-frames at will (no image encoder); Wan 2.2 5B, from text with or without a first frame."""
+Shape = Literal["text", "two_stages", "first_frame", "first_and_last_frame", "free_frames", "text_and_first_frame"]
+"""What the weights can do.
+
+Wan 2.1: from text, from a first frame, from a first and a last frame. Wan 2.2: from text in two stages with a
+transformer each; with both frames at will (no image encoder); 5B, from text with or without a first frame.
+"""
 
 _TEXT_WIDTH = 32
 _IMAGE_WIDTH = 4
@@ -48,6 +51,8 @@ def save(shape: Shape, folder: Path) -> Path:
     match shape:
         case "text":
             pipeline: Any = WanPipeline(**components)
+        case "two_stages":
+            pipeline = WanPipeline(**components, transformer_2=_transformer(shape), boundary_ratio=0.9)
         case "text_and_first_frame":
             pipeline = WanPipeline(**components, expand_timesteps=True)
         case "free_frames":
