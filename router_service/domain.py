@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any
 
 from router_service.chat_domain import Chat, ChatReply
-from router_service.pool_names import PoolKind, pool_name
+from router_service.pool_domain import PoolKind, pool_name
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
 from service_kit.identity import Owner

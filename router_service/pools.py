@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from router_service.domain import Job, JobState
-from router_service.pool_names import PoolKind, parse_pool
+from router_service.pool_domain import PoolKind, parse_pool
 from router_service.registry_domain import ConnectedWorker
 
 

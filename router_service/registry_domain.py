@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from router_service.domain import Format, StageKind
-from router_service.pool_names import PoolKind, parse_pool, pool_name
+from router_service.pool_domain import PoolKind, parse_pool, pool_name
 
 
 @dataclass(frozen=True, slots=True)
