@@ -14,10 +14,13 @@ from tests.support.system import STOP_SECONDS, System
 
 
 @asynccontextmanager
-async def config_worker(system: System, folder: Path, engines: str, *worker_types: str) -> AsyncIterator[Path]:
+async def config_worker(
+    system: System, folder: Path, engines: str, *worker_types: str, status: str = ""
+) -> AsyncIterator[Path]:
     """Run the `[[engine]]` tables of a text until the context ends, and give the file; waits for the worker types."""
     file = folder / "worker.toml"
     head = f'[worker]\nname = "test"\nconnect = "{system.settings.worker.connect}"\n'
+    head += f'status = "{status}"\n' if status else ""
     file.write_text(f'{head}key_file = "{system.settings.keys_dir / "worker.key"}"\n\n{engines}', encoding="utf-8")
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "atelier_worker", "--config", str(file)),

@@ -176,7 +176,8 @@ class Engine(Protocol):
     A class may also say which `worker_types` it serves, which `models`, and which `stages` it runs: without the latter
     it is given `generate` and `enhance`, and no `chat`. An engine that keeps models in memory has two more methods,
     called from any thread: `loaded() -> Sequence[LoadedModel]`, and `give_room(device: str, wanted_bytes: int) -> int`,
-    which evicts models that no task uses and returns the bytes that it freed.
+    which evicts models that no task uses and returns the bytes that it freed. What an engine counts itself, such as
+    requests and their cost, becomes a metric by `counters() -> Mapping[str, float]`, asked after each task.
     """
 
     name: str

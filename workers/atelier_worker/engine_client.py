@@ -44,6 +44,7 @@ class _Host:
     gifts: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     answers: set[asyncio.Task[None]] = field(default_factory=set)
     loaded: tuple[LoadedModel, ...] = ()
+    counted: Mapping[str, float] = field(default_factory=dict)
 
 
 class EngineClient:
@@ -54,6 +55,7 @@ class EngineClient:
         engine: str,
         options: Mapping[str, object],
         *,
+        name: str = "",
         limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -65,10 +67,12 @@ class EngineClient:
         Args:
             engine: its entry point, or `module:Class`.
             options: what its class is constructed with: texts, numbers, lists and tables.
+            name: what the log calls it; the same as `engine` if empty.
             limits: how long a task may take and be silent.
             environ: the environment of the process; by default the worker's; `ATELIER_*` is left out.
         """
         self._engine = engine
+        self._name = name or engine
         self._options = dict(options)
         self._limits = limits or Limits()
         given = os.environ if environ is None else environ
@@ -99,6 +103,11 @@ class EngineClient:
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models that the engine keeps in memory, as it told last; none while there is no process."""
         return self._host.loaded if self._host is not None else ()
+
+    @property
+    def counted(self) -> Mapping[str, float]:
+        """What the engine counts itself since its process began, by name; nothing while there is no process."""
+        return self._host.counted if self._host is not None else {}
 
     @property
     def tasks(self) -> int:
@@ -163,7 +172,7 @@ class EngineClient:
         try:
             return await asyncio.wait_for(gift, limit_s)
         except TimeoutError:
-            log.warning("engine_gives_no_room", engine=self._engine, device=device, limit_s=limit_s)
+            log.warning("engine_gives_no_room", engine=self._name, device=device, limit_s=limit_s)
             return 0
         finally:
             host.gifts.pop(request_id, None)
@@ -182,14 +191,14 @@ class EngineClient:
             failures = 0 if is_sound else failures + 1
             pause_s = restart_pause_s(failures)
             self.restarts += 1
-            log.warning("engine_restarts", engine=self._engine, pause_s=pause_s)
+            log.warning("engine_restarts", engine=self._name, pause_s=pause_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_s)
 
     async def _run_process(self) -> None:
         """Run one process to its end."""
         process = await EngineProcess.start(self._engine, self._environ)
-        tasks = EngineTasks(self._engine, process, self._limits, self.tally, self._changed)
+        tasks = EngineTasks(self._name, process, self._limits, self.tally, self._changed)
         host = self._host = _Host(process, tasks)
         process.write(pb.HostRequest(configure=pb.Configure(options_json=json.dumps(self._options))))
         if self._stopping.is_set():
@@ -203,7 +212,7 @@ class EngineClient:
                     pass
         except (frames.FrameError, TimeoutError) as error:
             reason = str(error) or "it was not made in time"
-            log.error("engine_speaks_garbage", engine=self._engine, error=reason)
+            log.error("engine_speaks_garbage", engine=self._name, error=reason)
             process.kill(reason)
         finally:
             await self._reap(host)
@@ -214,7 +223,7 @@ class EngineClient:
         if not self._stopping.is_set():
             log.error(
                 "engine_ended",
-                engine=self._engine,
+                engine=self._name,
                 how=self.last_end,
                 tasks=len(host.tasks),
                 last_lines=host.process.last_lines(),
@@ -233,7 +242,7 @@ class EngineClient:
         if response is None:
             return False
         if response.WhichOneof("message") == "refused":
-            log.error("engine_refused", engine=self._engine, message=response.refused.message)
+            log.error("engine_refused", engine=self._name, message=response.refused.message)
             if self._first is not None and not self._first.done():
                 self._first.set_exception(EngineUnavailable(response.refused.message))
             return False
@@ -259,6 +268,8 @@ class EngineClient:
         match message:
             case pb.Loaded():
                 host.loaded = tuple(LoadedModel(one.name, one.device, one.size_bytes) for one in message.models)
+            case pb.Counted():
+                host.counted = dict(message.sums)
             case pb.RoomGiven():
                 gift = host.gifts.get(message.request_id)
                 if gift is not None and not gift.done():

@@ -20,6 +20,7 @@ from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker import frames
 from atelier_worker.engine import Cancelled, Engine, EngineError
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
+from atelier_worker.engine_options import OptionsError
 from atelier_worker.engine_wire import task_from_proto
 from atelier_worker.host_context import HostContext
 from atelier_worker.host_rooms import Rooms
@@ -49,7 +50,9 @@ class Host:
         try:
             engine = load_engine(engine_name, self._options)
         except EngineNotUsable as error:
-            traceback.print_exception(error.__cause__ or error)
+            if not isinstance(error.__cause__, OptionsError | ModuleNotFoundError):
+                # Those two are said whole by the sentence; of any other fault the place is worth something.
+                traceback.print_exception(error.__cause__ or error)
             self.send(pb.HostResponse(refused=pb.Refused(message=str(error))))
             return EXIT_NOT_USABLE
         concurrency = max(1, int(engine.concurrency))
@@ -106,6 +109,7 @@ class Host:
             context = self._contexts[request.task_id]
             ended = self._run(engine, request, context)
             self._rooms.tell_loaded()
+            self._rooms.tell_counted()
             # A thread that the engine left behind must not speak for a task that has ended.
             context.cancel()
             del self._contexts[request.task_id]

@@ -36,6 +36,7 @@ class Rooms:
         self._engine: Engine | None = None
         self._lock = threading.Lock()
         self._told = pb.Loaded()
+        self._told_counted = pb.Counted()
 
     def serve(self, engine: Engine) -> None:
         """Give room from now on, in a thread of its own: it must not wait for tasks, nor the pipe for it."""
@@ -91,6 +92,21 @@ class Rooms:
             if loaded != self._told:
                 self._told = loaded
                 self._send(pb.HostResponse(loaded=loaded))
+
+    def tell_counted(self) -> None:
+        """Tell what the engine counts itself, if that has changed."""
+        find = getattr(self._engine, "counters", None)
+        if find is None:
+            return
+        try:
+            counted = pb.Counted(sums={str(name): float(amount) for name, amount in find().items()})
+        except Exception:  # noqa: BLE001 - foreign code; what it counts is not worth a task or the process
+            traceback.print_exc()
+            return
+        with self._lock:
+            if counted != self._told_counted:
+                self._told_counted = counted
+                self._send(pb.HostResponse(counted=counted))
 
     def _give_all(self) -> None:
         give = getattr(self._engine, "give_room", None)

@@ -66,6 +66,7 @@ def _engine_status(member: Member) -> dict[str, Any]:
             {"name": one.name, "device": one.device, "size_bytes": one.size_bytes}
             for one in (engine.loaded if engine is not None else ())
         ],
+        "counted": dict(engine.counted) if engine is not None else {},
     }
 
 
@@ -78,6 +79,11 @@ def _ends(member: Member) -> Iterator[tuple[Labels, float]]:
 def _loaded(member: Member) -> Iterator[tuple[Labels, float]]:
     for one in member.engine.loaded if member.engine is not None else ():
         yield {"engine": member.plan.name, "model": one.name, "device": one.device}, one.size_bytes
+
+
+def _counted(member: Member) -> Iterator[tuple[Labels, float]]:
+    for name, amount in sorted(member.engine.counted.items()) if member.engine is not None else ():
+        yield {"engine": member.plan.name, "what": name}, amount
 
 
 def _one(read: Callable[[Member], float]) -> Callable[[Member], Iterator[tuple[Labels, float]]]:
@@ -115,6 +121,12 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Member], Iterator[tuple[Labels, 
     ),
     ("atelier_worker_connected", "gauge", "1 while a session with a router is held.", _one(lambda one: one.connected)),
     ("atelier_worker_loaded_bytes", "gauge", "What models take in memory.", _loaded),
+    (
+        "atelier_worker_engine_counted_total",
+        "counter",
+        "What the engine counts itself since its process began.",
+        _counted,
+    ),
     (
         "atelier_worker_leases",
         "gauge",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
+
+from atelier_cli.ports import free_port
 from tests.atelier_worker.openai.stand_in import DONE, StandIn, event, says, streams
 from tests.atelier_worker.openai.test_upstream_images import encoded, picture
 from tests.support.config_worker import config_worker
@@ -28,7 +31,13 @@ url = "{url}"
   name = "sdxl"
   source = "gpt-image-1"
   serves = ["images"]
+  cost_per_image = 0.04
 """
+
+
+async def _metrics(address: str) -> str:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        return (await client.get(f"http://{address}/metrics")).text
 
 
 async def test_a_conversation_and_a_picture_come_from_an_upstream(upstream: StandIn, tmp_path: Path) -> None:
@@ -37,9 +46,10 @@ async def test_a_conversation_and_a_picture_come_from_an_upstream(upstream: Stan
         encoded(picture(1024, 1024)),
         says(400, {"error": {"message": "no kites, please"}}),
     )
+    status = f"127.0.0.1:{free_port('127.0.0.1')}"
     async with (
         running_system(tmp_path / "data", worker=False) as system,
-        config_worker(system, tmp_path, _ENGINES.format(url=upstream.url), "chat", "sdxl"),
+        config_worker(system, tmp_path, _ENGINES.format(url=upstream.url), "chat", "sdxl", status=status),
         system.client() as client,
     ):
         reply = await client.chat([{"role": "user", "content": "What do you see?"}])
@@ -57,6 +67,9 @@ async def test_a_conversation_and_a_picture_come_from_an_upstream(upstream: Stan
         failed = await client.wait(submitted.job_id)
         assert failed.failure is not None
         assert "The upstream refused the request (400: no kites, please)." in failed.failure.message
+        metrics = await _metrics(status)
+        assert 'atelier_worker_engine_counted_total{engine="talk",what="input_tokens"} 11' in metrics
+        assert 'atelier_worker_engine_counted_total{engine="pictures",what="cost"} 0.04' in metrics
     assert [one.path for one in upstream.asked] == [
         "/v1/chat/completions",
         "/v1/images/generations",
