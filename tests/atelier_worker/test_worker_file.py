@@ -102,6 +102,10 @@ WRONG = [
     ("[engine]\nengine = 'sketch'", "worker.toml: engine takes a list of tables, got {'engine': 'sketch'}."),
     (f"[worker]\nstats = 'x'\n{ENGINE}", "worker.toml, [worker]: stats is not known. Did you mean status?"),
     (f"[worker]\nconnect = 7401\n{ENGINE}", "worker.toml, [worker]: connect takes a text, got 7401."),
+    (
+        f"[worker]\nconnect = 'http://127.0.0.1:7400'\n{ENGINE}",
+        "worker.toml: worker.connect must be the router's host:port, such as 127.0.0.1:7401, got",
+    ),
     (f"[worker]\nlabels = ['a']\n{ENGINE}", "worker.toml, [worker]: labels takes a table of texts, got ['a']."),
     (
         f"[worker]\ndrain_grace = 30\n{ENGINE}",

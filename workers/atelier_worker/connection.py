@@ -135,7 +135,7 @@ class Connection:
         except grpc.aio.AioRpcError as error:
             failure = error
         except SessionLost as error:
-            log.warning("session_lost", reason=str(error))
+            log.warning("session_lost", worker_id=self._introduction.worker_id, reason=str(error))
         finally:
             self._session = None
         welcomed = session is not None and session.welcomed
@@ -178,10 +178,17 @@ class Connection:
         if code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED):
             waited = _AGAIN_AFTER if known.retry_after is None else min(known.retry_after, _LONGEST_WAIT)
             self._told_to_wait_s = waited.total_seconds()
-            log.warning("session_refused", target=target.address, reason=known.message, wait_s=self._told_to_wait_s)
+            log.warning(
+                "session_refused",
+                worker_id=self._introduction.worker_id,
+                target=target.address,
+                reason=known.message,
+                wait_s=self._told_to_wait_s,
+            )
         elif self._reachable:
             log.warning(
                 "router_unreachable",
+                worker_id=self._introduction.worker_id,
                 target=target.address,
                 code=code.name.lower(),
                 then="trying again until it answers",

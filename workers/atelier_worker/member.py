@@ -117,7 +117,9 @@ class Member:
 
     async def _run(self, targets: Targets, spool: Spool, stop: asyncio.Event) -> None:
         outbox = Outbox(asyncio.get_running_loop().time)
-        engine = self.engine = EngineClient(self.plan.engine, self.plan.options, limits=self.plan.limits)
+        engine = self.engine = EngineClient(
+            self.plan.engine, self.plan.options, name=self.plan.name, limits=self.plan.limits
+        )
         self._neighbours.join(engine)
         try:
             info = self.info = await _unless(stop, engine.start())

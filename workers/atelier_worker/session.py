@@ -116,7 +116,12 @@ class Session:
         self._most_together = _MOST_TOGETHER if first.welcome.takes_batches else 1
         for warning in first.welcome.warnings:
             log.warning("router_warns", message=warning)
-        log.info("session_begun", session_epoch=first.welcome.session_epoch, kept=len(first.welcome.kept))
+        log.info(
+            "session_begun",
+            worker_id=self._introduction.worker_id,
+            session_epoch=first.welcome.session_epoch,
+            kept=len(first.welcome.kept),
+        )
         return first.welcome.heartbeat_interval.ToTimedelta().total_seconds() or _DEFAULT_HEARTBEAT_S
 
     async def _serve(self, interval_s: float) -> None:
