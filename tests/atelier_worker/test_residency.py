@@ -190,6 +190,21 @@ def test_other_engines_are_asked_before_anybody_waits(clock: Clock) -> None:
     assert clock.now_s == 0.0
 
 
+def test_nobody_is_asked_for_room_that_only_the_limit_denies(clock: Clock) -> None:
+    asked: list[tuple[str, int]] = []
+
+    def make_room(device: str, wanted: int) -> int:
+        asked.append((device, wanted))
+        return 0
+
+    residency, _ = _residency(FakeDevice(80 * GIB), clock, {"a": 5 * GIB, "b": 5 * GIB}, 12 * GIB)
+    context = RememberingContext(make_room=make_room)
+    with residency.use("a", context, working_bytes=GIB):
+        with pytest.raises(NotEnoughMemory, match=r"memory_limit is 12\.0 GiB"):
+            residency.use("b", context, working_bytes=2 * GIB).__enter__()
+    assert asked == []
+
+
 def test_a_task_waits_for_memory_that_another_gives_back(clock: Clock) -> None:
     device = FakeDevice(10 * GIB)
     residency, _ = _residency(device, clock, {"a": 6 * GIB, "b": 6 * GIB})

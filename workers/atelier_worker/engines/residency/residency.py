@@ -43,8 +43,8 @@ class _Entry(Generic[T]):
     loading: bool = False
     pins: int = 0
     used_at: int = 0
-    # How many times the estimate a task with it really took, at worst; at least 1.
-    measured: float = 1.0
+    # By how much a task took more than its estimate, at worst.
+    excess_bytes: int = 0
 
 
 class Residency(Generic[T]):
@@ -101,7 +101,7 @@ class Residency(Generic[T]):
             EngineError: no such model.
         """
         entry = self._entry(name)
-        admitted_bytes = round(working_bytes * entry.measured)
+        admitted_bytes = working_bytes + entry.excess_bytes
         self._admit(entry, context, admitted_bytes)
         try:
             if entry.loading:
@@ -142,15 +142,13 @@ class Residency(Generic[T]):
         while True:
             context.check_cancelled()
             with self._changed:
-                if entry.loading:
-                    lacking = 0
-                else:
-                    lacking = self._take(entry, working_bytes)
-                    if lacking == 0:
-                        return
-            if lacking == 0:  # another task loads it
+                another_loads = entry.loading
+                lacking = 0 if another_loads else self._take(entry, working_bytes)
+            if lacking is None:
+                return
+            if another_loads:
                 context.progress(0, 1, phase=f"loading {entry.name}")
-            elif context.make_room(self._device, lacking) > 0:
+            elif lacking > 0 and context.make_room(self._device, lacking) > 0:
                 continue
             else:
                 if deadline is None:
@@ -161,23 +159,24 @@ class Residency(Generic[T]):
             with self._changed:
                 self._pause(self._changed, _LOOK_AGAIN_S)
 
-    def _take(self, entry: _Entry[T], working_bytes: int) -> int:
-        """Count a task in and return 0, or return the bytes that are lacking and change nothing. Under the lock."""
+    def _take(self, entry: _Entry[T], working_bytes: int) -> int | None:
+        """Count a task in and return None, or return how many bytes the device lacks. Under the lock.
+
+        It lacks none (0) where only the engine's own limit is in the way.
+        """
         self._refuse_what_never_fits(entry, working_bytes)
         needed = working_bytes + (0 if entry.loaded else entry.weights_bytes)
         idle = sum(other.weights_bytes for other in self._idle() if other is not entry)
-        lacking = needed - self._available() - idle
-        if lacking > 0:
-            return lacking
+        if needed > self._available() + idle:
+            return max(0, needed - self._free() - idle)
         entry.pins += 1  # so that it is not evicted for itself
         self._evict(lambda _: self._available() >= needed)
-        lacking = needed - self._available()
-        if lacking > 0:  # what was evicted gave back less than it took
+        if needed > self._available():  # what was evicted gave back less than it took
             entry.pins -= 1
-            return lacking
+            return max(0, needed - self._free())
         self._working_bytes += working_bytes
         entry.loading = not entry.loaded
-        return 0
+        return None
 
     @contextmanager
     def _measured(self, entry: _Entry[T], working_bytes: int) -> Iterator[None]:
@@ -191,8 +190,8 @@ class Residency(Generic[T]):
         yield
         with self._changed:
             peak = self._memory.peak_bytes()
-            if before is not None and peak is not None and started == self._starts and working_bytes > 0:
-                entry.measured = max(entry.measured, (peak - before) / working_bytes)
+            if before is not None and peak is not None and started == self._starts:
+                entry.excess_bytes = max(entry.excess_bytes, peak - before - working_bytes)
 
     def _pins(self) -> int:
         return sum(entry.pins for entry in self._entries.values())
@@ -247,15 +246,21 @@ class Residency(Generic[T]):
 
     def _available(self) -> int:
         """Return what one more task may take. Under the lock."""
-        loaded = sum(entry.weights_bytes for entry in self._entries.values() if entry.loaded)
-        loading = sum(entry.weights_bytes for entry in self._entries.values() if entry.loading)
-        promised = loading + self._working_bytes
+        if self._limit_bytes is None:
+            return self._free()
+        return min(self._free(), self._limit_bytes - self._loaded_bytes() - self._promised_bytes())
+
+    def _free(self) -> int:
+        """Return what the device has free, less what tasks were promised and have not taken yet."""
         used = self._memory.used_bytes()
-        taken = 0 if used is None else max(0, used - loaded)
-        free = self._memory.free_bytes() - max(0, promised - taken)
-        if self._limit_bytes is not None:
-            free = min(free, self._limit_bytes - loaded - promised)
-        return free
+        taken = 0 if used is None else max(0, used - self._loaded_bytes())
+        return self._memory.free_bytes() - max(0, self._promised_bytes() - taken)
+
+    def _loaded_bytes(self) -> int:
+        return sum(entry.weights_bytes for entry in self._entries.values() if entry.loaded)
+
+    def _promised_bytes(self) -> int:
+        return self._working_bytes + sum(entry.weights_bytes for entry in self._entries.values() if entry.loading)
 
     def _refuse_what_never_fits(self, entry: _Entry[T], working_bytes: int) -> None:
         total = self._memory.total_bytes()
