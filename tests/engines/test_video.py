@@ -30,9 +30,10 @@ TASK = replace(VIDEO, width=64, height=32, frames=9, fps=8, steps=2)
 
 @dataclass
 class Viewer(Listener):
-    """Remembers phases and log lines as well."""
+    """Remembers phases, log lines and failures as well."""
 
     phases: list[str] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
     def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
@@ -41,6 +42,9 @@ class Viewer(Listener):
 
     def log(self, line: str) -> None:
         self.lines.append(line)
+
+    def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
+        self.failures[asset_index] = reason
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -220,15 +224,32 @@ def test_nothing_is_left_out_in_silence(load: Any, tmp_path: Path) -> None:
     assert any("the model reads the first 512" in warning for warning in viewer.warnings)
 
 
-def test_values_that_are_no_numbers_fail_the_video(load: Any, tmp_path: Path) -> None:
-    pipeline = load("text")
-    hook = pipeline.transformer.proj_out.register_forward_hook(lambda _, __, out: out * float("nan"))
+def test_values_that_are_no_numbers_fail_their_output_alone(load: Any, tmp_path: Path) -> None:
+    pipeline, runs = load("text"), []
+
+    def spoil(_: Any, __: Any, out: Any) -> Any:
+        runs.append(1)
+        return out * float("nan") if len(runs) <= 2 * TASK.steps else out
+
+    hook = pipeline.transformer.proj_out.register_forward_hook(spoil)
+    viewer = Viewer(tmp_path)
     try:
-        with pytest.raises(EngineError, match="no numbers"):
-            filmed(pipeline, TASK, tmp_path)
+        video.run(pipeline, replace(TASK, quantity=2, indexes=(0, 1)), viewer)
     finally:
         hook.remove()
-    assert len(filmed(pipeline, TASK, tmp_path)[1]) == 9
+    assert list(viewer.failures) == [0] and "no numbers" in viewer.failures[0]
+    assert list(viewer.delivered) == [1]
+
+
+def test_a_video_of_one_colour_fails(load: Any, tmp_path: Path) -> None:
+    pipeline = load("text")
+    hook = pipeline.vae.decoder.register_forward_hook(lambda _, __, out: torch.zeros_like(out))
+    viewer = Viewer(tmp_path)
+    try:
+        video.run(pipeline, TASK, viewer)
+    finally:
+        hook.remove()
+    assert "all over" in viewer.failures[0] and not viewer.delivered
 
 
 def test_a_decoder_without_memory_falls_back_to_tiles(load: Any, tmp_path: Path) -> None:

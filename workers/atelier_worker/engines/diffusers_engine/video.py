@@ -153,17 +153,36 @@ class Filming:
         self._clock = PreviewClock()
 
     def make(self, index: int, latents: dict[int, Any]) -> None:
-        """Make the output at an index and hand it over; `latents` are those that are denoised already."""
+        """Make the output at an index and hand it over; `latents` are those that are denoised already.
+
+        An output that is no video fails by itself.
+        """
         context, seed = self._context, self._task.seed + index
         if index not in latents:
             if line := self._footage.said():
                 context.log(line)
             latents[index] = self._denoised(index, seed).cpu()
+        if self._fails(index, partial(check_finite, what="video"), latents[index]):
+            return
         frames = self._decoded(index, latents[index])
         del latents[index]
+        kept = self._footage.kept
+        if self._fails(index, partial(check_finite, what="video"), frames):
+            return
+        some = np.stack([self._picture(frames[number]) for number in {kept[0], kept[len(kept) // 2], kept[-1]}])
+        if self._fails(index, partial(check_picture, may_be_plain=bool(self._given)), some):
+            return
         folder = context.workdir / f"asset-{index}"
         folder.mkdir()
         context.deliver(index, self._encoded(index, seed, frames, folder / "video.mp4"))
+
+    def _fails(self, index: int, check: Callable[[Any], None], values: Any) -> bool:
+        try:
+            check(values)
+        except EngineError as error:
+            self._context.fail(index, str(error), retryable=error.retryable)
+            return True
+        return False
 
     def _read(self) -> dict[str, Any]:
         task, pipeline = self._task, self._pipeline
@@ -211,7 +230,6 @@ class Filming:
                 callback_on_step_end=on_step,
                 callback_on_step_end_tensor_inputs=["latents"],
             ).frames
-        check_finite(latents, what="video")
         return latents
 
     def _decoded(self, index: int, latents: Any) -> Any:
@@ -229,7 +247,6 @@ class Filming:
         blocks = _blocks(vae.decoder)
         with self._tiled(), before_each([vae.decoder], before_frame), before_each(blocks, context.check_cancelled):
             decoded = vae.decode(latents, return_dict=False)[0]
-        check_finite(decoded, what="video")
         return decoded[0].permute(1, 0, 2, 3)
 
     @contextmanager
@@ -244,8 +261,6 @@ class Filming:
     def _encoded(self, index: int, seed: int, frames: Any, path: Path) -> Path:
         task, context, kept = self._task, self._context, self._footage.kept
         context.progress(task.steps, task.steps, asset_index=index, phase="encoding")
-        some = np.stack([self._picture(frames[number]) for number in {kept[0], kept[len(kept) // 2], kept[-1]}])
-        check_picture(some, may_be_plain=bool(self._given))
         more = {"guidance": self._guidance, "scheduler": task.scheduler or self._settings.scheduler or "default"}
         made = files.made_with(task, seed, ENGINE, more)
         with files.Mp4Writer(path, (task.width, task.height), task.fps, made, encoder=ENGINE) as mp4:
