@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,16 @@ async def _told(client: AsyncAtelier, prompt: str) -> tuple[list[str], list[str]
     return phases, states
 
 
+async def _loaded(client: AsyncAtelier) -> list[tuple[str, str]]:
+    """Wait until the worker says what it keeps in memory: name and device of each."""
+    async with asyncio.timeout(20):
+        while True:
+            (worker,) = await client.workers()
+            if worker.loaded:
+                return [(model.name, model.device) for model in worker.loaded]
+            await asyncio.sleep(0.05)  # the API tells it only to those who ask
+
+
 @pytest.mark.asyncio
 async def test_a_load_is_seen_and_a_shortage_is_tried_again_on_the_same_model(
     tiny_sdxl_folder: Path, tmp_path: Path
@@ -49,6 +60,7 @@ async def test_a_load_is_seen_and_a_shortage_is_tried_again_on_the_same_model(
         phases, states = await _told(client, "a kite")
         assert "loading sdxl" in phases
         assert states[-1] == "succeeded"
+        assert await _loaded(client) == [("sdxl", "cpu")]
         phases, states = await _told(client, "shortage of kites")
         assert "queued" in states[states.index("running") :]
         assert states[-1] == "succeeded"
