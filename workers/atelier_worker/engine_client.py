@@ -44,6 +44,7 @@ class _Host:
     gifts: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     answers: set[asyncio.Task[None]] = field(default_factory=set)
     loaded: tuple[LoadedModel, ...] = ()
+    counted: Mapping[str, float] = field(default_factory=dict)
 
 
 class EngineClient:
@@ -102,6 +103,11 @@ class EngineClient:
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models that the engine keeps in memory, as it told last; none while there is no process."""
         return self._host.loaded if self._host is not None else ()
+
+    @property
+    def counted(self) -> Mapping[str, float]:
+        """What the engine counts itself since its process began, by name; nothing while there is no process."""
+        return self._host.counted if self._host is not None else {}
 
     @property
     def tasks(self) -> int:
@@ -262,6 +268,8 @@ class EngineClient:
         match message:
             case pb.Loaded():
                 host.loaded = tuple(LoadedModel(one.name, one.device, one.size_bytes) for one in message.models)
+            case pb.Counted():
+                host.counted = dict(message.sums)
             case pb.RoomGiven():
                 gift = host.gifts.get(message.request_id)
                 if gift is not None and not gift.done():

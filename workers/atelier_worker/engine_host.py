@@ -109,6 +109,7 @@ class Host:
             context = self._contexts[request.task_id]
             ended = self._run(engine, request, context)
             self._rooms.tell_loaded()
+            self._rooms.tell_counted()
             # A thread that the engine left behind must not speak for a task that has ended.
             context.cancel()
             del self._contexts[request.task_id]
