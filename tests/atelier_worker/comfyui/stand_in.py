@@ -45,7 +45,7 @@ class StandIn:
     _queue: list[Item] = field(default_factory=list)
     _running: Item | None = None
     _history: dict[str, Any] = field(default_factory=dict)
-    _cached: set[str] = field(default_factory=set)
+    _cached: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     _sockets: dict[str, WebSocket] = field(default_factory=dict)
     _with_metadata: set[str] = field(default_factory=set)
     _interrupted: bool = False
@@ -68,17 +68,13 @@ class StandIn:
 
     def forget(self) -> None:
         """Be as after a restart: nothing waits, nothing is known of what ran."""
-        self._queue, self._history, self._cached = [], {}, set()
+        self._queue, self._history, self._cached = [], {}, {}
         self._running, self._interrupted = None, True
 
     def remove_outputs(self) -> None:
         """Remove what was saved, as whoever tidies up does."""
         for file in (self.folder / "output").rglob("*.*"):
             file.unlink()
-
-    def forget_cache(self) -> None:
-        """Run every node again, as when the memory was needed for another graph."""
-        self._cached = set()
 
     def cut_sockets(self) -> None:
         """Close every socket."""
@@ -250,7 +246,8 @@ class StandIn:
             node = {"prompt_id": prompt_id, "node_id": run.node, "executed": list(run.executed)}
             await run.tell("execution_interrupted", node | {"node_type": graph[run.node]["class_type"]})
         if self._running is item:
-            self._cached = {signature(graph, node) for node in run.executed} | (run.cached_signatures)
+            # Of what ran before only the last prompt is remembered.
+            self._cached = {signature(graph, node): run.outputs.get(node) for node in run.executed}
             self._history[prompt_id] = {"prompt": item, "outputs": run.outputs, "status": status, "meta": run.meta}
 
     @property
@@ -269,7 +266,6 @@ class _Run:
         self.messages: list[list[Any]] = []
         self.outputs: dict[str, Any] = {}
         self.meta: dict[str, Any] = {}
-        self.cached_signatures: set[str] = set()
         self._server, self._id, self._graph, self._client = server, prompt_id, graph, client
 
     async def tell(self, kind: str, data: dict[str, Any]) -> None:
@@ -278,20 +274,21 @@ class _Run:
         self.messages.append([kind, data])
         await self._server._say(self._client, kind, data)
 
-    async def all(self, cached: set[str]) -> None:
+    async def all(self, cached: dict[str, dict[str, Any] | None]) -> None:
         """Run every node that an output needs."""
         await self.tell("execution_start", {"prompt_id": self._id})
         order = upstream(self._graph)
         known = [node for node in order if signature(self._graph, node) in cached]
-        self.cached_signatures = {signature(self._graph, node) for node in known}
         await self.tell("execution_cached", {"nodes": known, "prompt_id": self._id})
         for node in order:
-            if node not in known:
+            if node in known:
+                await self._saved(node, cached[signature(self._graph, node)])
+            else:
                 self.node = self._server._last_node = node
                 about = {"node": node, "display_node": node, "prompt_id": self._id}
                 await self._server._say(self._client, "executing", about)
                 await self._steps(node)
-            await self._save(node)
+                await self._saved(node, run_node(self._graph, node, self._server.folder, self._server.saves))
             self.executed.append(node)
         await self.tell("execution_success", {"prompt_id": self._id})
 
@@ -320,8 +317,7 @@ class _Run:
         hold_at = self._server.hold_at
         return hold_at is not None and step > hold_at and not self._server._interrupted
 
-    async def _save(self, node: str) -> None:
-        output = run_node(self._graph, node, self._server.folder, self._server.saves)
+    async def _saved(self, node: str, output: dict[str, Any] | None) -> None:
         if output is not None:
             self.outputs[node] = output
             self.meta[node] = {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}

@@ -286,7 +286,6 @@ def test_what_was_made_and_removed_is_made_again(comfyui: StandIn, tmp_path: Pat
     engine = make_engine(comfyui.url, "sdxl")
     engine.run(SMALL, Listener(tmp_path))
     comfyui.remove_outputs()
-    comfyui.forget_cache()
     listener = Listener(tmp_path)
     engine.run(SMALL, listener)
     assert len(comfyui.ran) == 2

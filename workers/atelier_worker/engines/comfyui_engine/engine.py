@@ -19,6 +19,7 @@ from atelier_worker.engines.files import made_with
 from service_kit.comfy_template import TemplateError, read_template
 
 _ANY = "*"
+_MOST_REMOVED = 2
 _OUTPUT_LIMIT_BYTES = 1024**3
 _URL = "http://127.0.0.1:8188"
 
@@ -78,25 +79,25 @@ class ComfyEngine:
         key = task.stage_key or uuid.uuid4().hex
         if model.template.batches:
             workflow = model.template.filled(filling.values_of(model, task, task.seed, len(task.indexes), pictures))
-            order = Order(model.name, key, None, workflow, task.steps)
+            order = Order(model.name, key, None, workflow, model.template.outputs, task.steps)
             self._deliver(model, task, context, order, task.indexes)
             return
         for index in task.indexes:
             workflow = model.template.filled(filling.values_of(model, task, task.seed + index, 1, pictures))
-            self._deliver(model, task, context, Order(model.name, key, index, workflow, task.steps), (index,))
+            order = Order(model.name, key, index, workflow, model.template.outputs, task.steps)
+            self._deliver(model, task, context, order, (index,))
 
     def _deliver(self, model: Model, task: Task, context: Context, order: Order, indexes: tuple[int, ...]) -> None:
         run = PromptRun(self._api, order, context, patience=self._patience)
         done = run.run()
-        while True:
+        for _ in range(_MOST_REMOVED):
             try:
                 self._bring(model, task, context, done, indexes)
                 return
-            except Gone as gone:
-                if not done.found:
-                    raise EngineError("ComfyUI does not have what it says that it saved.", retryable=True) from gone
-                # It was made once, and removed there since.
+            except Gone:
+                # It was made once, for this job or another one, and has been removed there since.
                 done = run.run(done.number + 1)
+        raise EngineError("ComfyUI does not have what it says that it saved.", retryable=True)
 
     def _bring(self, model: Model, task: Task, context: Context, done: Done, indexes: tuple[int, ...]) -> None:
         saved = saved_files(model.template, done.place.outputs)

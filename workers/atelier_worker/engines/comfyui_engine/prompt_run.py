@@ -7,6 +7,7 @@ again. An id whose run has failed is used up; the next attempt goes on with the 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import time
@@ -45,18 +46,32 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What to run: `workflow` for the output at `index` (None: for all of them) of the stage `key`."""
+    """What to run: `workflow`, whose nodes `outputs` save, for the output at `index` (None: all) of the stage `key`."""
 
     name: str
     key: str
     index: int | None
     workflow: Workflow
+    outputs: tuple[str, ...]
     steps: int
 
     def prompt_id(self, number: int) -> str:
         """Return the id of the run of this number: the same for the same work, in any process."""
         digest = hashlib.sha256(json.dumps(self.workflow, sort_keys=True).encode()).hexdigest()
         return str(uuid.uuid5(_NAMESPACE, f"{self.key}/{self.index}/{number}/{digest}"))
+
+    def graph(self, number: int) -> Workflow:
+        """Return what is handed in for the run of this number.
+
+        ComfyUI does not run again what it remembers, not even a node whose files were removed since: after the first
+        run the nodes that save get another prefix, which alone makes them save again.
+        """
+        graph = copy.deepcopy(self.workflow)
+        for name in self.outputs if number else ():
+            prefix = graph[name]["inputs"].get("filename_prefix")
+            if isinstance(prefix, str):
+                graph[name]["inputs"]["filename_prefix"] = f"{prefix}_{number}"
+        return graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +120,7 @@ class PromptRun:
             if place.state is State.UNKNOWN:
                 # Nothing that is said in the beginning should be missed.
                 heard.open()
-                self._submit(prompt_id)
+                self._submit(prompt_id, self._order.graph(number))
             ended = self._follow(prompt_id, heard)
         except (Cancelled, _TooLong):
             self._stop(prompt_id)
@@ -138,10 +153,10 @@ class PromptRun:
                 self._context.progress(0, self._steps, asset_index=self._order.index, phase="waiting for ComfyUI")
                 self._pause(self._patience.listen_s)
 
-    def _submit(self, prompt_id: str) -> None:
+    def _submit(self, prompt_id: str, graph: Workflow) -> None:
         for attempt in range(_SUBMITS):
             try:
-                taken = self._api.submit(prompt_id, prompt_id, self._order.workflow)
+                taken = self._api.submit(prompt_id, prompt_id, graph)
             except Refused as refusal:
                 raise failures.refused(self._order.name, refusal.answer) from refusal
             except NotThere:
