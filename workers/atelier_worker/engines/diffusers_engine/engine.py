@@ -19,7 +19,7 @@ from atelier_worker.engines.features import NO_TEXTS, refuse
 from atelier_worker.engines.residency import Residency, memory_of
 
 _log = logging.getLogger(__name__)
-_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors")
+_LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft", "safetensors", "ftfy")
 _LOOK_AGAIN_S = 0.1  # a context cannot wake a thread when its job is cancelled
 
 
