@@ -120,6 +120,64 @@ def test_steps_split_over_two_samplers_are_left_alone() -> None:
     assert [str(place) for place in found.inputs["frames"]] == ["50.length"]
 
 
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def places(workflow: dict[str, Any], name: str) -> list[str]:
+    return [str(place) for place in find(workflow).inputs.get(name, [])]
+
+
+def test_both_texts_of_an_encoder_are_the_prompt() -> None:
+    workflow = json.loads((WORKFLOWS / "sdxl.json").read_text())
+    workflow["6"] = node("CLIPTextEncodeSDXL", text_g="a kite", text_l="kite, dunes", clip=["4", 1])
+    assert places(workflow, "prompt") == ["6.text_g", "6.text_l"]
+
+
+def test_a_batch_that_becomes_a_video_is_its_frames() -> None:
+    workflow = json.loads((WORKFLOWS / "sdxl.json").read_text())
+    workflow["9"] = node("VHS_VideoCombine", images=["8", 0], frame_rate=8, format="video/h264-mp4")
+    workflow["20"] = node("ADE_UseEvolvedSampling", model=["4", 0], motion="v3")
+    workflow["3"]["inputs"]["model"] = ["20", 0]
+    assert places(workflow, "frames") == ["5.batch_size"]
+    assert places(workflow, "fps") == ["9.frame_rate"]
+    assert places(workflow, "batch_size") == []
+    assert places(workflow, "checkpoint") == ["4.ckpt_name"]
+    assert find(workflow).is_video
+
+
+def test_pictures_that_guide_are_found_by_what_they_lead_into() -> None:
+    workflow = json.loads((WORKFLOWS / "sdxl.json").read_text())
+    workflow |= {
+        "30": node("LoadImage", image="pose.png"),
+        "31": node("ControlNetLoader", control_net_name="depth.safetensors"),
+        "32": node(
+            "ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], control_net=["31", 0], image=["30", 0],
+            strength=0.8, start_percent=0.0, end_percent=1.0,
+        ),
+        "40": node("LoadImage", image="style.png"),
+        "41": node("IPAdapter", model=["4", 0], ipadapter=["42", 0], image=["40", 0], weight=0.7),
+        "42": node("IPAdapterUnifiedLoader", model=["4", 0], preset="PLUS"),
+    }  # fmt: skip
+    workflow["3"]["inputs"] |= {"positive": ["32", 0], "negative": ["32", 1], "model": ["41", 0]}
+    assert places(workflow, "composition") == ["30.image"]
+    assert places(workflow, "style") == ["40.image"]
+    assert places(workflow, "prompt") == ["6.text"]
+    assert places(workflow, "negative_prompt") == ["7.text"]
+    assert places(workflow, "init") == []
+
+
+def test_the_first_of_two_samplers_says_the_size() -> None:
+    workflow = json.loads((WORKFLOWS / "sdxl.json").read_text())
+    workflow["50"] = node("LatentUpscale", samples=["3", 0], width=1536, height=1536)
+    workflow["51"] = json.loads(json.dumps(workflow["3"]))
+    workflow["51"]["inputs"] |= {"latent_image": ["50", 0], "denoise": 0.4}
+    workflow["8"]["inputs"]["samples"] = ["51", 0]
+    assert places(workflow, "width") == ["5.width"]
+    assert sorted(places(workflow, "seed")) == ["3.seed", "51.seed"]
+    assert sorted(places(workflow, "steps")) == ["3.steps", "51.steps"]
+
+
 def write(folder: Path, workflow: Any) -> Path:
     file = folder / "workflow_api.json"
     file.write_text(json.dumps(workflow))

@@ -256,6 +256,24 @@ def test_a_lost_answer_runs_nothing_twice(
     assert 0 in listener.delivered
 
 
+def test_what_arrives_twice_after_all_is_taken_out_of_the_queue(
+    comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    """The first one, given up for lost, was only slow."""
+    comfyui.hold_at = 1
+
+    def again(listener: _Listener) -> bool:
+        if len(comfyui.taken) == 2 and not comfyui.waiting:
+            comfyui.hold_at = None
+        if listener.steps and listener.steps[-1][1] == 1 and len(comfyui.taken) == 1:
+            httpx.post(f"{comfyui.url}/prompt", json=comfyui.taken[0], trust_env=False)
+        return False
+
+    make_engine(comfyui.url, "sdxl").run(SMALL, Listener(tmp_path, cancel_when=again))
+    assert len(comfyui.taken) == 2
+    assert len(comfyui.ran) == 1
+
+
 def test_another_attempt_takes_up_what_the_first_one_began(
     comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine
 ) -> None:

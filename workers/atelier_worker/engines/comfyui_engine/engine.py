@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
 from atelier_worker.engine import Context, EngineError, Task
-from atelier_worker.engine_options import Options, OptionsError
+from atelier_worker.engine_options import Options
 from atelier_worker.engines.comfyui_engine import filling
 from atelier_worker.engines.comfyui_engine.api import ComfyApi, Saved
 from atelier_worker.engines.comfyui_engine.filling import Model
@@ -32,13 +31,11 @@ class ComfyEngine:
 
     def __init__(self, options: Mapping[str, object], *, patience: Patience | None = None) -> None:
         """Read the options: `url`, `models` (`name`, `template`, `lora_names`), limits. Nothing is sent yet."""
-        if importlib.util.find_spec("websockets") is None:
-            raise OptionsError("The engine comfyui needs websockets: pip install 'atelier-media[comfyui]'.")
         read = Options(options, where="[[engine]] " + str(options.get("name", "comfyui")))
         url = read.text("url", _URL)
         own = patience or Patience()
         # One prompt runs in ComfyUI while the files of another one are on their way.
-        self.concurrency = read.integer("concurrency", read.integer("slots", 2, least=1), least=1, most=64)
+        self.concurrency = read.integer("slots", 2, least=1)
         timeout_s = read.duration_s("timeout", 30.0)
         self._patience = Patience(
             reach_s=read.duration_s("reach_timeout", own.reach_s),

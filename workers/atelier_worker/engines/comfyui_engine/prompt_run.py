@@ -154,7 +154,7 @@ class PromptRun:
                 self._pause(self._patience.listen_s)
 
     def _submit(self, prompt_id: str, graph: Workflow) -> None:
-        for attempt in range(_SUBMITS):
+        for _ in range(_SUBMITS):
             try:
                 taken = self._api.submit(prompt_id, prompt_id, graph)
             except Refused as refusal:
@@ -169,8 +169,6 @@ class PromptRun:
             if taken != prompt_id:
                 self._api.drop(taken)
                 raise EngineError("This ComfyUI chooses the ids of prompts by itself: it is too old, update it.")
-            if attempt > 0:
-                self._drop_double(prompt_id)
             return
         raise EngineError("ComfyUI does not say whether it took the work.", retryable=True)
 
@@ -191,11 +189,9 @@ class PromptRun:
         except (NotThere, AnswerLost):
             return None
 
-    def _drop_double(self, prompt_id: str) -> None:
-        """The first one may have arrived after all, later than anybody waited for it."""
-        place = self._api.find(prompt_id)
-        keep = 1 if place.state is State.WAITING else 0
-        for _ in range(place.waiting - keep):
+    def _drop_doubles(self, prompt_id: str, place: Place) -> None:
+        """One whose answer was lost may arrive after all, later than anybody waited for it, beside the next one."""
+        for _ in range(place.waiting - (place.state is State.WAITING)):
             self._api.drop(prompt_id)
 
     # Following.
@@ -218,6 +214,7 @@ class PromptRun:
             looked = now
             try:
                 place = self._api.find(prompt_id)
+                self._drop_doubles(prompt_id, place)
             except (NotThere, AnswerLost) as error:
                 if now - reached > self._patience.reach_s:
                     raise NotThere from error
