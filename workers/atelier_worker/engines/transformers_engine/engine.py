@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atelier_worker.engine import Context, EngineError, LoadedModel, Task
@@ -16,6 +18,9 @@ from .options import EVERY_MODEL, EngineOptions, ModelOptions, read_options
 if TYPE_CHECKING:
     from .decoder import Decoder
     from .loading import ChatFiles
+
+# How often somebody who waits for a model to be fetched is told so, and may cancel.
+_LOOK_EVERY_S = 1.0
 
 
 class TransformersEngine:
@@ -55,19 +60,21 @@ class TransformersEngine:
             )
             self._files: dict[str, ChatFiles] = {}
             self._files_lock = threading.Lock()
+            self._fetching: dict[str, Future[Path]] = {}
+            self._fetcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch")
             for model in self._options.models:
                 if not self._options.download:
-                    self._ready(model)
+                    self._read(model, self._find(model))
         except EngineError as error:
             raise OptionsError(str(error)) from error
 
     def run(self, task: Task, context: Context) -> None:
         """Run one stage to its end; see `Engine.run`."""
         if task.stage == "enhance":
-            files = self._ready(self._model(self._options.enhancer))
+            files = self._ready(self._model(self._options.enhancer), context)
             enhance.run(task, context, files, self._residency, self._options)
         elif task.stage == "chat":
-            files = self._ready(self._model(task.model))
+            files = self._ready(self._model(task.model), context)
             chat.run(task, context, files, self._residency, self._options)
         else:
             raise EngineError("This engine makes texts; pictures and videos are made by others.")
@@ -81,18 +88,42 @@ class TransformersEngine:
         return self._residency.give_room(device, wanted_bytes)
 
     def _model(self, name: str) -> ModelOptions:
-        for model in self._options.models:
-            if model.name in (name, EVERY_MODEL):
-                return model
+        for called in (name, EVERY_MODEL):
+            for model in self._options.models:
+                if model.name == called:
+                    return model
         there = ", ".join(model.name for model in self._options.models)
         # Another worker of its pool may have it.
         raise EngineError(f"This worker has no model {name}; it has {there}.", retryable=True)
 
-    def _ready(self, model: ModelOptions) -> ChatFiles:
+    def _ready(self, model: ModelOptions, context: Context) -> ChatFiles:
+        """Return the small files of a model; one that is not here yet is fetched, which can be seen and cancelled.
+
+        Whoever cancels does not end the fetching: the next task finds what there is by then.
+        """
+        if model.name in self._files:
+            return self._files[model.name]
+        with self._files_lock:
+            fetching = self._fetching.get(model.name) or self._fetcher.submit(self._find, model)
+            self._fetching[model.name] = fetching
+        try:
+            while not fetching.done():
+                context.progress(0, 1, phase=f"loading {model.name}: fetching it")
+                wait([fetching], timeout=_LOOK_EVERY_S)
+            return self._read(model, fetching.result())
+        except EngineError:
+            with self._files_lock:
+                if self._fetching.get(model.name) is fetching:
+                    del self._fetching[model.name]
+            raise
+
+    def _find(self, model: ModelOptions) -> Path:
+        return self._loading.find(model.name, model.source, model.folder, download=self._options.download)
+
+    def _read(self, model: ModelOptions, folder: Path) -> ChatFiles:
         """Return the small files of a model, read once; its weights can be asked for from then on."""
         with self._files_lock:
             if model.name not in self._files:
-                folder = self._loading.find(model.name, model.source, model.folder, download=self._options.download)
                 files = self._loading.ChatFiles(model.name, folder, device=self._device, dtype=self._options.dtype)
                 self._residency.register(
                     model.name, load=lambda: self._decoder(files), weights_bytes=files.weights_bytes

@@ -62,6 +62,11 @@ def _ask(task: Task, context: Context, files: ChatFiles, template: Template) -> 
 
     prompt = _prompt(files, template.system, task.prompt)
     most = template.budget * 2 + _ASIDE_TOKENS + (_THINKING_TOKENS if files.thinks else 0)
+    if len(prompt) >= files.context_length:
+        raise EngineError(
+            f"The prompt has {len(prompt)} tokens together with {template.name}; the model that enhances it reads at "
+            f"most {files.context_length}. Shorten it."
+        )
     left = most_tokens(None, len(prompt), files.context_length, most)
     habits = replace(files.habits, temperature=template.temperature, top_p=template.top_p)
     return Ask(prompt, left, habits, task.seed, files.ends, cancelled_by(context))
