@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-collect_ignore = [] if os.environ.get("WITH_ENGINES") else [path.name for path in Path(__file__).parent.glob("test_*.py")]
+_TESTS = [path.name for path in Path(__file__).parent.glob("test_*.py")]
+collect_ignore = [] if os.environ.get("WITH_ENGINES") else _TESTS
 # Before the libraries are imported: nothing is asked of the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Workers that tests start are also to keep to one thread.
