@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from atelier_worker.engine import EngineError
+from atelier_worker.engine import Cancelled, EngineError
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.transformers_engine import TransformersEngine
 from tests.engines.chat_tasks import Heard, chat_task
@@ -58,8 +59,6 @@ LONG = 160
 
 def run_rows(engine: TransformersEngine, count: int) -> tuple[list[Heard], list[EngineError]]:
     """Run rows at once; return what was heard of each, and the failures."""
-    import threading
-
     heard = [Heard() for _ in range(count)]
     failures: list[EngineError] = []
 
@@ -210,3 +209,26 @@ def test_options_are_checked(folder: Path) -> None:
     assert "device" in refused(folder, device="cuda:9")
     with pytest.raises(EngineError, match="has no model huge; it has tiny"):
         said(make_engine(folder), chat_task(model="huge"))
+
+
+def test_a_model_that_is_fetched_is_waited_for_where_it_can_be_cancelled(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched, calls = threading.Event(), []
+
+    def find(name: str, *_: object, **__: object) -> Path:
+        calls.append(name)
+        fetched.wait(60)
+        return folder
+
+    monkeypatch.setattr("atelier_worker.engines.transformers_engine.loading.find", find)
+    engine = make_engine(folder, download=True)
+    heard = Heard()
+    heard.cancelled.set()
+    with pytest.raises(Cancelled):
+        engine.run(chat_task(), heard)
+    fetched.set()
+    heard = said(engine, chat_task())
+
+    assert heard.ended is not None
+    assert calls == ["tiny"]
