@@ -14,7 +14,19 @@ from tests.atelier_worker.engines.listener import IMAGE
 from tests.atelier_worker.openai.stand_in import Heard
 from tests.engines.served import serving
 from tests.engines.tiny_qwen import write_tiny_qwen
+from tests.support.config_worker import config_worker
+from tests.support.system import running_system
 
+_ENGINE = """
+[[engine]]
+name = "talk"
+engine = "atelier_worker.engines.openai_engine:OpenAIEngine"
+worker_types = ["chat"]
+url = "{url}"
+  [[engine.models]]
+  name = "chat"
+  source = "{source}"
+"""
 _ASKED = Chat((Message("system", "Be brief."), Message("user", "What do you see?")), max_tokens=40)
 _TALK = replace(IMAGE, stage="chat", format=None, model="chat", indexes=(), chat=_ASKED)
 
@@ -74,3 +86,24 @@ def test_another_model_is_refused_in_a_sentence(served: tuple[str, Path], tmp_pa
     engine = OpenAIEngine({"engine": "openai", "url": served[0], "models": [model], "attempts": 1})
     with pytest.raises(EngineError, match="upstream"):
         engine.run(_TALK, Heard(tmp_path))
+
+
+async def test_a_conversation_and_an_enhancement_go_through_the_whole_system(
+    served: tuple[str, Path], tmp_path: Path
+) -> None:
+    url, folder = served
+    engine = _ENGINE.format(url=url, source=folder)
+    pieces: list[str] = []
+    async with (
+        running_system(tmp_path / "data", worker=False) as system,
+        config_worker(system, tmp_path, engine, "chat"),
+        system.client() as client,
+    ):
+        asked = [{"role": "user", "content": "What do you see?"}]
+        reply = await client.chat(asked, seed=7, max_tokens=20, on_text=pieces.append)
+        again = await client.chat(asked, seed=7, max_tokens=20)
+        enhanced = await client.enhance("a kite over dunes", model="sdxl", timeout=30)
+    assert pieces[-1] == reply.text == again.text
+    assert reply.usage is not None
+    assert 0 < reply.usage.completion_tokens <= 20
+    assert enhanced.text

@@ -24,11 +24,20 @@ def table(**changes: Any) -> dict[str, object]:
 
 
 def test_what_is_said_of_the_engine_comes_from_its_models() -> None:
-    models = [_MODEL, {"name": "p", "source": "gpt-image-1", "serves": ["images"]}]
+    models: list[dict[str, Any]] = [
+        {**_MODEL, "serves": ["chat"]},
+        {"name": "p", "source": "gpt-image-1", "serves": ["images"]},
+    ]
     engine = OpenAIEngine(table(slots=7, models=models))
     assert engine.concurrency == 7
     assert engine.models == ("chat", "p")
-    assert engine.stages == ("chat", "enhance", "generate")
+    assert engine.stages == ("chat", "generate")
+
+
+def test_an_engine_that_enhances_or_takes_every_model_names_none() -> None:
+    enhances = OpenAIEngine(table())
+    assert (enhances.models, enhances.stages) == ((), ("chat", "enhance"))
+    assert OpenAIEngine(table(models=[{**_MODEL, "name": "*", "serves": ["chat"]}])).models == ()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from . import chat, enhance, images
 from .cost import Spent, in_words
 from .fetching import Fetcher
 from .limits import CHARACTERS_PER_TOKEN, MinuteLimits
-from .options import Model, read_options
+from .options import EVERY_MODEL, Model, read_options
 from .patience import Patience, T
 from .upstream import Upstream
 from .watched import run_watched
@@ -55,10 +55,11 @@ class OpenAIEngine:
         read = read_options(options)
         self._options = read
         self.concurrency = read.slots
-        self.models = tuple(model.name for model in read.models)
-        self.stages = tuple(
-            dict.fromkeys(stage for one in read.models for kind in one.serves for stage in _STAGES[kind])
-        )
+        serves = [kind for model in read.models for kind in model.serves]
+        names = [model.name for model in read.models]
+        # An enhancement names the model that its prompt is meant for, and would not come to a worker of these models.
+        self.models = () if "enhance" in serves or EVERY_MODEL in names else tuple(names)
+        self.stages = tuple(dict.fromkeys(stage for kind in serves for stage in _STAGES[kind]))
         self._upstream = Upstream(read.url, read.key, read.timeouts)
         try:
             self._fetcher = Fetcher(read.url, read.outgoing_allow)
