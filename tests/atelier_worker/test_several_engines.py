@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from atelier_worker import member
+from atelier_worker import engine_tasks, member
 from tests.atelier_worker import keeping_engine
 from tests.atelier_worker.conftest import pass_gate
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
@@ -188,6 +188,23 @@ async def test_room_is_made_between_the_engines_of_a_process(start: Start, route
     assert outcome.outputs.outputs[0].receipt
     # Both outputs have the index 0: what room was made is the latter.
     assert sorted(bytes(content) for content in router.assets.bytes.values()) == [b"700", b"none"]
+
+
+async def test_a_job_on_an_engine_that_hangs_fails_with_a_sentence_and_the_worker_lives(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_tasks, "DEFAULT_CANCEL_GRACE_S", 0.05)
+    workers = start(f'[[engine]]\nname = "one"\nengine = "{ENGINE}"\nstall_limit = "100ms"\n')
+    one = await workers.session("attic-one")
+    await one.say(lease=lease("progress 0 1 9; hang"))
+    failed = await one.expect("outcome")
+    assert failed.failure.failure.message == "The engine made no progress for 0.1 seconds; it was stopped."
+    assert failed.failure.retryable
+    await one.answer(failed)
+    while (await one.expect("credits")).free == 0:
+        pass
+    await one.say(lease=lease("deliver 0 5", job_id="again"))
+    assert (await one.expect("outcome")).outputs.outputs[0].receipt
 
 
 async def test_a_stop_does_not_wait_for_an_engine_that_is_being_made(start: Start, gate: Gate) -> None:
