@@ -81,7 +81,7 @@ test-clients: install node ## test the clients of OpenAI, fal and Replicate, unm
 
 # The engines that hold models need torch and its family: gigabytes that nothing else needs.
 ENGINES := build/engines
-$(ENGINES)/installed: pyproject.toml constraints.txt | install
+$(ENGINES)/installed: pyproject.toml constraints.txt hatch_build.py $(wildcard protos/atelier/*/v1/*.proto) | install
 	@rm -rf $(ENGINES) && $(PYTHON) -m venv $(ENGINES) && $(ENGINES)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,diffusers,transformers]' 'transformers[serving]' && touch $@
 
 test-engines: $(ENGINES)/installed ## test the engines on the real libraries with tiny models; nothing is downloaded but packages
