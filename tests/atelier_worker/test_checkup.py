@@ -71,7 +71,8 @@ async def test_a_router_that_is_not_there_and_something_else_that_is(system: Sys
     assert nobody.seen == "no router answers at 127.0.0.1:9"
     assert "atelier up" in nobody.remedy
     url = await found(tmp_path, _SKETCH, connect="http://127.0.0.1:8400")
-    assert "must be the router's host:port" in url["router for e"].seen
+    assert not url["worker.toml"].ok
+    assert "127.0.0.1:8400" in url["worker.toml"].seen
 
 
 async def test_a_release_that_is_too_old(system: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
