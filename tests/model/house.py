@@ -25,6 +25,7 @@ from service_kit.blobs import BlobStore
 from service_kit.capabilities import Capabilities, holding_lease
 from service_kit.clock import ManualClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.identity import Caller, KeyKind, Owner, Scope, acting_as
 from service_kit.keyring import Keyrings
 from service_kit.migrate import ensure_schema
@@ -161,14 +162,14 @@ class House:
         process = Process(f"router-{index}")
         db = cast(Database, ProcessDatabase(self.router_db, process))
         channel = cast(grpc.aio.Channel, Channel(process, self.hop))
-        service = router_main.Service(self.settings, db, self.clock, channel)
+        service = router_main.Service(self.settings, db, DatabaseClock(self.router_db), channel)
         return Running(process, service, Methods(service.server._servicers), self.clock.monotonic())
 
     async def _asset_service(self, index: int) -> Running:
         process = Process(f"asset-{index}")
         db = cast(Database, ProcessDatabase(self.asset_db, process))
         store = cast(BlobStore, self.blobs.seen_by(process))
-        service = asset_main.Service(self.settings, db, store, self.clock)
+        service = asset_main.Service(self.settings, db, store, DatabaseClock(self.asset_db))
         await service.spool.prepare()
         return Running(process, service, Methods(service.server._servicers), self.clock.monotonic())
 

@@ -23,6 +23,7 @@ from service_kit.blobs import BlobStore
 from service_kit.capabilities import Capabilities
 from service_kit.clock import ManualClock
 from service_kit.database import Database
+from service_kit.database_clock import DatabaseClock
 from service_kit.identity import ON_BEHALF_OF, Caller, KeyKind, Owner, Scope, parse_on_behalf_of
 from service_kit.keyring import Keyrings
 from service_kit.settings import Settings, for_tests
@@ -131,7 +132,8 @@ class House:
     async def _asset(self, index: int) -> Running:
         process = Process(f"asset-{index}")
         db = cast(Database, ProcessDatabase(self.asset_db, process))
-        service = asset_main.Service(self.settings, db, cast(BlobStore, self.blobs.seen_by(process)), self.clock)
+        store = cast(BlobStore, self.blobs.seen_by(process))
+        service = asset_main.Service(self.settings, db, store, DatabaseClock(self.asset_db))
         await service.spool.prepare()
         return Running(process, service, Methods(service.server._servicers), self.clock.monotonic())
 
@@ -139,9 +141,8 @@ class House:
         process = Process(f"library-{index}")
         db = cast(Database, ProcessDatabase(self.library_db, process))
         store = cast(BlobStore, self.blobs.seen_by(process))
-        service = library_main.Service(
-            self.settings, db, store, Control(cast(grpc.aio.Channel, Channel(process, self.hop))), self.clock
-        )
+        control = Control(cast(grpc.aio.Channel, Channel(process, self.hop)))
+        service = library_main.Service(self.settings, db, store, control, DatabaseClock(self.library_db))
         return Running(process, service, Methods(service.server._servicers), self.clock.monotonic())
 
     async def _call(self, addressed: str, data: bytes) -> bytes:
