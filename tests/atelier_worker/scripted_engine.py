@@ -149,6 +149,10 @@ class ScriptedEngine:
         """`error SENTENCE`."""
         raise EngineError(argument)
 
+    def do_half(self, argument: str, task: Task, context: Context) -> None:
+        """Fail with a sentence that cannot be encoded, such as an upstream may write."""
+        raise EngineError(f"{argument}\ud800")
+
     def do_retry(self, argument: str, task: Task, context: Context) -> None:
         """`retry SENTENCE`: an error that may pass."""
         raise EngineError(argument, retryable=True)

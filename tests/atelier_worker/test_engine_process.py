@@ -94,6 +94,12 @@ async def test_what_an_engine_says_arrives_in_order(engine: EngineClient, tmp_pa
     ]
 
 
+async def test_a_sentence_that_cannot_be_encoded_ends_its_task(engine: EngineClient, tmp_path: Path) -> None:
+    # The engine has four threads: a thread that such a sentence had ended would be missed by the fifth task.
+    for number in range(5):
+        assert await ended(engine, tmp_path / str(number), "half odd") == TaskEnd("failed", "odd?")
+
+
 async def test_a_preview_that_is_too_large_is_dropped_with_a_line(engine: EngineClient, tmp_path: Path) -> None:
     notes = Notes()
     await ended(engine, tmp_path / "t", "preview 0 65537; preview 0 65536", notes)

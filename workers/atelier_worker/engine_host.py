@@ -22,7 +22,7 @@ from atelier_worker.engine import Cancelled, Engine, EngineError
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engine_wire import task_from_proto
-from atelier_worker.host_context import HostContext
+from atelier_worker.host_context import HostContext, encodable
 from atelier_worker.host_rooms import Rooms
 
 EXIT_NOT_USABLE = 2
@@ -53,7 +53,7 @@ class Host:
             if not isinstance(error.__cause__, OptionsError | ModuleNotFoundError):
                 # Those two are said whole by the sentence; of any other fault the place is worth something.
                 traceback.print_exception(error.__cause__ or error)
-            self.send(pb.HostResponse(refused=pb.Refused(message=str(error))))
+            self.send(pb.HostResponse(refused=pb.Refused(message=encodable(error))))
             return EXIT_NOT_USABLE
         concurrency = max(1, int(engine.concurrency))
         for number in range(concurrency):
@@ -123,7 +123,7 @@ class Host:
         except Cancelled:
             ended.cancelled.SetInParent()
         except EngineError as error:
-            ended.failure.message = str(error)
+            ended.failure.message = encodable(error)
             ended.failure.retryable = error.retryable
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever foreign code raises fails its task, not the process
             traceback.print_exc()

@@ -50,7 +50,7 @@ class HostContext:
 
     def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
         self.check_cancelled()
-        message = pb.TaskProgress(task_id=self._task_id, step=int(step), steps=int(steps), phase=_clean(phase))
+        message = pb.TaskProgress(task_id=self._task_id, step=int(step), steps=int(steps), phase=encodable(phase))
         if asset_index is not None:
             message.asset_index = int(asset_index)
             self._steps[int(asset_index)] = int(step)
@@ -70,7 +70,7 @@ class HostContext:
     def write(self, delta: str) -> None:
         self.check_cancelled()
         if delta:
-            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=_clean(delta))))
+            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=encodable(delta))))
 
     def finish(
         self,
@@ -90,11 +90,11 @@ class HostContext:
 
     def log(self, line: str) -> None:
         self.check_cancelled()
-        self._send(pb.HostResponse(log=pb.TaskLog(task_id=self._task_id, line=_clean(line))))
+        self._send(pb.HostResponse(log=pb.TaskLog(task_id=self._task_id, line=encodable(line))))
 
     def warn(self, message: str) -> None:
         self.check_cancelled()
-        self._send(pb.HostResponse(warning=pb.TaskWarning(task_id=self._task_id, message=_clean(message))))
+        self._send(pb.HostResponse(warning=pb.TaskWarning(task_id=self._task_id, message=encodable(message))))
 
     def deliver(self, asset_index: int, path: Path, *, renditions: Mapping[str, Path] = _NO_RENDITIONS) -> None:
         unknown = [kind for kind in renditions if kind not in RENDITION_KINDS]
@@ -113,7 +113,7 @@ class HostContext:
     def fail(self, asset_index: int, reason: str, *, retryable: bool = False) -> None:
         self._settle(asset_index)
         message = pb.OutputFailed(task_id=self._task_id, asset_index=int(asset_index), retryable=retryable)
-        message.reason = _clean(reason)
+        message.reason = encodable(reason)
         self._send(pb.HostResponse(failed=message))
 
     def make_room(self, device: str, wanted_bytes: int) -> int:
@@ -138,6 +138,6 @@ class HostContext:
         return target
 
 
-def _clean(text: str) -> str:
-    """Return text that can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
+def encodable(text: object) -> str:
+    """Return a text as it can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
     return str(text).encode("utf-8", "replace").decode("utf-8")
