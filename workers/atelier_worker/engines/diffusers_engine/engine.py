@@ -16,6 +16,7 @@ from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read
 from atelier_worker.engines.diffusers_engine.wan_features import FEATURES, name_in
 from atelier_worker.engines.diffusers_engine.weights import Weights, WeightsError, download, find
 from atelier_worker.engines.features import NO_TEXTS, refuse
+from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class DiffusersEngine:
         self.worker_types = self._settings.worker_types or tuple(families)
         self._device = self._settings.device
         self._lock = threading.Lock()
+        self._fetches: Fetches[Weights] = Fetches()
         self._residency: Residency[Model] | None = None
         self._registered: set[str] = set()
 
@@ -85,9 +87,8 @@ class DiffusersEngine:
     def _weights(self, settings: ModelSettings, context: Context) -> Weights:
         found = self._found[settings.name]
         if found is None:
-            context.progress(0, 1, phase=f"downloading {settings.name}")
             try:
-                found = download(settings)
+                found = self._fetches.wait(settings.name, partial(download, settings), context)
             except WeightsError as error:
                 _log.error("model_not_downloaded model=%s error=%s", settings.name, error)
                 raise EngineError(

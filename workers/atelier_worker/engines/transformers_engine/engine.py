@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atelier_worker.engine import Context, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
 
 from . import chat, enhance
@@ -18,9 +18,6 @@ from .options import EVERY_MODEL, EngineOptions, ModelOptions, read_options
 if TYPE_CHECKING:
     from .decoder import Decoder
     from .loading import ChatFiles
-
-# How often somebody who waits for a model to be fetched is told so, and may cancel.
-_LOOK_EVERY_S = 1.0
 
 
 class TransformersEngine:
@@ -60,8 +57,7 @@ class TransformersEngine:
             )
             self._files: dict[str, ChatFiles] = {}
             self._files_lock = threading.Lock()
-            self._fetching: dict[str, Future[Path]] = {}
-            self._fetcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="fetch")
+            self._fetches: Fetches[Path] = Fetches()
             for model in self._options.models:
                 if not self._options.download:
                     self._read(model, self._find(model))
@@ -97,25 +93,10 @@ class TransformersEngine:
         raise EngineError(f"This worker has no model {name}; it has {there}.", retryable=True)
 
     def _ready(self, model: ModelOptions, context: Context) -> ChatFiles:
-        """Return the small files of a model; one that is not here yet is fetched, which can be seen and cancelled.
-
-        Whoever cancels does not end the fetching: the next task finds what there is by then.
-        """
+        """Return the small files of a model; one that is not here yet is fetched."""
         if model.name in self._files:
             return self._files[model.name]
-        with self._files_lock:
-            fetching = self._fetching.get(model.name) or self._fetcher.submit(self._find, model)
-            self._fetching[model.name] = fetching
-        try:
-            while not fetching.done():
-                context.progress(0, 1, phase=f"loading {model.name}: fetching it")
-                wait([fetching], timeout=_LOOK_EVERY_S)
-            return self._read(model, fetching.result())
-        except EngineError:
-            with self._files_lock:
-                if self._fetching.get(model.name) is fetching:
-                    del self._fetching[model.name]
-            raise
+        return self._read(model, self._fetches.wait(model.name, lambda: self._find(model), context))
 
     def _find(self, model: ModelOptions) -> Path:
         return self._loading.find(model.name, model.source, model.folder, download=self._options.download)
