@@ -139,5 +139,5 @@ class HostContext:
 
 
 def encodable(text: object) -> str:
-    """Return a text as it can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
+    """Return text that can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
     return str(text).encode("utf-8", "replace").decode("utf-8")

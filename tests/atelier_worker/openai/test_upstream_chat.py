@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import traceback
@@ -123,12 +124,13 @@ def test_a_stream_that_is_cut_in_the_middle_is_not_asked_for_again(
         streams(cut=True),
         streams(),
         streams(b"data: no json\n\n"),
+        streams(b"data: " + 100_000 * b"[" + b"\n\n"),
         streams(b'data: {"error": {"message": "CUDA is busy", "code": 503}}\n\n'),
         refuses(429, "slow down"),
         refuses(500, "oh"),
         says(502, b"<html>bad gateway</html>"),
     ],
-    ids=["cut", "nothing", "nonsense", "error-event", "429", "500", "502"],
+    ids=["cut", "nothing", "nonsense", "deep", "error-event", "429", "500", "502"],
 )
 def test_what_failed_before_the_first_word_is_tried_again(first: Any, upstream: StandIn, tmp_path: Path) -> None:
     upstream.answer(first, streams(*_WHOLE))
@@ -287,6 +289,28 @@ def test_tokens_count_as_the_upstream_counted_them(upstream: StandIn, tmp_path: 
     assert sum(time.slept) == 0, "ten are left, and eight are asked for"
     engine.run(asks(max_tokens=1), heard(tmp_path))
     assert sum(time.slept) == pytest.approx(60)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    ((10**400, 1), (2**40, 1), (-3, 1), (True, 1), ("4", 1), (1.5, 1)),
+    ids=("huge", "large", "negative", "truth", "text", "part"),
+)
+def test_counts_that_cannot_be_count_for_nothing(counts: Any, upstream: StandIn, tmp_path: Path) -> None:
+    upstream.answer(streams(event("x", "stop"), _usage(*counts), DONE))
+    time, prices = Time(), {"cost_per_million_input_tokens": 1}
+    engine = engine_for(upstream, time, tokens_per_minute=100, model=prices)
+    for _ in range(2):
+        context = heard(tmp_path)
+        engine.run(asks(max_tokens=1), context)
+        assert context.lines == ["The upstream's Qwen/Qwen3-8B did not say how many tokens it took."]
+    assert sum(time.slept) == 0, "nobody waits for what was never read"
+    assert engine.counters() == {"requests": 2}
+
+
+def _usage(read: Any, written: Any) -> bytes:
+    chunk = {"choices": [], "usage": {"prompt_tokens": read, "completion_tokens": written}}
+    return f"data: {json.dumps(chunk)}\n\n".encode()
 
 
 def test_a_job_that_waits_for_the_limit_can_be_cancelled(upstream: StandIn, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from atelier_worker.engine import Chat, EngineError
 from .options import Model
 from .patience import Again
 from .sse import BadStream, EventReader
-from .upstream import Upstream
+from .upstream import Upstream, counted
 
 _DONE = "[DONE]"
 # What an error in the stream is called when another try may help.
@@ -109,13 +109,15 @@ async def _read(response: httpx.Response, reply: Reply, upstream: Upstream) -> N
 def _take(event: str, reply: Reply, upstream: Upstream) -> None:
     try:
         chunk: Any = json.loads(event)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadStream("The upstream sent an event that is not JSON.") from None
     if not isinstance(chunk, dict):
         raise BadStream("The upstream sent an event that is not an object of JSON.")
     if chunk.get("error"):
         raise _failed(chunk, reply, upstream)
-    reply.usage = _usage(chunk.get("usage")) or reply.usage
+    usage = chunk.get("usage")
+    if isinstance(usage, dict):
+        reply.usage = counted(usage.get("prompt_tokens"), usage.get("completion_tokens")) or reply.usage
     choices = chunk.get("choices")
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         # Counts come in a piece without choices; some send pieces that only keep the connection open.
@@ -145,13 +147,3 @@ def _cut(reply: Reply, how: str) -> Exception:
     if reply.wrote:
         return EngineError(f"The upstream's answer {how} in the middle of the text.")
     return Again(EngineError(f"The upstream's answer {how} before it began.", retryable=True))
-
-
-def _usage(usage: object) -> tuple[int, int] | None:
-    """Tokens read and written; None when the upstream does not say both."""
-    if not isinstance(usage, dict):
-        return None
-    read, written = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not isinstance(read, int) or not isinstance(written, int) or min(read, written) < 0:
-        return None
-    return read, written

@@ -19,7 +19,7 @@ from atelier_worker.engines.features import refuse
 
 from .features import PICTURES
 from .options import Model
-from .upstream import Upstream, read_limited
+from .upstream import Upstream, counted, read_limited
 
 _QUALITIES: Mapping[str, Mapping[str, str]] = {
     "gpt-image": {"draft": "low", "standard": "medium", "high": "high"},
@@ -165,17 +165,15 @@ def _png(picture: Image.Image) -> bytes:
 def _answer(data: bytes, upstream: Upstream, most: int) -> Answer:
     try:
         answer = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise EngineError("The upstream answered with what is not JSON.") from None
     listed = answer.get("data") if isinstance(answer, dict) else None
     if not isinstance(listed, list) or not listed:
         said, _ = upstream.reason_of(answer)
         raise EngineError(f"The upstream answered without a picture{f': {said}' if said else '.'}")
     usage = answer.get("usage")
-    counts = (usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else (None, None)
-    read, written = counts
-    counted = (read, written) if isinstance(read, int) and isinstance(written, int) else None
-    return Answer(tuple(_picture(one) for one in listed[:most]), counted)
+    tokens = counted(usage.get("input_tokens"), usage.get("output_tokens")) if isinstance(usage, dict) else None
+    return Answer(tuple(_picture(one) for one in listed[:most]), tokens)
 
 
 def _picture(one: object) -> Picture:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import httpx
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _CONNECT_S = 10.0
 _LONGEST_REFUSAL_BYTES = 64 << 10
 _LONGEST_QUOTE = 300
+# No model reads so much at once; what is beyond would stop a limit of tokens for others and spoil the sums.
+_MOST_TOKENS = 100_000_000
 _BUSY = (408, 409, 425, 429)
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\s]+")
@@ -121,7 +124,7 @@ class Upstream:
         try:
             data = await read_limited(response, _LONGEST_REFUSAL_BYTES)
             return self.reason_of(json.loads(data))
-        except (httpx.HTTPError, EngineError, ValueError):
+        except (httpx.HTTPError, EngineError, ValueError, RecursionError):
             return "", ""
 
     def reason_of(self, answer: object) -> tuple[str, str]:
@@ -147,6 +150,14 @@ class Upstream:
         line = re.sub(r"\b(?:sk|key)-[\w*.-]{4,}", "********", line)
         line = line.replace(self._url, "its address")
         return line if len(line) <= _LONGEST_QUOTE else f"{line[:_LONGEST_QUOTE].rsplit(' ', 1)[0]} …"
+
+
+def counted(read: object, written: object) -> tuple[int, int] | None:
+    """Tokens read and written as an answer counts them; None when it does not say both, or nothing that can be."""
+    for count in (read, written):
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST_TOKENS:
+            return None
+    return cast(int, read), cast(int, written)
 
 
 async def read_limited(response: httpx.Response, most_bytes: int) -> bytes:
