@@ -166,6 +166,18 @@ def test_a_model_that_cannot_be_used_is_refused_with_the_remedy(copy: Path, tmp_
     assert "no weights in safetensors files" in refused(copy)
 
 
+def test_weights_that_are_not_in_the_folder_or_not_safetensors_are_refused(copy: Path) -> None:
+    index = copy / "model.safetensors.index.json"
+    (copy / "weights.bin").write_bytes(b"\x80")
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "weights.bin"}}))
+    assert "names 'weights.bin', and only safetensors files beside it are read" in refused(copy)
+    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "../other/model.safetensors"}}))
+    assert "only safetensors files beside it are read" in refused(copy)
+    index.unlink()
+    (copy / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/elsewhere"}))
+    assert "holds an adapter" in refused(copy)
+
+
 def test_a_model_that_is_not_on_this_machine_is_named_with_how_to_get_it(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -56,6 +56,18 @@ def only_pickle(folder: Path) -> None:
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
 
 
+def index_of(what: object) -> Callable[[Path], Any]:
+    """Give the parts of the UNet an index that says so."""
+    text = what if isinstance(what, str) else json.dumps(what)
+    return lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text(text)
+
+
+def weights_of(header: str) -> Callable[[Path], Any]:
+    """Make the weights of the UNet a file with this header and nothing behind it."""
+    data = len(header).to_bytes(8, "little") + header.encode()
+    return lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(data)
+
+
 def other_class(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LTXPipeline"}), "utf-8")
@@ -70,8 +82,20 @@ def other_class(folder: Path) -> None:
         (other_class, "holds a LTXPipeline; this engine runs StableDiffusionXLPipeline, "),
         (lambda folder: shutil.rmtree(folder / "vae"), "vae has no weights (*.safetensors); download the model again"),
         (only_pickle, "has diffusion_pytorch_model.bin but no safetensors, and other formats can run code"),
-        (lambda folder: cut(folder / "text_encoder" / "model.safetensors"), "is cut off or broken; download it again"),
-        (lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b""), "is cut off or"),
+        (lambda folder: cut(folder / "text_encoder" / "model.safetensors"), "it is cut off; download it again"),
+        (
+            lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(b""),
+            "or is cut off; download it",
+        ),
+        (index_of({"weight_map": {"a": "weights.bin"}}), "names 'weights.bin', and only safetensors files beside it"),
+        (index_of({"weight_map": {"a": "../../x.safetensors"}}), "names '../../x.safetensors', and only safetensors"),
+        (index_of({"weight_map": {"a": 5}}), "names 5, and only safetensors"),
+        (index_of([1]), "index.json is no index of weights, or is broken; download it again"),
+        (index_of("{"), "index.json is no index of weights, or is broken; download it again"),
+        (index_of("[" * 100_000), "index.json is no index of weights, or is broken; download it again"),
+        (weights_of("[" * 100_000), "is no safetensors file, or is broken"),
+        (weights_of('{"a": {"dtype": "F32", "shape": [-5], "data_offsets": [0, 0]}}'), "or is broken"),
+        (weights_of('{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 0]}}'), "or is broken"),
     ),
 )
 def test_weights_that_cannot_be_used(folder: Path, spoil: Callable[[Path], Any], sentence: str) -> None:
@@ -103,7 +127,7 @@ def test_a_checkpoint_in_one_file(tiny_sdxl_folder: Path, folder: Path, tmp_path
         file, config=str(folder)
     )
     cut(file)
-    assert "is cut off or broken" in refusal(file, config=str(tiny_sdxl_folder))
+    assert "it is cut off; download it again" in refusal(file, config=str(tiny_sdxl_folder))
 
 
 def test_a_source_that_is_nothing() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 _LARGEST_HEADER_BYTES = 100 << 20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I16": 16}
@@ -44,6 +45,35 @@ def memory_bytes(files: list[Path], dtype: str) -> int:
     return sum(elements * _loaded_bytes(kind, dtype) for file in files for kind, elements in _tensors(file))
 
 
+def elements_in(file: Path) -> int:
+    """Return how many numbers the weights in a file are.
+
+    Raises:
+        BrokenFile: it cannot be read, is cut off, or is no safetensors file.
+    """
+    return sum(elements for _, elements in _tensors(file))
+
+
+def named_in(index: Path) -> set[str]:
+    """Return the files that an index of weights in several files (`….safetensors.index.json`) names.
+
+    The libraries read whatever it names, and other formats can run code while they are read.
+
+    Raises:
+        BrokenFile: it cannot be read, or names something else than safetensors files beside it.
+    """
+    try:
+        names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except OSError as error:
+        raise BrokenFile(f"{index} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BrokenFile(f"{index} is no index of weights, or is broken") from None
+    for name in names:
+        if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\\" in name:
+            raise BrokenFile(f"{index} names {name!r}, and only safetensors files beside it are read")
+    return names
+
+
 def _loaded_bytes(kind: str, dtype: str) -> int:
     own = math.ceil(_BITS.get(kind, 16) / 8)
     return DTYPE_BYTES.get(dtype, own) if kind in ("F64", "F32", "F16", "BF16") else own
@@ -63,11 +93,18 @@ def _tensors(file: Path) -> Iterator[tuple[str, int]]:
             header = json.loads(opened.read(header_bytes))
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         end = max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        found = [(str(tensor["dtype"]), math.prod(tensor["shape"])) for tensor in tensors]
+        found = [(str(tensor["dtype"]), _elements(tensor["shape"])) for tensor in tensors]
     except OSError as error:
         raise BrokenFile(f"{file} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise BrokenFile(f"{file} is no safetensors file, or is broken") from None
     if 8 + header_bytes + end != size:
         raise BrokenFile(f"{file} has {size} bytes where its header says {8 + header_bytes + end}: it is cut off")
     yield from found
+
+
+def _elements(shape: list[Any]) -> int:
+    """Return how many numbers a tensor is. Raises ValueError when that is no shape."""
+    if not all(isinstance(side, int) and side >= 0 for side in shape):
+        raise ValueError(f"{shape} is no shape")
+    return math.prod(shape)

@@ -6,10 +6,8 @@ Only safetensors are taken: other formats can run code while they are read. Need
 from __future__ import annotations
 
 import json
-import math
 import re
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -19,6 +17,7 @@ from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.diffusers_engine.settings import IpAdapter, ModelSettings
 from atelier_worker.engines.diffusers_engine.wan_schedulers import NAMES as VIDEO_SCHEDULERS
+from atelier_worker.weight_files import BrokenFile, elements_in, named_in
 
 PIPELINES: Mapping[str, str] = MappingProxyType(
     {
@@ -42,7 +41,6 @@ _WITHOUT_WEIGHTS = (
     "ProcessorPil",
     "FeatureExtractor",
 )
-_MAX_HEADER_BYTES = 100 << 20
 
 
 class WeightsError(OptionsError):
@@ -163,7 +161,7 @@ def _look_at_file(file: Path, settings: ModelSettings) -> Weights:
             f"model {settings.name}: {folder} configures a {pipeline}; checkpoints in one file are read of SDXL only."
         )
     _check_settings("sdxl", settings)
-    elements = MappingProxyType({"checkpoint": sum(_sizes_in(file, settings))})
+    elements = MappingProxyType({"checkpoint": _elements_in(file, settings)})
     return Weights(folder, pipeline, "sdxl", elements, _beside(settings), file)
 
 
@@ -192,11 +190,11 @@ def _beside(settings: ModelSettings) -> int:
     total = 0
     for name, path in settings.loras.items():
         _there(Path(path), f"the LoRA {name}", settings)
-        sum(_sizes_in(Path(path), settings))
+        _elements_in(Path(path), settings)
     if settings.ip_adapter is not None:
         file = adapter_file(settings.ip_adapter)
         _there(file, "the ip_adapter", settings)
-        total += sum(_sizes_in(file, settings)) + _elements(file.parent / "image_encoder", settings)
+        total += _elements_in(file, settings) + _elements(file.parent / "image_encoder", settings)
     if settings.controlnet is not None:
         folder = Path(settings.controlnet.source).expanduser()
         _there(folder / "config.json", "the controlnet", settings)
@@ -223,7 +221,7 @@ def _index(folder: Path, settings: ModelSettings) -> dict[str, Any]:
         )
     try:
         index = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"model {settings.name}: {path} cannot be read; download it again. ({error})") from error
     if not isinstance(index, dict):
         raise WeightsError(f"model {settings.name}: {path} is not what diffusers writes; download it again.")
@@ -244,7 +242,7 @@ def _elements(folder: Path, settings: ModelSettings) -> int:
         raise WeightsError(
             f"model {settings.name}: {folder} has no weights{kind} (*.safetensors); download the model again."
         )
-    return sum(sum(_sizes_in(path, settings)) for path in files)
+    return sum(_elements_in(path, settings) for path in files)
 
 
 def _weight_files(folder: Path, settings: ModelSettings) -> list[Path]:
@@ -252,10 +250,18 @@ def _weight_files(folder: Path, settings: ModelSettings) -> list[Path]:
     plain = [path for path in sorted(folder.glob("*.safetensors")) if not _variant_of(path)]
     found = [path for path in sorted(folder.glob("*.safetensors")) if _variant_of(path) == settings.variant]
     for index in folder.glob("*.safetensors.index.json"):
-        for name in set(json.loads(index.read_text("utf-8")).get("weight_map", {}).values()):
+        for name in _named_in(index, settings):
             if not (folder / name).is_file() and _variant_of(folder / name) == settings.variant:
                 raise WeightsError(f"model {settings.name}: {folder / name} is missing; download the model again.")
     return found or plain
+
+
+def _named_in(index: Path, settings: ModelSettings) -> set[str]:
+    """The files that an index names."""
+    try:
+        return named_in(index)
+    except BrokenFile as error:
+        raise WeightsError(f"model {settings.name}: {error}; download it again.") from error
 
 
 def _variant_of(path: Path) -> str | None:
@@ -264,19 +270,9 @@ def _variant_of(path: Path) -> str | None:
     return match[1] if match else None
 
 
-def _sizes_in(path: Path, settings: ModelSettings) -> Iterator[int]:
-    """The elements of each tensor of a file (https://huggingface.co/docs/safetensors: length, JSON header, data)."""
-    broken = f"model {settings.name}: {path} is cut off or broken; download it again."
+def _elements_in(path: Path, settings: ModelSettings) -> int:
+    """How many numbers the weights in a file are."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as opened:
-            length = struct.unpack("<Q", opened.read(8))[0]
-            if length > min(size - 8, _MAX_HEADER_BYTES):
-                raise WeightsError(broken)
-            header = json.loads(opened.read(length))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        if max((tensor["data_offsets"][1] for tensor in tensors), default=0) != size - 8 - length:
-            raise WeightsError(broken)
-        yield from (math.prod(tensor["shape"]) for tensor in tensors)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise WeightsError(broken) from error
+        return elements_in(path)
+    except BrokenFile as error:
+        raise WeightsError(f"model {settings.name}: {error}; download it again.") from error

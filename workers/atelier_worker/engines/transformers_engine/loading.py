@@ -19,6 +19,7 @@ from jinja2.exceptions import TemplateError
 
 from atelier_worker.engine import EngineError, Message
 from atelier_worker.engines.residency import is_out_of_memory, weights_bytes_of
+from atelier_worker.weight_files import BrokenFile, named_in
 
 from .decoder import Shape
 from .sampling import Habits
@@ -61,6 +62,16 @@ def find(name: str, source: str, folder: Path | None, *, download: bool) -> Path
             f"The model {name} has no weights in safetensors files; other formats are not read, as they can hold "
             "programs. Fetch a version with safetensors, or convert it."
         )
+    if (folder / "adapter_config.json").is_file():
+        raise EngineError(
+            f"The folder of the model {name} holds an adapter, which would be put on a model that lies elsewhere: "
+            "merge them into one folder, and name that."
+        )
+    try:
+        for index in folder.glob("*.safetensors.index.json"):
+            named_in(index)
+    except BrokenFile as error:
+        raise EngineError(f"The weights of the model {name} cannot be read: {error}. Fetch it again.") from error
     return folder
 
 
