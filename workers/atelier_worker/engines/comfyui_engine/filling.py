@@ -24,7 +24,7 @@ _WORDS = {
     "first_and_last_frame": "two references of kind first_frame and last_frame",
 }
 # Names of other engines for what ComfyUI calls otherwise.
-_SAMPLERS = {"euler_a": "euler_ancestral", "unipc": "uni_pc", "dpmpp_2m_sde": "dpmpp_2m_sde"}
+_SAMPLERS = {"euler_a": "euler_ancestral", "unipc": "uni_pc"}
 _CURVES = ("karras", "exponential", "sgm_uniform", "simple", "beta", "normal")
 _NO_LORAS: Mapping[str, str] = MappingProxyType({})
 

@@ -13,9 +13,9 @@ from atelier_worker.engine import EngineError
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 from atelier_worker.engines.diffusers_engine.weights import Weights
 from atelier_worker.engines.residency import tell_part
+from atelier_worker.weight_files import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ def dtypes_of(weights: Weights, dtype: str) -> Mapping[str, str]:
 
 def weights_bytes(weights: Weights, dtype: str, *, offload: bool) -> int:
     """What the weights take on the device; with `offload` that is the largest component."""
-    sizes = [weights.elements[name] * _BYTES[kind] for name, kind in dtypes_of(weights, dtype).items()]
-    return (max(sizes, default=0) if offload else sum(sizes)) + weights.beside * _BYTES[dtype]
+    sizes = [weights.elements[name] * DTYPE_BYTES[kind] for name, kind in dtypes_of(weights, dtype).items()]
+    return (max(sizes, default=0) if offload else sum(sizes)) + weights.beside * DTYPE_BYTES[dtype]
 
 
 def load(settings: ModelSettings, weights: Weights, device: str) -> Model:

@@ -117,8 +117,6 @@ class Plan:
         said: dict[str, object] = {"guidance": self.guidance}
         if self.scheduler:
             said["scheduler"] = self.scheduler
-        if self.task.loras:
-            said["loras"] = [{"name": lora.name, "weight": lora.weight} for lora in self.task.loras]
         if len(batch) > 1:
             said["batch"] = len(batch)
         return said

@@ -13,12 +13,12 @@ _DPM = "DPMSolverMultistepScheduler"
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, object]]] = MappingProxyType(
     {
         "ddim": ("DDIMScheduler", {}),
-        "dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
+        "dpmpp_2m": (_DPM, {"algorithm_type": "dpmsolver++", "use_karras_sigmas": False}),
         "dpmpp_2m_karras": (
-            "DPMSolverMultistepScheduler",
+            _DPM,
             {"algorithm_type": "dpmsolver++", "use_karras_sigmas": True},
         ),
-        "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+        "dpmpp_2m_sde": (_DPM, {"algorithm_type": "sde-dpmsolver++"}),
         "euler": ("EulerDiscreteScheduler", {"use_karras_sigmas": False}),
         "euler_a": ("EulerAncestralDiscreteScheduler", {}),
         "euler_karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),

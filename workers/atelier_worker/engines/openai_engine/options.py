@@ -108,7 +108,7 @@ def _url(options: Options) -> str:
     except ValueError:
         fine = False
     if not fine:
-        raise options.wrong("url", "takes the address of an API without a key in it, such as http://127.0.0.1:8000/v1.")
+        raise options.wrong("url", _URL_TAKES)
     return url.rstrip("/")
 
 
