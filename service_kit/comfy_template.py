@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
 VERSION = 1
 LIMIT_BYTES = 4 * 1024 * 1024
+MOST_NODES = 1000
 
 TEXTS = ("prompt", "negative_prompt", "sampler", "scheduler", "checkpoint")
 NUMBERS = ("seed", "steps", "guidance", "strength", "width", "height", "batch_size", "frames", "fps")
@@ -175,7 +177,9 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     if len(text) > LIMIT_BYTES:
         raise TemplateError(f"The file has {len(text)} bytes; a workflow has at most {LIMIT_BYTES}.")
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_constant=_no_number, parse_float=_finite)
+        # Half a surrogate pair can be written in JSON and not be sent.
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TemplateError("The file is not JSON: export the workflow from ComfyUI in the API format.") from error
     if not isinstance(found, dict):
@@ -183,9 +187,20 @@ def _parse(text: str | bytes) -> dict[str, Any]:
     return found
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_number(text)
+
+
+def _no_number(text: str) -> float:
+    raise TemplateError(f"The file has {text[:20]} where a number belongs: give that field of the workflow a number.")
+
+
 def _workflow(found: object) -> Workflow:
     if not isinstance(found, dict) or not found:
         raise TemplateError("The file is not a workflow: it has no nodes.")
+    if len(found) > MOST_NODES:
+        raise TemplateError(f"The workflow has {len(found)} nodes; at most {MOST_NODES} are read.")
     for name, node in found.items():
         if not (
             isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
@@ -229,7 +244,9 @@ def _defaults(found: object) -> dict[str, str | int | float]:
     return dict(found)
 
 
-def _names(found: Iterable[object], where: str) -> list[str]:
+def _names(found: object, where: str) -> list[str]:
+    if not isinstance(found, list | dict):
+        raise TemplateError(f"The template's {where} are a list of names.")
     for name in found:
         if not isinstance(name, str) or not is_input(name):
             raise TemplateError(f"The template's {where} name {name!r}; known are {', '.join(INPUTS)} and lora_1.")

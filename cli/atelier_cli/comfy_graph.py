@@ -6,10 +6,11 @@ more than one node could be meant, and they do not agree, the name is a choice t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from service_kit.comfy_template import Node, Target, Workflow, is_link
+from service_kit.comfy_template import Node, Target, TemplateError, Workflow, is_link
 
 _TEXT_FIELDS = ("text", "text_g", "text_l", "prompt", "clip_l", "clip_g", "t5xxl", "string", "value")
 _ROLE_TEXT_FIELDS = {"positive": "positive_prompt", "negative": "negative_prompt"}
@@ -50,8 +51,15 @@ class Found:
 
 
 def find(workflow: Workflow) -> Found:
-    """Return the inputs and outputs of a workflow."""
-    return _Search(workflow).run()
+    """Return the inputs and outputs of a workflow.
+
+    Raises:
+        TemplateError: its nodes stand in a longer row than can be followed.
+    """
+    try:
+        return _Search(workflow).run()
+    except RecursionError as error:
+        raise TemplateError("The workflow cannot be followed: too many nodes stand in one row.") from error
 
 
 class _Search:
@@ -317,10 +325,11 @@ class _Search:
 
     def _upstream(self, start: Iterable[str], without: Iterable[str] = ()) -> list[str]:
         """Return every node that these need, these included, nearest first."""
-        reached, queue = list(dict.fromkeys(start)), list(dict.fromkeys(start))
+        reached = dict.fromkeys(start)
+        queue = deque(reached)
         while queue:
-            for one, value in self._nodes[queue.pop(0)]["inputs"].items():
+            for one, value in self._nodes[queue.popleft()]["inputs"].items():
                 if is_link(value) and one not in without and value[0] not in reached:
-                    reached.append(value[0])
+                    reached[value[0]] = None
                     queue.append(value[0])
-        return reached
+        return list(reached)

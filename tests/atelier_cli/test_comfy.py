@@ -216,6 +216,15 @@ def test_a_name_with_several_places_is_a_choice(tmp_path: Path, capsys: pytest.C
     assert [str(place) for place in read_template(out.read_text()).inputs["prompt"]] == ["20.text"]
 
 
+def _row(length: int) -> dict[str, Any]:
+    """A sampler whose text stands behind so many nodes."""
+    nodes = {f"c{n}": {"class_type": "Combine", "inputs": {"to": [f"c{n + 1}", 0]}} for n in range(length)}
+    nodes[f"c{length}"] = {"class_type": "CLIPTextEncode", "inputs": {"text": "a kite"}}
+    inputs = {"latent_image": ["c0", 0], "positive": ["c0", 0], "seed": 1, "steps": 4, "cfg": 5.0}
+    nodes["k"] = {"class_type": "KSampler", "inputs": inputs}
+    return nodes | {"s": {"class_type": "SaveImage", "inputs": {"images": ["k", 0]}}}
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -225,6 +234,12 @@ def test_a_name_with_several_places_is_a_choice(tmp_path: Path, capsys: pytest.C
         ('{"1": {"inputs": {}}}', "'1' has no class_type and inputs"),
         ('{"1": {"class_type": "A", "inputs": {"x": ["9", 0]}}}', "1.x is fed by node '9'"),
         ('{"1": {"class_type": "EmptyImage", "inputs": {}}}', "The workflow saves nothing"),
+        ('{"1": {"class_type": "A", "inputs": {"cfg": NaN}}}', "has NaN where a number belongs"),
+        ('{"1": {"class_type": "A", "inputs": {"cfg": -1e999}}}', "has -1e999 where a number belongs"),
+        ('{"1": {"class_type": "A", "inputs": {"text": "\\ud800"}}}', "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        (json.dumps({str(n): {"class_type": "A", "inputs": {}} for n in range(1001)}), "1001 nodes; at most 1000"),
+        (json.dumps(_row(990)), "too many nodes stand in one row"),
     ],
 )
 def test_what_is_no_workflow_is_refused(
