@@ -11,6 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from atelier_cli.ports import free_port
+from atelier_worker.engine_events import EngineInfo
+from atelier_worker.member import models_of, worker_types_of
+from atelier_worker.plans import EnginePlan
 from tests.atelier_worker import keeping_engine
 from tests.atelier_worker.fake_router import FakeRouter, within
 from tests.atelier_worker.leases import lease
@@ -25,12 +29,6 @@ engine = "{keeping_engine.ENGINE}"
 name = "broken"
 engine = "{ENGINE.replace("Scripted", "Broken")}"
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Watched:
@@ -62,7 +60,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path, router: FakeRouter) -> AsyncIterator[Watched]:
-    port = free_port()
+    port = free_port("127.0.0.1")
     one = Watched(start_several(tmp_path, router, ENGINES, status=f"127.0.0.1:{port}"), port)
     yield one
     await one.http.aclose()
@@ -158,9 +156,18 @@ async def test_a_port_that_is_taken_ends_the_process(
 
 
 async def test_a_port_beyond_this_machine_is_allowed_on_demand(tmp_path: Path, router: FakeRouter) -> None:
-    port = free_port()
+    port = free_port("127.0.0.1")
     watched = Watched(start_several(tmp_path, router, ENGINES, status=f"0.0.0.0:{port}", insecure=True), port)
     await watched.until("/live", 200)
     await watched.http.aclose()
     watched.workers.stop.set()
     assert await watched.workers.exit_code() == 0
+
+
+def test_what_a_worker_serves_is_said_by_its_plan_else_by_its_engine() -> None:
+    plan = EnginePlan("e", "sketch", {}, "attic-e")
+    told = EnginePlan("e", "sketch", {}, "attic-e", worker_types=("wan",), models=("mine",))
+    says, silent = (EngineInfo("sketch", 1, types, (), types) for types in (("sdxl",), ()))
+    assert [worker_types_of(told, says), models_of(told, says)] == [("wan",), ("mine",)]
+    assert [worker_types_of(plan, says), models_of(plan, says)] == [("sdxl",), ("sdxl",)]
+    assert [worker_types_of(plan, silent), models_of(plan, silent)] == [("chat", "sdxl", "wan"), ()]

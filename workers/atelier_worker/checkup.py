@@ -18,7 +18,7 @@ from pathlib import Path
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineInfo, EngineUnavailable
 from atelier_worker.greeting import greet
-from atelier_worker.member import DEFAULT_WORKER_TYPES
+from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan, ProcessPlan
 from atelier_worker.weight_files import BrokenFile, memory_bytes, safetensors_in
 from atelier_worker.worker_file import read_worker_file
@@ -70,8 +70,8 @@ async def _make(plan: EnginePlan) -> tuple[EngineInfo | None, Finding]:
         return None, Finding(what, False, seen, "Look at what it prints: atelier worker --config says more.")
     finally:
         await client.stop()
-    types = ", ".join(plan.worker_types or info.worker_types or DEFAULT_WORKER_TYPES)
-    models = ", ".join(plan.models or info.models) or "every model"
+    types = ", ".join(worker_types_of(plan, info))
+    models = ", ".join(models_of(plan, info)) or "every model"
     return info, Finding(what, True, f"{info.name} for {types}: {models}")
 
 

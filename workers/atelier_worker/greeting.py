@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator, Mapping
 
 import grpc
@@ -13,7 +14,7 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
 from atelier_worker.dial import dial
 from atelier_worker.engine_events import EngineInfo
-from atelier_worker.member import DEFAULT_WORKER_TYPES
+from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan, ProcessPlan
 from atelier_worker.session import Introduction
 from atelier_worker.targets import Targets
@@ -23,6 +24,7 @@ from service_kit.settings import SettingsError
 from service_kit.version import __version__
 
 _LIMIT_S = 10.0
+_PART_LIMIT_S = 2.0
 _START = (
     "Start it with `atelier up`, or name its host:port as connect in [worker] (by default port 7401); between "
     "machines, let the firewall pass it."
@@ -61,8 +63,8 @@ def _introduction(plan: EnginePlan, info: EngineInfo | None) -> Introduction:
     return Introduction(
         worker_id=f"doctor-{new_id()}",
         instance_id=new_id(),
-        worker_types=plan.worker_types or (info.worker_types if info else ()) or DEFAULT_WORKER_TYPES,
-        models=plan.models or (info.models if info else ()) or tuple(_named_models(plan)),
+        worker_types=worker_types_of(plan, info),
+        models=models_of(plan, info) or tuple(_named_models(plan)),
         slots=1,
         labels=plan.labels,
         version=__version__,
@@ -96,9 +98,19 @@ async def _introduce(channel: grpc.aio.Channel, process: ProcessPlan, worker: In
                 await call.trailing_metadata(),
                 details=await call.details(),
             )
+        await _part(call)
         return tuple(first.welcome.warnings)
     finally:
         call.cancel()
+
+
+async def _part(call: grpc.aio.StreamStreamCall[pb.WorkRequest, pb.WorkResponse]) -> None:
+    """Leave as a worker does: once the router has closed its side as well, this one is none of its workers any more."""
+    with contextlib.suppress(TimeoutError, grpc.aio.AioRpcError):
+        async with asyncio.timeout(_PART_LIMIT_S):
+            await call.done_writing()
+            while isinstance(await call.read(), pb.WorkResponse):
+                pass
 
 
 def _problem(error: grpc.aio.AioRpcError, address: str) -> Greeted:

@@ -26,7 +26,7 @@ from service_kit.settings import SettingsError
 from service_kit.telemetry import get_logger
 from service_kit.version import __version__
 
-DEFAULT_WORKER_TYPES = ("chat", "sdxl", "wan")
+_DEFAULT_WORKER_TYPES = ("chat", "sdxl", "wan")
 _HAND_BACK_LIMIT_S = 2.0
 # An engine that could not be made is tried again after so long: weights may be on a disk that comes later.
 AGAIN_AFTER_S = 300.0
@@ -44,6 +44,16 @@ class State(Enum):
     REFUSED = "refused"
     FAULT = "fault"
     STOPPED = "stopped"
+
+
+def worker_types_of(plan: EnginePlan, info: EngineInfo | None) -> tuple[str, ...]:
+    """Return the pools that a worker serves: those of its plan, else of its engine (None: not made yet), else all."""
+    return plan.worker_types or (info.worker_types if info is not None else ()) or _DEFAULT_WORKER_TYPES
+
+
+def models_of(plan: EnginePlan, info: EngineInfo | None) -> tuple[str, ...]:
+    """Return the models that a worker takes jobs for; none for every model of its pools."""
+    return plan.models or (info.models if info is not None else ())
 
 
 class Member:
@@ -153,8 +163,8 @@ class Member:
         return Introduction(
             worker_id=self.worker_id,
             instance_id=new_id(),
-            worker_types=self.plan.worker_types or info.worker_types or DEFAULT_WORKER_TYPES,
-            models=self.plan.models or info.models,
+            worker_types=worker_types_of(self.plan, info),
+            models=models_of(self.plan, info),
             slots=self.slots,
             labels=self.plan.labels,
             version=__version__,

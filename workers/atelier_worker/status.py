@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from atelier_worker.member import Member
+from atelier_worker.member import Member, models_of, worker_types_of
 from service_kit.version import __version__
 
 _RESULTS = ("finished", "failed", "cancelled", "crashed")
@@ -55,8 +55,8 @@ def _engine_status(member: Member) -> dict[str, Any]:
         "pid": engine.pid if engine is not None else None,
         "restarts": engine.restarts if engine is not None else 0,
         "last_end": engine.last_end if engine is not None else "",
-        "worker_types": list(member.plan.worker_types or (info.worker_types if info is not None else ())),
-        "models": list(member.plan.models or (info.models if info is not None else ())),
+        "worker_types": list(worker_types_of(member.plan, info) if info is not None else member.plan.worker_types),
+        "models": list(models_of(member.plan, info)),
         "slots": member.slots,
         "tasks": engine.tasks if engine is not None else 0,
         "leases": len(holdings.refs()) if holdings is not None else 0,
