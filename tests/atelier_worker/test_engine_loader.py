@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib.metadata import EntryPoint, PathDistribution
 from pathlib import Path
 
 import pytest
 
 from atelier_worker import engine_loader
+from atelier_worker.engine import ENTRY_POINT_GROUP
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
+from tests.docs.blocks import ROOT
 
 NEEDY = """
 import gpu_library_that_nobody_has.cuda
@@ -80,3 +83,12 @@ def test_a_wrong_option_is_said_as_the_engine_says_it() -> None:
 
 def test_the_entry_points_are_those_of_the_environment() -> None:
     assert isinstance(engine_loader._entries()["sketch"], EntryPoint)
+
+
+def test_every_entry_point_is_an_engine_of_that_name() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    named = project["project"]["entry-points"][ENTRY_POINT_GROUP]
+    assert {name: engine_loader._find_class(value).name for name, value in named.items()} == {
+        name: name for name in named
+    }
+    assert named.keys() == {"comfyui", "diffusers", "openai", "sketch", "transformers"}

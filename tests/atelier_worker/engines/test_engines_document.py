@@ -63,7 +63,8 @@ READERS: dict[str, Callable[[Mapping[str, object]], object]] = {
     "sketch": lambda _: None,
     "transformers": read_transformers,
 }
-TOML = [block.text for block in blocks(DOCS / "engines.md") if block.language == "toml"]
+PAGES = (ROOT / "README.md", DOCS / "engines.md")
+TOML = [block.text for page in PAGES for block in blocks(page) if block.language == "toml"]
 
 
 WORKFLOW = ROOT / "tests" / "data" / "comfyui" / "workflows" / "sdxl.json"
