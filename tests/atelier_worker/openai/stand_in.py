@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import email.parser
+import email.policy
+import io
 import json
 import threading
 from collections import deque
@@ -11,6 +15,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from atelier_worker.engine import Chat, Message, Task
 from atelier_worker.engines.openai_engine import OpenAIEngine
@@ -146,6 +152,28 @@ def says(status: int, body: object = None, *headers: tuple[str, str]) -> Answer:
 def refuses(status: int, message: str, code: str | None = None, *headers: tuple[str, str]) -> Answer:
     """Answer with an error in the form of the API."""
     return says(status, {"error": {"message": message, "code": code, "type": "error"}}, *headers)
+
+
+def picture(width: int = 64, height: int = 48, kind: str = "PNG", colour: str = "teal") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(out, kind)
+    return out.getvalue()
+
+
+def encoded(*pictures: bytes, **more: object) -> Answer:
+    """Answer with pictures."""
+    return says(200, {"created": 1, "data": [{"b64_json": base64.b64encode(one).decode()} for one in pictures], **more})
+
+
+def form_of(asked: Asked) -> dict[str, bytes]:
+    """The fields and files of a request that is a form."""
+    head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + asked.body)
+    form: dict[str, bytes] = {}
+    for part in message.iter_parts():
+        content = part.get_payload(decode=True)
+        form[str(part.get_param("name", header="content-disposition"))] = content if isinstance(content, bytes) else b""
+    return form
 
 
 @dataclass

@@ -7,8 +7,7 @@ from pathlib import Path
 import httpx
 
 from atelier_cli.ports import free_port
-from tests.atelier_worker.openai.stand_in import DONE, StandIn, event, says, streams
-from tests.atelier_worker.openai.test_upstream_images import encoded, picture
+from tests.atelier_worker.openai.stand_in import DONE, StandIn, encoded, event, picture, says, streams
 from tests.support.config_worker import config_worker
 from tests.support.system import running_system
 

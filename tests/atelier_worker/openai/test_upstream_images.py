@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import email.parser
-import email.policy
 import io
 import json
 from dataclasses import replace
@@ -14,33 +11,23 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from atelier_worker.engine import EngineError, Lora, Reference, Task
-from atelier_worker.engines.features import OF_TEXTS
-from atelier_worker.engines.openai_engine.features import PICTURES
+from atelier_worker.engine import EngineError, Reference
 from tests.atelier_worker.engines.listener import IMAGE
 from tests.atelier_worker.openai.stand_in import (
     Answer,
-    Asked,
     Exchange,
     StandIn,
+    encoded,
     engine_for,
+    form_of,
     heard,
+    picture,
     refuses,
     says,
 )
 
 _TASK = replace(IMAGE, width=64, height=48, quantity=2, indexes=(0, 1))
 _SQUARE = replace(IMAGE, width=1024, height=1024, quality="high")
-
-
-def picture(width: int = 64, height: int = 48, kind: str = "PNG", colour: str = "teal") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (width, height), colour).save(out, kind)
-    return out.getvalue()
-
-
-def encoded(*pictures: bytes, **more: object) -> Answer:
-    return says(200, {"created": 1, "data": [{"b64_json": base64.b64encode(one).decode()} for one in pictures], **more})
 
 
 def draws(upstream: StandIn, **changes: Any) -> Any:
@@ -122,45 +109,8 @@ def test_a_picture_of_another_size_is_not_delivered(upstream: StandIn, tmp_path:
     assert not context.delivered
 
 
-def _asking(name: str) -> Task:
-    """A task that asks for one feature of the table."""
-    video = replace(_TASK, format="video", frames=8, fps=8)
-    ends = {"first_frame": ("first_frame",), "last_frame": ("last_frame",)}
-    kinds = ends.get(name, ("first_frame", "last_frame") if name == "first_and_last_frame" else ())
-    if kinds or name == "text_to_video":
-        return replace(video, references=tuple(Reference(kind, 0.5, Path("x"), "image/png") for kind in kinds))
-    if name in ("init", "mask", "style", "composition"):
-        return replace(_TASK, references=(Reference(name, 0.5, Path("x"), "image/png"),))
-    changes: dict[str, Any] = {
-        "negative_prompt": "rain",
-        "guidance": 7.5,
-        "scheduler": "euler",
-        "loras": (Lora("ink"),),
-    }
-    return replace(_TASK, **{name: changes[name]})
-
-
-_REFUSED = [
-    (shape, name, sentence)
-    for shape, able in PICTURES.items()
-    for name, sentence in able.items()
-    if sentence is not True and name not in OF_TEXTS
-]
-
-
-@pytest.mark.parametrize(("shape", "name", "sentence"), _REFUSED, ids=[f"{one[0]}-{one[1]}" for one in _REFUSED])
-def test_what_the_table_refuses_is_refused_by_name(
-    shape: str, name: str, sentence: str, upstream: StandIn, tmp_path: Path
-) -> None:
-    with pytest.raises(EngineError) as failed:
-        draws(upstream, model={"api": shape}).run(_asking(name), heard(tmp_path))
-    assert str(failed.value) == sentence
-    assert not failed.value.retryable
-    assert not upstream.asked
-
-
 def test_a_mask_needs_a_picture_and_each_kind_comes_once(upstream: StandIn, tmp_path: Path) -> None:
-    masked = _asking("mask")
+    masked = replace(_TASK, references=(Reference("mask", 0.5, Path("x"), "image/png"),))
     with pytest.raises(EngineError, match="needs one of the kind init"):
         draws(upstream).run(masked, heard(tmp_path))
     with pytest.raises(EngineError, match="one reference of the kind mask, and not 2"):
@@ -176,7 +126,7 @@ def test_a_picture_is_changed_where_its_mask_is_white(upstream: StandIn, tmp_pat
     upstream.answer(encoded(picture()))
     draws(upstream).run(replace(_TASK, references=references, indexes=(0,)), heard(tmp_path))
     assert upstream.asked[0].path == "/v1/images/edits"
-    form = _form(upstream.asked[0])
+    form = form_of(upstream.asked[0])
     assert form["prompt"] == b"a kite over dunes"
     assert form["size"] == b"64x48"
     with Image.open(io.BytesIO(form["image"])) as sent:
@@ -251,13 +201,3 @@ def _file(data: bytes) -> Answer:
         exchange.piece(data)
 
     return answer
-
-
-def _form(asked: Asked) -> dict[str, bytes]:
-    head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
-    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + asked.body)
-    form: dict[str, bytes] = {}
-    for part in message.iter_parts():
-        content = part.get_payload(decode=True)
-        form[str(part.get_param("name", header="content-disposition"))] = content if isinstance(content, bytes) else b""
-    return form

@@ -9,12 +9,14 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from atelier_worker.engine import Chat, Context, EngineError, Task
 from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.features import refuse
 
 from . import chat, enhance, images
 from .cost import Spent, in_words
+from .features import PICTURES, TEXTS
 from .fetching import Fetcher
 from .limits import CHARACTERS_PER_TOKEN, MinuteLimits
-from .options import EVERY_MODEL, Model, read_options
+from .options import EVERY_MODEL, SERVES, Model, read_options
 from .patience import Patience, T
 from .upstream import Upstream
 from .watched import run_watched
@@ -101,6 +103,7 @@ class OpenAIEngine:
         # The task names the model that the prompt is meant for.
         model = self._options.first("enhance")
         if model is None:
+            self._refuse(task)
             raise EngineError("This worker has no model that enhances prompts.")
         template, asked = enhance.ask_for(task)
         context.log(f"{template.name}, written by the upstream's {model.source}")
@@ -195,8 +198,16 @@ class OpenAIEngine:
     def _model(self, task: Task, serves: str) -> Model:
         model = self._options.model(task.model, serves)
         if model is None:
+            self._refuse(task)
             raise EngineError(f"This worker has no model {task.model!r} for {serves}.")
         return model
+
+    def _refuse(self, task: Task) -> None:
+        """Refuse by the table what a model of this name cannot do, since it serves other work."""
+        for serves in SERVES:
+            model = self._options.model(task.model, serves)
+            if model is not None:
+                refuse(PICTURES[model.shape] if serves == "images" else TEXTS, task)
 
     async def _try(self, once: Callable[[], Awaitable[T]], context: Context) -> T:
         return await self._patience.keep_trying(once, lambda wait_s, why: self._wait(wait_s, context, why), self._rng)

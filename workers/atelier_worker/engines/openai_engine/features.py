@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
-from atelier_worker.engines.features import NO_TEXTS, OF_TEXTS, Row, row
+from atelier_worker.engines.features import OF_TEXTS, Row, row
 
 _NO_PICTURES = "This model of an upstream writes texts: choose another model."
+_NO_TEXTS = "This model of an upstream makes pictures: choose another model."
 _NO_WORD = "This upstream makes pictures, and its API has no word for {}: leave it out."
 _NO_VIDEOS = "This upstream makes pictures, and no videos: ask for format image, or choose another model."
 _NO_CHANGES = "This upstream makes pictures from text alone: leave out the reference of kind {}, or take another model."
@@ -16,7 +17,7 @@ _CHANGES = ("init", "mask")
 
 def _pictures(can: Iterable[str]) -> Row:
     able = frozenset(can)
-    refused = {**NO_TEXTS, "text_to_video": _NO_VIDEOS}
+    refused = dict.fromkeys(OF_TEXTS, _NO_TEXTS) | {"text_to_video": _NO_VIDEOS}
     refused |= {kind: _NO_CHANGES.format(kind) for kind in _CHANGES if kind not in able}
     refused |= {
         name: _NO_WORD.format(words)
