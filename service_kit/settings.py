@@ -306,7 +306,10 @@ def parse_duration(text: str) -> timedelta:
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         raise ValueError(f"it takes {_ACCEPTED['duration']}")
-    return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
+    try:
+        return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        raise ValueError("it is longer than any duration") from None
 
 
 def to_text(value: object) -> str:

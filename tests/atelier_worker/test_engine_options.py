@@ -111,6 +111,18 @@ def test_a_wrong_value_is_refused_in_a_sentence(text: str, read: Callable[[Optio
     assert str(caught.value) == f"[[engine]] pictures: {sentence}"
 
 
+@pytest.mark.parametrize("value", (f"'{'9' * 400}'", "'99999999999h'", f"'{'9' * 400}h'", "'11y'"))
+def test_a_duration_without_end_is_refused(value: str) -> None:
+    with pytest.raises(OptionsError, match="takes a duration such as 30s, 5m or 1h, got"):
+        options(f"grace = {value}").duration_s("grace")
+
+
+@pytest.mark.parametrize("value", (f"'{'9' * 400}GiB'", "9" * 400, "'9999999TiB'"))
+def test_a_size_that_no_machine_has_is_refused(value: str) -> None:
+    with pytest.raises(OptionsError, match="takes a size such as 20GiB, got"):
+        options(f"limit = {value}").size_bytes("limit")
+
+
 def test_a_long_value_is_cut_in_the_sentence() -> None:
     with pytest.raises(OptionsError) as caught:
         options(f"steps = '{'x' * 500}'").integer("steps")

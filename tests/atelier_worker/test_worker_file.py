@@ -101,6 +101,9 @@ WRONG = [
     ("engine = 1\n", "worker.toml: engine takes a list of tables, got 1."),
     ("[engine]\nengine = 'sketch'", "worker.toml: engine takes a list of tables, got {'engine': 'sketch'}."),
     (f"[worker]\nstats = 'x'\n{ENGINE}", "worker.toml, [worker]: stats is not known. Did you mean status?"),
+    ("x = " + "[" * 50_000, "worker.toml is not TOML: "),
+    (f"{ENGINE}slots = 257\n", "worker.toml, [[engine]] 1: slots takes a whole number from 1 to 256, got 257."),
+    (f"[worker]\nkey_file = '~nobody-here/k'\n{ENGINE}", "worker.toml, [worker]: key_file names ~nobody-here/k, which"),
     (f"[worker]\nconnect = 7401\n{ENGINE}", "worker.toml, [worker]: connect takes a text, got 7401."),
     (
         f"[worker]\nconnect = 'http://127.0.0.1:7400'\n{ENGINE}",
@@ -118,8 +121,8 @@ WRONG = [
         "`atelier keys create --kind worker`.",
     ),
     ("[[engine]]\nslots = 1\n", "worker.toml, [[engine]] 1: engine is missing: give it a text."),
-    (f"{ENGINE}slots = 0\n", "worker.toml, [[engine]] 1: slots takes a whole number of at least 1, got 0."),
-    (f"{ENGINE}name='a'\nslots='x'\n", "worker.toml, [[engine]] a: slots takes a whole number of at least 1, got 'x'."),
+    (f"{ENGINE}slots = 0\n", "worker.toml, [[engine]] 1: slots takes a whole number from 1 to 256, got 0."),
+    (f"{ENGINE}name='a'\nslots='x'\n", "worker.toml, [[engine]] a: slots takes a whole number from 1 to 256, got 'x'."),
     (f"{ENGINE}worker_types = 3\n", "worker.toml, [[engine]] 1: worker_types takes a list of texts, got 3."),
     (f"{ENGINE}stall_limit = '0s'\n", "worker.toml, [[engine]] 1: stall_limit takes a duration such as"),
     (f"{ENGINE}{ENGINE}", "worker.toml has 2 engines named 'sketch': give each its own name."),
@@ -136,6 +139,12 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, text: str, sentence
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, text)
     assert str(caught.value).startswith(sentence)
+
+
+def test_sources_that_are_no_paths_are_left_to_the_engine(tmp_path: Path) -> None:
+    long, far = "a" * 5000, "~nobody-here/model"
+    plan = read(tmp_path, f"{ENGINE}models = [{{ source = '{long}' }}, {{ source = '{far}' }}]\n")
+    assert plan.engines[0].options["models"] == [{"source": long}, {"source": str(tmp_path / far)}]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

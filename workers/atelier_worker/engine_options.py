@@ -32,6 +32,9 @@ _UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}
 _BARE_SECONDS = re.compile(r"\d+(?:\.\d+)?")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _LONGEST_SHOWN = 60
+# Beyond these no clock and no machine goes.
+_MOST_SECONDS = 10 * 365 * 86_400.0
+_MOST_BYTES = 1 << 60
 
 
 class OptionsError(Exception):
@@ -146,13 +149,13 @@ class Options:
         value = self._take(key, default, "a size such as 20GiB")
         if value is default:
             return default
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
         match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        size = int(float(match[1]) * _UNITS[match[2]]) if match else 0
-        if size <= 0:
+        size: float = float(match[1]) * _UNITS[match[2]] if match else 0
+        if isinstance(value, int) and not isinstance(value, bool):
+            size = value
+        if not 1 <= size <= _MOST_BYTES:
             raise self._wrong(key, "takes a size such as 20GiB", value)
-        return size
+        return int(size)
 
     @overload
     def duration_s(self, key: str, *, may_be_zero: bool = False) -> float: ...
@@ -164,7 +167,7 @@ class Options:
         if value is default:
             return default
         seconds = _seconds(value)
-        if seconds is None or seconds < 0 or (seconds == 0 and not may_be_zero):
+        if seconds is None or not 0 <= seconds <= _MOST_SECONDS or (seconds == 0 and not may_be_zero):
             raise self._wrong(key, "takes a duration such as 30s, 5m or 1h", value)
         return seconds
 

@@ -19,6 +19,8 @@ from service_kit.telemetry import get_logger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_NAME = 64
+# Each is a thread in the engine's process.
+_MOST_SLOTS = 256
 _DRAIN_GRACE_S = 10.0
 # Keys of an engine's table, at any depth, whose values are files; of `source` only what looks like one is.
 _PATH_KEYS = frozenset({"template", "api_key_file", "config"})
@@ -53,7 +55,7 @@ def is_worker_file(file: Path) -> bool:
     """
     try:
         return file.name == "worker.toml" or "engine" in tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
 
 
@@ -64,7 +66,7 @@ def _load(file: Path) -> dict[str, object]:
         raise SettingsError(f"There is no file {file}; `atelier worker init` writes one.") from None
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"{file.name} is not TOML: {error}.") from None
 
 
@@ -117,7 +119,7 @@ def _engine(file: Path, table: Mapping[str, object], number: int, worker: str, l
         options=_absolute(table, file.absolute().parent),
         worker_name=worker_name,
         worker_types=options.texts("worker_types"),
-        slots=options.integer("slots", None, least=1),
+        slots=options.integer("slots", None, least=1, most=_MOST_SLOTS),
         labels=all_labels,
         limits=Limits(
             options.duration_s("task_deadline", limits.deadline_s),
@@ -156,7 +158,7 @@ def _absolute_value(key: str, value: object, folder: Path, is_file: bool) -> obj
     if key == "source":
         return _source(value, folder)
     if is_file or key in _PATH_KEYS:
-        path = folder / Path(value).expanduser()
+        path = folder / _expanded(value)
         if key in _SECRET_KEYS:
             _warn_if_open(path)
         return str(path)
@@ -168,13 +170,29 @@ def _source(text: str, folder: Path) -> str:
 
     Local is what begins as a path does, and what is there: no id has more than one slash.
     """
-    path = folder / Path(text).expanduser()
-    is_path = text.startswith((".", "/", "~")) or text.count("/") > 1 or ("://" not in text and path.exists())
+    path = folder / _expanded(text)
+    is_path = text.startswith((".", "/", "~")) or text.count("/") > 1 or ("://" not in text and _exists(path))
     return str(path) if is_path and "://" not in text else text
 
 
+def _expanded(text: str) -> Path:
+    """Return a path with `~` replaced; as it stands where nobody has such a home, and whoever opens it says so."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        return Path(text)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        # Longer than any name of a file.
+        return False
+
+
 def _key(file: Path, named: str) -> Secret:
-    path = file.absolute().parent / Path(named).expanduser()
+    path = file.absolute().parent / _expanded(named)
     try:
         key = path.read_text("utf-8").strip()
     except FileNotFoundError:
