@@ -80,15 +80,30 @@ def read_picture(reference: Reference, width: int, height: int) -> Image.Image:
     Raises:
         EngineError: the file is no picture that can be read.
     """
+    upright = read_upright(reference, (width, height))
+    return ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+
+
+def read_upright(reference: Reference, at_least: tuple[int, int] | None = None) -> Image.Image:
+    """A reference as RGB, upright; `at_least` so many pixels wide and high where its format can be read smaller.
+
+    Raises:
+        EngineError: the file is no picture that can be read.
+    """
     try:
         with Image.open(reference.path) as opened:
-            opened.draft("RGB", (width, height))
-            upright = ImageOps.exif_transpose(opened).convert("RGB")
-            return ImageOps.fit(upright, (width, height), Image.Resampling.BILINEAR)
+            if at_least is not None:
+                opened.draft("RGB", at_least)
+            return ImageOps.exif_transpose(opened).convert("RGB")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EngineError(
             f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
         ) from error
+
+
+def painted_by(mask: Image.Image, strength: float) -> Image.Image:
+    """A mask as grey: white is painted, and with a strength of less than 1, in part, also what is black."""
+    return mask.convert("L").point([round(255 - (255 - level) * strength) for level in range(256)])
 
 
 def image_renditions(image: Image.Image, folder: Path) -> dict[str, Path]:

@@ -6,10 +6,11 @@ import hashlib
 import io
 from collections.abc import Sequence
 
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops
 
-from atelier_worker.engine import EngineError, Reference
+from atelier_worker.engine import Reference
 from atelier_worker.engines.comfyui_engine.api import ComfyApi
+from atelier_worker.engines.files import painted_by, read_upright
 from service_kit.comfy_template import Target, Template
 
 
@@ -20,9 +21,9 @@ def send_references(api: ComfyApi, template: Template, references: Sequence[Refe
         EngineError: a reference is no picture that can be read.
     """
     used = {one.kind: one for one in references if one.strength > 0 and one.kind in template.inputs}
-    pictures = {kind: _read(one) for kind, one in used.items()}
+    pictures = {kind: read_upright(one) for kind, one in used.items()}
     if "mask" in pictures:
-        mask = _as_painted(pictures.pop("mask"), used["mask"].strength)
+        mask = painted_by(pictures.pop("mask"), used["mask"].strength)
         place = template.inputs["mask"][0]
         shared = next((kind for kind in pictures if place in template.inputs[kind]), None)
         if shared is not None:
@@ -30,21 +31,6 @@ def send_references(api: ComfyApi, template: Template, references: Sequence[Refe
         else:
             pictures["mask"] = _alone(mask, template, place)
     return {kind: _send(api, picture) for kind, picture in pictures.items()}
-
-
-def _read(reference: Reference) -> Image.Image:
-    try:
-        with Image.open(reference.path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise EngineError(
-            f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
-        ) from error
-
-
-def _as_painted(mask: Image.Image, strength: float) -> Image.Image:
-    """White is drawn anew. With less strength also, in part, what is black."""
-    return mask.convert("L").point([round(255 - (255 - level) * strength) for level in range(256)])
 
 
 def _with_mask(picture: Image.Image, mask: Image.Image) -> Image.Image:

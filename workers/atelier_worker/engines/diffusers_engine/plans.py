@@ -16,7 +16,7 @@ from atelier_worker.engines.diffusers_engine.schedulers import check_scheduler
 from atelier_worker.engines.diffusers_engine.sdxl_features import row_of
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 from atelier_worker.engines.features import refuse
-from atelier_worker.engines.files import read_picture
+from atelier_worker.engines.files import painted_by, read_picture
 
 GUIDANCE = 5.0
 MULTIPLE = 8
@@ -66,7 +66,7 @@ class Plan:
             guidance=guidance,
             scheduler=task.scheduler or settings.scheduler,
             init=None if init is None else read_picture(init, task.width, task.height),
-            mask=None if mask is None else _mask(mask, task.width, task.height),
+            mask=None if mask is None else painted_by(read_picture(mask, task.width, task.height), mask.strength),
             style=_guide(task, "style"),
             composition=_outlined(_guide(task, "composition"), settings),
         )
@@ -141,9 +141,3 @@ def _outlined(guide: Guide | None, settings: ModelSettings) -> Guide | None:
     if guide is None or settings.controlnet is None or settings.controlnet.reads == "picture":
         return guide
     return Guide(edges(guide.picture), guide.strength)
-
-
-def _mask(reference: Reference, width: int, height: int) -> Image.Image:
-    """The mask as grey; a strength below 1 paints also, in part, where it is black."""
-    grey = read_picture(reference, width, height).convert("L")
-    return grey.point([round(255 - (255 - level) * reference.strength) for level in range(256)])
