@@ -128,6 +128,13 @@ def test_lines_may_end_in_three_ways_and_an_event_have_several() -> None:
     assert reader.feed(b"data: never ended\n") == []
 
 
+def test_a_long_line_in_very_small_pieces_is_read_once() -> None:
+    # Read anew for each piece this is a hundred billion bytes, and nobody would wait for the end of this test.
+    reader = EventReader()
+    assert not any(reader.feed(piece) for piece in (b"data: ", *[b"x"] * 500_000))
+    assert [len(event) for event in reader.feed(b"\n\n")] == [500_000]
+
+
 def test_a_stream_without_an_end_of_line_is_not_kept() -> None:
     reader = EventReader()
     with pytest.raises(BadStream, match="larger than"):

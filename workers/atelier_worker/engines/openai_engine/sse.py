@@ -17,7 +17,7 @@ class EventReader:
     """Turns pieces of a stream into the data of its events."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()
         self._data: list[str] = []
         self._size_bytes = 0
         self._first = True
@@ -28,14 +28,23 @@ class EventReader:
         Raises:
             BadStream: a line is not UTF-8, or an event is larger than 1 MiB.
         """
-        text = self._rest + piece
+        if b"\n" not in piece and b"\r" not in piece and not self._rest.endswith(b"\r"):
+            # A line that comes in very small pieces is not read anew for each of them.
+            self._keep(piece)
+            return []
+        text = bytes(self._rest) + piece
         # Whether a CR ends a line alone or with the LF after it is known only when the next byte is there.
         held = b"\r" if text.endswith(b"\r") else b""
         lines = text.removesuffix(held).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + held
+        self._rest.clear()
+        self._keep(lines.pop() + held)
+        return [event for line in lines if (event := self._take(line)) is not None]
+
+    def _keep(self, piece: bytes) -> None:
+        """Add to the line that has not ended yet."""
+        self._rest += piece
         if len(self._rest) > LONGEST_EVENT_BYTES:
             raise BadStream(f"An event of the upstream is larger than {LONGEST_EVENT_BYTES} bytes.")
-        return [event for line in lines if (event := self._take(line)) is not None]
 
     def _take(self, raw: bytes) -> str | None:
         """Take one line; return the data of the event that it ends."""
