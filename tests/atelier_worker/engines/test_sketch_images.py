@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Cancelled, EngineError, Lora, Reference, Task
+from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.sketch import SketchEngine
 from atelier_worker.engines.sketch.image import render
 from atelier_worker.engines.sketch.palette import HUES
@@ -213,7 +214,7 @@ def test_cancelling_ends_within_one_step_and_delivers_nothing(tmp_path: Path) ->
 
 @pytest.mark.parametrize("given", ["soon", "-1", "nan", "1e9"])
 def test_a_step_delay_that_is_no_time_is_refused(given: str) -> None:
-    with pytest.raises(EngineError, match="step_delay"):
+    with pytest.raises(OptionsError, match="step_delay"):
         SketchEngine({"step_delay": given})
 
 
