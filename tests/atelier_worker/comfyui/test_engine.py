@@ -11,7 +11,7 @@ import av
 import pytest
 from PIL import Image
 
-from atelier_worker.engine import EngineError, Lora, Reference, Task
+from atelier_worker.engine import Cancelled, EngineError, Lora, Reference, Task
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.comfyui_engine import ComfyEngine, failures
 from atelier_worker.engines.comfyui_engine.api import Saved
@@ -23,6 +23,19 @@ from tests.atelier_worker.comfyui.stand_in import StandIn
 from tests.atelier_worker.comfyui.tasks import SMALL, VIDEO, Listener, inputs, picture, sampling
 
 # What is sent, and what comes back.
+
+
+def test_a_job_is_cancelled_while_its_file_is_fetched(
+    comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    engine = make_engine(comfyui.url, "sdxl")
+    with pytest.raises(Cancelled):
+        engine.run(SMALL, Listener(tmp_path, cancel_when=lambda so_far: (so_far.workdir / "0.raw").exists()))
+    (tmp_path / "next").mkdir()
+    listener = Listener(tmp_path / "next")
+    engine.run(SMALL, listener)
+    assert listener.delivered.keys() == {0}
+    assert len(comfyui.taken) == 1, "what was made is there, and is fetched"
 
 
 def test_text_to_image(comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine) -> None:

@@ -7,7 +7,7 @@ until it has ended and in `/history` from then on, without a moment in neither.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
@@ -170,8 +170,10 @@ class ComfyApi:
             raise EngineError("ComfyUI did not say where it put a picture.", retryable=True)
         return f"{parts[0]}/{parts[1]}"
 
-    def download(self, saved: Saved, target: Path, *, limit_bytes: int) -> bool:
+    def download(self, saved: Saved, target: Path, *, limit_bytes: int, check: Callable[[], None]) -> bool:
         """Write what was saved to `target`; return False when it is not there any more.
+
+        `check` is called with each piece, and raises to end it.
 
         Raises:
             EngineError: it is larger than the limit, or ComfyUI does not hand it out.
@@ -185,6 +187,7 @@ class ComfyApi:
             size = 0
             with target.open("wb") as out:
                 for chunk in answer.iter_bytes():
+                    check()
                     size += len(chunk)
                     if size > limit_bytes:
                         raise EngineError(f"ComfyUI made a file of more than {limit_bytes} bytes, which is the limit.")

@@ -113,14 +113,16 @@ class ComfyEngine:
 
     def _fetch(self, model: Model, task: Task, context: Context, saved: Saved, index: int) -> Path:
         made = made_with(task, task.seed + index, self.name, {"workflow": model.name})
+        check = context.check_cancelled
         if task.format == "video":
             target = context.workdir / f"{index}.mp4"
-            size = fetch_video(self._api, saved, target, made=made, limit_bytes=self._limit_bytes)
+            size = fetch_video(self._api, saved, target, made=made, limit_bytes=self._limit_bytes, check=check)
         else:
             target = context.workdir / f"{index}.png"
             size = fetch_picture(
-                self._api, saved, target, made=made, limit_bytes=self._limit_bytes, may_be_plain=model.may_be_plain
-            )
+                self._api, saved, target, made=made, limit_bytes=self._limit_bytes, may_be_plain=model.may_be_plain,
+                check=check,
+            )  # fmt: skip
         if size != (task.width, task.height):
             asked = f"{task.width} × {task.height}"
             context.warn(f"The workflow {model.name} made {size[0]} × {size[1]} in place of {asked}.")

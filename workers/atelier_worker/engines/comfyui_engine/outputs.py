@@ -6,7 +6,7 @@ Its own files carry the whole workflow in their metadata, with the names of ever
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,24 @@ def saved_files(template: Template, outputs: Mapping[str, Any]) -> list[Saved]:
 
 
 def fetch_picture(
-    api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_bytes: int, may_be_plain: bool
+    api: ComfyApi,
+    saved: Saved,
+    target: Path,
+    *,
+    made: str,
+    limit_bytes: int,
+    may_be_plain: bool,
+    check: Callable[[], None],
 ) -> tuple[int, int]:
     """Write a picture as PNG that says how it was `made`; return its width and height in pixels.
+
+    `check` is called all the while, and raises to end it.
 
     Raises:
         Gone: it is not there any more.
         EngineError: it is no picture, too large, or black.
     """
-    raw = _download(api, saved, target, limit_bytes)
+    raw = _download(api, saved, target, limit_bytes, check)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -67,8 +76,12 @@ def fetch_picture(
     return picture.size
 
 
-def fetch_video(api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_bytes: int) -> tuple[int, int]:
+def fetch_video(
+    api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_bytes: int, check: Callable[[], None]
+) -> tuple[int, int]:
     """Write a video as MP4 with its index in front that says how it was `made`; return its width and height.
+
+    `check` is called all the while, and raises to end it.
 
     Raises:
         Gone: it is not there any more.
@@ -76,7 +89,7 @@ def fetch_video(api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_b
     """
     import av
 
-    raw = _download(api, saved, target, limit_bytes)
+    raw = _download(api, saved, target, limit_bytes, check)
     try:
         with raw.open("rb") as opened:
             head = opened.read(12)
@@ -89,9 +102,9 @@ def fetch_video(api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_b
         raw.unlink(missing_ok=True)
 
 
-def _download(api: ComfyApi, saved: Saved, target: Path, limit_bytes: int) -> Path:
+def _download(api: ComfyApi, saved: Saved, target: Path, limit_bytes: int, check: Callable[[], None]) -> Path:
     raw = target.with_name(f"{target.stem}.raw")
-    if not api.download(saved, raw, limit_bytes=limit_bytes):
+    if not api.download(saved, raw, limit_bytes=limit_bytes, check=check):
         raise Gone
     return raw
 
