@@ -67,7 +67,7 @@ def test_a_row_names_what_there_is_and_once(can: tuple[str, ...], refused: dict[
 
 THROUGH_THE_CELLS = {
     "diffusers": "tests/engines/test_features_table.py",
-    "openai": "tests/atelier_worker/openai/test_upstream_images.py",
+    "openai": "tests/atelier_worker/openai/test_upstream_features.py",
     "transformers": "tests/engines/test_features_texts.py",
 }
 """Where the cells of an engine's table are tried on the real engine."""
