@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from atelier_worker.engine import Context, LoadedModel, Task
+from atelier_worker.engine import Context, DeviceRoom, LoadedModel, Task
 
 ENGINE = f"{__name__}:KeepingEngine"
 DEVICE = "cuda:0"
@@ -52,6 +52,9 @@ class KeepingEngine:
 
     def loaded(self) -> list[LoadedModel]:
         return [LoadedModel(name, DEVICE, size) for name, size in self._sizes.items()]
+
+    def device_room(self) -> DeviceRoom:
+        return DeviceRoom(DEVICE, 1000 - sum(self._sizes.values()), 1000)
 
     def give_room(self, device: str, wanted_bytes: int) -> int:
         if self._die_at:

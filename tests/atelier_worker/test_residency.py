@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from atelier_worker.engine import Cancelled, EngineError, LoadedModel
+from atelier_worker.engine import Cancelled, DeviceRoom, EngineError, LoadedModel
 from atelier_worker.engines.residency.errors import NotEnoughMemory
 from atelier_worker.engines.residency.out_of_memory import Attempt, survive_out_of_memory
 from atelier_worker.engines.residency.residency import Residency, tell_part
@@ -81,6 +81,15 @@ def test_a_model_is_loaded_once_and_kept(clock: Clock) -> None:
     assert context.phases == ["loading sdxl"]
     assert residency.loaded() == [LoadedModel("sdxl", "cuda:0", 6 * GIB)]
     assert device.used == 6 * GIB
+
+
+def test_what_the_device_has_free_is_known_from_the_first_use(clock: Clock) -> None:
+    device = FakeDevice(10 * GIB)
+    device.others = GIB
+    residency, _ = _residency(device, clock, {"sdxl": 6 * GIB})
+    assert residency.device_room() is None
+    with residency.use("sdxl", RememberingContext(), working_bytes=0):
+        assert residency.device_room() == DeviceRoom("cuda:0", 3 * GIB, 10 * GIB)
 
 
 def test_what_was_not_used_for_longest_makes_room(clock: Clock) -> None:

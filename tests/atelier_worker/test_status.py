@@ -98,6 +98,8 @@ async def test_the_status_names_what_runs_and_what_cannot(watched: Watched) -> N
     assert (pictures["restarts"], pictures["last_end"]) == (1, "it exited with code 3")
     assert pictures["ends"] == {"finished": 1, "failed": 0, "cancelled": 0, "crashed": 1}
     assert (pictures["models"], pictures["loaded"]) == (["pictures-model"], [])
+    assert pictures["device"] == {"device": "cuda:0", "free_bytes": 1000, "total_bytes": 1000}
+    assert broken["device"] is None
     assert (broken["state"], broken["connected"]) == ("unusable", False)
     assert broken["reason"].endswith("cannot be made: OSError: the weights are missing.")
 
@@ -111,6 +113,9 @@ async def test_metrics_are_in_the_format_of_prometheus(watched: Watched) -> None
     lines = answer.text.splitlines()
     assert 'atelier_worker_tasks_total{engine="pictures",result="finished"} 1' in lines
     assert 'atelier_worker_loaded_bytes{engine="pictures",model="base",device="cuda:0"} 700' in lines
+    assert 'atelier_worker_device_free_bytes{engine="pictures",device="cuda:0"} 300' in lines
+    assert 'atelier_worker_device_total_bytes{engine="pictures",device="cuda:0"} 1000' in lines
+    assert not [line for line in lines if "device" in line and "broken" in line]
     assert 'atelier_worker_connected{engine="pictures"} 1' in lines
     assert 'atelier_worker_connected{engine="broken"} 0' in lines
     assert 'atelier_worker_engine_restarts_total{engine="pictures"} 0' in lines

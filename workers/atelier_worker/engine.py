@@ -169,6 +169,15 @@ class LoadedModel:
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceRoom:
+    """The memory of a `device` (`cuda:0`, `cpu`): what could be taken now, whoever holds the rest, and all of it."""
+
+    device: str
+    free_bytes: int
+    total_bytes: int
+
+
 @runtime_checkable
 class Engine(Protocol):
     """What runs stages. `run` blocks; the worker calls it from up to `concurrency` threads of one process.
@@ -176,7 +185,8 @@ class Engine(Protocol):
     A class may also say which `worker_types` it serves, which `models`, and which `stages` it runs: without the latter
     it is given `generate` and `enhance`, and no `chat`. An engine that keeps models in memory has two more methods,
     called from any thread: `loaded() -> Sequence[LoadedModel]`, and `give_room(device: str, wanted_bytes: int) -> int`,
-    which evicts models that no task uses and returns the bytes that it freed. What an engine counts itself, such as
+    which evicts models that no task uses and returns the bytes that it freed. By a third one,
+    `device_room() -> DeviceRoom | None`, metrics show what the device has free. What an engine counts itself, such as
     requests and their cost, becomes a metric by `counters() -> Mapping[str, float]`, asked after each task.
     """
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker import frames
-from atelier_worker.engine import LoadedModel, Task
+from atelier_worker.engine import DeviceRoom, LoadedModel, Task
 from atelier_worker.engine_events import EngineInfo, EngineUnavailable, TaskEnd, TaskSink
 from atelier_worker.engine_process import EngineProcess
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S, EngineTasks, Tally
@@ -44,6 +44,7 @@ class _Host:
     gifts: dict[str, asyncio.Future[int]] = field(default_factory=dict)
     answers: set[asyncio.Task[None]] = field(default_factory=set)
     loaded: tuple[LoadedModel, ...] = ()
+    device_room: DeviceRoom | None = None
     counted: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -103,6 +104,11 @@ class EngineClient:
     def loaded(self) -> tuple[LoadedModel, ...]:
         """The models that the engine keeps in memory, as it told last; none while there is no process."""
         return self._host.loaded if self._host is not None else ()
+
+    @property
+    def device_room(self) -> DeviceRoom | None:
+        """What the engine's device has free, as it told last; None while there is no process, or it does not say."""
+        return self._host.device_room if self._host is not None else None
 
     @property
     def counted(self) -> Mapping[str, float]:
@@ -268,6 +274,9 @@ class EngineClient:
         match message:
             case pb.Loaded():
                 host.loaded = tuple(LoadedModel(one.name, one.device, one.size_bytes) for one in message.models)
+                told = message.device
+                told_room = DeviceRoom(told.device, told.free_bytes, told.total_bytes)
+                host.device_room = told_room if message.HasField("device") else None
             case pb.Counted():
                 host.counted = dict(message.sums)
             case pb.RoomGiven():

@@ -17,6 +17,8 @@ from service_kit.ids import new_id
 ASK_LIMIT_S = 120.0
 # How soon a task that waits for room notices that its job was cancelled.
 _CANCEL_CHECK_S = 0.1
+# How often the device is looked at between tasks: others take from it and give back.
+_LOOK_EVERY_S = 5.0
 
 
 @dataclass(slots=True)
@@ -28,9 +30,10 @@ class _Question:
 class Rooms:
     """Asks for room, gives room, and tells what is loaded. Every method may be called from any thread."""
 
-    def __init__(self, send: Callable[[pb.HostResponse], None]) -> None:
-        """Speak through `send`, which is safe from any thread."""
+    def __init__(self, send: Callable[[pb.HostResponse], None], *, look_every_s: float = _LOOK_EVERY_S) -> None:
+        """Speak through `send`, which is safe from any thread; look at the device every so often."""
         self._send = send
+        self._look_every_s = look_every_s
         self._questions: dict[str, _Question] = {}
         self._wanted: queue.SimpleQueue[pb.GiveRoom] = queue.SimpleQueue()
         self._engine: Engine | None = None
@@ -75,7 +78,7 @@ class Rooms:
         self._wanted.put(wanted)
 
     def tell_loaded(self) -> None:
-        """Tell what the engine holds, if that has changed."""
+        """Tell what the engine holds and what its device has left, if that has changed."""
         find = getattr(self._engine, "loaded", None)
         if find is None:
             return
@@ -84,11 +87,11 @@ class Rooms:
                 pb.LoadedModel(name=str(one.name), device=str(one.device), size_bytes=int(one.size_bytes))
                 for one in find()
             ]
+            loaded = pb.Loaded(models=models, device=self._device())
         except Exception:  # noqa: BLE001 - foreign code; what it holds is not worth a task or the process
             traceback.print_exc()
             return
         with self._lock:
-            loaded = pb.Loaded(models=models)
             if loaded != self._told:
                 self._told = loaded
                 self._send(pb.HostResponse(loaded=loaded))
@@ -108,10 +111,23 @@ class Rooms:
                 self._told_counted = counted
                 self._send(pb.HostResponse(counted=counted))
 
+    def _device(self) -> pb.DeviceMemory | None:
+        find = getattr(self._engine, "device_room", None)
+        room = find() if find is not None else None
+        if room is None:
+            return None
+        sizes = {"free_bytes": max(0, int(room.free_bytes)), "total_bytes": int(room.total_bytes)}
+        return pb.DeviceMemory(device=str(room.device), **sizes)
+
     def _give_all(self) -> None:
         give = getattr(self._engine, "give_room", None)
+        look_every_s = self._look_every_s if hasattr(self._engine, "device_room") else None
         while True:
-            wanted = self._wanted.get()
+            try:
+                wanted = self._wanted.get(timeout=look_every_s)
+            except queue.Empty:
+                self.tell_loaded()
+                continue
             given = pb.RoomGiven(request_id=wanted.request_id)
             if give is not None:
                 try:

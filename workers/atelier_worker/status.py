@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from atelier_worker.engine import DeviceRoom
 from atelier_worker.member import Member, models_of, worker_types_of
 from service_kit.version import __version__
 
@@ -44,6 +46,7 @@ def metrics_text(members: Sequence[Member]) -> str:
 
 def _engine_status(member: Member) -> dict[str, Any]:
     engine, holdings, info = member.engine, member.holdings, member.info
+    room = engine.device_room if engine is not None else None
     return {
         "name": member.plan.name,
         "worker_id": member.worker_id,
@@ -66,6 +69,7 @@ def _engine_status(member: Member) -> dict[str, Any]:
             {"name": one.name, "device": one.device, "size_bytes": one.size_bytes}
             for one in (engine.loaded if engine is not None else ())
         ],
+        "device": asdict(room) if room is not None else None,
         "counted": dict(engine.counted) if engine is not None else {},
     }
 
@@ -79,6 +83,15 @@ def _ends(member: Member) -> Iterator[tuple[Labels, float]]:
 def _loaded(member: Member) -> Iterator[tuple[Labels, float]]:
     for one in member.engine.loaded if member.engine is not None else ():
         yield {"engine": member.plan.name, "model": one.name, "device": one.device}, one.size_bytes
+
+
+def _device(read: Callable[[DeviceRoom], float]) -> Callable[[Member], Iterator[tuple[Labels, float]]]:
+    def samples(member: Member) -> Iterator[tuple[Labels, float]]:
+        room = member.engine.device_room if member.engine is not None else None
+        if room is not None:
+            yield {"engine": member.plan.name, "device": room.device}, read(room)
+
+    return samples
 
 
 def _counted(member: Member) -> Iterator[tuple[Labels, float]]:
@@ -121,6 +134,18 @@ _FAMILIES: tuple[tuple[str, str, str, Callable[[Member], Iterator[tuple[Labels, 
     ),
     ("atelier_worker_connected", "gauge", "1 while a session with a router is held.", _one(lambda one: one.connected)),
     ("atelier_worker_loaded_bytes", "gauge", "What models take in memory.", _loaded),
+    (
+        "atelier_worker_device_free_bytes",
+        "gauge",
+        "What the engine's device has free.",
+        _device(lambda room: room.free_bytes),
+    ),
+    (
+        "atelier_worker_device_total_bytes",
+        "gauge",
+        "What the engine's device has in all.",
+        _device(lambda room: room.total_bytes),
+    ),
     (
         "atelier_worker_engine_counted_total",
         "counter",

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 
-from atelier_worker.engine import Context, EngineError, LoadedModel, Task
+from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.diffusers_engine.models import Model, Use, effective_dtype, load, weights_bytes
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read_settings
@@ -79,6 +79,10 @@ class DiffusersEngine:
     def loaded(self) -> Sequence[LoadedModel]:
         """Return the models in memory."""
         return self._residency.loaded() if self._residency is not None else ()
+
+    def device_room(self) -> DeviceRoom | None:
+        """Return what the device has free, once a task wanted a model."""
+        return self._residency.device_room() if self._residency is not None else None
 
     def give_room(self, device: str, wanted_bytes: int) -> int:
         """Evict models that no task uses; return the bytes that they took."""

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from atelier_worker.engine import Context, EngineError, LoadedModel
+from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel
 from atelier_worker.engines.residency.device_memory import DeviceMemory, whole_name
 from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
 from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go, may_wait_for_memory
@@ -74,6 +74,7 @@ class Residency(Generic[T]):
         self._entries: dict[str, _Entry[T]] = {}
         self._working_bytes = 0
         self._uses = 0
+        self._asked = False
         self._starts = 0
 
     def register(self, name: str, *, load: Callable[[], T], weights_bytes: int) -> None:
@@ -101,6 +102,7 @@ class Residency(Generic[T]):
             EngineError: no such model.
         """
         entry = self._entry(name)
+        self._asked = True
         admitted_bytes = working_bytes + entry.excess_bytes
         self._admit(entry, context, admitted_bytes)
         try:
@@ -121,6 +123,12 @@ class Residency(Generic[T]):
         with self._changed:
             there = sorted((entry for entry in self._entries.values() if entry.loaded), key=lambda e: e.used_at)
             return [LoadedModel(entry.name, self._device, entry.weights_bytes) for entry in there]
+
+    def device_room(self) -> DeviceRoom | None:
+        """Return what the device has free; None until a task wants a model: on a GPU the question takes some itself."""
+        if not self._asked:
+            return None
+        return DeviceRoom(self._device, self._memory.free_bytes(), self._memory.total_bytes())
 
     def give_room(self, device: str, wanted_bytes: int) -> int:
         """Evict models that no task uses until `wanted_bytes` are free; return the bytes that they took."""

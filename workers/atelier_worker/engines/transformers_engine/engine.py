@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from atelier_worker.engine import Context, EngineError, LoadedModel, Task
+from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
@@ -78,6 +78,10 @@ class TransformersEngine:
     def loaded(self) -> Sequence[LoadedModel]:
         """Return the models in memory."""
         return self._residency.loaded()
+
+    def device_room(self) -> DeviceRoom | None:
+        """Return what the device has free, once a task wanted a model."""
+        return self._residency.device_room()
 
     def give_room(self, device: str, wanted_bytes: int) -> int:
         """Evict models that no task uses; return the bytes freed."""
