@@ -61,9 +61,13 @@ def test_an_answer_streams_and_is_counted(engine: TransformersEngine) -> None:
 
 def test_the_first_task_loads_the_model_where_it_can_be_seen(folder: Path) -> None:
     engine = make_engine(folder)
-    assert list(engine.loaded()) == []
+    assert (list(engine.loaded()), engine.device_room()) == ([], None)
 
     assert said(engine, chat_task()).phases == ["loading tiny"]
+    room = engine.device_room()
+    assert room is not None
+    assert room.device == "cpu"
+    assert 0 < room.free_bytes <= room.total_bytes
     assert [model.name for model in engine.loaded()] == ["tiny"]
     assert said(engine, chat_task()).phases == []
     assert engine.give_room("cpu", 1) > 0

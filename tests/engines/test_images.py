@@ -361,8 +361,11 @@ def test_more_than_the_limit_is_not_begun(make: Make, tiny_sdxl_folder: Path, fo
 
 def test_a_model_is_loaded_where_it_is_seen_and_can_be_evicted(make: Make, tiny_sdxl_folder: Path) -> None:
     fresh = DiffusersEngine({"device": "cpu", "models": [{"name": "sdxl", "source": str(tiny_sdxl_folder)}]})
-    assert not fresh.loaded()
+    assert (list(fresh.loaded()), fresh.device_room()) == ([], None)
     first = make(by=fresh)
+    room = fresh.device_room()
+    assert room is not None
+    assert (room.device, room.free_bytes <= room.total_bytes) == ("cpu", True)
     assert "loading sdxl" in first.phases
     (model,) = fresh.loaded()
     assert (model.name, model.device) == ("sdxl", "cpu")
