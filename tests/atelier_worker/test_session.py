@@ -373,7 +373,7 @@ async def test_a_write_that_the_end_of_the_call_cancels_is_a_lost_session() -> N
     outbox = Outbox(lambda: 0.0)
     outbox.put(pb.WorkRequest(drain=pb.Drain()))
     holdings = SimpleNamespace(refs=list, welcome=lambda welcome: None, session_ended=lambda: None)
-    introduction = SimpleNamespace(hello=lambda leases: pb.Hello())
+    introduction = SimpleNamespace(hello=lambda leases: pb.Hello(), worker_id="w")
     session = atelier_worker.session.Session(Call(), introduction, holdings, outbox)  # type: ignore[arg-type]
     with pytest.raises(atelier_worker.session.SessionLost):
         await within(session.run())

@@ -21,6 +21,7 @@ ZERO_IS_ABSENT = {
     "atelier.router.v1.Model.default_steps",
     "atelier.router.v1.Model.deadline_seconds",
     "atelier.router.v1.Model.position",
+    "atelier.router.v1.LoadedModel.size_bytes",
     "atelier.asset.v1.CreateUploadRequest.size_bytes",
     "atelier.asset.v1.WriteUploadRequest.offset",
 }
