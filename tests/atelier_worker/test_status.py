@@ -16,7 +16,7 @@ from atelier_worker.engine_events import EngineInfo
 from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan
 from tests.atelier_worker import keeping_engine
-from tests.atelier_worker.fake_router import FakeRouter, within
+from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease
 from tests.atelier_worker.scripted_engine import ENGINE
 from tests.atelier_worker.several import Several, start_several
@@ -91,7 +91,10 @@ async def test_the_status_names_what_runs_and_what_cannot(watched: Watched) -> N
     await session.expect("outcome")
     while (await session.expect("credits")).free == 0:
         pass
-    status = (await watched.get("/status")).json()
+    async with asyncio.timeout(LIMIT_S):
+        # The new process tells of its device by itself, soon after it is there.
+        while engine_named(status := (await watched.get("/status")).json(), "pictures")["device"] is None:
+            pass
     pictures, broken = engine_named(status, "pictures"), engine_named(status, "broken")
     assert (status["live"], status["ready"]) == (True, True)
     assert (pictures["worker_id"], pictures["state"], pictures["connected"]) == ("attic-pictures", "running", True)
