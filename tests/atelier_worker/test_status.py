@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from atelier_cli.ports import free_port
 from atelier_worker.engine_events import EngineInfo
 from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan
+from faults.ports import free_port
 from tests.atelier_worker import keeping_engine
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease
@@ -60,7 +60,7 @@ class Watched:
 
 @pytest.fixture
 async def watched(tmp_path: Path, router: FakeRouter) -> AsyncIterator[Watched]:
-    port = free_port("127.0.0.1")
+    port = free_port()
     one = Watched(start_several(tmp_path, router, ENGINES, status=f"127.0.0.1:{port}"), port)
     yield one
     await one.http.aclose()
@@ -164,7 +164,7 @@ async def test_a_port_that_is_taken_ends_the_process(
 
 
 async def test_a_port_beyond_this_machine_is_allowed_on_demand(tmp_path: Path, router: FakeRouter) -> None:
-    port = free_port("127.0.0.1")
+    port = free_port()
     watched = Watched(start_several(tmp_path, router, ENGINES, status=f"0.0.0.0:{port}", insecure=True), port)
     await watched.until("/live", 200)
     await watched.http.aclose()

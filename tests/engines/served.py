@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from atelier_cli.ports import free_port
+from faults.ports import free_port
 
 START_SECONDS = 90.0
 _STOP_SECONDS = 10.0
@@ -23,7 +23,7 @@ _STOP_SECONDS = 10.0
 @contextmanager
 def serving(model: Path) -> Iterator[str]:
     """Serve the model in a folder, and give the address of the API; what the server writes goes to stderr."""
-    port = free_port("127.0.0.1")
+    port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", str(model), "--device", "cpu"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--no-compile"]
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}

@@ -18,9 +18,9 @@ from pathlib import Path
 from atelier_cli.commands.up import worker_environ
 from atelier_cli.context import public_url
 from atelier_cli.host import PACKAGES, Host
-from atelier_cli.ports import free_port
 from atelier_cli.worker_process import WorkerProcess
 from atelier_client import AsyncAtelier, Atelier, Policy
+from faults.ports import free_port
 from service_kit.settings import Settings, load
 
 START_SECONDS = 30.0
@@ -34,7 +34,7 @@ def settings_for(data_dir: Path, changes: Mapping[str, str]) -> dict[str, str]:
     flags |= {
         "core.data_dir": str(data_dir),
         "sketch.step_delay": "0ms",
-        "gateway.listen": f"127.0.0.1:{free_port('127.0.0.1')}",
+        "gateway.listen": f"127.0.0.1:{free_port()}",
     }
     return flags | dict(changes)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from atelier_cli.ports import free_port
+from faults.ports import free_port
 from tests.atelier_worker.openai.stand_in import DONE, StandIn, encoded, event, picture, says, streams
 from tests.support.config_worker import config_worker
 from tests.support.system import running_system
@@ -45,7 +45,7 @@ async def test_a_conversation_and_a_picture_come_from_an_upstream(upstream: Stan
         encoded(picture(1024, 1024)),
         says(400, {"error": {"message": "no kites, please"}}),
     )
-    status = f"127.0.0.1:{free_port('127.0.0.1')}"
+    status = f"127.0.0.1:{free_port()}"
     async with (
         running_system(tmp_path / "data", worker=False) as system,
         config_worker(system, tmp_path, _ENGINES.format(url=upstream.url), "chat", "sdxl", status=status),
