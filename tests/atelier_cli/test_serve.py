@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from atelier_cli.commands.serve import is_worker_file
 from tests.atelier_cli.test_up import WAIT_SECONDS, until
 from tests.support.system import UpProcess, clean_environ
 
@@ -58,3 +59,12 @@ def test_another_worker_is_attached_with_an_address_and_a_key(up: UpProcess, tmp
             process.send_signal(signal.SIGTERM)
             assert process.wait(WAIT_SECONDS) == 0
         until(lambda: chat_workers() == 1, "the second worker's end")
+
+
+def test_a_file_of_settings_is_told_from_one_of_workers(tmp_path: Path) -> None:
+    settings, workers = tmp_path / "atelier.toml", tmp_path / "attic.toml"
+    settings.write_text('[worker]\nconnect = "127.0.0.1:7401"\n')
+    workers.write_text('[[engine]]\nengine = "sketch"\n')
+    assert [is_worker_file(file) for file in (settings, workers)] == [False, True]
+    assert is_worker_file(tmp_path / "worker.toml")
+    assert not is_worker_file(tmp_path / "nothing.toml")

@@ -9,7 +9,7 @@ import pytest
 
 from atelier_worker.plans import ProcessPlan
 from atelier_worker.task_watch import Limits
-from atelier_worker.worker_file import is_worker_file, read_worker_file
+from atelier_worker.worker_file import read_worker_file
 from service_kit.settings import SettingsError, for_tests
 from tests.atelier_worker.fake_router import KEY
 
@@ -161,12 +161,3 @@ def test_a_key_that_others_can_read_is_warned_of(
     read(tmp_path, f'{ENGINE}api_key_file = "hosted.key"\n')
     assert ("key_file_open_to_others" in caplog.text) is warned
     assert "secret" not in caplog.text
-
-
-def test_a_file_of_settings_is_told_from_one_of_workers(tmp_path: Path) -> None:
-    settings, workers = tmp_path / "atelier.toml", tmp_path / "attic.toml"
-    settings.write_text('[worker]\nconnect = "127.0.0.1:7401"\n')
-    workers.write_text(ENGINE)
-    assert [is_worker_file(file) for file in (settings, workers)] == [False, True]
-    assert is_worker_file(tmp_path / "worker.toml")
-    assert not is_worker_file(tmp_path / "nothing.toml")

@@ -48,17 +48,6 @@ def read_worker_file(file: Path, settings: Settings) -> ProcessPlan:
         raise SettingsError(str(error)) from None
 
 
-def is_worker_file(file: Path) -> bool:
-    """Tell whether a file that `--config` names is one for workers: it has engines, or is called worker.toml.
-
-    Any other is a file of settings. One that cannot be read is left to whoever reads it then.
-    """
-    try:
-        return file.name == "worker.toml" or "engine" in tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
 def _load(file: Path) -> dict[str, object]:
     try:
         return tomllib.loads(file.read_text("utf-8"))

@@ -80,9 +80,16 @@ def worker(context: Context) -> int:
 
 
 def is_worker_file(file: Path) -> bool:
-    """Tell whether --config names a file of workers; any other is one of settings."""
-    is_one: bool = importlib.import_module("atelier_worker.worker_file").is_worker_file(file)
-    return is_one
+    """Tell whether a file that `--config` names is one for workers: it has engines, or is called worker.toml.
+
+    Any other is a file of settings. One that cannot be read is left to whoever reads it then.
+    """
+    import tomllib
+
+    try:
+        return file.name == "worker.toml" or "engine" in tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def _refuse_beside_a_file(context: Context, file: Path) -> None:

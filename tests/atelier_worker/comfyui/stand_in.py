@@ -189,6 +189,7 @@ class StandIn:
                     flags = {"supports_preview_metadata": True, "max_upload_size": 104857600}
                     await self._say(client, "feature_flags", flags)
         except WebSocketDisconnect:
+            # A client that goes leaves its prompts here, as with the real one.
             pass
         finally:
             if self._sockets.get(client) is socket:
