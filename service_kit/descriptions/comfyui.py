@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service_kit.descriptions.comfyui_editor import as_prompt
-from service_kit.descriptions.described import Described, clean, count, fraction, model_name, read_json, whole
+from service_kit.descriptions.described import MAX_TEXT, Described, clean, count, fraction, model_name, read_json, whole
 
 Node = Mapping[str, Any]
 Graph = Mapping[str, Node]
@@ -18,6 +18,10 @@ Link = tuple[str, int]
 
 _MOST_NODES = 20_000
 _MOST_STEPS = 20_000
+# A text that is joined with itself again and again would fill the memory; what is longer than a prompt may be is cut
+# later on, and said.
+_LONGEST_TEXT = 4 * MAX_TEXT
+_LONGEST_DELIMITER = 1000
 _TEXTS = ("text", "text_g", "text_l", "t5xxl", "clip_g", "clip_l", "prompt")
 _STRINGS = ("value", "text", "string", "string_a", "string_b", "text_a", "text_b", "text1", "text2", "prompt")
 _NUMBERS = ("value", "seed", "noise_seed", "int", "number", "Number", "Value")
@@ -177,7 +181,7 @@ class _Walk:
 
     def _string(self, value: Any, above: frozenset[str]) -> str:
         if isinstance(value, str):
-            return value
+            return value[:_LONGEST_TEXT]
         link, node = _link(value), self.node(value)
         if link is None or node is None or link[0] in above or len(above) > 50:
             return ""
@@ -186,7 +190,7 @@ class _Walk:
         if not parts and "" in inputs:  # A reroute has one input without a name.
             return self._string(inputs[""], within)
         delimiter = inputs.get("delimiter")
-        return (delimiter if isinstance(delimiter, str) else " ").join(parts)
+        return (delimiter[:_LONGEST_DELIMITER] if isinstance(delimiter, str) else " ").join(parts)[:_LONGEST_TEXT]
 
     def number(self, value: Any) -> str:
         """Return a whole number that is given, or that the linked node has."""

@@ -35,7 +35,8 @@ def describe_file(path: Path) -> Described:
         with path.open("rb") as file:
             found = texts_of(file)
     except TooLong as error:
-        return Described(notes=(str(error),))
+        said = describe(error.found)
+        return replace(said, notes=(str(error), *said.notes))
     return describe(found or _tags(path))
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import BinaryIO
 
 MOST_BYTES = 8 << 20
-"""The longest text that is read, in bytes, also when it is unpacked."""
+"""How much text of one picture is read, in bytes, also when it is unpacked."""
 
 _MOST_CHUNKS = 100_000
 _MOST_ENTRIES = 1000
@@ -22,7 +22,15 @@ _EXIF_FOLDER, _USER_COMMENT = 0x8769, 0x9286
 
 
 class TooLong(ValueError):
-    """A text is longer than anything that a tool writes."""
+    """There is more text than any tool writes.
+
+    Attributes:
+        found: the texts before.
+    """
+
+    def __init__(self, message: str, found: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.found = dict(found or {})
 
 
 def texts_of(file: BinaryIO) -> dict[str, str]:
@@ -31,13 +39,13 @@ def texts_of(file: BinaryIO) -> dict[str, str]:
     A file of another kind, or a broken one, has the texts that were found until there.
 
     Raises:
-        TooLong: a text has more than 8 MiB.
+        TooLong: the texts have more than 8 MiB.
         OSError: the file cannot be read.
     """
     start = file.read(12)
     if start.startswith(b"\x89PNG\r\n\x1a\n"):
         file.seek(8)
-        return dict(_png(file))
+        return _kept(_png(file))
     if start.startswith(b"\xff\xd8"):
         file.seek(2)
         return _first_exif(_jpeg(file))
@@ -46,7 +54,19 @@ def texts_of(file: BinaryIO) -> dict[str, str]:
     return {}
 
 
+def _kept(pairs: Iterator[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    try:
+        for name, text in pairs:
+            found[name] = text
+    except TooLong as error:
+        raise TooLong(str(error), found) from None
+    return found
+
+
 def _png(file: BinaryIO) -> Iterator[tuple[str, str]]:
+    # Of all texts together: thousands of small chunks may each unpack to megabytes.
+    left = MOST_BYTES
     for _ in range(_MOST_CHUNKS):
         head = file.read(8)
         if len(head) < 8:
@@ -57,39 +77,42 @@ def _png(file: BinaryIO) -> Iterator[tuple[str, str]]:
         if kind not in (b"tEXt", b"zTXt", b"iTXt"):
             file.seek(length + 4, 1)
             continue
-        if length > MOST_BYTES:
-            raise TooLong(f"a text of the picture has {length} bytes; at most {MOST_BYTES} are read")
-        found = _png_text(kind, file.read(length))
+        if length > left:
+            raise TooLong(f"a text of the picture has {length} bytes; at most {MOST_BYTES} are read of all")
+        found = _png_text(kind, file.read(length), left)
         file.seek(4, 1)
         if found is not None:
-            yield found
+            name, text = found
+            left -= len(text)
+            yield name, _decoded(text) if kind != b"iTXt" else text.decode("utf-8", "replace")
 
 
-def _png_text(kind: bytes, data: bytes) -> tuple[str, str] | None:
+def _png_text(kind: bytes, data: bytes, most: int) -> tuple[str, bytes] | None:
+    """Return a chunk's name and its text, unpacked."""
     name, zero, rest = data.partition(b"\0")
     if not zero or not 1 <= len(name) <= 79:
         return None
     if kind == b"tEXt":
         # Latin-1 says the standard; several tools write UTF-8 nevertheless.
-        return name.decode("latin-1"), _decoded(rest)
+        return name.decode("latin-1"), rest
     if kind == b"zTXt":
-        return name.decode("latin-1"), _decoded(_unpacked(rest[1:]))
+        return name.decode("latin-1"), _unpacked(rest[1:], most)
     # iTXt: packed or not, how, language, translated name, text.
     language, first, behind = rest[2:].partition(b"\0")
     translated, second, text = behind.partition(b"\0")
     if not first or not second or len(language) + len(translated) > _LONGEST_NAME:
         return None
-    return name.decode("latin-1"), (_unpacked(text) if rest[0] == 1 else text).decode("utf-8", "replace")
+    return name.decode("latin-1"), _unpacked(text, most) if rest[0] == 1 else text
 
 
-def _unpacked(data: bytes) -> bytes:
+def _unpacked(data: bytes, most: int) -> bytes:
     unpacker = zlib.decompressobj()
     try:
-        text = unpacker.decompress(data, MOST_BYTES + 1)
+        text = unpacker.decompress(data, most + 1)
     except zlib.error:
         return b""
-    if len(text) > MOST_BYTES:
-        raise TooLong(f"a text of the picture has more than {MOST_BYTES} bytes when it is unpacked")
+    if len(text) > most:
+        raise TooLong(f"the texts of the picture have more than {MOST_BYTES} bytes when they are unpacked")
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 import zlib
 from contextlib import suppress
 from json import dumps
@@ -33,6 +34,41 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
 
 def test_there_are_five_of_each() -> None:
     assert {tool: len(fixtures) for tool, fixtures in TOOLS.items()} == dict.fromkeys(TOOLS, 5)
+
+
+def test_texts_that_unpack_to_much_are_read_within_bounds_and_those_before_count(tmp_path: Path) -> None:
+    bomb = zlib.compress(bytes(4 << 20))
+    bombs = b"".join(chunk(b"zTXt", b"%d\0\0" % number + bomb) for number in range(200))
+    said = chunk(b"tEXt", b"parameters\0a lamp\nSteps: 4, Sampler: Euler, Seed: 3")
+    path = tmp_path / "bombs.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + said + bombs)
+    tracemalloc.start()
+    found = every_tool.describe_file(path)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (found.prompt, found.seed) == ("a lamp", "3")
+    assert "more than 8388608 bytes when they are unpacked" in found.notes[0]
+    assert most < 48 << 20
+
+
+def test_a_text_that_is_joined_with_itself_again_and_again_stays_short() -> None:
+    graph: dict[str, Any] = {
+        str(n): {"class_type": "Join", "inputs": {"string_a": [str(n + 1), 0], "string_b": [str(n + 1), 0]}}
+        for n in range(40)
+    }
+    graph["40"] = {"class_type": "Text", "inputs": {"value": "lamp " * 100_000}}
+    graph["text"] = {"class_type": "CLIPTextEncode", "inputs": {"text": ["0", 0]}}
+    graph["sampler"] = {
+        "class_type": "KSampler",
+        "inputs": {"positive": ["text", 0], "negative": ["text", 0], "latent_image": ["none", 0], "seed": 7},
+    }
+    tracemalloc.start()
+    found = comfyui.parse(dumps(graph))
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found is not None and found.seed == "7"
+    assert len(found.prompt) <= 4 * MAX_TEXT
+    assert most < 32 << 20
 
 
 @pytest.mark.parametrize(("tool", "fixture"), CASES, ids=[f"{tool}/{fixture.name}" for tool, fixture in CASES])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from atelier_cli.importing import seed_tables
 from atelier_cli.importing.seed_tables import TABLES, places_of, read_row, read_rows
+from atelier_cli.importing.sources import Candidate, FolderSource, Unusable
 
 QUICK = settings(max_examples=100, deadline=None, database=None)
 TEXT = st.text(max_size=80)
@@ -85,3 +89,65 @@ def test_lines_that_are_no_rows_are_told_apart() -> None:
 )
 def test_tags_are_read_as_each_dump_writes_them(value: str, tags: tuple[str, ...]) -> None:
     assert read_row("user_library", 1, {"tags": value, "url": "a"}).tags == tags
+
+
+@pytest.mark.parametrize(
+    ("said", "moment"),
+    [
+        ("2025-08-06T12:34:56Z", "2025-08-06T12:34:56+00:00"),
+        ("2025-08-06 12:34:56.789123+00", "2025-08-06T12:34:56.789123+00:00"),
+        ("2025-08-06 12:34:56", "2025-08-06T12:34:56+00:00"),
+        ("20250806", "2025-08-06T00:00:00+00:00"),
+        ("Wed, 06 Aug 2025 14:34:56 +0200", "2025-08-06T12:34:56+00:00"),
+        (1754483696, "2025-08-06T12:34:56+00:00"),
+        ("1754483696.0", "2025-08-06T12:34:56+00:00"),
+        (1754483696000, "2025-08-06T12:34:56+00:00"),
+    ],
+)
+def test_moments_are_read_in_every_form(said: object, moment: str) -> None:
+    described = seed_tables.read_row("user_library", 1, {"file_path": "a.png", "created_at": said}).described
+    assert (described.made_at and described.made_at.isoformat(), described.notes) == (moment, ())
+
+
+@pytest.mark.parametrize(
+    "said", ["yesterday", "99999-01-01", "06/08/2025", 12, float("nan"), float("inf"), True, "0" * 9000]
+)
+def test_a_moment_that_cannot_be_read_is_left_out_and_said(said: object) -> None:
+    described = seed_tables.read_row("user_library", 1, {"file_path": "a.png", "created_at": said}).described
+    assert described.made_at is None
+    assert "created_at is no date" in described.notes[0]
+
+
+def test_a_mark_of_the_order_of_bytes_spoils_no_dump() -> None:
+    row = '{"id": 1, "file_path": "a.png"}'
+    for kind, text in (("jsonl", row), ("json", f"[{row}]"), ("csv", 'id,file_path\n1,"a\nb.png"\n')):
+        [found] = seed_tables.read_rows(f"\ufeff{text}", kind)
+        assert isinstance(found, dict) and str(found["id"]) == "1"
+
+
+def test_what_is_no_file_and_what_cannot_be_read_is_told_and_waited_for_by_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "circle.png").symlink_to(tmp_path / "circle.png")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "up").symlink_to(tmp_path)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "z.png").write_bytes(b"")
+    listed = os.scandir
+
+    def scandir(path: str) -> Any:
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = FolderSource(tmp_path, saved=True)
+    rows = list(source.rows())
+    assert source.count() == len(rows)
+    assert {row.row: row.why for row in rows if isinstance(row, Unusable)} == {
+        "pipe.png": "it is no file",
+        "circle.png": "it cannot be read: Too many levels of symbolic links",
+        "locked": "the folder cannot be read: Permission denied",
+    }
+    assert [row.row for row in rows if isinstance(row, Candidate)] == ["z.png"]

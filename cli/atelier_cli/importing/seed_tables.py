@@ -1,6 +1,6 @@
 """Rows of the tables that a gallery of the first system kept: `workspace_items`, `workspace_assets`, `user_library`.
 
-A dump is CSV with a header, JSON (a list of rows, or tables by name) or a row of JSON on each line. Rows of different
+A dump is CSV with a header, JSON (a list of rows) or a row of JSON on each line. Rows of different
 times name the same thing differently, keep what they cannot name in a JSON column, and say where a file is as a path,
 as a path with its bucket, or as an address that has long expired.
 """
@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -47,6 +48,9 @@ _OBJECT_ADDRESS = re.compile(r"/object/(?:sign|public|authenticated)/")
 _LONGEST_FIELD = 16 << 20
 _MOST_FILES = 100
 _MOST_TAGS = 100
+# Numbers from here on are seconds since 1970 (in 1973), and from there on milliseconds.
+_SECONDS, _MILLISECONDS = 1e8, 1e11
+_LONGEST_MOMENT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ def read_rows(text: str, kind: str) -> Iterator[Mapping[str, Any] | str]:
     if kind == "csv":
         yield from _csv_rows(text)
     elif kind == "jsonl":
-        for line in text.split("\n"):
+        for line in text.removeprefix("\ufeff").split("\n"):
             if line.strip():
                 yield _json_row(line)
     else:
@@ -101,6 +105,7 @@ def read_row(table: str, number: int, given: Mapping[str, Any]) -> Row:
 
     said = {name: first(names) for name, names in _NAMES.items()}
     width, height = size(said["size"])
+    created = first(("created_at",))
     described = Described(
         tool="tables",
         prompt=clean(said["prompt"]),
@@ -113,7 +118,8 @@ def read_row(table: str, number: int, given: Mapping[str, Any]) -> Row:
         steps=count(said["steps"]),
         sampler=clean(said["sampler"]),
         guidance=fraction(said["guidance"]),
-        made_at=_moment(first(("created_at",))),
+        made_at=_moment(created),
+        notes=() if created is None or _moment(created) else (f"created_at is no date: {str(created)[:60]!r}",),
     )
     files = tuple(places for path in _paths(first) if (places := places_of(path, clean(first(_BUCKETS)))))
     identity = clean(str(given.get("id") or "")) or f"number {number}"
@@ -222,11 +228,20 @@ def _tags(value: Any) -> tuple[str, ...]:
 
 
 def _moment(value: Any) -> datetime | None:
-    try:
-        found = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if found is None:
-            return None
-        found = found if found.tzinfo else found.replace(tzinfo=UTC)
-        return found.astimezone(UTC) if 1970 <= found.year <= 9000 else None
-    except (ValueError, OverflowError):
-        return None
+    """Return a moment that is told as ISO 8601, as e-mails do, or in seconds or milliseconds since 1970; else None."""
+    for read in (_numbered, datetime.fromisoformat, parsedate_to_datetime):
+        try:
+            found = read(str(value)[:_LONGEST_MOMENT].strip())
+            found = found if found.tzinfo else found.replace(tzinfo=UTC)
+            if 1970 <= found.year <= 9000:
+                return found.astimezone(UTC)
+        except (ValueError, OverflowError, IndexError, TypeError):
+            continue
+    return None
+
+
+def _numbered(text: str) -> datetime:
+    number = float(text)
+    if number < _SECONDS:
+        raise ValueError(f"{text} may as well be a year or a day")
+    return datetime.fromtimestamp(number / 1000 if number >= _MILLISECONDS else number, UTC)

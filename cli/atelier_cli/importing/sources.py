@@ -64,15 +64,22 @@ class FolderSource:
         self._saved = saved
 
     def count(self) -> int:
-        """Return how many pictures and videos there are."""
+        """Return how many pictures and videos there are, and folders that cannot be read."""
         return sum(1 for _ in self._files())
 
     def rows(self) -> Iterator[Candidate | Unusable]:
         """Give every picture and video, by its path."""
         for path in self._files():
+            if isinstance(path, Unusable):
+                yield path
+                continue
             where = path.relative_to(self._root).as_posix()
             try:
                 where.encode("utf-8")
+                # Whoever opened a pipe would wait for ever for what comes out of it.
+                if path.exists() and not path.is_file():
+                    yield Unusable(where, "it is no file")
+                    continue
                 described = _described(path)
             except UnicodeEncodeError:
                 yield Unusable(ascii(where), "its name is not UTF-8")
@@ -81,12 +88,22 @@ class FolderSource:
             else:
                 yield Candidate(where, path, where, described, self._saved)
 
-    def _files(self) -> Iterator[Path]:
-        for parent, folders, names in os.walk(self._root):
+    def _files(self) -> Iterator[Path | Unusable]:
+        unread: list[OSError] = []
+        for parent, folders, names in os.walk(self._root, onerror=unread.append):
+            yield from self._unread(unread)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
                 if Path(name).suffix.lower() in every_tool.PICTURES | every_tool.VIDEOS and not name.startswith("."):
                     yield Path(parent, name)
+        yield from self._unread(unread)
+
+    def _unread(self, errors: list[OSError]) -> Iterator[Unusable]:
+        """Give the folders that could not be listed."""
+        for error in errors:
+            where = os.path.relpath(error.filename, self._root).encode("utf-8", "backslashreplace").decode()
+            yield Unusable(where, f"the folder cannot be read: {error.strerror}")
+        errors.clear()
 
 
 class TablesSource:
@@ -202,11 +219,14 @@ def _described(path: Path) -> Described:
             with path.open("rb") as file:
                 found = texts.texts_of(file)
         except texts.TooLong as error:
-            notes = (str(error),)
+            found, notes = error.found, (str(error),)
     beside = path.with_suffix(".txt")
     text = ""
-    if beside.is_file() and beside.stat().st_size <= _LARGEST_BESIDE:
-        text = beside.read_text("utf-8", "replace")
+    try:
+        if beside.is_file() and beside.stat().st_size <= _LARGEST_BESIDE:
+            text = beside.read_text("utf-8-sig", "replace")
+    except OSError as error:
+        notes = (*notes, f"{beside.name} beside it cannot be read: {error.strerror or error}")
     described = every_tool.describe(found, text)
     if notes:
         described = replace(described, notes=(*notes, *described.notes))
