@@ -1,4 +1,7 @@
-"""An engine for tests that keeps models in memory, as numbers: `load NAME BYTES`, `need BYTES`, `wait PATH`."""
+"""An engine for tests that keeps models in memory, as numbers.
+
+`load NAME BYTES`, `need BYTES`, `promise BYTES`, `wait PATH`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from atelier_worker.engine import Context, DeviceRoom, LoadedModel, Task
+from atelier_worker.promises import promises_of
 
 ENGINE = f"{__name__}:KeepingEngine"
 DEVICE = "cuda:0"
@@ -26,9 +30,10 @@ class KeepingEngine:
         self._die_at = options.get("dies_when_asked", False)
         self._sizes: dict[str, int] = {}
         self._lock = threading.Lock()
+        self._promises = promises_of(DEVICE)
 
     def run(self, task: Task, context: Context) -> None:
-        """Run the commands of the prompt; at last, deliver what room was made, as text in the output."""
+        """Run the commands of the prompt; at last, deliver what room was made, or promised elsewhere, as text."""
         made = ""
         for command in task.prompt.split(";"):
             what, *rest = command.split()
@@ -41,6 +46,10 @@ class KeepingEngine:
                     # What a careless engine does: it holds its lock while it waits for others.
                     with self._lock:
                         made = str(context.make_room(DEVICE, int(rest[0])))
+                case "promise":
+                    with self._promises.turn(context.check_cancelled) as others:
+                        self._promises.keep(int(rest[0]))
+                    made = str(others)
                 case "wait":
                     Path(rest[0]).read_text()
                 case "die":

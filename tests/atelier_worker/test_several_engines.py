@@ -192,6 +192,16 @@ async def test_room_is_made_between_the_engines_of_a_process(start: Start, route
     assert sorted(bytes(content) for content in router.assets.bytes.values()) == [b"700", b"none"]
 
 
+async def test_what_one_engine_was_promised_counts_in_the_others_process(start: Start, router: FakeRouter) -> None:
+    workers = start(KEEPING)
+    pictures, videos = await workers.session("attic-pictures"), await workers.session("attic-videos")
+    await pictures.say(lease=lease(f"promise {3 << 20}"))
+    await pictures.answer(await pictures.expect("outcome"))
+    await videos.say(lease=lease("promise 0", job_id="film"))
+    await videos.answer(await videos.expect("outcome"))
+    assert sorted(bytes(content) for content in router.assets.bytes.values()) == [b"0", str(3 << 20).encode()]
+
+
 async def test_a_job_on_an_engine_that_hangs_fails_with_a_sentence_and_the_worker_lives(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

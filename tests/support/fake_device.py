@@ -29,6 +29,9 @@ class FakeDevice:
     def used_bytes(self) -> int | None:
         return self.used if self._counts else None
 
+    def held_bytes(self) -> int | None:
+        return self.used_bytes()
+
     def start_peak(self) -> None:
         self.peak = self.used
 

@@ -59,6 +59,7 @@ class EngineClient:
         name: str = "",
         limits: Limits | None = None,
         environ: Mapping[str, str] | None = None,
+        promises: Path | None = None,
     ) -> None:
         """Prepare an engine.
 
@@ -71,11 +72,13 @@ class EngineClient:
             name: what the log calls it; the same as `engine` if empty.
             limits: how long a task may take and be silent.
             environ: the environment of the process; by default the worker's; `ATELIER_*` is left out.
+            promises: the folder where engines that share devices write down who was promised memory; None: no others.
         """
         self._engine = engine
         self._name = name or engine
         self._options = dict(options)
         self._limits = limits or Limits()
+        self._promises = promises
         given = os.environ if environ is None else environ
         passed_on = {name: value for name, value in given.items() if not name.startswith("ATELIER_")}
         self._environ = _MEMORY_GOES_BACK | passed_on
@@ -203,7 +206,7 @@ class EngineClient:
 
     async def _run_process(self) -> None:
         """Run one process to its end."""
-        process = await EngineProcess.start(self._engine, self._environ)
+        process = await EngineProcess.start(self._engine, self._environ, self._promises)
         tasks = EngineTasks(self._name, process, self._limits, self.tally, self._changed)
         host = self._host = _Host(process, tasks)
         process.write(pb.HostRequest(configure=pb.Configure(options_json=json.dumps(self._options))))

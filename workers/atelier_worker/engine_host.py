@@ -14,10 +14,11 @@ import signal
 import sys
 import threading
 import traceback
+from pathlib import Path
 from typing import BinaryIO
 
 from atelier.engine.v1 import engine_host_pb2 as pb
-from atelier_worker import frames
+from atelier_worker import frames, promises
 from atelier_worker.engine import Cancelled, Engine, EngineError
 from atelier_worker.engine_loader import EngineNotUsable, load_engine
 from atelier_worker.engine_options import OptionsError
@@ -149,12 +150,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve one engine until the worker closes the pipe."""
     parser = argparse.ArgumentParser(prog="python -m atelier_worker.engine_host", description=__doc__)
     parser.add_argument("--engine", required=True, help="entry point of the group atelier.engines, or module:Class")
-    engine_name = str(parser.parse_args(arguments).engine)
+    parser.add_argument("--promises", type=Path, metavar="FOLDER", help="where promises of memory are written down")
+    given = parser.parse_args(arguments)
+    if given.promises is not None:
+        promises.share(given.promises)
     source, sink = _claim_pipes()
     # Both reach the whole group, from a terminal or a service manager; the worker decides what becomes of the tasks.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    return Host(source, sink).serve(engine_name)
+    return Host(source, sink).serve(str(given.engine))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping
+from pathlib import Path
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier_worker import frames
@@ -38,10 +39,11 @@ class EngineProcess:
         self._printing = asyncio.create_task(self._relay(), name="engine output")
 
     @classmethod
-    async def start(cls, engine: str, environ: Mapping[str, str]) -> EngineProcess:
-        """Start the process of an engine."""
+    async def start(cls, engine: str, environ: Mapping[str, str], promises: Path | None = None) -> EngineProcess:
+        """Start the process of an engine, which shares the promises of memory in a folder."""
+        shared = () if promises is None else ("--promises", str(promises))
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "atelier_worker.engine_host", "--engine", engine,
+            sys.executable, "-m", "atelier_worker.engine_host", "--engine", engine, *shared,
             stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_PIPE_BUFFER_BYTES, env=environ,
         )  # fmt: skip
         return cls(engine, process)

@@ -128,7 +128,12 @@ class Member:
     async def _run(self, targets: Targets, spool: Spool, stop: asyncio.Event) -> None:
         outbox = Outbox(asyncio.get_running_loop().time)
         engine = self.engine = EngineClient(
-            self.plan.engine, self.plan.options, name=self.plan.name, limits=self.plan.limits
+            self.plan.engine,
+            self.plan.options,
+            name=self.plan.name,
+            limits=self.plan.limits,
+            # No worker can be called so.
+            promises=self._process.folder / ".memory",
         )
         self._neighbours.join(engine)
         try:

@@ -31,6 +31,9 @@ class DeviceMemory(Protocol):
     def used_bytes(self) -> int | None:
         """Return what tensors of this process hold; None where nobody counts it."""
 
+    def held_bytes(self) -> int | None:
+        """Return what this process has of it, with what its allocator keeps unused; None where nobody counts it."""
+
     def start_peak(self) -> None:
         """Begin to measure `peak_bytes`."""
 
@@ -93,6 +96,9 @@ class CudaMemory:
     def used_bytes(self) -> int | None:
         return int(self._cuda.memory_allocated(self._index))
 
+    def held_bytes(self) -> int | None:
+        return int(self._cuda.memory_reserved(self._index))
+
     def start_peak(self) -> None:
         self._cuda.reset_peak_memory_stats(self._index)
 
@@ -117,6 +123,9 @@ class HostMemory:
         return min([self._meminfo("MemTotal"), *(limit for limit, _ in self._limits())])
 
     def used_bytes(self) -> int | None:
+        return None
+
+    def held_bytes(self) -> int | None:
         return None
 
     def start_peak(self) -> None:

@@ -1,7 +1,8 @@
 """Which models an engine keeps in memory: admitted when the device will hold them, evicted by least use.
 
 A task says what it works with on top of the weights. Nothing is loaded on a guess that it may fit: what is needed is
-compared with what the device has free, less what tasks that run here were promised and have not taken yet.
+compared with what the device has free, less what tasks that run, here and in other processes, were promised and have
+not taken yet.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel
 from atelier_worker.engines.residency.device_memory import DeviceMemory, whole_name
 from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
 from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go, may_wait_for_memory
+from atelier_worker.promises import Promises, promises_of
 
 T = TypeVar("T")
 MEMORY_WAIT_S = 30.0
@@ -59,10 +61,12 @@ class Residency(Generic[T]):
         memory_wait_s: float = MEMORY_WAIT_S,
         now: Callable[[], float] = time.monotonic,
         pause: Callable[[threading.Condition, float], object] = threading.Condition.wait,
+        promises: Promises | None = None,
     ) -> None:
         """Keep at most `limit_bytes` of weights and working memory on `device` (None: what it has).
 
-        A task waits at most `memory_wait_s` for memory that somebody else holds.
+        A task waits at most `memory_wait_s` for memory that somebody else holds. `promises` are those of the device;
+        by default the ones that the worker shares.
         """
         self._memory = memory
         self._device = whole_name(device)
@@ -70,6 +74,8 @@ class Residency(Generic[T]):
         self._memory_wait_s = memory_wait_s
         self._now = now
         self._pause = pause
+        self._promises = promises or promises_of(self._device)
+        self._others_bytes = 0
         self._changed = threading.Condition()
         self._entries: dict[str, _Entry[T]] = {}
         self._working_bytes = 0
@@ -116,6 +122,7 @@ class Residency(Generic[T]):
                 self._working_bytes -= admitted_bytes
                 self._uses += 1
                 entry.used_at = self._uses
+                self._promises.keep(self._untaken_bytes())
                 self._changed.notify_all()
 
     def loaded(self) -> list[LoadedModel]:
@@ -128,6 +135,9 @@ class Residency(Generic[T]):
         """Return what the device has free; None until a task wants a model: on a GPU the question takes some itself."""
         if not self._asked:
             return None
+        with self._changed:
+            # This is asked every few seconds: what tasks have taken by now is free memory no more, and no promise.
+            self._promises.keep(self._untaken_bytes())
         return DeviceRoom(self._device, self._memory.free_bytes(), self._memory.total_bytes())
 
     def give_room(self, device: str, wanted_bytes: int) -> int:
@@ -149,7 +159,8 @@ class Residency(Generic[T]):
         deadline: float | None = None
         while True:
             context.check_cancelled()
-            with self._changed:
+            with self._promises.turn(context.check_cancelled) as others_bytes, self._changed:
+                self._others_bytes = others_bytes
                 another_loads = entry.loading
                 lacking = 0 if another_loads else self._take(entry, working_bytes)
             if lacking is None:
@@ -184,6 +195,7 @@ class Residency(Generic[T]):
             return max(0, needed - self._free())
         self._working_bytes += working_bytes
         entry.loading = not entry.loaded
+        self._promises.keep(self._untaken_bytes())
         return None
 
     @contextmanager
@@ -206,7 +218,7 @@ class Residency(Generic[T]):
 
     def _load(self, entry: _Entry[T], context: Context, working_bytes: int) -> None:
         before = self._memory.used_bytes()
-        token = _tell.set(lambda part, parts: context.progress(part, parts, phase=f"loading {entry.name}"))
+        token = _tell.set(lambda part, parts: self._tell_part(entry, context, part, parts))
         try:
             context.progress(0, 1, phase=f"loading {entry.name}")
             model = entry.load()
@@ -225,6 +237,11 @@ class Residency(Generic[T]):
             self._loaded(entry, model, before)
         context.progress(1, 1, phase=f"loading {entry.name}")
 
+    def _tell_part(self, entry: _Entry[T], context: Context, part: int, parts: int) -> None:
+        with self._changed:
+            self._promises.keep(self._untaken_bytes())
+        context.progress(part, parts, phase=f"loading {entry.name}")
+
     def _loaded(self, entry: _Entry[T], model: T | None, used_before: int | None) -> None:
         entry.loading = False
         entry.model = model
@@ -232,6 +249,7 @@ class Residency(Generic[T]):
         after = self._memory.used_bytes()
         if model is not None and self._pins() == 1 and after is not None and used_before is not None:
             entry.weights_bytes = max(entry.weights_bytes, after - used_before)
+        self._promises.keep(self._untaken_bytes())
         self._changed.notify_all()
 
     def _idle(self) -> list[_Entry[T]]:
@@ -259,10 +277,17 @@ class Residency(Generic[T]):
         return min(self._free(), self._limit_bytes - self._loaded_bytes() - self._promised_bytes())
 
     def _free(self) -> int:
-        """Return what the device has free, less what tasks were promised and have not taken yet."""
-        used = self._memory.used_bytes()
-        taken = 0 if used is None else max(0, used - self._loaded_bytes())
-        return self._memory.free_bytes() - max(0, self._promised_bytes() - taken)
+        """Return what the device has free, less what tasks were promised and have not taken yet, here and elsewhere."""
+        mine = self._promised_bytes() - self._taken_bytes(self._memory.used_bytes())
+        return self._memory.free_bytes() - self._others_bytes - max(0, mine)
+
+    def _untaken_bytes(self) -> int:
+        """Return what tasks were promised and other processes still see as free. Under the lock."""
+        return max(0, self._promised_bytes() - self._taken_bytes(self._memory.held_bytes()))
+
+    def _taken_bytes(self, here: int | None) -> int:
+        """Return what tasks have taken, of all that is `here`; nothing where nobody counts it."""
+        return 0 if here is None else max(0, here - self._loaded_bytes())
 
     def _loaded_bytes(self) -> int:
         return sum(entry.weights_bytes for entry in self._entries.values() if entry.loaded)
@@ -294,9 +319,10 @@ class Residency(Generic[T]):
                 held.append(f"running tasks {sized(self._working_bytes)}")
             available = max(0, self._available())
         limit = "" if self._limit_bytes is None else f" (memory_limit is {sized(self._limit_bytes)})"
+        others = f"other engines were promised {sized(self._others_bytes)}, " if self._others_bytes else ""
         return NotEnoughMemory(
             f"{_needs(entry, working_bytes)} on {self._device}; {sized(available)} of "
-            f"{sized(self._memory.total_bytes())} are free for it{limit}, and this engine holds "
+            f"{sized(self._memory.total_bytes())} are free for it{limit}, {others}and this engine holds "
             f"{', '.join(held) or 'nothing else'}; try again later",
             retryable=True,
         )
