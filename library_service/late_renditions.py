@@ -84,14 +84,15 @@ class LateRenditions:
 
     async def _lacking(self, late: Sequence[LateItem], held: dict[str, HeldAsset]) -> dict[str, HeldAsset]:
         """Return the assets of items with only the files that the items lack."""
+        async with self._storage.read() as tx:
+            known = await tx.late_items.renditions_of([one.item_id for one in late])
         wanted: dict[str, HeldAsset] = {}
         for one in late:
             asset = held[one.asset_id]
-            async with self._storage.read() as tx:
-                item = await tx.items.find(one.owner, one.item_id)
-            known = {file.rendition for file in item.files} if item is not None else set()
-            files = tuple(file for file in asset.files if file.rendition not in known)
-            if known and files:
+            has = known.get(one.item_id)
+            # Without any file it was deleted meanwhile.
+            files = tuple(file for file in asset.files if has is not None and file.rendition not in has)
+            if files:
                 wanted[one.asset_id] = replace(asset, files=files)
         return wanted
 

@@ -82,6 +82,14 @@ class LateItems:
         known = select(item_files.c.rendition).where(item_files.c.item_id == late.item_id)
         return set((await self._tx.execute(known)).scalars())
 
+    async def renditions_of(self, item_ids: Sequence[str]) -> dict[str, set[str]]:
+        """Return which renditions items have, with the file itself, by item; a deleted one is left out."""
+        found: dict[str, set[str]] = {}
+        query = select(item_files.c.item_id, item_files.c.rendition).where(among(item_files.c.item_id, item_ids))
+        for row in await self._tx.execute(query):
+            found.setdefault(row.item_id, set()).add(row.rendition)
+        return found
+
     async def add_files(self, late: LateItem, files: Sequence[tuple[StoredFile, str]]) -> None:
         """Give a locked item further files, each with its blob, behind those that it has."""
         last = select(func.max(item_files.c.position)).where(item_files.c.item_id == late.item_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from atelier.asset.v1 import asset_service_pb2
 from library_service import upkeep
 from library_service.late_renditions import FIRST_WAIT, MAX_ATTEMPTS
-from library_service.storage.late_items import LateItem
+from library_service.storage.late_items import LateItem, LateItems
 from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET
 from tests.library_service.house import ADA, Desk, House, picture
@@ -163,3 +164,25 @@ async def test_an_asset_that_is_gone_has_none_to_give(house: House) -> None:
         house.clock.advance(timedelta(days=1))
         assert await left(house) == []
         assert await kinds(ada) == []
+
+
+async def test_what_many_items_lack_is_asked_in_one_question(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions: list[int] = []
+    ask = LateItems.renditions_of
+
+    async def counted(self: LateItems, item_ids: Sequence[str]) -> dict[str, set[str]]:
+        questions.append(len(item_ids))
+        return await ask(self, item_ids)
+
+    monkeypatch.setattr(LateItems, "renditions_of", counted)
+    async with house.as_(ADA) as ada:
+        shades: list[tuple[bytes, ...]] = [(picture(shade, size=64),) for shade in ("red", "green", "blue")]
+        await ada.save(*await house.make_job(ADA, shades))
+        while await house.asset.renditions.work():
+            pass
+        items = (await ada.items()).items
+        await house.library.removal.delete_item(house.caller(ADA), items[0].item_id)
+        house.clock.advance(WAIT)
+        assert await house.library.late.bring_due() == len(items)
+        assert questions == [len(items)]
+        assert [len(item.renditions) for item in (await ada.items()).items] == [2, 2]
