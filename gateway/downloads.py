@@ -39,9 +39,13 @@ _LIST_ITEMS = "/atelier.library.v1.LibraryService/ListItems"
 _COUNT_ITEMS = "/atelier.library.v1.LibraryService/CountItems"
 
 _PAGE = 200
-_LONGEST_NAME = 100
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]+')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+# A name with its number and its ending has at most 255 bytes, or no file system takes it.
+_LONGEST_NAME, _LONGEST_NAME_BYTES = 100, 220
+_FORBIDDEN = re.compile(r'[/\\:*?"<>|]+')
+_RESERVED = re.compile(r"(con|conin\$|conout\$|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])\s*(\.|$)", re.IGNORECASE)
+# Marks that nobody sees, and which of them join letters: the others turn a name around, such as to hide its ending.
+_UNSEEN, _JOINERS = frozenset({"Cc", "Cf", "Cs"}), "\u200c\u200d"
+_MOST_READ = 1000
 _MISSING = "missing.txt"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 
@@ -89,9 +93,8 @@ class Names:
     def give(self, item: pb.Item) -> str:
         """Return a name made of an item's title, or else of its prompt, or else of its id."""
         said = item.title or item.provenance.prompt or item.item_id
-        stem = _FORBIDDEN.sub(" ", unicodedata.normalize("NFC", said))
-        stem = " ".join(stem.split())[:_LONGEST_NAME].strip(" .")
-        if not stem or _RESERVED.match(stem):
+        stem = _plain(said[:_MOST_READ])
+        if not stem.strip(_JOINERS) or _RESERVED.match(stem):
             stem = item.item_id
         ending = mimetypes.guess_extension(item.media.content_type) or ""
         plain = name = stem + ending
@@ -221,11 +224,24 @@ class Downloads:
             return False
         chunks = self._store.open_range(grant.bucket, grant.key, generation=grant.generation)
         async with aclosing(chunks) as pieces:
+            try:
+                # Before its name is in the archive: it may have gone just now.
+                chunk: bytes | None = await anext(pieces, None)
+            except NotFound:
+                return False
             with archive.open(zipfile.ZipInfo(file.name, file.modified), "w", force_zip64=True) as member:
-                async for chunk in pieces:
+                while chunk is not None:
                     member.write(chunk)
                     await exchange.write(piece.take())
+                    chunk = await anext(pieces, None)
         return True
+
+
+def _plain(said: str) -> str:
+    """Return a text as the first part of a file's name."""
+    seen = (" " if unicodedata.category(mark) in _UNSEEN and mark not in _JOINERS else mark for mark in said)
+    stem = " ".join(_FORBIDDEN.sub(" ", unicodedata.normalize("NFC", "".join(seen))).split())[:_LONGEST_NAME]
+    return stem.encode()[:_LONGEST_NAME_BYTES].decode("utf-8", "ignore").strip(" .")
 
 
 def _modified(item: pb.Item) -> tuple[int, int, int, int, int, int]:

@@ -14,7 +14,8 @@ import pytest
 
 from atelier.library.v1 import library_service_pb2 as pb
 from gateway.downloads import Names
-from service_kit.blobs import LIBRARY_BUCKET, open_store
+from service_kit.blobs import LIBRARY_BUCKET, BlobInfo, open_store
+from service_kit.blobs.local import LocalBlobStore
 from service_kit.clock import SystemClock
 from service_kit.keyring import Keyrings
 from tests.gateway.conftest import World
@@ -161,3 +162,28 @@ def test_names_are_such_that_every_system_can_write_them() -> None:
     assert named(" . ") == "0197 (2).mp4"
     assert len(named("x" * 500)) == 104
     assert named("missing") == "missing.mp4"
+    reversed_ending = named("invoice\u202egnp.exe\x85\u2066")
+    assert reversed_ending == "invoice gnp.exe.mp4"
+    assert named("نمی‌خواهم") == "نمی‌خواهم.mp4", "a joiner is part of the word"
+    assert (named("\u200d\u202e"), named("com¹ .txt")) == ("0197 (3).mp4", "0197 (4).mp4")
+    for letter in ("提", "🦉", "é", "w"):
+        for _ in range(3):
+            name = named(letter * 5000)
+            assert len(name.encode()) <= 240 and name.startswith(letter * 50)
+
+
+async def test_a_file_that_goes_as_it_is_opened_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(world.settings)
+    found = LocalBlobStore.stat
+
+    async def stat(self: LocalBlobStore, bucket: str, key: str) -> BlobInfo | None:
+        info = await found(self, bucket, key)
+        if key == "k2" and info is not None:
+            await store.delete(bucket, key, info.generation)
+        return info
+
+    _lists(world, [await _item(world, key, b"1") for key in ("k1", "k2", "k3")])
+    monkeypatch.setattr(LocalBlobStore, "stat", stat)
+    archive = zipfile.ZipFile(io.BytesIO((await world.http.get(URL, headers=ANN)).content))
+    assert archive.testzip() is None
+    assert archive.namelist() == ["k1.png", "k3.png", "missing.txt"]
