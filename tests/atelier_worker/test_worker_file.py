@@ -101,7 +101,25 @@ WRONG = [
     ("engine = 1\n", "worker.toml: engine takes a list of tables, got 1."),
     ("[engine]\nengine = 'sketch'", "worker.toml: engine takes a list of tables, got {'engine': 'sketch'}."),
     (f"[worker]\nstats = 'x'\n{ENGINE}", "worker.toml, [worker]: stats is not known. Did you mean status?"),
-    ("x = " + "[" * 50_000, "worker.toml is not TOML: "),
+    ("x = " + "[" * 50_000, "worker.toml nests tables and lists deeper than 16."),
+    (f"[engine{'.a' * 3000}]\n", "worker.toml nests tables and lists deeper than 16."),
+    (f"{ENGINE}# {'x' * (1 << 20)}", "worker.toml cannot be used: it takes at most 1048576 bytes."),
+    (
+        "".join(f"{ENGINE}name = 'e{number}'\n" for number in range(65)),
+        "worker.toml takes at most 64 [[engine]] tables, got 65: each is a process. Divide them among several files.",
+    ),
+    (f"{ENGINE}since = 2026-01-01\n", 'worker.toml: since takes no date or time; write it as a text, in "…".'),
+    (
+        f"{ENGINE}models = [{{ source = 'a' }}, {{ source = \"a\\u0000\" }}]\n",
+        "worker.toml: source takes no text with a NUL",
+    ),
+    (
+        f'{ENGINE}labels = {{ gpu = "a\\nb" }}\n',
+        "worker.toml, [[engine]] 1: labels takes labels without control characters, got 'gpu'.",
+    ),
+    (f"[[engine]]\nengine = '{'e' * 9999}'\n", "worker.toml, [[engine]] 1: name makes the worker '"),
+    (f'{ENGINE}name = "a\\nb"\n', "worker.toml, [[engine]] a\\nb: name makes the worker '"),
+    (f"[worker]\nkey_file = '.'\n{ENGINE}", "worker.toml, [worker]: key_file . cannot be read: Is a directory."),
     (f"{ENGINE}slots = 257\n", "worker.toml, [[engine]] 1: slots takes a whole number from 1 to 256, got 257."),
     (f"[worker]\nkey_file = '~nobody-here/k'\n{ENGINE}", "worker.toml, [worker]: key_file names ~nobody-here/k, which"),
     (f"[worker]\nconnect = 7401\n{ENGINE}", "worker.toml, [worker]: connect takes a text, got 7401."),
@@ -139,6 +157,30 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, text: str, sentence
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, text)
     assert str(caught.value).startswith(sentence)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("[worker]".encode("utf-16"), "worker.toml cannot be used: byte 0 is not UTF-8."),
+        (b"\x7fELF\x02\xd0", "worker.toml cannot be used: byte 5 is not UTF-8."),
+    ],
+)
+def test_what_is_no_text_is_said_so(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "worker.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        read_worker_file(tmp_path / "worker.toml", for_tests(tmp_path))
+    assert str(caught.value) == sentence
+
+
+def test_the_mark_that_some_editors_begin_with_is_no_part_of_the_file(tmp_path: Path) -> None:
+    assert len(read(tmp_path, f"\ufeff{WHOLE}").engines) == 2
+
+
+def test_a_key_file_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"key_file /dev/zero holds no key: it takes at most 4096 bytes\.$"):
+        read(tmp_path, f'[worker]\nkey_file = "/dev/zero"\n{ENGINE}')
 
 
 def test_sources_that_are_no_paths_are_left_to_the_engine(tmp_path: Path) -> None:

@@ -98,6 +98,8 @@ def check_labels(labels: Mapping[str, str], where: str) -> None:
     if len(labels) > _MOST_LABELS:
         raise SettingsError(f"{where} takes at most {_MOST_LABELS} labels, got {len(labels)}.")
     for name, value in labels.items():
+        if not f"{name}{value}".isprintable():
+            raise SettingsError(f"{where} takes labels without control characters, got {name[:_LONGEST_LABEL]!r}.")
         if len(f"{name}={value}") > _LONGEST_LABEL:
             raise SettingsError(
                 f"{where} takes name=value of at most {_LONGEST_LABEL} characters, "

@@ -6,7 +6,7 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, time, timedelta
 from pathlib import Path
 
 from atelier_worker.engine_options import Options, OptionsError
@@ -21,6 +21,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LONGEST_NAME = 64
 # Each is a thread in the engine's process.
 _MOST_SLOTS = 256
+# Each is a process.
+_MOST_ENGINES = 64
+_MOST_BYTES = 1 << 20
+_MOST_KEY_BYTES = 4096
+_DEEPEST = 16
 _DRAIN_GRACE_S = 10.0
 # Keys of an engine's table, at any depth, whose values are files; of `source` only what looks like one is.
 _PATH_KEYS = frozenset({"template", "api_key_file", "config"})
@@ -38,6 +43,7 @@ def read_worker_file(file: Path, settings: Settings) -> ProcessPlan:
             file, table, key and what is allowed.
     """
     document = _load(file)
+    _check_values(file, document)
     try:
         top = Options(document, where=file.name)
         top.tables("engine")
@@ -50,13 +56,66 @@ def read_worker_file(file: Path, settings: Settings) -> ProcessPlan:
 
 def _load(file: Path) -> dict[str, object]:
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        text = _text(file, _MOST_BYTES)
     except FileNotFoundError:
         raise SettingsError(f"There is no file {file}; `atelier worker init` writes one.") from None
     except OSError as error:
         raise SettingsError(f"{file} cannot be read: {error.strerror}.") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
+        raise SettingsError(f"{file.name} cannot be used: {error}.") from None
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise _too_deep(file) from None
+    except ValueError as error:
         raise SettingsError(f"{file.name} is not TOML: {error}.") from None
+
+
+def _text(file: Path, most_bytes: int) -> str:
+    """Return what a file holds, without the mark that some editors begin with.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger than `most_bytes`, or no text; the message ends a sentence.
+    """
+    # Not all of it: it may be no regular file, and have no end.
+    with file.open("rb") as stream:
+        content = stream.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"it takes at most {most_bytes} bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"byte {error.start} is not UTF-8") from None
+
+
+def _check_values(file: Path, document: Mapping[str, object]) -> None:
+    """Refuse what no option can be, before anybody asks for it: engines get their options as JSON."""
+    level: list[tuple[str, object]] = list(document.items())
+    for _ in range(_DEEPEST):
+        inner: list[tuple[str, object]] = []
+        for key, value in level:
+            if isinstance(value, Mapping):
+                inner += value.items()
+            elif isinstance(value, list):
+                inner += [(key, one) for one in value]
+            elif isinstance(value, date | time):
+                raise SettingsError(f'{file.name}: {_cut(key)} takes no date or time; write it as a text, in "…".')
+            elif isinstance(value, str) and "\0" in value:
+                raise SettingsError(f"{file.name}: {_cut(key)} takes no text with a NUL in it.")
+        level = inner
+    if level:
+        raise _too_deep(file)
+
+
+def _too_deep(file: Path) -> SettingsError:
+    return SettingsError(f"{file.name} nests tables and lists deeper than {_DEEPEST}.")
+
+
+def _cut(text: str) -> str:
+    """Return a name as sentences have it: its control characters escaped, and not all of it when it is long."""
+    shown = text if text.isprintable() else repr(text)[1:-1]
+    return shown if len(shown) <= _LONGEST_NAME else f"{shown[:_LONGEST_NAME]}…"
 
 
 def _plan(file: Path, document: Mapping[str, object], settings: Settings) -> ProcessPlan:
@@ -73,6 +132,11 @@ def _plan(file: Path, document: Mapping[str, object], settings: Settings) -> Pro
     tables = document.get("engine")
     if not isinstance(tables, list) or not tables:
         raise SettingsError(f"{file.name} needs at least one [[engine]] table; `atelier worker init` writes one.")
+    if len(tables) > _MOST_ENGINES:
+        raise SettingsError(
+            f"{file.name} takes at most {_MOST_ENGINES} [[engine]] tables, got {len(tables)}: each is a process. "
+            "Divide them among several files."
+        )
     engines = tuple(_engine(file, _mapping(table), number, name, labels) for number, table in enumerate(tables, 1))
     _check_names(file, [engine.name for engine in engines])
     return ProcessPlan(
@@ -89,14 +153,14 @@ def _plan(file: Path, document: Mapping[str, object], settings: Settings) -> Pro
 def _engine(file: Path, table: Mapping[str, object], number: int, worker: str, labels: Mapping[str, str]) -> EnginePlan:
     """Return the plan of one engine. Only the worker's own keys are read here; the engine refuses what it lacks."""
     called = table.get("name")
-    where = f"{file.name}, [[engine]] {called if isinstance(called, str) and called else number}"
+    where = f"{file.name}, [[engine]] {_cut(called) if isinstance(called, str) and called else number}"
     options = Options(table, where=where)
     name = options.text("name", "") or options.text("engine").rpartition(":")[2]
     worker_name = f"{worker}-{name}"
-    if not _NAME.fullmatch(worker_name):
+    if not name or not _NAME.fullmatch(worker_name):
         raise options.wrong(
             "name",
-            f"makes the worker {worker_name!r}: together with the name in [worker] it takes 1 to {_LONGEST_NAME} "
+            f"makes the worker '{_cut(worker_name)}': together with the name in [worker] it takes 1 to {_LONGEST_NAME} "
             "letters, digits, dots, underscores and hyphens.",
         )
     all_labels = {**labels, **options.text_table("labels")}
@@ -183,14 +247,16 @@ def _exists(path: Path) -> bool:
 def _key(file: Path, named: str) -> Secret:
     path = file.absolute().parent / _expanded(named)
     try:
-        key = path.read_text("utf-8").strip()
+        key = _text(path, _MOST_KEY_BYTES).strip()
     except FileNotFoundError:
         raise SettingsError(
             f"{file.name}, [worker]: key_file names {named}, which is not there; an operator makes a key with "
             "`atelier keys create --kind worker`."
         ) from None
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{file.name}, [worker]: key_file {named} cannot be read: {error}.") from None
+    except OSError as error:
+        raise SettingsError(f"{file.name}, [worker]: key_file {named} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise SettingsError(f"{file.name}, [worker]: key_file {named} holds no key: {error}.") from None
     if not key:
         raise SettingsError(f"{file.name}, [worker]: key_file names {named}, which is empty.")
     _warn_if_open(path)
