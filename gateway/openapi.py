@@ -10,12 +10,14 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor
 
 from gateway import openapi_errors as errors
+from gateway.dialects.registry import DIALECTS
 from gateway.events import SOURCES
-from gateway.examples import EXAMPLES
+from gateway.examples import EXAMPLES, Example
 from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute, routes
 from gateway.identity import SESSION_COOKIE
 from gateway.openapi_comments import comment, summary
+from gateway.openapi_dialects import dialect_paths, example_of_endpoint, operation_id
 from gateway.openapi_fixed import fixed_operations
 from gateway.openapi_schemas import Json, Schemas
 from gateway.openapi_streams import stream_of
@@ -35,6 +37,7 @@ stored exactly once, and kept for good when its owner says so.
 - Every error has the one shape `Error`, with a stable `reason`. Somebody else's object is not found.
 - An answer carries `x-request-id`; one that is sent (64 letters, digits, dots, dashes) is kept.
 - Page tokens and cursors are opaque.
+- Under `/openai`, `/fal` and `/replicate` the gateway speaks the APIs of others: names, errors and streams are theirs.
 """
 _UPLOADED = "The file itself. `Content-Type`, `Content-Length` and `Content-Digest` (sha-256), where sent, are checked."
 
@@ -50,9 +53,12 @@ def document() -> Json:
     for route in sorted(found, key=lambda route: (route.template, route.http_method)):
         paths.setdefault(template(route), {})[route.http_method.lower()] = _operation(schemas, route)
     paths |= fixed_operations(schemas, {name: by_rpc[path].method.output_type for name, path in SOURCES.items()})
+    paths |= dialect_paths(schemas)
+    samples = {**EXAMPLES, **_of_dialects()}
     for path, operations in paths.items():
         for method, operation in operations.items():
-            operation["x-codeSamples"] = [{"lang": "curl", "source": _curl(method, path, operation)}]
+            source = _curl(method, path, operation, samples[operation["operationId"]])
+            operation["x-codeSamples"] = [{"lang": "curl", "source": source}]
     return {
         "openapi": "3.1.0",
         "info": {"title": "Atelier", "version": __version__, "summary": summary(_ABOUT), "description": _ABOUT},
@@ -97,6 +103,7 @@ def _last(path: str) -> str:
 def _tags(found: list[RpcRoute]) -> list[Json]:
     services = {_tag(route): comment(route.service) for route in found}
     services["Gateway"] = "What the gateway itself answers: merged events, health, media, this document."
+    services |= {dialect.title: f"{dialect.title}'s own API, for its clients." for dialect in DIALECTS}
     return [{"name": name, "description": text} for name, text in services.items()]
 
 
@@ -201,19 +208,34 @@ def _success(schemas: Schemas, route: RpcRoute) -> Json:
     return found
 
 
-def _curl(method: str, path: str, operation: Json) -> str:
+def _of_dialects() -> dict[str, Example]:
+    return {
+        operation_id(dialect, endpoint): example_of_endpoint(dialect, endpoint)
+        for dialect in DIALECTS
+        for endpoint in dialect.endpoints
+    }
+
+
+def _curl(method: str, path: str, operation: Json, example: Example) -> str:
     """Return the example as a command for a shell."""
-    example = EXAMPLES[operation["operationId"]]
     for name, value in example.path.items():
         path = path.replace("{" + name + "}", value)
     query = "&".join(f"{name}={value}" for name, value in example.query.items())
-    stream = "text/event-stream" in operation["responses"]["200"].get("content", {})
+    stream = list(operation["responses"].get("200", {}).get("content", {})) == ["text/event-stream"]
     words = ["curl", "-N"] if stream else ["curl"]
     words += [] if method == "get" else ["-X", method.upper()]
     words.append(f"'http://127.0.0.1:7400{path}{'?' if query else ''}{query}'")
     if operation.get("security") != []:
         words += ["-H", '"Authorization: Bearer $KEY"']
-    if example.file:
+    words += [
+        f"-H '{parameter['name']}: {parameter['example']}'"
+        for parameter in operation.get("parameters", [])
+        if parameter["in"] == "header" and parameter.get("required")
+    ]
+    form = operation.get("requestBody", {}).get("content", {}).get("multipart/form-data") if example.file else None
+    if form:
+        words += ["-F", f"'content=@{example.file}'"]
+    elif example.file:
         words += ["-H", "'Content-Type: image/png'", "--data-binary", f"@{example.file}"]
     elif example.body is not None:
         text = dump(example.body).decode().replace("'", "'\\''")

@@ -19,7 +19,8 @@ Atelier by a base URL. What follows says of every field what becomes of it:
 - *accepted and noted*: it is kept on the job as an annotation, and has no effect on what is made;
 - *refused*: a request that has it is refused, in the dialect's own shape of an error, by the name of the field.
 
-A field that is not in a table is refused as well. Nothing is ignored. Null counts as absent.
+A field that is not in a table is refused as well. Nothing is ignored. Null counts as absent. The OpenAPI
+document (`/openapi.json`, `/docs`) has the same tables, and what each route answers.
 """
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from gateway.dialects.described import Described, Json
 from gateway.dialects.fields import Field
 from gateway.http import Exchange, Reply
 from gateway.status import HttpProblem, error_reply, method_not_allowed, unknown_route
@@ -23,6 +24,9 @@ ErrorBody = Callable[[AtelierError, int, str], Any]
 """Returns an error as the JSON of a dialect: of the error, its HTTP status and the request's id."""
 
 
+_SAYS_422: set[Serve] = set()
+
+
 def says_422(serve: Serve) -> Serve:
     """Let an endpoint answer 422 for fields that it refuses, as services made of pydantic models do."""
 
@@ -33,6 +37,7 @@ def says_422(serve: Serve) -> Serve:
         except InvalidArgument as error:
             raise HttpProblem(error, status=422) from error
 
+    _SAYS_422.add(served)
     return served
 
 
@@ -54,6 +59,11 @@ class Endpoint:
     """Whether a JSON body may carry files, as data URIs."""
     open: bool = False
     """Whether it looks at the identity itself: some clients send none where an address is signed."""
+
+    @property
+    def says_422(self) -> bool:
+        """Whether fields that it refuses are answered with 422."""
+        return self.serve in _SAYS_422
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """Return the values in the path, or None when the path is another one."""
@@ -87,6 +97,10 @@ class Dialect:
     error_body: ErrorBody
     render: Renderer
     """Makes what its webhooks post."""
+    error_schema: Json
+    """The JSON schema of what `error_body` returns."""
+    described: Mapping[Serve, Described]
+    """What the OpenAPI document tells of each endpoint, by what serves it."""
     error_headers: Callable[[AtelierError, int], Mapping[str, str]] = lambda error, status: {}
     schemes: frozenset[str] = frozenset({"bearer"})
     """The schemes of `Authorization` that carry its key, in lower case."""

@@ -19,7 +19,7 @@ _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _SHOWN = 60
 _MOST_MEMBERS = 500
 # What the numbers of the contracts can hold.
-_MOST, _MOST_WIDE = 2**31 - 1, 2**63 - 1
+MOST, MOST_WIDE = 2**31 - 1, 2**63 - 1
 
 
 class Treatment(StrEnum):
@@ -212,7 +212,7 @@ def _single(entry: Field, value: Any, *, from_text: bool) -> Any:
         low = entry.minimum is not None and found < entry.minimum
         if low or (entry.maximum is not None and found > entry.maximum):
             raise _Refused(f"must be {_limits(entry)}, got {_plain(found)[:_SHOWN]}", ErrorReason.OUT_OF_RANGE)
-        most = _MOST_WIDE if entry.wide else _MOST
+        most = MOST_WIDE if entry.wide else MOST
         if entry.kind is Kind.INTEGER and not -most <= found <= most:
             raise _Refused(f"must be {-most}..{most}, got {_plain(found)[:_SHOWN]}", ErrorReason.OUT_OF_RANGE)
     return found

@@ -1,4 +1,7 @@
-"""Whatever is sent to a dialect, it answers in its own shape, and never with a fault of ours."""
+"""Bodies that no document describes: a dialect answers them in its own shape, and never with a fault of ours.
+
+What the OpenAPI document describes is sent by test_schemathesis_dialects.py.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +26,13 @@ ENDPOINTS = [
     pytest.param(dialect, endpoint, id=f"{endpoint.method} {endpoint.template}")
     for dialect in DIALECTS
     for endpoint in dialect.endpoints
+    if endpoint.method in ("POST", "PUT")
 ]
 KEY = ADMIN["authorization"].removeprefix("Bearer ")
 EXAMPLES = 10
 
-_SCALARS = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()
-)
-_VALUES = st.recursive(_SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=5)
 _TEXTS = st.text(st.characters(categories=["L", "N", "P"]))
 _SEGMENTS = st.text(st.characters(categories=["L", "N"], max_codepoint=1000), min_size=1, max_size=80)
-
-
-def _bodies(endpoint: Endpoint) -> st.SearchStrategy[bytes]:
-    known = {entry.name: _VALUES | st.just(entry.example) for entry in endpoint.fields}
-    given = st.fixed_dictionaries({}, optional=known)
-    odd = st.dictionaries(st.text(), _VALUES, max_size=2)
-    values = st.tuples(given, odd).map(lambda pair: {**pair[0], **pair[1]}) | _VALUES
-    return values.map(lambda value: json.dumps(value, default=str).encode()) | st.binary(max_size=50)
 
 
 def _ended(answer: Callable[..., Message]) -> Callable[[Any, object], Awaitable[Message]]:
@@ -73,7 +65,7 @@ async def test_anything_is_answered_in_the_dialects_shape(
     def collect(data: Any) -> None:
         path = "/".join(data.draw(_SEGMENTS) if part.startswith("{") else part for part in endpoint.template.split("/"))
         kind = data.draw(st.sampled_from(["application/json", "multipart/form-data; boundary=x", "text/plain"]))
-        bodies = _forms(endpoint) if "form" in kind else _bodies(endpoint)
+        bodies = _forms(endpoint) if "form" in kind else st.binary(max_size=50)
         cases.append((path, data.draw(bodies), kind))
 
     collect()
@@ -81,9 +73,7 @@ async def test_anything_is_answered_in_the_dialects_shape(
         same_world.behaviour.unary[name] = _ended(answer)
     for path, body, kind in cases:
         headers = {"authorization": f"{sorted(dialect.schemes)[0]} {KEY}", "content-type": kind}
-        async with same_world.http.stream(
-            endpoint.method, path, content=body if endpoint.method != "GET" else b"", headers=headers
-        ) as response:
+        async with same_world.http.stream(endpoint.method, path, content=body, headers=headers) as response:
             told = (path, body, response.status_code)
             assert response.status_code < 500, told
             if response.status_code >= 400:

@@ -9,10 +9,12 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from atelier.type.v1 import error_pb2
+from gateway.dialects.registry import DIALECTS
 from gateway.examples import EXAMPLES
 from gateway.http_rules import routes
 from gateway.openapi import document, template
 from gateway.openapi_comments import comment, summary
+from gateway.openapi_dialects import operation_id
 from gateway.status import HTTP_STATUS
 from service_kit.errors import ErrorReason
 from tests.gateway.conftest import World
@@ -20,6 +22,8 @@ from tests.gateway.conftest import World
 OPERATIONS = {
     operation["operationId"]: operation for path in document()["paths"].values() for operation in path.values()
 }
+
+OF_DIALECTS = {operation_id(dialect, endpoint) for dialect in DIALECTS for endpoint in dialect.endpoints}
 
 
 def component(schema: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +45,8 @@ def test_every_rpc_with_a_route_is_in_it_and_every_operation_has_an_example() ->
     for route in routes():
         operation = document()["paths"][template(route)][route.http_method.lower()]
         assert operation["operationId"] == route.operation
-    assert set(EXAMPLES) == set(OPERATIONS)
+    assert set(EXAMPLES) | OF_DIALECTS == set(OPERATIONS)
+    assert not set(EXAMPLES) & OF_DIALECTS
     assert {"/v1/events", "/v1/health", "/media/{bucket}/{key}"} <= document()["paths"].keys()
 
 
@@ -177,3 +182,22 @@ async def test_it_is_served_to_everybody_and_once(world: World) -> None:
     assert response.json() == document()
     again = await world.http.get("/openapi.json", headers={"if-none-match": response.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_dialects_tell_what_their_tables_say() -> None:
+    fields = request_schema("OpenaiPostV1ImagesGenerations")
+    assert set(fields["required"]) == {"prompt", "model"}
+    assert fields["additionalProperties"] is False
+    assert fields["properties"]["partial_images"]["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 3}
+    assert fields["properties"]["output_compression"]["enum"] == [100, None]
+    assert request_schema("FalPostRunByApp") is request_schema("FalPostQueueByApp")
+    prediction = request_schema("ReplicatePostV1Predictions")
+    assert prediction["required"] == ["version"]
+    assert "prompt" in prediction["properties"]["input"]["properties"]
+
+
+def test_dialects_answer_errors_in_their_own_shape() -> None:
+    refused = OPERATIONS["ReplicatePostV1Predictions"]["responses"]["422"]["content"]["application/json"]["schema"]
+    assert set(component(refused)["required"]) == {"title", "detail", "status"}
+    assert "422" not in OPERATIONS["OpenaiPostV1Videos"]["responses"]
+    assert OPERATIONS["FalPutStorageUpload"]["security"] == []

@@ -64,6 +64,7 @@ def proxy_endpoints(others: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
     """Return the endpoints that serve what `others` serve, by the name in the header."""
 
     async def serve(call: Call) -> Reply | None:
+        """Serve what a header names."""
         said = call.headers.get(TARGET)
         if said is None:
             raise malformed("says what to call, and is missing", TARGET)
