@@ -74,7 +74,7 @@ class Admission:
         self._references = references
         self._signals = signals
         self._shares = shares
-        self._submissions: Batcher[_New, Job] = Batcher("router.admit", self._admit_all)
+        self._submissions: Batcher[_New, Job] = Batcher("router.admit", self._admit_all, turn=storage.batch_turn)
 
     async def close(self) -> None:
         """Let what runs end."""

@@ -58,10 +58,10 @@ class Dispatch:
         self._one_round = asyncio.Lock()
         self._is_leasing = False
         self._acknowledgements = acknowledgements
-        self._beginnings: Batcher[_Named, bool] = Batcher("router.told", self._note_told)
-        self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all)
+        self._beginnings: Batcher[_Named, bool] = Batcher("router.told", self._note_told, turn=storage.batch_turn)
+        self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all, turn=storage.batch_turn)
         self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
-            "router.renew", self._renew_all
+            "router.renew", self._renew_all, turn=storage.batch_turn
         )
 
     async def close(self) -> None:

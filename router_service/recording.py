@@ -119,7 +119,7 @@ class Recording:
         self._capabilities = capabilities
         self._rules = rules
         self._handover = handover
-        self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all)
+        self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all, turn=storage.batch_turn)
 
     async def close(self) -> None:
         """Let what runs end."""

@@ -41,6 +41,7 @@ class Batcher(Generic[T, R]):
         most: int = MOST_AT_ONCE,
         most_waiting: int = MOST_WAITING,
         gather_for: timedelta = GATHER_FOR,
+        turn: asyncio.Lock | None = None,
     ) -> None:
         """Make an idle batcher; it runs a task only while there is something to do.
 
@@ -52,12 +53,14 @@ class Batcher(Generic[T, R]):
             most: how many items a batch has at most.
             most_waiting: how many items may wait; one more is refused.
             gather_for: how long a batch gathers while there is load.
+            turn: what is held while a batch runs, such as `Database.batch_turn`: it has whatever came until its turn.
         """
         self._name = name
         self._run = run
         self._most = most
         self._most_waiting = most_waiting
         self._gather_for_s = gather_for.total_seconds()
+        self._turn = turn or asyncio.Lock()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -103,9 +106,10 @@ class Batcher(Generic[T, R]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                batch = self._take()
-                if batch:
-                    await self._do(batch)
+                async with self._turn:
+                    batch = self._take()
+                    if batch:
+                        await self._do(batch)
                 # More than one came while that ran: others are on their way.
                 if 1 < len(self._waiting) < self._most:
                     await self._gather()

@@ -138,6 +138,8 @@ class Database:
         self._folder_lock = lock
         self._writer_wait = writer_wait
         self._turn = asyncio.Lock()
+        # On SQLite one batch runs at a time: what comes for another one while it waits for the writer is part of it.
+        self.batch_turn = asyncio.Lock() if self.is_sqlite else None
         self._open = 0
         self._idle = asyncio.Event()
         self._idle.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
@@ -29,6 +30,11 @@ class TransactionalStorage(Generic[T]):
         """Give what `view` makes of a connection."""
         self._db = db
         self._view = view
+
+    @property
+    def batch_turn(self) -> asyncio.Lock | None:
+        """What a `Batcher` that writes here holds while a batch runs; None where batches run beside each other."""
+        return self._db.batch_turn
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[T]:

@@ -51,6 +51,19 @@ async def test_a_lone_item_is_run_at_once_and_what_comes_meanwhile_together() ->
     assert runs.batches == [[1], [2, 3, 4]]
 
 
+async def test_what_comes_while_another_batcher_has_the_turn_is_one_batch() -> None:
+    turn, theirs, ours = asyncio.Lock(), Runs(), Runs()
+    ours.gate.set()
+    their, our = Batcher("theirs", theirs, turn=turn), Batcher("ours", ours, gather_for=NEVER, turn=turn)
+    tasks = await submitted(their, 1)
+    tasks += await submitted(our, 2)
+    tasks += await submitted(our, 3, 4)
+    assert ours.batches == []
+    theirs.gate.set()
+    assert await asyncio.gather(*tasks) == [10, 20, 30, 40]
+    assert ours.batches == [[2, 3, 4]]
+
+
 async def test_under_load_a_batch_gathers_until_it_is_full() -> None:
     runs = Runs()
     batcher = Batcher("test", runs, most=4, gather_for=NEVER)
