@@ -85,6 +85,12 @@ class BlobSettings:
         "Whether the gateway sends whoever asks for media on to an address that Google Cloud Storage serves; otherwise "
         "the bytes go through the gateway.",
     )
+    signing_account: str = _is(
+        "",
+        "Whose key signs the addresses that Google Cloud Storage serves, where the credentials have none: a service "
+        "account's e-mail address, or `default` for that of the credentials. Google is asked for each signature. "
+        "Empty for the credentials' own key; without one the bytes go through the gateway.",
+    )
     connections: int = _is(10, "How many requests to Google Cloud Storage a process makes at a time.")
     request_timeout: timedelta = _is(
         timedelta(seconds=30), "How long one request to Google Cloud Storage may take without an answer."

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import tempfile
+import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
@@ -19,20 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
-import google.auth
 import google_crc32c
 import requests
 from google.api_core.exceptions import GoogleAPICallError, RetryError
-from google.auth.credentials import AnonymousCredentials, Signing
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.credentials import Signing
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
 from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from service_kit.blobs import GCS_SCHEME, WORKSPACE_BUCKET, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.blobs.gcs_credentials import credentials_of
 from service_kit.blobs.gcs_objects import DIGEST, Sent, Upload, check_crc32c, crc32c_text, info_of, status_of
 from service_kit.blobs.threads import Threads
-from service_kit.errors import AlreadyExists, FailedPrecondition, NotFound, OutOfRange, Unavailable
+from service_kit.errors import AlreadyExists, NotFound, OutOfRange, Unavailable
 from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
 from service_kit.telemetry import get_logger
@@ -47,8 +47,8 @@ _PAGE = 1000
 # What a request may take beyond its own limits.
 _SLACK = timedelta(seconds=1)
 _LONGEST_ADDRESS = timedelta(days=7)
-_SCOPES = ("https://www.googleapis.com/auth/devstorage.read_write",)
-_EMULATOR_ENV = "STORAGE_EMULATOR_HOST"
+# How long nobody is asked for a signature after one that failed.
+_UNSIGNED_S = 60.0
 # A key is written once, so whoever has its bytes has them for good.
 _CACHE_CONTROL = "private, max-age=31536000, immutable"
 _FAILURES = (
@@ -70,6 +70,7 @@ class GcsBlobStore:
         self._client = client
         self._prefix = prefix
         self._signing = signing
+        self._unsigned_until = 0.0
         self.origin: str = client.api_endpoint if signing else ""
         limit = settings.retry_timeout + settings.request_timeout + _SLACK
         self._threads = Threads(settings.connections, "gcs", limit)
@@ -93,18 +94,7 @@ class GcsBlobStore:
             raise SettingsError(
                 f"blobs.url is gs:// and the prefix of buckets, got {settings.url!r}: {error}"
             ) from None
-        signing = None
-        credentials = AnonymousCredentials()
-        if _EMULATOR_ENV not in os.environ or "GOOGLE_APPLICATION_CREDENTIALS" in os.environ:
-            try:
-                found, _ = google.auth.default(scopes=_SCOPES)
-            except DefaultCredentialsError as error:
-                raise FailedPrecondition(
-                    "blobs.url is in Google Cloud Storage, and there are no credentials for it: set "
-                    f"GOOGLE_APPLICATION_CREDENTIALS to a key file. {error}"
-                ) from None
-            signing = found if isinstance(found, Signing) else None
-            credentials = credentials if _EMULATOR_ENV in os.environ else found
+        credentials, signing = credentials_of(settings)
         # No call needs a project: buckets are named by themselves.
         return cls(storage.Client(project=None, credentials=credentials), prefix, settings, signing)
 
@@ -231,9 +221,9 @@ class GcsBlobStore:
                     yield info_of(bucket, blob)
 
     async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
-        """Return a V4 signed address; see `BlobStore.sign`. None when the credentials cannot sign."""
+        """Return a V4 signed address; see `BlobStore.sign`. None when nobody can sign, now or ever."""
         self._check(bucket, key)
-        if self._signing is None:
+        if self._signing is None or time.monotonic() < self._unsigned_until:
             return None
         ttl = min(ttl, _LONGEST_ADDRESS)
         expires_at = datetime.now(UTC).replace(microsecond=0) + ttl
@@ -245,7 +235,13 @@ class GcsBlobStore:
             credentials=self._signing,
             api_access_endpoint=self._client.api_endpoint,
         )
-        return SignedUrl(await self._run(make, bucket, key), expires_at)
+        try:
+            return SignedUrl(await self._run(make, bucket, key), expires_at)
+        except Unavailable as error:
+            # Whoever serves the bytes instead is not to wait for each of them.
+            self._unsigned_until = time.monotonic() + _UNSIGNED_S
+            log.warning("addresses_not_signed", account=self._signing.signer_email, error=str(error.__cause__ or error))
+            return None
 
     async def close(self) -> None:
         """Wait for the requests that are on their way, and close the connections."""
