@@ -239,6 +239,11 @@ class Job:
         return self.stages[self.stage]
 
     @property
+    def runs_model(self) -> str:
+        """The model that the current stage runs; empty for an enhancement, which only is for the model of the job."""
+        return "" if self.current.kind is StageKind.ENHANCE else self.settings.model
+
+    @property
     def delivered(self) -> int:
         """How many outputs were delivered."""
         return sum(output.state is OutputState.DELIVERED for output in self.outputs)

@@ -70,11 +70,6 @@ def _unreachable(model: str, worker: ConnectedWorker, table: RoutingTable) -> st
             if route.model == model:
                 return ""
             other_name = route.model
-        if stage is StageKind.GENERATE and any(
-            row.stage is StageKind.ENHANCE and worker.serves(row.pool) for row in table.rows
-        ):
-            # A prompt is enhanced in the name of the model that it is for.
-            return ""
     if other_name:
         return (
             f"Jobs for the model {model} are jobs for {other_name}, of which it is another name: "

@@ -28,9 +28,13 @@ class Pools:
         """The workers of all pools, by key and name."""
         return self._workers
 
-    def of(self, pool: str, model: str = "") -> list[ConnectedWorker]:
-        """Return the workers of a pool, those that take the model if it is named."""
-        return [worker for worker in self._workers if (worker.takes(pool, model) if model else worker.serves(pool))]
+    def of(self, pool: str) -> list[ConnectedWorker]:
+        """Return the workers of a pool."""
+        return [worker for worker in self._workers if worker.serves(pool)]
+
+    def takers(self, pool: str, model: str) -> list[ConnectedWorker]:
+        """Return the workers of a pool that take stages which run a model; those that enhance if it is empty."""
+        return [worker for worker in self._workers if worker.takes(pool, model)]
 
     def hint(self, pool: str) -> str:
         """Return what to start when nobody of the pool is connected; empty when somebody is."""
@@ -59,11 +63,13 @@ class Pools:
         worker_type, pool = job.current.worker_type, job.current.pool
         if not self.of(pool):
             return self.hint(pool)
-        if not self.of(pool, job.settings.model):
-            return f"No connected worker of type {worker_type} takes the model {job.settings.model}."
+        takers = self.takers(pool, job.runs_model)
+        if not takers:
+            takes = f"takes the model {job.runs_model}" if job.runs_model else "enhances prompts"
+            return f"No connected worker of type {worker_type} {takes}."
         if job.current.attempt:
             return f"Attempt {job.current.attempt} did not succeed; the next one follows after a pause."
-        if any(worker.slots > worker.leases for worker in self.of(pool, job.settings.model)):
+        if any(worker.slots > worker.leases for worker in takers):
             return f"A worker of type {worker_type} is free; it starts in a moment."
         waiting = max(self._waiting.get(pool, 1), 1)
         return f"All workers of type {worker_type} are busy; {waiting} waiting."

@@ -59,7 +59,8 @@ class ConnectedWorker:
     """One connected worker. `holder` is its key's id and its own name; it stays the same over restarts.
 
     `chats`: it has said that it runs stages of conversations; `steers`: that it knows guidance, schedulers, LoRAs and
-    last frames. `loaded` is what its last heartbeat said of its memory.
+    last frames; not `enhances`: that it runs some stages, and enhancements are none of them. `loaded` is what its last
+    heartbeat said of its memory.
     """
 
     holder: str
@@ -72,6 +73,7 @@ class ConnectedWorker:
     leases: int = 0
     chats: bool = False
     steers: bool = False
+    enhances: bool = True
     loaded: tuple[LoadedModel, ...] = ()
 
     @property
@@ -88,5 +90,7 @@ class ConnectedWorker:
         return worker_type in self.worker_types and knows[kind]
 
     def takes(self, pool: str, model: str) -> bool:
-        """Tell whether a stage can be routed to it."""
+        """Tell whether a stage that runs a model can be routed to it; an enhancement runs none: its name is empty."""
+        if not model:
+            return self.enhances and self.serves(pool)
         return self.serves(pool) and (not self.models or model in self.models)

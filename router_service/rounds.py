@@ -114,7 +114,7 @@ class Rounds:
         free = {session.epoch: session.free for session in takers}
         leased: list[tuple[Session, Job]] = []
         for job in jobs:
-            session = _best_session(takers, free, job.current.pool, job.settings.model)
+            session = _best_session(takers, free, job.current.pool, job.runs_model)
             if session is None or job.references:
                 return []
             free[session.epoch] -= 1
@@ -226,7 +226,8 @@ class Rounds:
 
 def _keys(session: Session) -> Iterator[QueueKey]:
     """Give what a session takes from the queue."""
-    return (QueueKey(pool, session.worker.models) for pool in session.worker.pools)
+    worker = session.worker
+    return (QueueKey(pool, worker.models, worker.enhances) for pool in worker.pools)
 
 
 def _is_meant(jobs: Mapping[str, Job], candidate: Candidate) -> bool:

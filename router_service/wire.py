@@ -281,7 +281,10 @@ def provenance_to_proto(job: Job, asset_index: int) -> generation_pb2.Provenance
 
 def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
     """Return a row of the routing table with who is connected for it."""
-    workers = pools.of(row.pool, "" if row.is_pattern or row.stage is StageKind.ENHANCE else row.name)
+    if row.stage is StageKind.ENHANCE:
+        workers = pools.takers(row.pool, "")
+    else:
+        workers = pools.of(row.pool) if row.is_pattern else pools.takers(row.pool, row.name)
     return model_pb2.Model(
         name=row.name,
         aliases=row.aliases,

@@ -67,6 +67,7 @@ def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> Connecte
         version=hello.version,
         chats=job_pb2.STAGE_KIND_CHAT in hello.stages,
         steers=hello.takes_steering,
+        enhances=not hello.stages or job_pb2.STAGE_KIND_ENHANCE in hello.stages,
     )
 
 

@@ -45,7 +45,8 @@ heads AS (
         ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1
     ) AS job_id
     FROM models WHERE EXISTS (
-        SELECT 1 FROM wanted WHERE wanted.worker_type = models.worker_type AND wanted.model IN ('', models.model)
+        SELECT 1 FROM wanted WHERE wanted.worker_type = models.worker_type
+            AND (wanted.model = models.model OR wanted.model = '*' AND models.model <> '')
     )
     UNION ALL
     SELECT coalesce(
@@ -114,10 +115,19 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, order=True)
 class QueueKey:
-    """What a worker session takes from the queue. Without models it takes every model of the worker type."""
+    """What a worker session takes from a pool: stages that run these models, or any where there are none of them.
+
+    `enhances`: and enhancements, which run none and wait without one.
+    """
 
     worker_type: str
     models: tuple[str, ...] = ()
+    enhances: bool = True
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The models of rows that it takes; `*` is every model, and the empty one that of an enhancement."""
+        return (*(self.models or ("*",)), *("",) * self.enhances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +219,7 @@ class Queue:
 
         The cost grows with the models and owners that wait, not with the depth of the queue.
         """
-        pairs = sorted({(key.worker_type, model) for key in keys for model in key.models or ("",)})
+        pairs = sorted({(key.worker_type, model) for key in keys for model in key.wanted})
         statement: TextClause | Any = _CANDIDATES[self._connection.dialect.name]
         if self._connection.dialect.name == "sqlite":
             values: dict[str, Any] = {"keys": json_list(pairs)}
@@ -293,7 +303,7 @@ def _row(entry: Waiting, now: datetime) -> dict[str, Any]:
         "tenant_id": job.owner.tenant_id,
         "owner_id": job.owner.owner_id,
         "worker_type": job.current.pool,
-        "model": job.settings.model,
+        "model": job.runs_model,
         "tier": job.tier,
         "precedence": -job.priority,
         "order_key": job.created_at,

@@ -96,6 +96,7 @@ class Registry:
                 leases=row.held or 0,
                 chats=bool(row.chats),
                 steers=bool(row.steers),
+                enhances=row.enhances is not False,
                 loaded=codec.from_json(tuple[LoadedModel, ...], row.loaded or []),
             )
             for row in rows
@@ -117,6 +118,7 @@ def _values(worker: ConnectedWorker) -> dict[str, Any]:
         "version": worker.version,
         "chats": worker.chats,
         "steers": worker.steers,
+        "enhances": worker.enhances,
         "loaded": [codec.to_json(model) for model in worker.loaded],
         "seen_at": db_now(),
     }

@@ -202,5 +202,6 @@ workers = Table(
     Column("seen_at", UtcDateTime, nullable=False),
     Column("chats", Boolean),
     Column("steers", Boolean),
+    Column("enhances", Boolean),
     Column("loaded", Json),
 )

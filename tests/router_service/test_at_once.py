@@ -73,6 +73,19 @@ async def test_a_job_whose_model_nobody_here_takes_waits(router: Router) -> None
         assert await state(router, (await router.submit()).job_id) is JobState.QUEUED
 
 
+async def test_an_enhancement_is_leased_at_once_to_whoever_enhances(router: Router) -> None:
+    await router.service.tasks.stop_one("router.leasing")
+    talks = await router.worker("talks", models=["chat"], stages=[job_pb2.STAGE_KIND_CHAT])
+    await talks.heartbeat()
+    with router.service.dispatch.leasing():
+        assert await state(router, (await router.submit(enhancement_only=True, format=None)).job_id) is JobState.QUEUED
+    one = await router.worker("one", models=["another"])
+    await one.heartbeat()
+    assert await router.service.dispatch.lease_waiting() == 1
+    with router.service.dispatch.leasing():
+        assert await state(router, (await router.submit(enhancement_only=True, format=None)).job_id) is JobState.RUNNING
+
+
 async def test_a_repeat_is_not_leased_again(router: Router) -> None:
     one = await alone(router)
     with router.service.dispatch.leasing():

@@ -103,6 +103,34 @@ async def test_a_conversation_waits_for_its_model(router: Router) -> None:
     assert (await scripted.take()).ref.job_id == accepted.job_id
 
 
+async def test_workers_of_several_models_share_enhancements_and_each_has_its_own_conversations(router: Router) -> None:
+    """An enhancement carries the model that its prompt is for, which none of these workers has."""
+    row = model_pb2.Model(name="parrot", stage=job_pb2.STAGE_KIND_CHAT, worker_type="chat")
+    await router.jobs.PutModel(pb.PutModelRequest(model=row))
+    both = [job_pb2.STAGE_KIND_ENHANCE, job_pb2.STAGE_KIND_CHAT]
+    only = await router.worker("only", worker_types=["chat"], models=["chat"], stages=[job_pb2.STAGE_KIND_CHAT])
+    enhancing = (await router.submit(enhancement_only=True, format=None)).job_id
+    await router.service.reaper.refresh_pools()
+    assert (await router.job(enhancing)).stages[0].waits_for == "No connected worker of type chat enhances prompts."
+    one = await router.worker("one", worker_types=["chat"], models=["chat"], stages=both, free=2)
+    assert (await one.take()).ref.job_id == enhancing
+    other = await router.worker("other", worker_types=["chat"], models=["parrot"], stages=both, free=2)
+    named = (await ask(router, model="parrot")).job_id
+    assert (await other.take()).ref.job_id == named
+    # One slot is free at each of the two: the next are theirs, in whichever order, and not for the one that only talks.
+    ids = {(await router.submit(enhancement_only=True, format=None)).job_id for _ in range(2)}
+    assert {(await each.take()).ref.job_id for each in (one, other)} == ids
+    talk = (await ask(router)).job_id
+    assert (await only.take()).ref.job_id == talk
+    await router.service.reaper.refresh_pools()
+    listed = await router.jobs.ListModels(pb.ListModelsRequest())
+    assert {row.name: row.connected_workers for row in listed.models if row.worker_type == "chat"} == {
+        "enhancer": 2,
+        "chat": 2,
+        "parrot": 1,
+    }
+
+
 async def test_text_is_told_as_it_is_written_and_not_tried_again_if_nobody_can_take_it_back(router: Router) -> None:
     scripted = await talker(router)
     accepted = await ask(router, cannot_restart=True)

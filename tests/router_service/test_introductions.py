@@ -92,8 +92,6 @@ async def test_models_that_jobs_can_carry_there_are_no_matter(router: Router) ->
         ("all", {"models": []}),
         # Where everything goes that no row names.
         ("any", {"models": ["wan", "a-house-model"]}),
-        # Prompts are enhanced in the name of the model that they are for.
-        ("enhancer", {"models": ["sdxl"], "worker_types": ["chat"]}),
         ("talker", {"models": ["chat"], "worker_types": ["chat"], "stages": [3]}),
     ):
         assert list((await router.worker(name, **hello)).welcome.warnings) == []

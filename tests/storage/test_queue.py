@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy import text, update
+
 from router_service.domain import Job, Stage, StageKind, StageState
 from router_service.storage import Storage, Transaction
 from router_service.storage.queue import Candidate, QueueKey, Waiting
+from router_service.storage.tables import queue
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.identity import Owner
@@ -68,6 +72,36 @@ async def test_only_what_a_worker_takes_is_found(router: Storage, clock: ManualC
         assert set(await next_ones(tx, QueueKey("wan"), QueueKey("sdxl", ("m2",)))) == {"other", "m2-0", "m2-1"}
         assert len(await next_ones(tx, QueueKey("sdxl"), QueueKey("sdxl", ("m2",)))) == 6
         assert await next_ones(tx, QueueKey("unknown"), QueueKey("sdxl", ("unknown",))) == []
+
+
+async def test_an_enhancement_is_found_by_whoever_enhances_whatever_models_it_names(
+    router: Storage, clock: ManualClock
+) -> None:
+    """It carries the model that its prompt is for, and runs none: beside it, stages that run one are found by name."""
+    enhancing = (Stage(StageKind.ENHANCE, "sdxl", StageState.QUEUED), Stage(StageKind.GENERATE, "sdxl"))
+    made = [dataclasses.replace(waiting(f"e-{model}", clock, model=model), stages=enhancing) for model in ("m1", "m2")]
+    await enter(router, clock, *made, waiting("g1", clock, model="m1"), waiting("g2", clock, model="m2"))
+    async with router.read() as tx:
+        assert set(await next_ones(tx, QueueKey("sdxl", ("m1",)))) == {"e-m1", "e-m2", "g1"}
+        assert set(await next_ones(tx, QueueKey("sdxl", ("unknown",)))) == {"e-m1", "e-m2"}
+        assert set(await next_ones(tx, QueueKey("sdxl", ("m2",), enhances=False))) == {"g2"}
+        assert set(await next_ones(tx, QueueKey("sdxl", enhances=False))) == {"g1", "g2"}
+        assert set(await next_ones(tx)) == {"e-m1", "e-m2", "g1", "g2"}
+
+
+async def test_enhancements_that_waited_under_a_model_wait_without_one_after_the_migration(
+    router: Storage, clock: ManualClock
+) -> None:
+    enhancing = (Stage(StageKind.ENHANCE, "sdxl", StageState.QUEUED), Stage(StageKind.GENERATE, "sdxl"))
+    done = dataclasses.replace(waiting("g2", clock), stages=enhancing, stage=1)
+    await enter(router, clock, dataclasses.replace(waiting("e1", clock), stages=enhancing), waiting("g1", clock), done)
+    migration = importlib.import_module("router_service.storage.migrations.versions.0010_models_of_stages")
+    async with router.write() as tx:
+        await tx.queue._connection.execute(update(queue).values(model="base"))
+        assert await next_ones(tx, QueueKey("sdxl", ("unknown",))) == []
+        await tx.queue._connection.execute(text(migration.ENHANCEMENTS[tx.queue._connection.dialect.name]))
+        assert await next_ones(tx, QueueKey("sdxl", ("unknown",))) == ["e1"]
+        assert set(await next_ones(tx, QueueKey("sdxl", ("base",), enhances=False))) == {"g1", "g2"}
 
 
 async def test_what_pauses_is_found_when_its_pause_is_over(router: Storage, clock: ManualClock) -> None:

@@ -53,14 +53,14 @@ async def test_a_worker_says_whether_it_holds_conversations(router: Storage) -> 
 async def test_a_worker_says_what_it_knows_and_what_it_keeps_in_memory(router: Storage) -> None:
     loaded = (LoadedModel("sdxl", "cuda:0", 7 << 30), LoadedModel("wan", "cpu", 0))
     async with router.write() as tx:
-        await tx.registry.worker_connected(dataclasses.replace(WORKER, steers=True))
+        await tx.registry.worker_connected(dataclasses.replace(WORKER, steers=True, enhances=False))
         await tx.registry.worker_loaded("s1", loaded)
         await tx.registry.worker_loaded("another", ())
         (worker,) = await tx.registry.list_workers(seen_within=SECOND)
-        assert (worker.steers, worker.loaded) == (True, loaded)
+        assert (worker.steers, worker.enhances, worker.loaded) == (True, False, loaded)
         await tx.registry.worker_connected(dataclasses.replace(WORKER, session="s2"))
         (worker,) = await tx.registry.list_workers(seen_within=SECOND)
-        assert (worker.steers, worker.loaded) == (False, ())
+        assert (worker.steers, worker.enhances, worker.loaded) == (False, True, ())
 
 
 async def test_a_later_session_takes_the_place_of_an_earlier_one(router: Storage, clock: ManualClock) -> None:

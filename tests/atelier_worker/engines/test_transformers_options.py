@@ -22,7 +22,7 @@ def test_missing_libraries_are_named_with_how_to_get_them() -> None:
 def test_options_have_defaults() -> None:
     options = read_options({"engine": "transformers", "models": MODELS})
 
-    assert (options.enhancer, options.enhances, options.slots, options.repeatable) == ("talk", ("*",), 8, True)
+    assert (options.enhancer, options.enhances, options.slots, options.repeatable) == ("talk", True, 8, True)
     assert [model.folder is not None for model in options.models] == [False, True]
     assert not options.download
 
@@ -34,6 +34,7 @@ def test_options_have_defaults() -> None:
         ({"models": [*MODELS, MODELS[0]]}, "models names talk twice"),
         ({"enhancer": "nobody"}, "enhancer is nobody, which is none of models: talk, poet"),
         ({"dtype": "int8"}, "dtype takes one of auto, bfloat16"),
+        ({"enhances": ["sdxl"]}, "enhances takes true or false"),
         ({"slots": 0}, "slots takes a whole number from 1 to 64"),
         ({"temperatur": 1}, "temperatur is not known"),
     ],

@@ -34,9 +34,11 @@ def test_what_is_said_of_the_engine_comes_from_its_models() -> None:
     assert engine.stages == ("chat", "generate")
 
 
-def test_an_engine_that_enhances_or_takes_every_model_names_none() -> None:
-    enhances = OpenAIEngine(table())
-    assert (enhances.models, enhances.stages) == ((), ("chat", "enhance"))
+def test_an_engine_names_the_models_that_are_asked_for_by_name() -> None:
+    both = OpenAIEngine(table())
+    assert (both.models, both.stages) == (("chat",), ("chat", "enhance"))
+    apart = [{**_MODEL, "serves": ["chat"]}, {**_MODEL, "name": "scribe", "serves": ["enhance"]}]
+    assert OpenAIEngine(table(models=apart)).models == ("chat",)
     assert OpenAIEngine(table(models=[{**_MODEL, "name": "*", "serves": ["chat"]}])).models == ()
 
 

@@ -58,9 +58,9 @@ class OpenAIEngine:
         self._options = read
         self.concurrency = read.slots
         serves = [kind for model in read.models for kind in model.serves]
-        names = [model.name for model in read.models]
-        # An enhancement names the model that its prompt is meant for, and would not come to a worker of these models.
-        self.models = () if "enhance" in serves or EVERY_MODEL in names else tuple(names)
+        # Nobody asks by name for a model that only enhances.
+        names = dict.fromkeys(model.name for model in read.models if model.serves != ("enhance",))
+        self.models = () if EVERY_MODEL in names else tuple(names)
         self.stages = tuple(dict.fromkeys(stage for kind in serves for stage in _STAGES[kind]))
         self._upstream = Upstream(read.url, read.key, read.timeouts)
         try:

@@ -13,7 +13,7 @@ from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
 
 from . import chat, enhance
-from .options import EVERY_MODEL, EngineOptions, ModelOptions, read_options
+from .options import EVERY_MODEL, ModelOptions, read_options
 
 if TYPE_CHECKING:
     from .decoder import Decoder
@@ -38,7 +38,8 @@ class TransformersEngine:
         self._options = read_options(options)
         self.concurrency = self._options.slots
         self.stages = ("enhance", "chat") if self._options.enhances else ("chat",)
-        self.models = _models(self._options)
+        names = [model.name for model in self._options.models]
+        self.models = () if EVERY_MODEL in names else tuple(names)
         try:
             from . import loading
         except ImportError as error:
@@ -129,12 +130,3 @@ class TransformersEngine:
             memory_bytes=self._options.cache_bytes,
             steady=self._options.repeatable and make_steady(model),
         )
-
-
-def _models(options: EngineOptions) -> tuple[str, ...]:
-    """Return the models whose jobs the worker takes; none for every model of its worker types.
-
-    A prompt is made richer in the name of the model that it is meant for, so these are named beside its own.
-    """
-    names = (*(model.name for model in options.models), *options.enhances)
-    return () if EVERY_MODEL in names else tuple(dict.fromkeys(names))

@@ -33,13 +33,12 @@ class EngineOptions:
     """The whole `[[engine]]` table. `cache_bytes` bounds the keys and values of all conversations of one model.
 
     `max_tokens` is how long an answer may be that was asked for without a limit. `enhancer` names the model that makes
-    prompts richer, for the models that `enhances` names; `*` is for every one. `repeatable` has a seed give the same
-    text whatever else runs.
+    prompts richer, if it `enhances` any. `repeatable` has a seed give the same text whatever else runs.
     """
 
     models: tuple[ModelOptions, ...]
     enhancer: str
-    enhances: tuple[str, ...]
+    enhances: bool
     device: str
     dtype: str
     memory_limit_bytes: int | None
@@ -73,7 +72,7 @@ def read_options(table: Mapping[str, object]) -> EngineOptions:
     read = EngineOptions(
         models=tuple(models),
         enhancer=enhancer,
-        enhances=options.texts("enhances", (EVERY_MODEL,)),
+        enhances=options.boolean("enhances", True),
         device=options.text("device", "auto"),
         dtype=options.choice("dtype", DTYPES, "auto"),
         memory_limit_bytes=options.size_bytes("memory_limit", None),
