@@ -219,8 +219,9 @@ def test_options_are_checked(folder: Path) -> None:
     assert "colour is not known" in refused(folder, colour="red")
     assert "enhancer is big, which is none of models: tiny" in refused(folder, enhancer="big")
     assert "device" in refused(folder, device="cuda:9")
-    with pytest.raises(EngineError, match="has no model huge; it has tiny"):
+    with pytest.raises(EngineError, match="has no model 'huge'; it has tiny") as raised:
         said(make_engine(folder), chat_task(model="huge"))
+    assert raised.value.retryable
 
 
 def test_a_model_that_is_fetched_is_waited_for_where_it_can_be_cancelled(

@@ -16,7 +16,7 @@ from tests.atelier_worker.comfyui.serving import Server
 from tests.atelier_worker.comfyui.stand_in import StandIn
 
 WORKFLOWS = Path(__file__).parents[2] / "data" / "comfyui" / "workflows"
-QUICK = Patience(reach_s=5.0, lost_s=1.0, look_s=0.05, listen_s=0.02, stop_s=5.0)
+QUICK = Patience(reach_s=5.0, lost_s=1.0, look_s=0.3, listen_s=0.02, show_s=0.0, stop_s=5.0)
 
 MakeEngine = Callable[..., ComfyEngine]
 
@@ -48,17 +48,13 @@ def template_of(workflow: str | dict[str, Any], folder: Path, *options: str) -> 
 
 
 @pytest.fixture
-def make_engine(tmp_path: Path) -> Iterator[MakeEngine]:
+def make_engine(tmp_path: Path) -> MakeEngine:
     """Makes engines: `make_engine(url, workflow, *options of the import, **options of the engine)`."""
-    made: list[ComfyEngine] = []
 
     def make(url: str, workflow: str | dict[str, Any], *options: str, **more: Any) -> ComfyEngine:
         model: dict[str, Any] = {"name": "sdxl", "template": str(template_of(workflow, tmp_path, *options))}
         model |= {name: more.pop(name) for name in ("lora_names",) if name in more}
         table = {"engine": "comfyui", "name": "comfy", "url": url, "models": [model]} | more
-        made.append(ComfyEngine(table, patience=QUICK))
-        return made[-1]
+        return ComfyEngine(table, patience=QUICK)
 
-    yield make
-    for engine in made:
-        engine.close()
+    return make

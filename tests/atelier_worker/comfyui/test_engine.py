@@ -171,7 +171,6 @@ def test_what_a_workflow_does_not_follow_is_said(comfyui: StandIn, tmp_path: Pat
         ("redraw_lora", {"references": ("init",), "loras": (Lora("a"), Lora("b"))},
          "The workflow sdxl takes 1 LoRA at most, got 2."),
         ("sdxl", {"references": ("pose",)}, "This worker does not know the reference kind pose."),
-        ("sdxl", {"model": "flux"}, "This worker has no workflow for the model flux."),
     ],
 )  # fmt: skip
 def test_what_a_workflow_cannot_express_is_refused_by_name(
@@ -205,6 +204,12 @@ def test_options_that_are_no_good_are_refused(changes: dict[str, Any], sentence:
 
 
 # What it makes is not trusted.
+
+
+def test_a_model_that_is_not_there_may_be_with_another_worker(tmp_path: Path, make_engine: MakeEngine) -> None:
+    with pytest.raises(EngineError, match="This worker has no model 'flux'; it has sdxl") as raised:
+        make_engine("http://127.0.0.1:9", "sdxl").run(replace(SMALL, model="flux"), Listener(tmp_path))
+    assert raised.value.retryable
 
 
 def test_an_output_beyond_the_limit_is_refused(comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine) -> None:

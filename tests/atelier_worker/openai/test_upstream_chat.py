@@ -342,8 +342,9 @@ def test_tokens_and_cost_are_told(upstream: StandIn, tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_there_is_named(upstream: StandIn, tmp_path: Path) -> None:
     engine = engine_for(upstream, model={"name": "other"})
-    with pytest.raises(EngineError, match="no model 'chat' for chat"):
+    with pytest.raises(EngineError, match="no model 'chat'; it has other") as raised:
         engine.run(asks(), heard(tmp_path))
+    assert raised.value.retryable, "another worker of the pool may have it"
     anything = engine_for(upstream, model={"name": "*"})
     upstream.answer(streams(*_WHOLE))
     anything.run(asks(), heard(tmp_path))

@@ -95,6 +95,16 @@ def _made_from(task: Task) -> Iterator[str]:
         yield "text_to_image"
 
 
+def no_model(model: str, known: Iterable[str] = ()) -> EngineError:
+    """What a task is answered whose model this worker does not have.
+
+    It is retryable in every engine: the router leases by the models that workers tell it, so the task came here by an
+    old or a wrong word, and another worker of the pool may well have the model.
+    """
+    listed = ", ".join(sorted(known))
+    return EngineError(f"This worker has no model {model!r}{f'; it has {listed}' if listed else ''}.", retryable=True)
+
+
 def refuse(able: Row, task: Task) -> None:
     """Refuse a task that asks for what a pipeline cannot do.
 
@@ -105,3 +115,13 @@ def refuse(able: Row, task: Task) -> None:
         answer = able.get(name, f"This worker does not know the reference kind {name}.")
         if answer is not True:
             raise EngineError(answer)
+
+
+def need_steps(task: Task) -> None:
+    """Refuse a task without steps; for what takes noise away step by step. Requests have at least one.
+
+    Raises:
+        EngineError: it has none, as where a model was registered with default_steps of 0.
+    """
+    if task.steps < 1:
+        raise EngineError(f"steps must be at least 1, got {task.steps}; set the default_steps of the model.")

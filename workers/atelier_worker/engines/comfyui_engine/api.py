@@ -6,22 +6,28 @@ until it has ended and in `/history` from then on, without a moment in neither.
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from atelier_worker.engine import EngineError
+from atelier_worker.engines.watched import run_watched
 from service_kit.comfy_template import Workflow
 
 _MOST_JSON_BYTES = 64 * 1024 * 1024
 _LONGEST_NAME = 400
+_CONNECT_S = 5.0
+# A picture on its way there may take so many times as long as an answer.
+_UPLOAD_TIMES = 10
+T = TypeVar("T")
 
 
 class NotThere(EngineError):
@@ -34,8 +40,8 @@ class NotThere(EngineError):
 class AnswerLost(EngineError):
     """Something was sent, and no answer came: it may have arrived or not."""
 
-    def __init__(self) -> None:
-        super().__init__("ComfyUI did not answer.", retryable=True)
+    def __init__(self, message: str = "ComfyUI did not answer.") -> None:
+        super().__init__(message, retryable=True)
 
 
 class Refused(Exception):
@@ -76,10 +82,14 @@ class Saved:
 
 
 class ComfyApi:
-    """One ComfyUI. Every method may be called from any thread."""
+    """One ComfyUI. Every method may be called from any thread, and none takes longer than its time.
+
+    No redirect is followed, and no proxy is used. Each request has a connection of its own, in an event loop of its
+    own, so that it can be given up wherever it waits, whoever answers a byte now and then.
+    """
 
     def __init__(self, url: str, *, timeout_s: float) -> None:
-        """Speak to `url` (`http://127.0.0.1:8188`).
+        """Speak to `url` (`http://127.0.0.1:8188`); an answer is there after `timeout_s`, or it is lost.
 
         Raises:
             ValueError: it is no address.
@@ -88,17 +98,22 @@ class ComfyApi:
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ValueError(f"an address such as http://127.0.0.1:8188 is needed; got {url!r}")
         self.url = url.rstrip("/")
-        self._http = httpx.Client(
-            base_url=self.url,
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
-            trust_env=False,
-            # To load all authorities takes a while, and means nothing without TLS.
-            verify=parts.scheme == "https",
-        )
+        self._timeout_s = timeout_s
+        # To load all authorities takes a while, and means nothing without TLS.
+        self._tls = httpx.create_ssl_context(trust_env=False) if parts.scheme == "https" else False
+        self._check: Callable[[], None] = _go_on
 
-    def close(self) -> None:
-        """Close every connection."""
-        self._http.close()
+    def for_task(self, check: Callable[[], None]) -> ComfyApi:
+        """Return the same ComfyUI for a task: all but `submit` ends with whatever `check` raises, wherever it waits."""
+        mine = copy.copy(self)
+        mine._check = check
+        return mine
+
+    def within(self, timeout_s: float) -> ComfyApi:
+        """Return the same ComfyUI for somebody who has no more time than this."""
+        mine = copy.copy(self)
+        mine._timeout_s = min(timeout_s, self._timeout_s)
+        return mine
 
     def submit(self, prompt_id: str, client_id: str, workflow: Workflow) -> str:
         """Hand a workflow in, once; return the id under which it runs.
@@ -115,14 +130,15 @@ class ComfyApi:
             # Releases that know this show previews whatever they were started with.
             "extra_data": {"preview_method": "latent2rgb"},
         }
-        with self._ask("POST", "/prompt", json=body) as answer:
-            if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
-                # Said by whatever stands in front of ComfyUI, too, which does not know.
-                raise AnswerLost
-            found = _json(answer, allowed=(200, 400))
+
+        async def read(answer: httpx.Response) -> str:
+            found = await _json(answer, allowed=(200, 400))
             if answer.status_code == httpx.codes.BAD_REQUEST:
                 raise Refused(found)
-        return str(found.get("prompt_id", prompt_id))
+            return str(found.get("prompt_id", prompt_id))
+
+        # Whoever gives up while it is on its way does not know whether it arrives, so this is waited for.
+        return asyncio.run(self._asked("POST", "/prompt", read, self._timeout_s, json=body))
 
     def find(self, prompt_id: str) -> Place:
         """Return where a prompt is.
@@ -132,9 +148,9 @@ class ComfyApi:
             AnswerLost: it did not answer.
         """
         # In this order, since a prompt moves from the queue to the history.
-        running, waiting = self._queue()
-        with self._ask("GET", f"/history/{prompt_id}") as answer:
-            found = _json(answer).get(prompt_id)
+        queue = self._ask("GET", "/queue", _json)
+        running, waiting = _ids(queue.get("queue_running")), _ids(queue.get("queue_pending"))
+        found = self._ask("GET", f"/history/{prompt_id}", _json).get(prompt_id)
         if isinstance(found, dict):
             status, outputs = found.get("status"), found.get("outputs")
             status = status if isinstance(status, dict) else {}
@@ -151,73 +167,94 @@ class ComfyApi:
 
     def drop(self, prompt_id: str) -> None:
         """Take a prompt out of those that wait, once."""
-        with self._ask("POST", "/queue", json={"delete": [prompt_id]}):
-            pass
+        self._ask("POST", "/queue", _nothing, json={"delete": [prompt_id]})
 
     def interrupt(self, prompt_id: str) -> None:
         """Stop a prompt that runs. Older releases stop whatever runs: look first what does."""
-        with self._ask("POST", "/interrupt", json={"prompt_id": prompt_id}):
-            pass
+        self._ask("POST", "/interrupt", _nothing, json={"prompt_id": prompt_id})
 
     def upload(self, name: str, content: bytes, content_type: str) -> str:
         """Send a picture; return what a loader has to be told to find it."""
         form = {"type": "input", "subfolder": "atelier", "overwrite": "true"}
         files = {"image": (name, content, content_type)}
-        with self._ask("POST", "/upload/image", data=form, files=files) as answer:
-            found = _json(answer)
+        longest_s = self._timeout_s * _UPLOAD_TIMES
+        found = self._ask("POST", "/upload/image", _json, longest_s=longest_s, data=form, files=files)
         parts = (found.get("subfolder"), found.get("name"))
         if not all(isinstance(part, str) and 0 < len(part) < _LONGEST_NAME for part in parts):
             raise EngineError("ComfyUI did not say where it put a picture.", retryable=True)
         return f"{parts[0]}/{parts[1]}"
 
-    def download(self, saved: Saved, target: Path, *, limit_bytes: int, check: Callable[[], None]) -> bool:
+    def download(self, saved: Saved, target: Path, *, limit_bytes: int, longest_s: float) -> bool:
         """Write what was saved to `target`; return False when it is not there any more.
 
-        `check` is called with each piece, and raises to end it.
-
         Raises:
-            EngineError: it is larger than the limit, or ComfyUI does not hand it out.
+            EngineError: it is larger than the limit, takes longer than `longest_s`, or ComfyUI does not hand it out.
         """
-        names = {"filename": saved.filename, "subfolder": saved.subfolder, "type": saved.type}
-        with self._ask("GET", "/view", params=names) as answer:
+
+        async def read(answer: httpx.Response) -> bool:
             if answer.status_code == httpx.codes.NOT_FOUND:
                 return False
             if answer.status_code != httpx.codes.OK:
                 raise EngineError(f"ComfyUI answered {answer.status_code} to a request for what it had saved.")
             size = 0
             with target.open("wb") as out:
-                for chunk in answer.iter_bytes():
-                    check()
+                async for chunk in answer.aiter_bytes():
+                    self._check()
                     size += len(chunk)
                     if size > limit_bytes:
                         raise EngineError(f"ComfyUI made a file of more than {limit_bytes} bytes, which is the limit.")
                     out.write(chunk)
-        return True
+            return True
 
-    def _queue(self) -> tuple[list[str], list[str]]:
-        with self._ask("GET", "/queue") as answer:
-            found = _json(answer)
-        return _ids(found.get("queue_running")), _ids(found.get("queue_pending"))
+        names = {"filename": saved.filename, "subfolder": saved.subfolder, "type": saved.type}
+        return self._ask("GET", "/view", read, longest_s=longest_s, params=names)
 
-    @contextmanager
-    def _ask(self, method: str, path: str, **parts: Any) -> Iterator[httpx.Response]:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[httpx.Response], Awaitable[T]],
+        *,
+        longest_s: float | None = None,
+        **parts: Any,
+    ) -> T:
+        """Ask, and return what `read` makes of the answer."""
+        return run_watched(self._asked(method, path, read, longest_s or self._timeout_s, **parts), self._check)
+
+    async def _asked(
+        self, method: str, path: str, read: Callable[[httpx.Response], Awaitable[T]], longest_s: float, **parts: Any
+    ) -> T:
+        timeout = httpx.Timeout(self._timeout_s, connect=min(self._timeout_s, _CONNECT_S))
         try:
-            with self._http.stream(method, path, **parts) as answer:
-                yield answer
+            async with (
+                asyncio.timeout(longest_s),
+                httpx.AsyncClient(timeout=timeout, verify=self._tls, trust_env=False) as client,
+                client.stream(method, f"{self.url}{path}", **parts) as answer,
+            ):
+                if answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                    # Said by whatever stands in front of ComfyUI, too, which does not know.
+                    raise AnswerLost(f"ComfyUI answered {answer.status_code} to {method} {path.split('/')[1]}.")
+                return await read(answer)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotThere from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise AnswerLost from error
 
 
-def _json(answer: httpx.Response, allowed: tuple[int, ...] = (200,)) -> dict[str, Any]:
+def _go_on() -> None:
+    """Check nothing."""
+
+
+async def _nothing(answer: httpx.Response) -> None:
+    """Read nothing of an answer."""
+
+
+async def _json(answer: httpx.Response, allowed: tuple[int, ...] = (200,)) -> dict[str, Any]:
     if answer.status_code not in allowed:
-        raise EngineError(
-            f"ComfyUI answered {answer.status_code} to {answer.request.method} {answer.request.url.path}.",
-            retryable=answer.status_code >= httpx.codes.INTERNAL_SERVER_ERROR,
-        )
+        request = answer.request
+        raise EngineError(f"ComfyUI answered {answer.status_code} to {request.method} {request.url.path}.")
     data = bytearray()
-    for chunk in answer.iter_bytes():
+    async for chunk in answer.aiter_bytes():
         data += chunk
         if len(data) > _MOST_JSON_BYTES:
             raise EngineError("ComfyUI answered with more than can be read.")

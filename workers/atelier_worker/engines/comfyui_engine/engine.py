@@ -14,6 +14,7 @@ from atelier_worker.engines.comfyui_engine.filling import Model
 from atelier_worker.engines.comfyui_engine.outputs import Gone, fetch_picture, fetch_video, saved_files
 from atelier_worker.engines.comfyui_engine.prompt_run import Done, Order, Patience, PromptRun
 from atelier_worker.engines.comfyui_engine.references import send_references
+from atelier_worker.engines.features import no_model
 from atelier_worker.engines.files import made_with
 from service_kit.comfy_template import TemplateError, read_template
 
@@ -42,6 +43,7 @@ class ComfyEngine:
             lost_s=own.lost_s,
             look_s=own.look_s,
             listen_s=own.listen_s,
+            show_s=own.show_s,
             prompt_s=read.duration_s("prompt_timeout", own.prompt_s),
             stop_s=own.stop_s,
         )
@@ -56,10 +58,6 @@ class ComfyEngine:
             raise read.wrong("url", f"cannot be used: {error}.") from error
         self.models = tuple(name for name in self._models if name != _ANY)
 
-    def close(self) -> None:
-        """Close the connections to ComfyUI."""
-        self._api.close()
-
     def run(self, task: Task, context: Context) -> None:
         """Run a task.
 
@@ -69,10 +67,11 @@ class ComfyEngine:
         """
         model = self._models.get(task.model) or self._models.get(_ANY)
         if model is None:
-            raise EngineError(f"This worker has no workflow for the model {task.model}.")
+            raise no_model(task.model, self.models)
         filling.check(model, task)
         filling.warn(model, task, context)
-        pictures = send_references(self._api, model.template, task.references)
+        api = self._api.for_task(context.check_cancelled)
+        pictures = send_references(api, model.template, task.references)
         key = task.stage_key or uuid.uuid4().hex
         if model.template.batches:
             workflow = model.template.filled(filling.values_of(model, task, task.seed, len(task.indexes), pictures))
@@ -113,15 +112,16 @@ class ComfyEngine:
 
     def _fetch(self, model: Model, task: Task, context: Context, saved: Saved, index: int) -> Path:
         made = made_with(task, task.seed + index, self.name, {"workflow": model.name})
-        check = context.check_cancelled
+        api, longest_s = self._api.for_task(context.check_cancelled), self._patience.prompt_s
+        limit_bytes = self._limit_bytes
         if task.format == "video":
             target = context.workdir / f"{index}.mp4"
-            size = fetch_video(self._api, saved, target, made=made, limit_bytes=self._limit_bytes, check=check)
+            size = fetch_video(api, saved, target, made=made, limit_bytes=limit_bytes, longest_s=longest_s)
         else:
             target = context.workdir / f"{index}.png"
             size = fetch_picture(
-                self._api, saved, target, made=made, limit_bytes=self._limit_bytes, may_be_plain=model.may_be_plain,
-                check=check,
+                api, saved, target, made=made, limit_bytes=limit_bytes, longest_s=longest_s,
+                may_be_plain=model.may_be_plain,
             )  # fmt: skip
         if size != (task.width, task.height):
             asked = f"{task.width} × {task.height}"

@@ -6,7 +6,7 @@ Its own files carry the whole workflow in their metadata, with the names of ever
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from service_kit.comfy_template import Template
 
 _LISTS = ("images", "gifs", "videos", "video")
 _LONGEST_NAME = 400
-_MOST_PIXELS = 16384 * 16384
+_MOST_PIXELS = 8192 * 8192
 _FORMATS = ("PNG", "JPEG", "WEBP")
 
 
@@ -46,18 +46,16 @@ def fetch_picture(
     *,
     made: str,
     limit_bytes: int,
+    longest_s: float,
     may_be_plain: bool,
-    check: Callable[[], None],
 ) -> tuple[int, int]:
     """Write a picture as PNG that says how it was `made`; return its width and height in pixels.
-
-    `check` is called all the while, and raises to end it.
 
     Raises:
         Gone: it is not there any more.
         EngineError: it is no picture, too large, or black.
     """
-    raw = _download(api, saved, target, limit_bytes, check)
+    raw = _download(api, saved, target, limit_bytes, longest_s)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -77,11 +75,9 @@ def fetch_picture(
 
 
 def fetch_video(
-    api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_bytes: int, check: Callable[[], None]
+    api: ComfyApi, saved: Saved, target: Path, *, made: str, limit_bytes: int, longest_s: float
 ) -> tuple[int, int]:
     """Write a video as MP4 with its index in front that says how it was `made`; return its width and height.
-
-    `check` is called all the while, and raises to end it.
 
     Raises:
         Gone: it is not there any more.
@@ -89,7 +85,7 @@ def fetch_video(
     """
     import av
 
-    raw = _download(api, saved, target, limit_bytes, check)
+    raw = _download(api, saved, target, limit_bytes, longest_s)
     try:
         with raw.open("rb") as opened:
             head = opened.read(12)
@@ -102,9 +98,9 @@ def fetch_video(
         raw.unlink(missing_ok=True)
 
 
-def _download(api: ComfyApi, saved: Saved, target: Path, limit_bytes: int, check: Callable[[], None]) -> Path:
+def _download(api: ComfyApi, saved: Saved, target: Path, limit_bytes: int, longest_s: float) -> Path:
     raw = target.with_name(f"{target.stem}.raw")
-    if not api.download(saved, raw, limit_bytes=limit_bytes, check=check):
+    if not api.download(saved, raw, limit_bytes=limit_bytes, longest_s=longest_s):
         raise Gone
     return raw
 

@@ -25,6 +25,9 @@ from service_kit.comfy_template import Workflow
 _NAMESPACE = uuid.UUID("6f8dd2b4-5a0e-4a55-8d0b-5f4a3c0f7c11")
 _MOST_RUNS = 20
 _SUBMITS = 3
+# Of one prompt that waits several times, taken out at one look: a queue may say anything.
+_MOST_DROPS = 4
+_LEAST_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +36,15 @@ class Patience:
 
     `reach_s`: for a ComfyUI that cannot be reached; `lost_s`: for a prompt whose answer was lost to show up before it
     is sent again; `look_s`: between looks at the queue while the socket is quiet; `listen_s`: between looks at the
-    cancel; `prompt_s`: for one prompt; `stop_s`: for one that was stopped to be gone.
+    cancel; `show_s`: between pictures that are shown; `prompt_s`: for one prompt; `stop_s`: for one that was stopped to
+    be gone.
     """
 
     reach_s: float = 30.0
     lost_s: float = 10.0
     look_s: float = 5.0
     listen_s: float = 0.25
+    show_s: float = 0.25
     prompt_s: float = 3600.0
     stop_s: float = 10.0
 
@@ -97,13 +102,15 @@ class PromptRun:
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Prepare; nothing is sent. `pause` waits for so many seconds."""
-        self._api = api
+        self._api = api.for_task(context.check_cancelled)
+        self._to_stop = api
         self._order = order
         self._context = context
         self._patience = patience
         self._clock = clock
         self._pause = pause
         self._step, self._steps, self._phase = 0, max(1, order.steps), ""
+        self._shown_at = clock() - patience.show_s
 
     def run(self, first: int = 0) -> Done:
         """Have the work done, beginning with the run number `first`.
@@ -191,25 +198,27 @@ class PromptRun:
 
     def _drop_doubles(self, prompt_id: str, place: Place) -> None:
         """One whose answer was lost may arrive after all, later than anybody waited for it, beside the next one."""
-        for _ in range(place.waiting - (place.state is State.WAITING)):
+        for _ in range(min(_MOST_DROPS, place.waiting - (place.state is State.WAITING))):
             self._api.drop(prompt_id)
 
     # Following.
 
     def _follow(self, prompt_id: str, heard: watch.Watch) -> Place:
         started = looked = reached = self._clock()
-        missed = 0
+        missed, over = 0, False
         while True:
             self._context.check_cancelled()
             event = heard.next(self._patience.listen_s)
             now = self._clock()
             if now - started > self._patience.prompt_s:
                 raise _TooLong(self._order.name, self._patience.prompt_s)
+            ends = isinstance(event, watch.Over) and not over
+            over = over or ends
             if event is not None and not isinstance(event, watch.Over):
-                self._tell(event)
-                continue
-            every = self._patience.look_s if heard.connected else self._patience.listen_s
-            if event is None and now - looked < every:
+                self._tell(event, now)
+            # By the clock, however much is said meanwhile; only the first word of an end is acted on at once.
+            every = self._patience.look_s if heard.connected and not over else self._patience.listen_s
+            if not ends and now - looked < every:
                 continue
             looked = now
             try:
@@ -229,7 +238,7 @@ class PromptRun:
                 self._phase = "waiting in ComfyUI's queue"
                 self._say()
 
-    def _tell(self, event: watch.Event) -> None:
+    def _tell(self, event: watch.Event, now: float) -> None:
         if isinstance(event, watch.Step):
             self._step, self._steps = event.value, max(1, event.most)
         elif isinstance(event, watch.Entered):
@@ -237,7 +246,10 @@ class PromptRun:
             # What loads weights may be silent for longer than what works.
             self._phase = f"{LOADING} {kind}" if "Loader" in kind else kind
         elif isinstance(event, watch.Picture):
+            if now - self._shown_at < self._patience.show_s:
+                return
             picture = small_preview(event.data)
+            self._shown_at = now
             if picture is not None:
                 self._context.preview(self._order.index or 0, *picture)
             return
@@ -252,12 +264,14 @@ class PromptRun:
         """Take the prompt out of the queue, or stop it; only this one, and until it is gone or nobody answers."""
         end = self._clock() + self._patience.stop_s
         while True:
+            # The job has ended for everybody else, so nothing of it may be waited for longer than this.
+            api = self._to_stop.within(max(_LEAST_S, end - self._clock()))
             try:
-                place = self._api.find(prompt_id)
+                place = api.find(prompt_id)
                 if place.waiting:
-                    self._api.drop(prompt_id)
+                    api.drop(prompt_id)
                 elif place.state is State.RUNNING:
-                    self._api.interrupt(prompt_id)
+                    api.interrupt(prompt_id)
                 else:
                     return
             except EngineError:

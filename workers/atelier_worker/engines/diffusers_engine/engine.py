@@ -11,11 +11,12 @@ from functools import partial
 
 from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.diffusers_engine.footage import check
 from atelier_worker.engines.diffusers_engine.models import Model, Use, effective_dtype, load, weights_bytes
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings, read_settings
 from atelier_worker.engines.diffusers_engine.wan_features import FEATURES, name_in
 from atelier_worker.engines.diffusers_engine.weights import Weights, WeightsError, download, find
-from atelier_worker.engines.features import NO_TEXTS, refuse
+from atelier_worker.engines.features import NO_TEXTS, no_model, refuse
 from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
 
@@ -64,7 +65,7 @@ class DiffusersEngine:
             raise EngineError(NO_TEXTS["chat"])
         settings = self._settings.models.get(task.model) or self._settings.models.get("*")
         if settings is None:
-            raise EngineError(f"This worker has no model {task.model!r}; it has {', '.join(self.models)}.")
+            raise no_model(task.model, self.models)
         context.progress(0, max(1, task.steps), phase="starting")
         weights = self._weights(settings, context)
         residency = self._kept(settings, weights)
@@ -143,6 +144,7 @@ class DiffusersEngine:
         # Before the weights are loaded, which takes minutes.
         if (name := name_in(weights.folder)) is not None:
             refuse(FEATURES[name], task)
+        check(task)
         from atelier_worker.engines.diffusers_engine import video
 
         video.run_model(task, context, settings, self._device, use)

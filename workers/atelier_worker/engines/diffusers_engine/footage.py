@@ -13,8 +13,27 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from atelier_worker.engine import Reference, Task
+from atelier_worker.engine import EngineError, Reference, Task
+from atelier_worker.engines.features import need_steps
 from atelier_worker.engines.files import read_picture
+
+
+def check(task: Task) -> None:
+    """Refuse what no video can be, before anything is loaded or made.
+
+    Raises:
+        EngineError: names the field and what it has to be.
+    """
+    need_steps(task)
+    if task.frames < 1 or task.fps < 1:
+        raise EngineError(f"A video needs frames and a frame rate; got {task.frames} frames at {task.fps} per second.")
+    for what, pixels in (("width", task.width), ("height", task.height)):
+        if pixels < 2 or pixels % 2:
+            raise EngineError(f"{what} must be an even number of pixels for a video, got {pixels}.")
+    for kind in ("first_frame", "last_frame"):
+        count = sum(reference.kind == kind and reference.strength > 0 for reference in task.references)
+        if count > 1:
+            raise EngineError(f"A video takes one reference of kind {kind}, got {count}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from atelier_worker.engine import Context, EngineError, Task
 from atelier_worker.engines import files
-from atelier_worker.engines.features import OF_TEXTS, Row, refuse, row
+from atelier_worker.engines.features import OF_TEXTS, Row, need_steps, refuse, row
 from atelier_worker.engines.residency import (
     Attempt,
     PreviewClock,
@@ -79,6 +79,7 @@ class PipelineEngine(ABC):
                 return
             parameters = inspect.signature(self._pipeline.__call__).parameters
             refuse(features_of(type(self._pipeline).__name__, parameters), task)
+            need_steps(task)
             clock = PreviewClock()
             for index in task.indexes:
                 path = self._made(task, context, index, parameters, clock)

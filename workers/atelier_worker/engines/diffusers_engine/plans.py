@@ -15,7 +15,7 @@ from atelier_worker.engines.diffusers_engine.models import Model
 from atelier_worker.engines.diffusers_engine.schedulers import check_scheduler
 from atelier_worker.engines.diffusers_engine.sdxl_features import row_of
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
-from atelier_worker.engines.features import refuse
+from atelier_worker.engines.features import need_steps, refuse
 from atelier_worker.engines.files import painted_by, read_picture
 
 GUIDANCE = 5.0
@@ -51,6 +51,7 @@ class Plan:
             EngineError: the model cannot do what it asks, or a reference is no picture.
         """
         refuse(row_of(settings), task)
+        need_steps(task)
         check_scheduler(task.scheduler)
         check_loras(task.loras, settings)
         for name, pixels in (("width", task.width), ("height", task.height)):

@@ -30,7 +30,7 @@ from atelier_worker.engines.residency import (
     video_working_bytes,
 )
 
-from .footage import Footage
+from .footage import Footage, check
 from .interrupts import before_each
 from .loras import apply_loras, check_loras
 from .models import Use, effective_dtype, offloaded
@@ -121,8 +121,7 @@ def film(pipeline: Any, task: Task, context: Context, settings: VideoSettings, r
     if name is None:
         raise EngineError(f"This worker makes no videos with a pipeline of the kind {type(pipeline).__name__}.")
     refuse(FEATURES[name], task)
-    if task.frames < 1 or task.fps < 1:
-        raise EngineError(f"A video needs frames and a frame rate; got {task.frames} frames at {task.fps} per second.")
+    check(task)
     used = _with_frames(pipeline, task) if name == TEXT_OR_FIRST else pipeline
     try:
         with torch.no_grad():

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from atelier_worker.engine import Chat, Context, EngineError, Task
 from atelier_worker.engine_options import OptionsError
-from atelier_worker.engines.features import refuse
+from atelier_worker.engines.features import no_model, refuse
+from atelier_worker.engines.watched import run_watched
 
 from . import chat, enhance, images
 from .cost import Spent, in_words
@@ -19,7 +20,6 @@ from .limits import CHARACTERS_PER_TOKEN, MinuteLimits
 from .options import EVERY_MODEL, SERVES, Model, read_options
 from .patience import Patience, T
 from .upstream import Upstream
-from .watched import run_watched
 
 _STAGES = {"chat": ("chat",), "enhance": ("enhance",), "images": ("generate",)}
 # What a text is taken to become until it is there, where the request sets no limit.
@@ -80,11 +80,11 @@ class OpenAIEngine:
         """Run one stage to its end; see `Engine.run`."""
         match task.stage:
             case "chat":
-                run_watched(self._chat(task, context), context)
+                run_watched(self._chat(task, context), context.check_cancelled)
             case "enhance":
-                run_watched(self._enhance(task, context), context)
+                run_watched(self._enhance(task, context), context.check_cancelled)
             case _:
-                run_watched(self._images(task, context), context)
+                run_watched(self._images(task, context), context.check_cancelled)
 
     async def _chat(self, task: Task, context: Context) -> None:
         if task.chat is None:
@@ -199,7 +199,7 @@ class OpenAIEngine:
         model = self._options.model(task.model, serves)
         if model is None:
             self._refuse(task)
-            raise EngineError(f"This worker has no model {task.model!r} for {serves}.")
+            raise no_model(task.model, (model.name for model in self._options.models if serves in model.serves))
         return model
 
     def _refuse(self, task: Task) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel, Task
 from atelier_worker.engine_options import OptionsError
+from atelier_worker.engines.features import no_model
 from atelier_worker.engines.fetches import Fetches
 from atelier_worker.engines.residency import Residency, memory_of
 
@@ -93,9 +94,7 @@ class TransformersEngine:
             for model in self._options.models:
                 if model.name == called:
                     return model
-        there = ", ".join(model.name for model in self._options.models)
-        # Another worker of its pool may have it.
-        raise EngineError(f"This worker has no model {name}; it has {there}.", retryable=True)
+        raise no_model(name, (model.name for model in self._options.models))
 
     def _ready(self, model: ModelOptions, context: Context) -> ChatFiles:
         """Return the small files of a model; one that is not here yet is fetched."""
