@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from atelier_worker.engine_events import EngineInfo
 from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan
+from atelier_worker.status_server import StatusServer
 from faults.ports import free_port
 from tests.atelier_worker import keeping_engine
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
@@ -130,6 +132,65 @@ async def test_what_is_not_there_is_said(watched: Watched) -> None:
     missing = await watched.until("/", 404)
     assert missing.text == "There are /live, /ready, /metrics and /status.\n"
     assert (await watched.http.post("/live")).status_code == 405
+
+
+async def test_who_only_connects_keeps_nobody_out() -> None:
+    server = StatusServer("127.0.0.1:0", [], patience_s=60)
+    await server.start()
+    held = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(40)]
+    try:
+        assert (await ask(server, b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+        # The first ones had to go.
+        with contextlib.suppress(ConnectionResetError):
+            assert await within(held[0][0].read()) == b""
+        assert not held[-1][0].at_eof()
+    finally:
+        for _, writer in held:
+            writer.close()
+        await server.stop()
+
+
+async def test_a_request_that_does_not_come_is_not_waited_for() -> None:
+    server = StatusServer("127.0.0.1:0", [], patience_s=0.02)
+    await server.start()
+    try:
+        assert (await ask(server, b"GET /live")).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    finally:
+        await server.stop()
+
+
+REQUESTS = [
+    (b"GET /live HTTP/1.1\r\nx: " + b"y" * 9000 + b"\r\n\r\n", b"431 Request Header Fields Too Large"),
+    (b"GET /live HTTP/1.1\r\nx: " + b"y" * 100_000, b"431 Request Header Fields Too Large"),
+    (b"\x16\x03\x01\x02\x00\r\n\r\n", b"400 Bad Request"),
+    (b"GET /live\r\n\r\n", b"400 Bad Request"),
+    (b"GET / HTTP/1.0\r\n\r\n", b"404 Not Found"),
+    (b"DELETE /status HTTP/1.1\r\n\r\n", b"405 Method Not Allowed"),
+]
+
+
+@pytest.mark.parametrize(("request_", "status"), REQUESTS, ids=[row[1].decode() for row in REQUESTS])
+async def test_a_request_that_is_none_is_answered_and_the_next_one_too(request_: bytes, status: bytes) -> None:
+    server = StatusServer("127.0.0.1:0", [])
+    await server.start()
+    try:
+        assert (await ask(server, request_)).startswith(b"HTTP/1.1 " + status + b"\r\n")
+        head = await ask(server, b"HEAD /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert head.endswith(b"\r\n\r\n")
+    finally:
+        await server.stop()
+
+
+async def ask(server: StatusServer, request: bytes) -> bytes:
+    """Return the whole answer to what was sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(request)
+    try:
+        answer: bytes = await within(reader.read())
+        return answer
+    finally:
+        writer.close()
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

@@ -1,15 +1,16 @@
-"""The port at which a process of workers tells how it is: `/live`, `/ready`, `/metrics` and `/status`."""
+"""The port at which a process of workers tells how it is: `/live`, `/ready`, `/metrics` and `/status`.
+
+HTTP/1.1 (RFC 9112) as far as four GETs without a body need it: one request a connection, within a deadline, and few
+connections at once, so that whoever only connects neither keeps a probe out nor the process busy.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
-
-import uvicorn
+from collections.abc import Sequence
+from http import HTTPStatus
 
 from atelier_worker.member import Member
 from atelier_worker.status import is_live, is_ready, metrics_text, status_of
@@ -20,18 +21,22 @@ from service_kit.telemetry import get_logger
 
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _TEXT_TYPE = "text/plain; charset=utf-8"
-_GRACE_S = 1
 _MOST_AT_ONCE = 32
+_MOST_HEADER_BYTES = 8 << 10
+# For the request to come, and again for the answer to be taken.
+PATIENCE_S = 5.0
 
-Answer = tuple[int, str, str]
+Answer = tuple[HTTPStatus, str, str]
 log = get_logger(__name__)
 
 
 class StatusServer:
     """Answers four GETs. It tells nothing secret, and takes no orders."""
 
-    def __init__(self, listen: str, members: Sequence[Member], *, insecure: bool = False) -> None:
-        """Prepare to listen at `host:port`.
+    def __init__(
+        self, listen: str, members: Sequence[Member], *, insecure: bool = False, patience_s: float = PATIENCE_S
+    ) -> None:
+        """Prepare to listen at `host:port`; a connection has `patience_s` for its request.
 
         Raises:
             SettingsError: it is no address, or one beyond this machine without leave.
@@ -46,9 +51,11 @@ class StatusServer:
             )
         self._address = (host.strip("[]"), int(port))
         self._members = members
-        self._server: uvicorn.Server | None = None
+        self._patience_s = patience_s
         self._socket: socket.socket | None = None
-        self._ticking: asyncio.Task[None] | None = None
+        self._server: asyncio.Server | None = None
+        # In the order in which they came.
+        self._connections: dict[asyncio.Task[None], None] = {}
 
     @property
     def port(self) -> int:
@@ -61,30 +68,18 @@ class StatusServer:
         Raises:
             FailedPrecondition: the address is taken or is not one of this machine.
         """
-        # Its lines tell of clients that break off, and of its own start.
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._socket = self._bind()
-        config = uvicorn.Config(
-            self._serve, interface="asgi3", http="h11", ws="none", lifespan="off", loop="none",
-            log_config=None, access_log=False,
-            proxy_headers=False, server_header=False, timeout_graceful_shutdown=_GRACE_S,
-            limit_concurrency=_MOST_AT_ONCE,
-        )  # fmt: skip
-        config.load()
-        # Its `serve` would take the process's signals: this is what it does without that.
-        server = self._server = uvicorn.Server(config)
-        server.lifespan = config.lifespan_class(config)
-        await server.startup(sockets=[self._socket])
-        self._ticking = asyncio.create_task(server.main_loop(), name="status server")
+        self._server = await asyncio.start_server(self._accept, sock=self._socket, limit=_MOST_HEADER_BYTES)
         log.info("status_listens", port=self.port)
 
     async def stop(self) -> None:
-        """Close."""
-        if self._ticking is None or self._server is None or self._socket is None:
+        """Close, whoever is connected."""
+        if self._server is None:
             return
-        self._ticking.cancel()
-        await asyncio.gather(self._ticking, return_exceptions=True)
-        await self._server.shutdown(sockets=[self._socket])
+        self._server.close()
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _bind(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
@@ -100,30 +95,87 @@ class StatusServer:
             ) from None
         return bound
 
-    async def _serve(
-        self, scope: dict[str, Any], receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
-    ) -> None:
-        """Answer one request, as an ASGI application."""
-        status, kind, body = self._answer(scope["method"], scope["path"])
-        headers = [(b"content-type", kind.encode()), (b"cache-control", b"no-store")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body.encode() if scope["method"] != "HEAD" else b""})
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        kept = [one for one in self._connections if not one.cancelling()]
+        if len(kept) >= _MOST_AT_ONCE:
+            # The oldest is the slowest: a probe that asks at once is let in whoever else is connected.
+            kept[0].cancel()
+        task = asyncio.create_task(self._serve(reader, writer), name="status request")
+        self._connections[task] = None
+        task.add_done_callback(self._connections.pop)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request, and close."""
+        try:
+            answer, with_body = await self._read(reader)
+            async with asyncio.timeout(self._patience_s):
+                writer.write(_encoded(answer, with_body))
+                await writer.drain()
+                writer.write_eof()
+                # To close with bytes unread would reset the connection, and the answer with it.
+                while await reader.read(_MOST_HEADER_BYTES):
+                    pass
+        except (OSError, EOFError, TimeoutError):
+            # Whoever asked is gone, or does not take the answer.
+            log.debug("status_not_taken")
+        finally:
+            writer.transport.abort()
+
+    async def _read(self, reader: asyncio.StreamReader) -> tuple[Answer, bool]:
+        """Return the answer to a request, and whether its body is wanted.
+
+        Raises:
+            EOFError, OSError: the connection ended before the request did.
+        """
+        try:
+            async with asyncio.timeout(self._patience_s):
+                head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            sentence = f"The headers take at most {_MOST_HEADER_BYTES} bytes."
+            return _text(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, sentence), True
+        except TimeoutError:
+            return _text(HTTPStatus.REQUEST_TIMEOUT, f"No request came within {self._patience_s:g} seconds."), True
+        words = head.partition(b"\r\n")[0].decode("latin-1").split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):
+            return _text(HTTPStatus.BAD_REQUEST, "This port speaks HTTP/1.1."), True
+        method, target, _ = words
+        return self._answer(method, target.partition("?")[0]), method != "HEAD"
 
     def _answer(self, method: str, path: str) -> Answer:
         if method not in ("GET", "HEAD"):
-            return 405, _TEXT_TYPE, "This port takes GET.\n"
+            return _text(HTTPStatus.METHOD_NOT_ALLOWED, "This port takes GET.")
         match path:
             case "/live":
                 return _yes_or_no(is_live(self._members), "No worker is left that could work.")
             case "/ready":
                 return _yes_or_no(is_ready(self._members), "No worker is connected to a router.")
             case "/metrics":
-                return 200, _METRICS_TYPE, metrics_text(self._members)
+                return HTTPStatus.OK, _METRICS_TYPE, metrics_text(self._members)
             case "/status":
-                return 200, "application/json", json.dumps(status_of(self._members), indent=2) + "\n"
+                return HTTPStatus.OK, "application/json", json.dumps(status_of(self._members), indent=2) + "\n"
             case _:
-                return 404, _TEXT_TYPE, "There are /live, /ready, /metrics and /status.\n"
+                return _text(HTTPStatus.NOT_FOUND, "There are /live, /ready, /metrics and /status.")
 
 
 def _yes_or_no(yes: bool, no: str) -> Answer:
-    return (200, _TEXT_TYPE, "ok\n") if yes else (503, _TEXT_TYPE, f"{no}\n")
+    return _text(HTTPStatus.OK, "ok") if yes else _text(HTTPStatus.SERVICE_UNAVAILABLE, no)
+
+
+def _text(status: HTTPStatus, sentence: str) -> Answer:
+    return status, _TEXT_TYPE, f"{sentence}\n"
+
+
+def _encoded(answer: Answer, with_body: bool) -> bytes:
+    status, kind, text = answer
+    body = text.encode()
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"content-type: {kind}",
+        f"content-length: {len(body)}",
+        "cache-control: no-store",
+        "connection: close",
+    ]
+    if status is HTTPStatus.METHOD_NOT_ALLOWED:
+        lines.append("allow: GET, HEAD")
+    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    return head + body if with_body else head

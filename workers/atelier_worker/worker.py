@@ -9,17 +9,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from atelier_worker.member import Member, State
 from atelier_worker.neighbours import Neighbours
 from atelier_worker.plans import ProcessPlan, plan_of_settings
+from atelier_worker.status_server import StatusServer
 from atelier_worker.uploads import Patience
 from service_kit.errors import AtelierError
 from service_kit.settings import Settings, SettingsError
-
-if TYPE_CHECKING:
-    from atelier_worker.status_server import StatusServer
 
 EXIT_OK = 0
 EXIT_USAGE = 2
@@ -76,9 +73,6 @@ async def run_plan(plan: ProcessPlan, *, stop: asyncio.Event, patience: Patience
 async def _open_status(plan: ProcessPlan, members: Sequence[Member]) -> StatusServer | None:
     if not plan.status:
         return None
-    # What serves HTTP takes memory and time to import, and is of no use without an address.
-    from atelier_worker.status_server import StatusServer
-
     server = StatusServer(plan.status, members, insecure=plan.insecure)
     await server.start()
     return server
