@@ -6,7 +6,7 @@ import json
 import struct
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -52,6 +52,10 @@ def models(tmp_path: Path) -> Path:
 
 def test_models_are_known_by_what_lies_beside_them(models: Path, tmp_path: Path) -> None:
     found = finding.find_models([models, tmp_path / "not-there"], tmp_path / "hub")
+    assert [model.frame_rate for model in found if model.family] == [0, 0, 16, 0]
+    index = models / "video" / "wan" / "model_index.json"
+    put(index, {"_class_name": "WanPipeline", "expand_timesteps": True})
+    assert [model.frame_rate for model in finding.find_models([models / "video"], tmp_path / "hub")][:1] == [24]
     assert [(model.source, model.family) for model in found] == [
         (str(models / "flux"), ""),
         (str(models / "old.safetensors"), ""),
@@ -60,6 +64,27 @@ def test_models_are_known_by_what_lies_beside_them(models: Path, tmp_path: Path)
         (str(models / "video" / "wan"), "wan"),
         ("stabilityai/sdxl-turbo", "sdxl"),
     ]
+
+
+def test_a_tree_that_leads_in_circles_and_holds_rubbish_is_walked_once(tmp_path: Path) -> None:
+    root = tmp_path / "models"
+    put(root / "sdxl" / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    put(root / "loop" / "again" / "note.json", {})
+    (root / "loop" / "up").symlink_to("..")
+    (root / "self").symlink_to("self")
+    (root / "deep").mkdir()
+    (root / "deep" / "model_index.json").write_text("[" * 100_000)
+    unnamed = root / "\udcff"
+    put(unnamed / "model_index.json", {"_class_name": "StableDiffusionXLPipeline"})
+    found = finding.find_models([root, root / "loop", root / ("x" * 300)], tmp_path / "hub")
+    assert sorted((model.source, model.family) for model in found) == [(str(root / "sdxl"), "sdxl"), (str(unnamed), "")]
+    render(Found([], found, [], comfyui=False), connect="127.0.0.1:7401", key_file="k").encode()
+
+
+def test_a_folder_that_was_named_and_cannot_be_read_is_said_so(run: Run, tmp_path: Path) -> None:
+    for name, why in (("none", "No such file or directory"), ("~nobody-here", "nobody has such a home")):
+        refused = run("worker", "init", "--data-dir", str(tmp_path), "--models", name)
+        assert (refused.code, refused.err) == (2, f"atelier: --models {name} cannot be read: {why}.\n")
 
 
 def test_the_cache_of_the_hub_is_where_its_client_has_it() -> None:
@@ -83,13 +108,14 @@ def test_gpus_are_what_the_driver_says(said: str | None, gpus: list[str]) -> Non
 
 @contextmanager
 def answering(path: str, answer: object) -> Iterator[str]:
-    """A server on a free port that answers one path with JSON."""
+    """A server on a free port that answers one path, with JSON or the bytes that are given."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200 if self.path == path else 404)
             self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
+            with suppress(OSError):
+                self.wfile.write(answer if isinstance(answer, bytes) else json.dumps(answer).encode())
 
         def log_message(self, format: str, *args: object) -> None:
             """Say nothing."""
@@ -120,13 +146,35 @@ def test_servers_are_asked_what_they_have(monkeypatch: pytest.MonkeyPatch) -> No
         assert not finding.finds_comfyui(client)
 
 
+@pytest.mark.parametrize("answer", [b"[" * 100_000, b" " * (2 << 20), b"<html>", {"data": [{"id": 3}, "x", None]}])
+def test_a_server_that_says_anything_else_is_passed_over(monkeypatch: pytest.MonkeyPatch, answer: object) -> None:
+    with answering("/v1/models", answer) as url, finding.local_client() as client:
+        monkeypatch.setattr(finding, "UPSTREAMS", {"Ollama": f"{url}/v1"})
+        assert [one.models for one in finding.find_servers(client)] in ([], [("3",)])
+
+
+def test_a_server_that_answers_a_byte_at_a_time_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finding, "_ANSWER_SECONDS", 0.0)
+    with answering("/system_stats", {"system": {}}) as url, finding.local_client() as client:
+        monkeypatch.setattr(finding, "COMFYUI", url)
+        assert not finding.finds_comfyui(client)
+
+
+def test_more_than_anybody_reads_is_counted() -> None:
+    checkpoints = [Model(f"/m/{number}.safetensors", "", "a checkpoint in one file") for number in range(60)]
+    text = render(Found([], checkpoints, [], comfyui=False), connect="127.0.0.1:7401", key_file="k")
+    assert text.count("checkpoint") == 50
+    assert "#   and 10 more\n" in text
+
+
 def test_what_was_found_becomes_a_file_that_the_worker_reads(tmp_path: Path) -> None:
     found = Found(
         _GPUS,
         [
             Model("stabilityai/sdxl", "sdxl", "StableDiffusionXLPipeline"),
             Model('/m/My "own" SDXL\n', "sdxl", "StableDiffusionXLPipeline"),
-            Model("/m/wan", "wan", "WanPipeline"),
+            Model("/m/wan", "wan", "WanPipeline", 16),
+            Model("/m/wan-5b", "wan", "WanPipeline", 24),
             Model("/m/flux", "", "FluxPipeline"),
         ],
         [
@@ -151,6 +199,9 @@ def test_what_was_found_becomes_a_file_that_the_worker_reads(tmp_path: Path) -> 
     assert [model["name"] for model in tables[0]["models"]] == ["sdxl", "my-own-sdxl"]
     assert tables[0]["models"][1]["source"] == '/m/My "own" SDXL\n'
     assert "atelier models add my-own-sdxl --worker-type sdxl --format image" in text
+    row = "atelier models add wan-5b --worker-type wan --format video --base-size 640 --deadline 1800 --frame-rate 24"
+    assert row in text
+    assert "atelier models add wan " not in text, "the shipped row is for such weights"
     assert "# cuda:0: RTX 4090, 24 GiB, 20 GiB of them free now" in text
     assert "A ComfyUI answers at http://127.0.0.1:8188" in text
     assert "#   /m/flux: FluxPipeline" in text

@@ -26,10 +26,14 @@ from service_kit.devices import Gpu, find_gpus
 # Of each family: the engine, what it is called in the file, and how a row of the routing table is added.
 _FAMILIES = {
     "sdxl": ("diffusers", "pictures", "--format image"),
-    "wan": ("diffusers", "videos", "--format video"),
+    "wan": ("diffusers", "videos", "--format video --base-size 640 --deadline 1800"),
     "chat": ("transformers", "talk", "--stage chat"),
 }
+# What the routing table ships for the model `wan`.
+_SHIPPED_FRAME_RATE = 16
 _GIB = 1 << 30
+# Of a kind: whoever has more knows what to write.
+_MOST_LISTED = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +123,19 @@ def _with_models(found: Found) -> Iterator[str]:
         yield 'dtype = "auto"  # bfloat16, float16 or float32'
         yield '# memory_limit = "20GiB"  # the most that it keeps on the device; else what the device has'
         names: set[str] = set()
-        for model in (model for model in found.models if model.family == family):
+        models = [model for model in found.models if model.family == family]
+        for model in models[:_MOST_LISTED]:
             called = _name_of(model, family, names)
             yield f"  [[engine.models]]  # {_comment(model.kind)}"
-            if called == family:
+            rate = f" --frame-rate {model.frame_rate}" if model.frame_rate else ""
+            if called == family and model.frame_rate in (0, _SHIPPED_FRAME_RATE):
                 yield f"  name = {_text(called)}"
             else:
-                yield f"  name = {_text(called)}  # atelier models add {called} --worker-type {family} {registering}"
+                added = f"atelier models add {called} --worker-type {family} {registering}{rate}"
+                yield f"  name = {_text(called)}  # {added}"
             yield f"  source = {_text(model.source)}"
+        if len(models) > _MOST_LISTED:
+            yield f"  # and {len(models) - _MOST_LISTED} more"
         yield ""
 
 
@@ -156,7 +165,7 @@ def _with_servers(servers: Sequence[Server]) -> Iterator[str]:
         yield "  [[engine.models]]"
         yield '  name = "chat"'
         yield f"  source = {_text(server.models[0])}"
-        for other in server.models[1:]:
+        for other in server.models[1:_MOST_LISTED]:
             yield f"  # it also has {_comment(other)}"
         yield ""
 
@@ -181,8 +190,10 @@ def _others(models: Sequence[Model]) -> Iterator[str]:
     others = [model for model in models if not model.family]
     if others:
         yield "# Also found, and taken by no engine as it is:"
-    for model in others:
+    for model in others[:_MOST_LISTED]:
         yield f"#   {_comment(model.source)}: {_comment(model.kind)}"
+    if len(others) > _MOST_LISTED:
+        yield f"#   and {len(others) - _MOST_LISTED} more"
 
 
 def _text(text: str) -> str:
