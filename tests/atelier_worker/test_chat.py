@@ -59,6 +59,13 @@ async def test_a_text_may_end_before_it_begins(router: FakeRouter, start_worker:
     assert outcome.HasField("usage") is ("3" in script)
 
 
+async def test_control_characters_are_left_out(router: FakeRouter, start_worker: StartWorker) -> None:
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=chat_lease("write a\x00b\x1b[2Jc\td\x85e; write \x07; write \x9ff; finish stop"))
+    assert (await session.expect("outcome")).text == "ab[2Jc\tdef"
+
+
 async def test_an_engine_that_says_nothing_at_all_has_failed(router: FakeRouter, start_worker: StartWorker) -> None:
     await start_worker()
     session = await router.session()

@@ -90,8 +90,11 @@ def test_text_to_image(make: Make) -> None:
     assert said["settings"]["guidance"] == 5.0
 
 
-def test_the_shape_that_was_asked_for(make: Make) -> None:
-    assert make(width=72, height=56).pixels().shape == (56, 72, 3)
+@pytest.mark.parametrize(("width", "height"), ((72, 56), (8, 8), (24, 264), (1000, 24)))
+def test_the_shape_that_was_asked_for(make: Make, picture: Path, half: Path, width: int, height: int) -> None:
+    for kinds in ((), ("init",), ("init", "mask")):
+        given = tuple(reference(kind, half if kind == "mask" else picture) for kind in kinds)
+        assert make(width=width, height=height, steps=2, references=given).pixels().shape == (height, width, 3)
 
 
 def test_the_same_request_gives_the_same_bytes(make: Make) -> None:
@@ -231,12 +234,15 @@ def test_a_reference_that_the_model_does_not_take(make: Make, picture: Path, kin
 def test_other_tasks_are_refused(make: Make) -> None:
     for changes, sentence in (
         ({"width": 100}, "width must be a multiple of 8 pixels"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"model": "flux"}, "no model 'flux'; it has sdxl"),
         ({"stage": "enhance", "format": None}, "no texts"),
         ({"format": "video", "frames": 8, "fps": 8}, "makes pictures and no videos"),
     ):
-        with pytest.raises(EngineError, match=sentence):
+        with pytest.raises(EngineError, match=sentence) as raised:
             make(**changes)
+        # Another worker of the pool may have another model.
+        assert raised.value.retryable is ("model" in changes)
 
 
 @pytest.fixture

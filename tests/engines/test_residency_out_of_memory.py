@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModelWithProjection
 
 from atelier_worker.engine import EngineError, Task
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
@@ -118,15 +119,24 @@ def test_a_decoder_that_runs_out_works_in_tiles(weights: Path, tmp_path: Path, m
     assert context.warnings == ["The device ran out of memory; this was made with a decoder that works in tiles."]
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=["cuda", "cpu"])
+@pytest.mark.parametrize(
+    ("of", "method", "error"),
+    [
+        (UNet2DConditionModel, "forward", ERRORS[0]),
+        (UNet2DConditionModel, "forward", ERRORS[1]),
+        (AutoencoderKL, "decode", ERRORS[0]),
+        (CLIPTextModelWithProjection, "forward", ERRORS[0]),
+    ],
+    ids=["step", "step-on-the-cpu", "decoder", "text-encoder"],
+)
 def test_the_end_is_retryable_and_the_next_task_runs_on_the_same_model(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, of: type, method: str
 ) -> None:
     engine = _engine(weights)
     before = _bytes_of(engine, TASK, tmp_path / "before")
     loaded = engine.loaded()
     with monkeypatch.context() as patch:
-        shortage = Shortage(patch, UNet2DConditionModel, "forward", lambda call, rows: call >= 2)
+        shortage = Shortage(patch, of, method, lambda call, rows: True)
         shortage.error = error
         (tmp_path / "failed").mkdir()
         context = RememberingContext(tmp_path / "failed")

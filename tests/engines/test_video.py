@@ -270,14 +270,19 @@ def test_a_decoder_without_memory_falls_back_to_tiles(load: Any, tmp_path: Path)
     assert [step for _, step, _ in viewer.steps].count(1) == 1  # the steps were not made again
 
 
-def test_without_memory_for_a_step_the_failure_may_be_tried_again(load: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ("text_encoder", "transformer", "vae.decoder"))
+def test_without_memory_the_failure_may_be_tried_again_and_the_next_video_is_made(
+    load: Any, tmp_path: Path, part: str
+) -> None:
     pipeline, runs = load("text"), []
 
     def fail(*_: Any) -> None:
         runs.append(1)
         raise torch.OutOfMemoryError("out of memory")
 
-    hook = pipeline.transformer.blocks[0].register_forward_pre_hook(fail)
+    owner, _, inner = part.partition(".")
+    module = getattr(pipeline, owner)
+    hook = (getattr(module, inner) if inner else module).register_forward_pre_hook(fail)
     try:
         with pytest.raises(EngineError, match="tried: whole frames decoded, frames decoded in tiles") as failed:
             filmed(pipeline, TASK, tmp_path)

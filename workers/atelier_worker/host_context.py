@@ -18,6 +18,7 @@ from atelier_worker.renditions import complete
 
 _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
 _DELIVERED = ".delivered"
+_CONTROLS = dict.fromkeys({*range(0x20), *range(0x7F, 0xA0)} - {ord("\n"), ord("\t")})
 _FINISH_REASONS = {"stop": chat_pb2.FINISH_REASON_STOP, "length": chat_pb2.FINISH_REASON_LENGTH}
 
 
@@ -69,8 +70,8 @@ class HostContext:
 
     def write(self, delta: str) -> None:
         self.check_cancelled()
-        if delta:
-            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=encodable(delta))))
+        if text := encodable(delta):
+            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=text)))
 
     def finish(
         self,
@@ -139,5 +140,9 @@ class HostContext:
 
 
 def encodable(text: object) -> str:
-    """Return text that can be encoded: half a surrogate pair, which some tokenizers emit, becomes a question mark."""
-    return str(text).encode("utf-8", "replace").decode("utf-8")
+    """Return text that can be encoded, stored and shown, whatever an engine or a model behind it wrote.
+
+    Half a surrogate pair, which some tokenizers emit, becomes a question mark. Control characters but tabs and ends of
+    lines are left out: no database takes a NUL, and escapes would steer the terminal of whoever reads along.
+    """
+    return str(text).encode("utf-8", "replace").decode("utf-8").translate(_CONTROLS)

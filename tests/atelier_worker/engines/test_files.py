@@ -158,3 +158,36 @@ def test_metadata_is_one_line_of_sorted_json() -> None:
     text = files.made_with(IMAGE, 7, "sketch")
     assert json.dumps(json.loads(text), ensure_ascii=False, sort_keys=True) == text
     assert io.StringIO(text).readlines() == [text]
+
+
+def reference(path: Path, kind: str = "init") -> Reference:
+    return Reference(kind, 1.0, path, "image/png")
+
+
+def colour_of(picture: Image.Image, path: Path, kind: str = "init", **options: object) -> tuple[int, ...]:
+    """What a reference of one colour is read as."""
+    picture.save(path, **options)  # type: ignore[arg-type]
+    read = files.read_picture(reference(path, kind), 8, 8)
+    assert read.mode == "RGB"
+    return tuple(int(value) for value in np.asarray(read)[4, 4])
+
+
+def test_a_reference_may_be_in_any_kind_of_colours(tmp_path: Path) -> None:
+    grey = Image.fromarray(np.full((9, 9), 20_000, np.uint16))
+    assert colour_of(grey, tmp_path / "16 bits.png") == (78, 78, 78)
+    assert colour_of(grey, tmp_path / "mask of 16 bits.png", "mask") == (78, 78, 78)
+    assert colour_of(Image.new("CMYK", (9, 9), (0, 255, 255, 0)), tmp_path / "cmyk.jpg") == (255, 0, 0)
+    assert colour_of(Image.new("1", (9, 9), 1), tmp_path / "bits.png") == (255, 255, 255)
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime")]
+    assert colour_of(frames[0], tmp_path / "moving.png", save_all=True, append_images=frames[1:]) == (255, 0, 0)
+
+
+def test_what_is_transparent_is_paper_and_in_a_mask_not_painted(tmp_path: Path) -> None:
+    nothing = Image.new("RGBA", (9, 9), (200, 30, 30, 0))
+    assert colour_of(nothing, tmp_path / "a.png") == (255, 255, 255)
+    assert colour_of(nothing, tmp_path / "a.png", "mask") == (0, 0, 0)
+    half = Image.new("LA", (9, 9), (0, 128))
+    assert colour_of(half, tmp_path / "b.png") == (127, 127, 127)
+    palette = Image.new("P", (9, 9), 0)
+    palette.putpalette([200, 30, 30])
+    assert colour_of(palette, tmp_path / "c.png", transparency=0) == (255, 255, 255)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from atelier_worker.engine import Reference
-from atelier_worker.engines.diffusers_engine.footage import Footage
+from atelier_worker.engine import EngineError, Reference
+from atelier_worker.engines.diffusers_engine.footage import Footage, check
 from tests.atelier_worker.engines.listener import VIDEO
 
 LAST = Reference("last_frame", 0.5, Path("last.png"), "image/png")
@@ -53,3 +54,20 @@ def test_what_is_filmed_beyond_the_task_is_said() -> None:
     assert exact.said() is None
     more = Footage.of(replace(VIDEO, width=72, height=32, frames=6), multiple=16, stride=4)
     assert "filmed 9 frames of 80 x 32, kept 6 of 72 x 32" in str(more.said())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    (
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"frames": 0}, "got 0 frames"),
+        ({"fps": 0}, "0 per second"),
+        ({"width": 63}, "width must be an even number of pixels for a video, got 63"),
+        ({"height": 0}, "height must be an even number of pixels for a video, got 0"),
+        ({"references": (LAST, LAST)}, "one reference of kind last_frame, got 2"),
+    ),
+)
+def test_what_no_video_can_be_is_refused_by_name(changes: dict[str, Any], sentence: str) -> None:
+    check(VIDEO)
+    with pytest.raises(EngineError, match=sentence):
+        check(replace(VIDEO, **changes))

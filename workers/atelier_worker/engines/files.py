@@ -87,6 +87,8 @@ def read_picture(reference: Reference, width: int, height: int) -> Image.Image:
 def read_upright(reference: Reference, at_least: tuple[int, int] | None = None) -> Image.Image:
     """A reference as RGB, upright; `at_least` so many pixels wide and high where its format can be read smaller.
 
+    Of an animation it is the first frame. What is transparent is white, and in a mask black: nothing was painted there.
+
     Raises:
         EngineError: the file is no picture that can be read.
     """
@@ -94,11 +96,22 @@ def read_upright(reference: Reference, at_least: tuple[int, int] | None = None) 
         with Image.open(reference.path) as opened:
             if at_least is not None:
                 opened.draft("RGB", at_least)
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return _opaque(ImageOps.exif_transpose(opened), "black" if reference.kind == "mask" else "white")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EngineError(
             f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
         ) from error
+
+
+def _opaque(picture: Image.Image, ground: str) -> Image.Image:
+    """A picture as RGB of 8 bits, on a ground where it is transparent: what lies below that is anything."""
+    if picture.mode.startswith("I"):
+        # Grey of 16 bits, of which Pillow would keep the lower eight and make the rest white.
+        picture = picture.point(lambda level: level * (1 / 256)).convert("L")
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer).convert("RGB")
 
 
 def painted_by(mask: Image.Image, strength: float) -> Image.Image:
