@@ -131,7 +131,7 @@ class Service:
 
     async def close(self) -> None:
         """Let the transactions that run end, and refuse what waits for one."""
-        await asyncio.gather(self.admission.close(), self.dispatch.close(), self.recording.close())
+        await asyncio.gather(self.admission.close(), self.dispatch.close(), self.recording.close(), self.watch.close())
 
     def _dispatch(self, settings: Settings, clock: Clock) -> Dispatch:
         mine = settings.router

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from router_service.domain import FINAL, Job
+from router_service.looks import MOST_EVENTS, Looks
 from router_service.relay import Relay
 from router_service.reports import Pending, Report
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
@@ -16,7 +17,6 @@ from service_kit.events.followers import Followers
 from service_kit.identity import Owner
 
 _MOST_JOBS = 200
-_PAGE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,12 @@ class Watch:
     def __init__(self, storage: Storage, signals: Signals, relay: Relay) -> None:
         self._storage = storage
         self._relay = relay
+        self._looks = Looks(storage)
         self.followers = Followers(signals.watchers, self._find_changed)
+
+    async def close(self) -> None:
+        """Let what is read at this moment end."""
+        await self._looks.close()
 
     async def open_job(self, job_id: str, owner: Owner, after: str) -> Opening:
         """Find out where to begin with one job.
@@ -62,15 +67,13 @@ class Watch:
         Raises:
             NotFound: no such job, or somebody else owns it.
         """
-        async with self._storage.read() as tx:
-            place = await tx.events.place(owner)
-            job = await tx.jobs.get_owned(job_id, owner)
-            position = place.after(after)
-            if position is None:
-                return Opening(place.epoch, place.position, Snapshot((job,), place.cursor), ended=False)
-            is_over = job.state in FINAL
-            missed = is_over and await tx.events.find_after(position, owner=owner, job_id=job_id, limit=1)
-            return Opening(place.epoch, position, None, ended=is_over and not missed)
+        place, job = await self._looks.job(job_id, owner)
+        position = place.after(after)
+        if position is None:
+            return Opening(place.epoch, place.position, Snapshot((job,), place.cursor), ended=False)
+        is_over = job.state in FINAL
+        missed = is_over and await self._looks.events(position, owner, job_id)
+        return Opening(place.epoch, position, None, ended=is_over and not missed)
 
     async def follow_job(self, job_id: str, owner: Owner, opening: Opening) -> AsyncIterator[Told]:
         """Yield what happens to a job, from the opening to its last event."""
@@ -121,7 +124,7 @@ class Watch:
                     follower.position = event.position
                 for report in pending.take():
                     yield report
-                if len(events) < _PAGE:
+                if len(events) < MOST_EVENTS:
                     heard = await follower.wait()
                     look = heard != {reports}
 
@@ -130,5 +133,7 @@ class Watch:
             return await tx.events.changed(since)
 
     async def _events(self, position: int, owner: Owner, job_id: str | None) -> list[JobEvent]:
+        if job_id is not None:
+            return await self._looks.events(position, owner, job_id)
         async with self._storage.read() as tx:
-            return await tx.events.find_after(position, owner=owner, job_id=job_id, limit=_PAGE)
+            return await tx.events.find_after(position, owner=owner, limit=MOST_EVENTS)

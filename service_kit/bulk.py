@@ -15,10 +15,13 @@ from sqlalchemy import (
     JSON,
     Boolean,
     ColumnElement,
+    Delete,
     Dialect,
+    Insert,
     Table,
     Text,
     TypeDecorator,
+    Update,
     and_,
     bindparam,
     delete,
@@ -32,6 +35,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
@@ -113,8 +117,7 @@ async def delete_rows(
     if not values:
         return
     if connection.dialect.name == "sqlite":
-        where = (among(table.c[column], values), *(table.c[name] == value for name, value in same.items()))
-        await connection.execute(delete(table).where(*where))
+        await connection.execute(_delete_of(table, column, tuple(same)), {"among_": list(values), **same})
     else:
         send_later(connection, _delete_sql(table, column, tuple(same)), {"among_": list(values), **same})
 
@@ -128,8 +131,7 @@ async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        statement = insert(table)
-        await connection.execute(statement.values({moment: db_now()}) if moment else statement, list(rows))
+        await connection.execute(_insert_of(table, moment), list(rows))
     else:
         names = tuple(rows[0])
         send_later(connection, _insert_sql(table, names, moment), _arrays(table, rows, names))
@@ -150,9 +152,7 @@ async def insert_new_rows(
         return set()
     if connection.dialect.name == "sqlite":
         # One by one: a driver's `executemany` returns no rows.
-        statement = (
-            sqlite_insert(table).on_conflict_do_nothing(index_elements=list(unique)).returning(table.c[returning])
-        )
+        statement = _insert_new_of(table, tuple(unique), returning)
         results = [await connection.execute(statement, row) for row in rows]
         return {value for result in results for value in result.scalars()}
     names = tuple(rows[0])
@@ -169,13 +169,10 @@ async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row
     if not rows:
         return
     names = tuple(rows[0])
-    values = [name for name in names if name not in key]
     if connection.dialect.name == "sqlite":
-        statement = sqlite_insert(table)
-        changed = {name: statement.excluded[name] for name in values}
-        await connection.execute(statement.on_conflict_do_update(index_elements=list(key), set_=changed), list(rows))
+        await connection.execute(_put_of(table, names, tuple(key)), list(rows))
         return
-    changes = ", ".join(f"{name} = excluded.{name}" for name in values)
+    changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
     send_later(connection, sql, _arrays(table, rows, names))
 
@@ -196,12 +193,7 @@ async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[
     if not rows:
         return 0
     if connection.dialect.name == "sqlite":
-        names = tuple(rows[0])
-        statement = (
-            update_of(table)
-            .where(and_(*(table.c[name] == bindparam(f"is_{name}") for name in match)))
-            .values({table.c[_target(name)]: bindparam(f"to_{name}") for name in names if name not in match})
-        )
+        statement = _update_of(table, tuple(rows[0]), tuple(match))
         prefixed = [
             {(f"is_{name}" if name in match else f"to_{name}"): value for name, value in row.items()} for row in rows
         ]
@@ -238,6 +230,44 @@ def _json_text(value: Any) -> str | None:
 
 def _target(name: str) -> str:
     return name.removeprefix("new_")
+
+
+# What SQLAlchemy is told is made once as well: to make a statement and to know it again costs as much as to run it.
+
+
+@lru_cache(maxsize=256)
+def _delete_of(table: Table, column: str, same: tuple[str, ...]) -> Delete:
+    return delete(table).where(
+        among(table.c[column], "among_"), *(table.c[name] == bindparam(name, type_=table.c[name].type) for name in same)
+    )
+
+
+@lru_cache(maxsize=256)
+def _insert_of(table: Table, moment: str) -> Insert:
+    statement = insert(table)
+    return statement.values({moment: db_now()}) if moment else statement
+
+
+@lru_cache(maxsize=256)
+def _insert_new_of(table: Table, unique: tuple[str, ...], returning: str) -> ReturningInsert[Any]:
+    statement = sqlite_insert(table).on_conflict_do_nothing(index_elements=list(unique))
+    return statement.returning(table.c[returning])
+
+
+@lru_cache(maxsize=256)
+def _put_of(table: Table, names: tuple[str, ...], key: tuple[str, ...]) -> Insert:
+    statement = sqlite_insert(table)
+    changed = {name: statement.excluded[name] for name in names if name not in key}
+    return statement.on_conflict_do_update(index_elements=list(key), set_=changed)
+
+
+@lru_cache(maxsize=256)
+def _update_of(table: Table, names: tuple[str, ...], match: tuple[str, ...]) -> Update:
+    return (
+        update_of(table)
+        .where(and_(*(table.c[name] == bindparam(f"is_{name}") for name in match)))
+        .values({table.c[_target(name)]: bindparam(f"to_{name}") for name in names if name not in match})
+    )
 
 
 @lru_cache(maxsize=256)

@@ -256,14 +256,15 @@ class Database:
             connection = await _connect(engine)
             try:
                 transaction = await connection.begin()
-                try:
-                    yield connection
-                except BaseException:
-                    await _to_the_end(_roll_back(connection, transaction))
-                    raise
-                await _to_the_end(transaction.commit())
-            finally:
+            except BaseException:
                 await _to_the_end(connection.close())
+                raise
+            try:
+                yield connection
+            except BaseException:
+                await _to_the_end(_roll_back(connection, transaction))
+                raise
+            await _to_the_end(_commit(connection, transaction))
         except SQLAlchemyError as error:
             known = None if self.is_sqlite else postgres_error(error)
             if known is None:
@@ -314,6 +315,13 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         raise
 
 
+async def _commit(connection: AsyncConnection, transaction: AsyncTransaction) -> None:
+    try:
+        await transaction.commit()
+    finally:
+        await connection.close()
+
+
 async def _roll_back(connection: AsyncConnection, transaction: AsyncTransaction) -> None:
     """Roll back. If the connection is lost the server does it by itself, and what was raised first is what counts."""
     try:
@@ -321,6 +329,8 @@ async def _roll_back(connection: AsyncConnection, transaction: AsyncTransaction)
     except DBAPIError as error:
         log.warning("connection_lost", error=repr(error))
         await connection.invalidate(error)
+    finally:
+        await connection.close()
 
 
 async def _give_back(taking: asyncio.Future[AsyncConnection]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -47,6 +47,12 @@ class Events:
         """Return an owner's events after a position, in order; those of one job if it is named. May be empty."""
         stored = await event_log.after(self._connection, position, owner=owner, subject_id=job_id, limit=limit)
         return [JobEvent(event.position, codec.from_bytes(Job, event.payload)) for event in stored]
+
+    async def find_of_jobs(self, after: Mapping[tuple[Owner, str], int], *, limit: int) -> list[tuple[Owner, JobEvent]]:
+        """Return events of jobs by (owner, job_id), each with its owner: those after the job's position, in order."""
+        watched = [(owner, job_id, position) for (owner, job_id), position in after.items()]
+        stored = await event_log.of_subjects(self._connection, watched, limit=limit)
+        return [(owner, JobEvent(position, codec.from_bytes(Job, payload))) for owner, _, position, payload in stored]
 
     async def changed(self, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
         """Return which jobs of these owners have events after the positions: (owner, job_id, position), in order."""

@@ -14,7 +14,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Index, MetaData, Table, and_, bindparam, delete, insert, select, text, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service_kit.database import db_now, json_list
@@ -67,6 +81,28 @@ _CHANGED_ON_SQLITE = text(
     _CHANGED.format(
         watched="(SELECT json_extract(value, '$[0]') AS tenant_id, json_extract(value, '$[1]') AS owner_id,"
         " json_extract(value, '$[2]') AS position FROM json_each(:watched)) AS watched"
+    )
+)
+
+# In this order: a few are looked for, and the events of each are found by the index.
+_OF_SUBJECTS = """
+SELECT events.tenant_id, events.owner_id, events.subject_id, events.position, events.payload
+FROM {watched} CROSS JOIN events
+WHERE events.tenant_id = watched.tenant_id AND events.owner_id = watched.owner_id
+    AND events.subject_id = watched.subject_id AND events.position > watched.position
+ORDER BY events.position LIMIT :most
+"""
+_OF_SUBJECTS_ON_POSTGRESQL = text(
+    _OF_SUBJECTS.format(
+        watched="unnest(CAST(:tenants AS text[]), CAST(:owners AS text[]), CAST(:subjects AS text[]),"
+        " CAST(:positions AS bigint[])) AS watched (tenant_id, owner_id, subject_id, position)"
+    )
+)
+_OF_SUBJECTS_ON_SQLITE = text(
+    _OF_SUBJECTS.format(
+        watched="(SELECT json_extract(value, '$[0]') AS tenant_id, json_extract(value, '$[1]') AS owner_id,"
+        " json_extract(value, '$[2]') AS subject_id, json_extract(value, '$[3]') AS position"
+        " FROM json_each(:watched)) AS watched"
     )
 )
 
@@ -129,6 +165,15 @@ class EventLog:
         self._events = Table("events", metadata, *event_columns(), *indexes)
         self._heads = Table("event_heads", metadata, *event_head_columns())
         self._source = Table("event_source", metadata, *event_source_columns())
+        # Made once: to make a statement and to know it again costs as much as to run it.
+        self._insert = insert(self._events).values(created_at=db_now())
+        after = select(self._events).where(*_of(self._events), self._events.c.position > bindparam("after"))
+        after = after.order_by(self._events.c.position).limit(bindparam("most", type_=Integer))
+        self._after = after
+        self._after_of_subject = after.where(self._events.c.subject_id == bindparam("subject"))
+        self._place = select(self._source.c.epoch, self._heads.c.position, self._heads.c.trimmed_to).outerjoin_from(
+            self._source, self._heads, and_(*_of(self._heads))
+        )
 
     async def write(self, tx: AsyncConnection, new: Sequence[NewEvent]) -> None:
         """Write events, in order, as the last step of a transaction: until it ends their owners' events are locked."""
@@ -164,17 +209,39 @@ class EventLog:
             }
             for event, before_last in zip(new, behind, strict=True)
         ]
-        await tx.execute(insert(self._events).values(created_at=db_now()), rows)
+        await tx.execute(self._insert, rows)
 
     async def after(
         self, tx: AsyncConnection, position: int, *, owner: Owner, subject_id: str | None = None, limit: int = 500
     ) -> list[StoredEvent]:
         """Return at most `limit` events of an owner after a position, oldest first; those of one subject if named."""
-        events = self._events
-        query = select(events).where(*self._of(owner), events.c.position > position)
-        if subject_id is not None:
-            query = query.where(events.c.subject_id == subject_id)
-        return [_to_event(row) for row in await tx.execute(query.order_by(events.c.position).limit(limit))]
+        values: dict[str, Any] = {**_named(owner), "after": position, "most": limit}
+        if subject_id is None:
+            rows = await tx.execute(self._after, values)
+        else:
+            rows = await tx.execute(self._after_of_subject, {**values, "subject": subject_id})
+        return [_to_event(row) for row in rows]
+
+    async def of_subjects(
+        self, tx: AsyncConnection, after: Iterable[tuple[Owner, str, int]], *, limit: int
+    ) -> list[tuple[Owner, str, int, bytes]]:
+        """Return at most `limit` events, by position, of (owner, subject_id) after the position that goes with them.
+
+        Each as (owner, subject_id, position, payload); one for each time that it is asked for.
+        """
+        watched = [(owner.tenant_id, owner.owner_id, subject_id, position) for owner, subject_id, position in after]
+        if tx.dialect.name == "postgresql":
+            tenants, owners, subjects, positions = (
+                (list(column) for column in zip(*watched, strict=True)) if watched else ([],) * 4
+            )
+            values = {"tenants": tenants, "owners": owners, "subjects": subjects, "positions": positions}
+            rows = await tx.execute(_OF_SUBJECTS_ON_POSTGRESQL, {**values, "most": limit})
+        else:
+            rows = await tx.execute(_OF_SUBJECTS_ON_SQLITE, {"watched": json_list(watched), "most": limit})
+        return [
+            (Owner(tenant_id, owner_id), subject_id, position, payload)
+            for tenant_id, owner_id, subject_id, position, payload in rows
+        ]
 
     async def changed(self, tx: AsyncConnection, since: Iterable[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
         """Return whose events of which subject came after the positions: (owner, subject_id, position), in order.
@@ -196,11 +263,7 @@ class EventLog:
 
     async def place(self, tx: AsyncConnection, owner: Owner) -> Place:
         """Return where an owner's events stand. In a snapshot read this first: what is read later is never older."""
-        heads = self._heads
-        query = select(self._source.c.epoch, heads.c.position, heads.c.trimmed_to).outerjoin_from(
-            self._source, heads, and_(heads.c.tenant_id == owner.tenant_id, heads.c.owner_id == owner.owner_id)
-        )
-        row = (await tx.execute(query)).one()
+        row = (await tx.execute(self._place, _named(owner))).one()
         return Place(_epoch_of(row.epoch, owner), row.position or 0, row.trimmed_to or 0)
 
     async def trim(self, tx: AsyncConnection, *, older_than: timedelta) -> int:
@@ -228,9 +291,14 @@ class EventLog:
             )
         return len(rows)
 
-    def _of(self, owner: Owner) -> list[Any]:
-        events = self._events
-        return [events.c.tenant_id == owner.tenant_id, events.c.owner_id == owner.owner_id]
+
+def _of(table: Table) -> list[ColumnElement[bool]]:
+    """Return the condition that a row is of the owner who is named with `_named`."""
+    return [table.c.tenant_id == bindparam("tenant_id"), table.c.owner_id == bindparam("owner_id")]
+
+
+def _named(owner: Owner) -> dict[str, str]:
+    return {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id}
 
 
 def _arrays(heads: list[tuple[Owner, int]], new: Sequence[NewEvent], behind: list[int]) -> dict[str, list[Any]]:

@@ -44,6 +44,18 @@ async def test_events_are_numbered_per_owner_and_come_back_in_order(
         assert await event_log.after(tx, 0, owner=NOBODY) == []
 
 
+async def test_events_of_several_subjects_come_together(open_database: Callable[[str], Database]) -> None:
+    db = open_database("library")
+    async with db.write() as tx:
+        await event_log.write(tx, [event(BOB, "b"), event(ANN, "a"), event(ANN, "c"), event(ANN, "a", 2)])
+    async with db.read() as tx:
+        asked = [(ANN, "a", 1), (BOB, "b", 0), (BOB, "a", 0), (NOBODY, "a", 0), (ANN, "c", 2)]
+        payload = b"\0payload"
+        assert await event_log.of_subjects(tx, asked, limit=5) == [(BOB, "b", 1, payload), (ANN, "a", 3, payload)]
+        assert await event_log.of_subjects(tx, asked, limit=1) == [(BOB, "b", 1, payload)]
+        assert await event_log.of_subjects(tx, [], limit=5) == []
+
+
 async def test_it_tells_whose_events_came_later(open_database: Callable[[str], Database]) -> None:
     db = open_database("library")
     async with db.write() as tx:

@@ -29,12 +29,17 @@ async def test_jobs_are_told_as_they_were_after_each_change(router: Storage, clo
             tx.events.add(one, codec.to_bytes(one))
         assert await tx.now() == clock.now()
     async with router.read() as tx:
-        told = await tx.events.find_after(0, owner=ANN)
-        assert [(event.position, event.job) for event in told] == [(1, first), (2, second), (3, others[1])]
+        mine = await tx.events.find_after(0, owner=ANN)
+        assert [(event.position, event.job) for event in mine] == [(1, first), (2, second), (3, others[1])]
         assert [event.position for event in await tx.events.find_after(1, owner=ANN)] == [2, 3]
         assert [event.position for event in await tx.events.find_after(0, owner=ANN, job_id="j1")] == [1, 2]
         assert [event.position for event in await tx.events.find_after(0, owner=ANN, limit=1)] == [1]
         assert await tx.events.find_after(0, owner=Owner("u", "ann")) == []
+        since = {(ANN, "j1"): 1, (BOB, "j2"): 0, (BOB, "j3"): 0, (ANN, "j3"): 3}
+        told = [(owner, event.position, event.job) for owner, event in await tx.events.find_of_jobs(since, limit=9)]
+        assert told == [(BOB, 1, others[0]), (ANN, 2, second)]
+        assert len(await tx.events.find_of_jobs({(ANN, "j1"): 0}, limit=1)) == 1
+        assert await tx.events.find_of_jobs({}, limit=9) == []
         assert await tx.events.changed([(ANN, 2), (BOB, 0)]) == [(ANN, "j3", 3), (BOB, "j2", 1)]
         assert (await tx.events.place(ANN)).position == 3
     clock.advance(SECOND)
