@@ -12,6 +12,7 @@ QUALITIES = ("draft", "standard", "high")
 ASPECTS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame", "last_frame")
 SORTS = ("newest", "oldest", "title")
+DELIVERY_STATES = ("pending", "delivered", "given_up")
 KEY_KINDS = ("user", "worker", "admin", "internal")
 JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancelled")
 SERVICES = ("router", "asset", "library", "gateway")
@@ -77,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_workspace(tree.group("workspace", "the workspace: what jobs made, until it expires"))
     _add_library(tree.group("library", "the library: what was saved for good"))
     _add_keys(tree.group("keys", "API keys"))
+    _add_webhooks(tree.group("webhooks", "webhooks: what was posted, and what it is signed with"))
     _add_models(tree.group("models", "the routing table: models and the workers that run them"))
     _add_comfy(tree.group("comfy", "ComfyUI: workflows as templates that a worker runs"))
     _add_moving(tree)
@@ -130,6 +132,7 @@ def _add_generate(tree: Tree) -> None:
         "--lora", action="append", default=[], metavar="NAME[:WEIGHT]", help="add to the model's weights (weight: 1)"
     )
     what.add_argument("--duration", type=float, metavar="SECONDS", help="length of a video (default: 3)")
+    what.add_argument("--frame-rate", type=int, metavar="N", help="frames a second of a video, 1 to 60")
     what.add_argument("--enhance", action="store_true", help="write a richer prompt first, and use that")
     what.add_argument("--priority", type=int, metavar="N", help="order among your own waiting jobs, higher first")
     start = command.add_argument_group("pictures to start from (uploaded first)")
@@ -279,6 +282,17 @@ def _add_keys(tree: Tree) -> None:
     tree.leaf("revoke", "keys:revoke", "revoke a key").add_argument("key_id", metavar="KEY_ID")
 
 
+def _add_webhooks(tree: Tree) -> None:
+    listing = tree.leaf("deliveries", "webhooks:deliveries", "list your deliveries, newest first")
+    listing.add_argument("--job", default="", dest="job_id", metavar="JOB", help="only those of this job")
+    listing.add_argument("--state", default="", choices=DELIVERY_STATES, help="only those in this state")
+    _paging(listing)
+    again = tree.leaf("redeliver", "webhooks:redeliver", "send a delivery again, at once")
+    again.add_argument("delivery_id", metavar="DELIVERY")
+    tree.leaf("secret", "webhooks:secret", "print the secret that your webhooks are signed with")
+    tree.leaf("rotate-secret", "webhooks:rotate_secret", "make a new secret; for 24 hours the old one signs, too")
+
+
 def _add_models(tree: Tree) -> None:
     tree.leaf("list", "models:list_models", "list the routing table with the connected workers")
     tree.leaf("workers", "models:list_workers", "list the connected workers with their labels")
@@ -294,6 +308,14 @@ def _add_models(tree: Tree) -> None:
     put.add_argument("--base-size", type=int, default=0, metavar="PIXELS", help="the longer side of a square output")
     put.add_argument(
         "--steps", type=int, default=0, dest="default_steps", metavar="N", help="steps at standard quality"
+    )
+    put.add_argument(
+        "--frame-rate",
+        type=int,
+        default=0,
+        dest="default_frame_rate",
+        metavar="N",
+        help="frames a second of its videos (default: 24)",
     )
     put.add_argument(
         "--deadline", type=int, default=0, dest="deadline_seconds", metavar="SECONDS", help="how long a job may take"

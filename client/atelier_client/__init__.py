@@ -58,6 +58,8 @@ from atelier_client.models import (
     SweepFinding,
     TokenUsage,
     Warning,
+    WebhookDelivery,
+    WebhookSecret,
     Worker,
 )
 
@@ -123,5 +125,7 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Warning",
+    "WebhookDelivery",
+    "WebhookSecret",
     "Worker",
 ]

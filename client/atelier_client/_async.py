@@ -42,6 +42,8 @@ from atelier_client.models import (
     SignInCode,
     Submitted,
     SweepFinding,
+    WebhookDelivery,
+    WebhookSecret,
     Worker,
 )
 
@@ -331,6 +333,20 @@ class AsyncAtelier:
 
     async def create_sign_in_code(self) -> SignInCode:
         return await self._send(calls.create_sign_in_code())
+
+    async def webhook_deliveries(
+        self, *, job_id: str = "", state: str = "", page_size: int | None = None, page_token: str = ""
+    ) -> Page[WebhookDelivery]:
+        return await self._send(calls.list_webhook_deliveries(job_id, state, page_size, page_token))
+
+    async def redeliver_webhook(self, delivery_id: str) -> WebhookDelivery:
+        return await self._send(calls.redeliver_webhook(delivery_id))
+
+    async def webhook_secret(self) -> WebhookSecret:
+        return await self._send(calls.get_webhook_secret())
+
+    async def rotate_webhook_secret(self) -> WebhookSecret:
+        return await self._send(calls.rotate_webhook_secret())
 
     async def identity(self) -> Identity:
         return await self._send(calls.get_identity())

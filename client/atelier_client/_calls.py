@@ -32,6 +32,8 @@ from atelier_client.models import (
     SignInCode,
     Submitted,
     SweepFinding,
+    WebhookDelivery,
+    WebhookSecret,
     Worker,
 )
 
@@ -109,6 +111,7 @@ class GenerateOptions(TypedDict, total=False):
         height: of the outputs in pixels.
         annotations: what the caller wants to find again on the job.
         duration_seconds: length of a video.
+        frame_rate: frames a second of a video.
         guidance: how closely the engine follows the prompt.
         scheduler: how the engine takes the noise away, such as `euler`.
         loras: what to add to the model's weights.
@@ -127,6 +130,7 @@ class GenerateOptions(TypedDict, total=False):
     annotations: Mapping[str, str]
     steps: int | None
     duration_seconds: float | None
+    frame_rate: int | None
     guidance: float | None
     scheduler: str
     loras: Sequence[Lora]
@@ -473,6 +477,7 @@ def put_model(model: Model) -> Call[Model]:
         max_quantity=model.max_quantity or None,
         base_size=model.base_size or None,
         default_steps=model.default_steps or None,
+        default_frame_rate=model.default_frame_rate or None,
         deadline_seconds=model.deadline_seconds or None,
         position=model.position or None,
     )
@@ -513,6 +518,31 @@ def revoke_key(key_id: str) -> Call[Key]:
 def create_sign_in_code() -> Call[SignInCode]:
     """`POST /v1/sign-in-codes`."""
     return Call("POST", "/v1/sign-in-codes", lambda reply: decode(SignInCode, reply), json={})
+
+
+def list_webhook_deliveries(
+    job_id: str, state: str, page_size: int | None, page_token: str
+) -> Call[Page[WebhookDelivery]]:
+    """`GET /v1/webhooks/deliveries`."""
+    params = _given(job_id=job_id, state=state, page_size=page_size, page_token=page_token)
+    return Call("GET", "/v1/webhooks/deliveries", _page(WebhookDelivery, "deliveries"), params=params)
+
+
+def redeliver_webhook(delivery_id: str) -> Call[WebhookDelivery]:
+    """`POST /v1/webhooks/deliveries/{delivery_id}/redeliver`."""
+    path = _path("/v1/webhooks/deliveries/{}/redeliver", delivery_id)
+    return Call("POST", path, one(WebhookDelivery, "delivery"), json={})
+
+
+def get_webhook_secret() -> Call[WebhookSecret]:
+    """`GET /v1/webhooks/secret`."""
+    return Call("GET", "/v1/webhooks/secret", lambda reply: decode(WebhookSecret, reply))
+
+
+def rotate_webhook_secret() -> Call[WebhookSecret]:
+    """`POST /v1/webhooks/secret/rotate`. Each call makes a new one."""
+    path = "/v1/webhooks/secret/rotate"
+    return Call("POST", path, lambda reply: decode(WebhookSecret, reply), json={}, repeatable=False)
 
 
 def get_identity() -> Call[Identity]:

@@ -42,6 +42,8 @@ from atelier_client.models import (
     SignInCode,
     Submitted,
     SweepFinding,
+    WebhookDelivery,
+    WebhookSecret,
     Worker,
 )
 
@@ -396,6 +398,24 @@ class Atelier:
     def create_sign_in_code(self) -> SignInCode:
         """Make a code with which a browser signs in once, as the caller."""
         return self._send(calls.create_sign_in_code())
+
+    def webhook_deliveries(
+        self, *, job_id: str = "", state: str = "", page_size: int | None = None, page_token: str = ""
+    ) -> Page[WebhookDelivery]:
+        """Return the caller's deliveries of webhooks, newest first."""
+        return self._send(calls.list_webhook_deliveries(job_id, state, page_size, page_token))
+
+    def redeliver_webhook(self, delivery_id: str) -> WebhookDelivery:
+        """Send a delivery again, at once and with all its repetitions, whatever became of it before."""
+        return self._send(calls.redeliver_webhook(delivery_id))
+
+    def webhook_secret(self) -> WebhookSecret:
+        """Return what the caller's webhooks are signed with; it is made when it is first asked for."""
+        return self._send(calls.get_webhook_secret())
+
+    def rotate_webhook_secret(self) -> WebhookSecret:
+        """Make a new secret. For 24 hours the one before signs, too."""
+        return self._send(calls.rotate_webhook_secret())
 
     def identity(self) -> Identity:
         """Return who the caller is."""

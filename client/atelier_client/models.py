@@ -383,6 +383,7 @@ class Model:
     connected_workers: int = 0
     free_slots: int = 0
     hint: str = ""
+    default_frame_rate: int = 0
     raw: Mapping[str, Any] = _raw()
 
 
@@ -443,6 +444,46 @@ class SignInCode:
 
     code: str = dataclasses.field(default="", repr=False)
     expires_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookDelivery:
+    """One event of a job that is posted to a webhook, and what became of it: `pending`, `delivered`, `given_up`.
+
+    Attributes:
+        delivery_id: also the header `webhook-id`, the same in every repetition.
+        last_status: the HTTP status of the last answer, 0 when there was none.
+        next_attempt_at: None unless it is pending.
+    """
+
+    delivery_id: str = ""
+    job_id: str = ""
+    event: str = ""
+    url: str = ""
+    dialect: str = ""
+    state: str = ""
+    attempts: int = 0
+    last_status: int = 0
+    last_error: str = ""
+    created_at: datetime | None = None
+    last_attempt_at: datetime | None = None
+    next_attempt_at: datetime | None = None
+    raw: Mapping[str, Any] = _raw()
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSecret:
+    """What the caller's webhooks are signed with.
+
+    Attributes:
+        created_at: when it was made; None in the answer to a rotation.
+        previous_ends_at: when the one before ceases to sign, too; None unless it was just rotated.
+    """
+
+    secret: str = dataclasses.field(default="", repr=False)
+    created_at: datetime | None = None
+    previous_ends_at: datetime | None = None
     raw: Mapping[str, Any] = _raw()
 
 

@@ -10,6 +10,7 @@ import webbrowser
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -139,7 +140,7 @@ def test_a_video_gives_its_request(tmp_path: Path) -> None:
     assert notes == []
     assert request == {
         **{"prompt": "a kite", "negative_prompt": "", "model": "wan", "format": "video", "quantity": 1, "seed": 9},
-        **{"quality": "draft", "aspect_ratio": "16:9", "steps": 4, "duration_seconds": 2.0},
+        **{"quality": "draft", "aspect_ratio": "16:9", "steps": 4, "duration_seconds": 2.0, "frame_rate": 8},
     }
 
 
@@ -190,6 +191,22 @@ def test_keys(atelier: Run, up: UpProcess, run: Run, tmp_path: Path) -> None:
     assert atelier("keys", "revoke", key["key_id"]).code == 0
     assert "revoked" in atelier("keys", "list", "--owner", "ada").out
     assert atelier("keys", "create", "--owner", "ada", "--out", str(out)).code == 2
+
+
+def test_webhooks(atelier: Run, up: UpProcess) -> None:
+    body = {"prompt": "a heron", "model": "sdxl", "format": "image", "webhook": {"url": "https://hooks.invalid/"}}
+    with httpx.Client(base_url=up.url, headers={"x-api-key": up.key}) as http:
+        job_id = http.post("/v1/generate-content", json=body).raise_for_status().json()["job_id"]
+        http.post(f"/v1/jobs/{job_id}/cancel", json={}).raise_for_status()
+    (delivery,) = atelier("webhooks", "deliveries", "--job", job_id, "--json").json["deliveries"]
+    assert delivery["delivery_id"] in atelier("webhooks", "deliveries", "--job", job_id, "--state", "pending").out
+    assert atelier("webhooks", "deliveries", "--job", job_id, "--state", "delivered").out == ""
+    assert "https://hooks.invalid/" in atelier("webhooks", "redeliver", delivery["delivery_id"]).out
+    assert atelier("webhooks", "redeliver", "none").code == 4
+    before = atelier("webhooks", "secret").out
+    made = atelier("webhooks", "rotate-secret")
+    assert made.out.startswith("whsec_") and made.out != before and "until" in made.err
+    assert atelier("webhooks", "secret").out == made.out
 
 
 def test_a_new_key_is_printed_once(atelier: Run) -> None:

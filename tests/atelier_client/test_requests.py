@@ -63,6 +63,14 @@ def test_what_steers_a_generation_is_sent_and_read(api: ScriptedApi, client: Eit
     assert (effective.guidance, effective.scheduler, effective.loras) == (0, "euler", (Lora("ink", 1),))
 
 
+def test_a_frame_rate_is_asked_for_and_registered(api: ScriptedApi, client: Either) -> None:
+    row = {"name": "reel", "default_frame_rate": 16}
+    api.script(reply_json(ACCEPTED), reply_json({"model": row}))
+    client.submit("a kite", model="reel", format="video", duration_seconds=2, frame_rate=12)
+    assert client.put_model(Model(name="reel", worker_type="wan", default_frame_rate=16)).default_frame_rate == 16
+    assert (api.seen[0].json["frame_rate"], api.seen[1].json["default_frame_rate"]) == (12, 16)
+
+
 @pytest.mark.parametrize("trouble", [DROP, refusal(503, "UNAVAILABLE", retry_after=0)], ids=["dropped", "503"])
 def test_a_submit_is_repeated_with_the_same_idempotency_key(api: ScriptedApi, client: Either, trouble: Reply) -> None:
     api.script(trouble, reply_json(ACCEPTED))
@@ -236,3 +244,32 @@ def test_a_new_key_does_not_print_its_text(api: ScriptedApi, client: Either) -> 
     made = client.create_key("ada", kind="user")
     assert made.secret == "atl_k_topsecret"
     assert "topsecret" not in repr(made)
+
+
+def test_webhooks_are_listed_sent_again_and_signed_anew(api: ScriptedApi, client: Either) -> None:
+    delivery = {"delivery_id": "d1", "job_id": "j1", "event": "completed", "state": "given_up", "attempts": 10}
+    api.script(
+        reply_json({"deliveries": [delivery], "next_page_token": "p2"}),
+        reply_json({"delivery": {**delivery, "state": "pending"}}),
+        reply_json({"secret": "whsec_old", "created_at": "2026-01-02T03:04:05Z"}),
+        reply_json({"secret": "whsec_new", "previous_ends_at": "2026-01-03T03:04:05Z"}),
+    )
+    page = client.webhook_deliveries(job_id="j1", state="given_up", page_size=1)
+    assert ([each.attempts for each in page], page.next_page_token) == ([10], "p2")
+    assert client.redeliver_webhook("d1").state == "pending"
+    assert client.webhook_secret().secret == "whsec_old"
+    rotated = client.rotate_webhook_secret()
+    assert rotated.secret == "whsec_new" and "whsec_new" not in repr(rotated)
+    assert [(seen.method, seen.path.partition("?")[0]) for seen in api.seen] == [
+        ("GET", "/v1/webhooks/deliveries"),
+        ("POST", "/v1/webhooks/deliveries/d1/redeliver"),
+        ("GET", "/v1/webhooks/secret"),
+        ("POST", "/v1/webhooks/secret/rotate"),
+    ]
+
+
+def test_a_rotation_is_not_repeated_by_itself(api: ScriptedApi, client: Either) -> None:
+    api.script(DROP, reply_json({"secret": "whsec_new"}))
+    with pytest.raises(Unreachable):
+        client.rotate_webhook_secret()
+    assert len(api.seen) == 1
