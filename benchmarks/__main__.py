@@ -1,7 +1,7 @@
 """`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
 
-`make bench PART=jobs` takes only some: startup, progress, uploads, search, saving, relay, watchers, jobs, dispatch
-(with commas).
+`make bench PART=jobs` takes only some: startup, progress, image, uploads, search, saving, relay, watchers, jobs,
+dispatch (with commas).
 """
 
 from __future__ import annotations
@@ -17,7 +17,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import environment, figures, footprint, latency, load_report, relay, saving, search, uploads, watchers
+from benchmarks import (
+    environment,
+    figures,
+    footprint,
+    image_request,
+    latency,
+    load_report,
+    relay,
+    saving,
+    search,
+    uploads,
+    watchers,
+)
 from benchmarks.comparison import PeerMissing
 from benchmarks.rounds import ROUNDS, Rounds
 from tests.support.postgres import NoPostgres, PostgresServer
@@ -26,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
-PARTS = ("startup", "progress", "uploads", "search", "saving", "relay", "watchers", "jobs", "dispatch")
+PARTS = ("startup", "progress", "image", "uploads", "search", "saving", "relay", "watchers", "jobs", "dispatch")
 
 
 def main() -> None:
@@ -68,6 +80,9 @@ def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
         if alone:
             sections.append(("Atelier alone", figures.table(alone)))
             body["alone"] = [vars(figure) for figure in alone]
+        if "image" in parts:
+            body["image"] = image_request.measure(folder)
+            sections.append(("One image request", image_request.table(body["image"])))
         if "uploads" in parts:
             body["uploads"] = uploads.measure(folder, rounds)
             sections.append(("Upload and download", load_report.markdown(uploads.table(body["uploads"], rounds))))
