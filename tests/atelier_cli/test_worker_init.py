@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -261,6 +262,22 @@ def test_the_doctor_reads_a_file_of_workers(run: Run, tmp_path: Path, monkeypatc
     assert (
         "BAD  worker.toml: worker.toml, [worker]: connect takes a text, got 7.\n       Correct worker.toml." in done.out
     )
+
+
+def test_the_doctor_tells_what_was_found_before_its_time_was_over(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = b'{"check": "engine a", "ok": true, "seen": "it is made", "remedy": ""}\n'
+
+    def hangs(command: list[str], **_: object) -> None:
+        raise subprocess.TimeoutExpired(command, 600, line + b'{"check": "eng')
+
+    monkeypatch.setattr(subprocess, "run", hangs)
+    (tmp_path / "worker.toml").touch()
+    done = run("doctor", "--config", str(tmp_path / "worker.toml"), "--data-dir", str(tmp_path))
+    assert done.code == 1
+    assert "ok   engine a: it is made\n" in done.out
+    assert "BAD  worker.toml: not all of it was checked within 600 seconds\n" in done.out
 
 
 def test_a_local_client_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:

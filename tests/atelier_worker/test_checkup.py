@@ -39,7 +39,7 @@ async def found(
     file = folder / "worker.toml"
     file.write_text(f'[worker]\nconnect = "{connect}"\n{engines}')
     variables = {"ATELIER_WORKER_KEY": key, "ATELIER_DATA_DIR": str(folder)}
-    return {one.check: one for one in await check_up(file, variables)}
+    return {one.check: one async for one in check_up(file, variables)}
 
 
 def safetensors(file: Path, elements: int = 1000, dtype: str = "F32", *, missing: int = 0) -> Path:
@@ -113,6 +113,16 @@ async def test_an_engine_that_cannot_be_made(tmp_path: Path) -> None:
     assert "no_such_module" in module.seen
 
 
+async def test_a_router_that_does_not_answer_is_said_once(tmp_path: Path) -> None:
+    all_of_it = await found(tmp_path, _SKETCH + _SKETCH.replace('"e"', '"f"'))
+    assert [(one.check, one.ok) for one in all_of_it.values()] == [
+        ("worker.toml", True),
+        ("engine e", True),
+        ("router for e", False),
+        ("engine f", True),
+    ]
+
+
 def weights(folder: Path, *names: str, **options: object) -> dict[str, Finding]:
     models = [{"name": name, "source": str(folder / name)} for name in names]
     plan = EnginePlan("e", "sketch", {"models": models, **options}, "attic-e")
@@ -134,6 +144,17 @@ async def test_weights_that_are_broken_or_too_large(tmp_path: Path, monkeypatch:
     gone = weights(tmp_path, "fine", device="cuda:3")["memory for e"]
     assert (gone.seen, gone.remedy) == ("there is no cuda:3 on this machine", "Name another device: cuda:0.")
     assert "and cpu has" in weights(tmp_path, "fine", device="cpu")["memory for e"].seen
+
+
+async def test_weights_that_cannot_be_looked_at_do_not_end_the_check(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "up").symlink_to("..")
+    safetensors(tmp_path / "again" / "w.safetensors")
+    seen = weights(tmp_path, "loop", "again", "x" * 300)
+    assert "weights of e, loop" not in seen, "the engine says that it is not there"
+    assert seen["weights of e, again"].seen == "1 files, 0.0 GiB in memory"
+    assert "cannot be read: File name too long" in seen[f"weights of e, {'x' * 300}"].seen
 
 
 async def test_files_are_measured_by_their_headers(tmp_path: Path) -> None:

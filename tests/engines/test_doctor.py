@@ -30,7 +30,11 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finding]:
     names = ("whole", "wrong")
     file.write_text('[worker]\nconnect = "127.0.0.1:9"\n' + "".join(_ENGINE.format(name=name) for name in names))
     environ = {"ATELIER_WORKER_KEY": "k", "ATELIER_DATA_DIR": str(folder)}
-    return {one.check: one for one in asyncio.run(check_up(file, environ))}
+
+    async def all_of_it() -> dict[str, Finding]:
+        return {one.check: one async for one in check_up(file, environ)}
+
+    return asyncio.run(all_of_it())
 
 
 def test_whole_weights_are_well(found: dict[str, Finding]) -> None:

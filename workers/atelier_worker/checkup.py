@@ -1,7 +1,8 @@
 """What a worker.toml would run on this machine, what is missing and what to do: for `atelier doctor --config`.
 
-`python -m atelier_worker.checkup --config worker.toml` prints it as JSON. Each engine is made in a process of its own,
-as the worker makes it, and each worker introduces itself to the router, takes no work, and goes.
+`python -m atelier_worker.checkup --config worker.toml` prints it as JSON, a line for each finding as it is made. Each
+engine is made in a process of its own, as the worker makes it, and each worker introduces itself to the router, takes
+no work, and goes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineInfo, EngineUnavailable
-from atelier_worker.greeting import greet
+from atelier_worker.greeting import START_A_ROUTER, greet
 from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan, ProcessPlan
 from atelier_worker.weight_files import BrokenFile, memory_bytes, safetensors_in
@@ -42,18 +43,25 @@ class Finding:
     remedy: str = ""
 
 
-async def check_up(file: Path, environ: Mapping[str, str]) -> list[Finding]:
-    """Return a finding for everything that was looked at; one that is not ok has a remedy or says it in `seen`."""
+async def check_up(file: Path, environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Yield a finding for everything that was looked at; one that is not ok has a remedy or says it in `seen`."""
     try:
         plan = read_worker_file(file, load(environ=environ))
     except (SettingsError, ValueError) as error:
-        return [Finding(file.name, False, str(error), f"Correct {file.name}.")]
-    findings = [Finding(file.name, True, f"{len(plan.engines)} engine{'s' if len(plan.engines) > 1 else ''}")]
+        yield Finding(file.name, False, str(error), f"Correct {file.name}.")
+        return
+    yield Finding(file.name, True, f"{len(plan.engines)} engine{'s' if len(plan.engines) > 1 else ''}")
+    router_answers = True
     for engine in plan.engines:
-        weights = await asyncio.to_thread(look_at_weights, engine)
+        for finding in await asyncio.to_thread(look_at_weights, engine):
+            yield finding
         info, made = await _make(engine)
-        findings += [*weights, made, await _greet(plan, engine, info)]
-    return findings
+        yield made
+        if router_answers:
+            greeted = await _greet(plan, engine, info)
+            # Said once: it is the same for all, and each question may take its whole deadline.
+            router_answers = greeted.remedy != START_A_ROUTER
+            yield greeted
 
 
 async def _make(plan: EnginePlan) -> tuple[EngineInfo | None, Finding]:
@@ -92,16 +100,22 @@ def look_at_weights(plan: EnginePlan) -> list[Finding]:
     largest, of_model = 0, ""
     for model in _models(plan.options):
         name, source = str(model.get("name", "")), Path(str(model.get("source", "")))
-        if not source.is_absolute() or not source.exists():
-            # An id of a hub, a name of an upstream, or a folder whose absence the engine names.
-            continue
-        files = safetensors_in(source)
-        if not files:
+        dtype = str(model.get("dtype", plan.options.get("dtype", "auto")))
+        if not source.is_absolute():
+            # An id of a hub, or a name of an upstream.
             continue
         try:
-            size = memory_bytes(files, str(model.get("dtype", plan.options.get("dtype", "auto"))))
+            files = safetensors_in(source)
+            size = memory_bytes(files, dtype)
+        except OSError as error:
+            seen = f"{source} cannot be read: {error.strerror}"
+            findings.append(Finding(f"weights of {plan.name}, {name}", False, seen, "Let the worker's user read it."))
+            continue
         except BrokenFile as broken:
             findings.append(Finding(f"weights of {plan.name}, {name}", False, str(broken), _REPLACE))
+            continue
+        if not files:
+            # The engine names what is not there.
             continue
         findings.append(Finding(f"weights of {plan.name}, {name}", True, f"{len(files)} files, {_gib(size)} in memory"))
         if size > largest:
@@ -143,13 +157,18 @@ def _gib(size: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the findings as JSON: `{"findings": [{"check": …, "ok": …, "seen": …, "remedy": …}]}`."""
+    """Print the findings as lines of JSON: `{"check": …, "ok": …, "seen": …, "remedy": …}`."""
     parser = argparse.ArgumentParser(prog="python -m atelier_worker.checkup", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
     file: Path = parser.parse_args(arguments).config
-    findings = asyncio.run(check_up(file, os.environ))
-    sys.stdout.write(json.dumps({"findings": [asdict(finding) for finding in findings]}) + "\n")
+    asyncio.run(_print_all(file))
     return 0
+
+
+async def _print_all(file: Path) -> None:
+    async for finding in check_up(file, os.environ):
+        sys.stdout.write(json.dumps(asdict(finding)) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from service_kit.version import __version__
 
 _LIMIT_S = 10.0
 _PART_LIMIT_S = 2.0
-_START = (
+START_A_ROUTER = (
     "Start it with `atelier up`, or name its host:port as connect in [worker] (by default port 7401); between "
     "machines, let the firewall pass it."
 )
@@ -46,7 +46,7 @@ async def greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None)
     except SettingsError as error:
         return str(error), "Correct connect in [worker].", ()
     except (OSError, TimeoutError):
-        return f"the name of the router {process.connect} has no address", _START, ()
+        return f"the name of the router {process.connect} has no address", START_A_ROUTER, ()
     channel = dial(target.address, name=target.name)
     try:
         async with asyncio.timeout(_LIMIT_S):
@@ -54,7 +54,7 @@ async def greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None)
     except grpc.aio.AioRpcError as error:
         return _problem(error, target.address)
     except TimeoutError:
-        return f"the router at {target.address} does not answer within {_LIMIT_S:g} seconds", _START, ()
+        return f"the router at {target.address} does not answer within {_LIMIT_S:g} seconds", START_A_ROUTER, ()
     finally:
         await channel.close()
 
@@ -119,8 +119,8 @@ def _problem(error: grpc.aio.AioRpcError, address: str) -> Greeted:
         case grpc.StatusCode.UNAUTHENTICATED:
             return f"the router at {address} does not know the worker's key", _NEW_KEY, ()
         case grpc.StatusCode.UNAVAILABLE:
-            return f"no router answers at {address}", _START, ()
+            return f"no router answers at {address}", START_A_ROUTER, ()
         case grpc.StatusCode.UNIMPLEMENTED:
-            return f"what answers at {address} is no router of Atelier", _START, ()
+            return f"what answers at {address} is no router of Atelier", START_A_ROUTER, ()
         case _:
             return f"the router at {address} refuses this worker: {said}", "", ()

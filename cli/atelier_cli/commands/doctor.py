@@ -67,15 +67,21 @@ def _of_workers(file: Path, data_dir: str | None) -> list[Finding]:
         environ["ATELIER_DATA_DIR"] = data_dir
     try:
         done = subprocess.run(  # noqa: S603 - a fixed list
-            command, env=environ, capture_output=True, text=True, timeout=_CHECKUP_SECONDS, check=False
+            command, env=environ, capture_output=True, timeout=_CHECKUP_SECONDS, check=False
         )
-        found = json.loads(done.stdout)["findings"]
-    except subprocess.TimeoutExpired:
-        return [Finding(file.name, False, f"it was not checked within {_CHECKUP_SECONDS} seconds", _RUN_IT)]
-    except (ValueError, KeyError):
-        last = done.stderr.strip().rpartition("\n")[2] or "it said nothing"
-        return [Finding(file.name, False, f"it could not be checked: {last}", _RUN_IT)]
-    return [Finding(one["check"], bool(one["ok"]), one["seen"], one["remedy"]) for one in found]
+    except subprocess.TimeoutExpired as late:
+        seen = f"not all of it was checked within {_CHECKUP_SECONDS:g} seconds"
+        return [*_findings(late.stdout or b""), Finding(file.name, False, seen, _RUN_IT)]
+    findings = _findings(done.stdout)
+    if done.returncode == 0 and findings:
+        return findings
+    last = done.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2] or "it said nothing"
+    return [*findings, Finding(file.name, False, f"it could not be checked: {last}", _RUN_IT)]
+
+
+def _findings(printed: bytes) -> list[Finding]:
+    """The findings in whole lines of what the checkup printed."""
+    return [Finding(**json.loads(line)) for line in printed.split(b"\n")[:-1]]
 
 
 def _tell(context: Context, findings: list[Finding]) -> None:
