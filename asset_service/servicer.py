@@ -35,6 +35,7 @@ from atelier.asset.v1 import (
 )
 from service_kit.care_wire import findings_to_proto
 from service_kit.errors import InvalidArgument
+from service_kit.events.watching import STREAM_STATE, ends_when_told
 from service_kit.identity import Owner, current_caller
 from service_kit.server import Registration
 
@@ -118,8 +119,9 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
     async def WatchAssets(
         self, request: asset_service_pb2.WatchAssetsRequest, context: Context
     ) -> AsyncIterator[asset_service_pb2.WatchAssetsResponse]:
-        await context.send_initial_metadata((("atelier-stream", "open"),))
-        async with aclosing(self._watchers.watch(current_caller().owner, request.after)) as watched:
+        await context.send_initial_metadata(((STREAM_STATE, "open"),))
+        once = ends_when_told(context.invocation_metadata())
+        async with aclosing(self._watchers.watch(current_caller().owner, request.after, once=once)) as watched:
             async for told in watched:
                 yield self._encoder.told(told)
 

@@ -36,8 +36,11 @@ class Watchers:
         """Wake those who watch an owner's workspace; call it after the commit."""
         self._changes.tell(owner)
 
-    async def watch(self, owner: Owner, cursor: str) -> AsyncGenerator[Told]:
-        """Give what happens to an owner's assets, without an end; first a snapshot when the cursor does not resume."""
+    async def watch(self, owner: Owner, cursor: str, *, once: bool = False) -> AsyncGenerator[Told]:
+        """Give what happens to an owner's assets; first a snapshot when the cursor does not resume.
+
+        Without an end, or until now where `once` is set.
+        """
         async with self._storage.read() as tx:
             place = await tx.events.place(owner)
             position = place.after(cursor)
@@ -55,6 +58,8 @@ class Watchers:
                     if told is not None:
                         yield Told(encode_cursor(place.epoch, event.position), event.kind, [told])
                 if len(events) < _BATCH:
+                    if once:
+                        return
                     await follower.wait()
 
     async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -16,11 +17,13 @@ from gateway.dialects.registry import DIALECTS, RENDERERS
 from gateway.dialects.unanswered import Unanswered
 from gateway.downloads import Downloads
 from gateway.edge import make_edge
+from gateway.feeds import Feeds
 from gateway.health import Health
 from gateway.http import Limits
 from gateway.http_rules import RouteTable, routes
 from gateway.identity import Identities
 from gateway.media import Media
+from gateway.open_streams import OpenStreams
 from gateway.pages import Pages
 from gateway.rates import Buckets, RateLimits
 from gateway.references import ReferenceLimits, References
@@ -72,6 +75,7 @@ class Gateway:
         # Streams would never end by themselves; their clients come back, to another gateway if there is one.
         self.context.closing.set()
         await self.server.stop()
+        await self.context.feeds.close()
         await self.context.identities.close()
         await self._close()
         log.info("stopped", service="gateway")
@@ -105,6 +109,7 @@ def compose(settings: Settings) -> Gateway:
     timeout = settings.gateway.request_timeout
     resolver = Resolver()
     rings = Keyrings(settings.keys_dir)
+    closing = asyncio.Event()
     rates = Rates(settings.gateway.requests_per_minute_per_key, settings.gateway.requests_per_minute_per_owner)
     context = Context(
         backends=backends,
@@ -115,6 +120,9 @@ def compose(settings: Settings) -> Gateway:
         secure_cookies=tls or settings.core.public_url.startswith("https:"),
         rates=RateLimits(rings.identity_verifier(clock), Buckets(clock), rates),
         references=_references(settings, backends, resolver, clock),
+        streams=OpenStreams(rings.identity_verifier(clock), settings.gateway.event_streams_per_owner, closing),
+        feeds=Feeds(backends, timeout),
+        closing=closing,
     )
     store = open_store(settings)
     keys = rings.media_verifier(clock)

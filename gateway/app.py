@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -80,12 +80,25 @@ class Application:
         exchange = Exchange(scope, receive, send, request_id=request_id, limits=self.limits)
         with serving_request(request_id):
             try:
-                await self._answer(exchange)
+                goes_on = await self._answer(exchange)
+                if goes_on is not None:
+                    await self._go_on(goes_on, exchange)
             except ClientGone:
                 log.info("client_gone", request_id=request_id, path=scope["path"])
                 await exchange.wait_gone()
 
-    async def _answer(self, exchange: Exchange) -> None:
+    async def _go_on(self, goes_on: Callable[[], Awaitable[None]], exchange: Exchange) -> None:
+        try:
+            await goes_on()
+        except ClientGone:
+            raise
+        except Exception:
+            log.exception("request_fault", request_id=exchange.request_id, path=exchange.scope["path"])
+            self.limits.abort(exchange.scope)
+            await exchange.wait_gone()
+
+    async def _answer(self, exchange: Exchange) -> Callable[[], Awaitable[None]] | None:
+        """Answer; or return what writes the response, when the answer has no end yet."""
         exchange.common_headers = {REQUEST_ID: exchange.request_id, **self.edge.common_headers(exchange)}
         dialect = self.dialects.of(exchange.scope["path"])
         refuse = error_reply if dialect is None else dialect.error_reply
@@ -104,10 +117,13 @@ class Application:
                 # The status has gone out already: only a broken connection can tell that the rest is missing.
                 self.limits.abort(exchange.scope)
                 await exchange.wait_gone()
-            return
+            return None
+        if reply.goes_on is not None:
+            return reply.goes_on
         if exchange.body_pending:
             await exchange.drain()
         await exchange.reply(reply)
+        return None
 
     async def _serve(self, exchange: Exchange, dialect: Dialect | None) -> Reply | None:
         refused = self.edge.check(exchange)

@@ -20,9 +20,6 @@ from service_kit.secret import Secret
 
 Metadata = tuple[tuple[str, str], ...]
 
-STREAM_STATE = "atelier-stream"
-"""Initial metadata of watch RPCs: `open`, or `ended` for a stream that was resumed after its last event."""
-
 
 @dataclass(frozen=True, slots=True)
 class Backend:

@@ -12,19 +12,22 @@ import base64
 import binascii
 import json
 import random
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+import sys
+from collections.abc import Coroutine, Iterable, Mapping
+from functools import lru_cache, partial
+from typing import Any
 
-from gateway.backends import Backends
+from gateway.backends import Metadata
 from gateway.context import Context
+from gateway.event_stream import EventStream
+from gateway.feeds import News, Seat, Watched
 from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute
-from gateway.render import dump, to_bytes
+from gateway.render import dump
 from gateway.requests import message_class, query_pairs
-from gateway.sse import frame, send_events
+from gateway.sse import frame
 from gateway.status import error_body
-from gateway.streams import LAST_EVENT_ID, MAX_CURSOR, Access, Watch, cursor_of, event_name, is_expired
+from gateway.streams import LAST_EVENT_ID, MAX_CURSOR
 from gateway.transcode import unknown_hint
 from service_kit.errors import (
     AtelierError,
@@ -46,14 +49,10 @@ SOURCES: Mapping[str, str] = {
 }
 """What is merged, by the first part of the events' names."""
 
-OPENED = "opened"
-"""What a source says when it is followed for the first time; clients do not see it."""
-
+_NAMES = tuple(SOURCES)
 _VERSION = 1
 _MAX_ID = 4096
-_QUEUE_SIZE = 64
 _PASSING = (Unavailable, DeadlineExceeded, Internal, ResourceExhausted)
-_OPEN_LIMIT = timedelta(seconds=10)
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
 
@@ -82,103 +81,31 @@ def _is_cursor(value: object) -> bool:
     return isinstance(value, str) and value.isascii() and len(value) <= MAX_CURSOR
 
 
-@dataclass(frozen=True, slots=True)
-class News:
-    """What a source has to say: an event of its own, or how it is."""
-
-    source: str
-    event: str
-    data: bytes
-    cursor: str = ""
-    fatal: AtelierError | None = None
+@lru_cache(maxsize=1024)
+def _event_id(cursors: tuple[str, ...]) -> str:
+    """Return the id of an event after which each source is at its cursor, by the places of the sources."""
+    return encode_cursors({name: cursor for name, cursor in zip(SOURCES, cursors, strict=True) if cursor})
 
 
-class Source:
-    """Follows one service's events for as long as the caller stays, over its restarts and the token's end."""
-
-    def __init__(
-        self, name: str, backends: Backends, route: RpcRoute, access: Access, after: str, queue: asyncio.Queue[News]
-    ) -> None:
-        """Put what happens after the cursor `after` into `queue`; a full queue makes the source wait."""
-        self.name = name
-        request = message_class(route.method.input_type)(after=after)
-        self._watch = Watch(backends, route, request, access)
-        self._queue = queue
-        self._opened = False
-        self._told_down = False
-        self._pause = _FIRST_PAUSE
-
-    async def run(self) -> None:
-        """Follow until cancelled, or until the service refuses this caller."""
-        try:
-            while True:
-                broken = await self._follow()
-                if is_expired(broken) and self._opened:
-                    # The token ended, nothing else did. A new one that is refused as well is the caller's to know.
-                    self._opened = False
-                elif isinstance(broken, _PASSING):
-                    await self._wait_out()
-                else:
-                    await self._queue.put(News(self.name, "error", b"", fatal=broken))
-                    return
-        except Exception:
-            log.exception("event_source_fault", source=self.name)
-            await self._queue.put(News(self.name, "error", b"", fatal=Internal()))
-        finally:
-            self._watch.cancel()
-
-    async def _follow(self) -> AtelierError:
-        """Follow one call to its end and return why it ended."""
-        try:
-            await self._watch.open(_OPEN_LIMIT)
-            self._opened = True
-            await self._say("resync" if self._told_down else OPENED)
-            self._told_down = False
-            async for message in self._watch.messages():
-                self._pause = _FIRST_PAUSE
-                name = f"{self.name}.{event_name(message)}"
-                await self._queue.put(News(self.name, name, to_bytes(message), cursor_of(message)))
-        except AtelierError as error:
-            return error
-        return Unavailable()
-
-    async def _wait_out(self) -> None:
-        if not self._told_down:
-            self._told_down = True
-            await self._say("unavailable")
-        await asyncio.sleep(self._pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, guards nothing
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-
-    async def _say(self, event: str) -> None:
-        await self._queue.put(News(self.name, event, dump({"source": self.name})))
-
-
-async def serve_events(context: Context, routes: Mapping[str, RpcRoute], exchange: Exchange) -> Reply | None:
+async def serve_events(context: Context, routes: Mapping[str, RpcRoute], exchange: Exchange) -> Reply:
     """Serve the merged stream; `routes` are the watch RPCs by source.
 
     Raises:
-        AtelierError: there is no identity, or the services refuse it.
+        AtelierError: there is no identity, or the services refuse it; the owner has too many open streams.
     """
-    access = context.access(exchange)
-    await access()
+    entries = await context.access(exchange)()
     cursors = decode_cursors(_after(exchange))
-    queue: asyncio.Queue[News] = asyncio.Queue(_QUEUE_SIZE)
-    sources = [
-        Source(name, context.backends, route, access, cursors.get(name, ""), queue) for name, route in routes.items()
-    ]
-    tasks = [asyncio.create_task(source.run(), name=f"events-{source.name}") for source in sources]
+    watched = {
+        name: context.watched(exchange, route, message_class(route.method.input_type)())
+        for name, route in routes.items()
+    }
+    client = _Merged(context, exchange, entries, watched, cursors)
     try:
-        # The first word of any source tells whether the caller is welcome, while that can still be said by a status.
-        first = await queue.get()
-        if first.fatal is not None:
-            raise first.fatal
-        frames = _frames(first, queue, cursors, exchange.request_id)
-        await send_events(exchange, frames, closing=context.closing, ping_interval=context.ping_interval)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return None
+        await client.begin()
+    except BaseException:
+        await client.close()
+        raise
+    return Reply(200, goes_on=partial(client.run, context.ping_interval))
 
 
 def _after(exchange: Exchange) -> str:
@@ -192,16 +119,109 @@ def _after(exchange: Exchange) -> str:
     return exchange.headers.get(LAST_EVENT_ID) or "".join(given)
 
 
-async def _frames(
-    first: News, queue: asyncio.Queue[News], cursors: dict[str, str], request_id: str
-) -> AsyncGenerator[bytes, None]:
-    news = first
-    while True:
-        if news.fatal is not None:
-            yield frame("error", dump(error_body(news.fatal, request_id)))
-            return
+class _Merged(EventStream):
+    """Sends what all sources tell. One that is down is asked again and again, and the others go on."""
+
+    __slots__ = ("_cursors", "_pauses", "_seats", "_tasks")
+
+    def __init__(
+        self,
+        context: Context,
+        exchange: Exchange,
+        entries: Metadata,
+        watched: Mapping[str, Watched],
+        cursors: Mapping[str, str],
+    ) -> None:
+        super().__init__(exchange, context.streams, entries)
+        # By the places of the sources: there may be thousands of these.
+        self._cursors = tuple(sys.intern(cursors.get(name, "")) for name in SOURCES)
+        self._seats = tuple(Seat(context.feeds, watched[name], cursors.get(name, ""), self) for name in SOURCES)
+        self._tasks: list[asyncio.Task[None]] = []
+        # How long the next pause is before a source that was down, and has said nothing since, is asked again.
+        self._pauses: dict[Seat, float] = {}
+
+    async def begin(self) -> None:
+        """Return when a source has said that the caller is welcome, or is down: after that no status can be said.
+
+        Raises:
+            AtelierError: the caller is not.
+        """
+        joining = [self._start(self._join(seat)) for seat in self._seats]
+        done, later = await asyncio.wait(joining, return_when=asyncio.FIRST_COMPLETED)
+        for fault in [task.exception() for task in done]:
+            if fault is not None:
+                raise fault
+        for task in later:
+            task.add_done_callback(self._joined)
+
+    def hear(self, seat: Seat, news: News) -> None:
+        place = self._seats.index(seat)
+        event_id = ""
         if news.cursor:
-            cursors[news.source] = news.cursor
-        if news.event != OPENED:
-            yield frame(news.event, news.data, encode_cursors(cursors) if news.cursor else "")
-        news = await queue.get()
+            self._cursors = (*self._cursors[:place], news.cursor, *self._cursors[place + 1 :])
+            event_id = _event_id(self._cursors)
+        if self._pauses:
+            self._pauses.pop(seat, None)
+        self.offer(news.framed(f"{_NAMES[place]}.{news.event}", event_id))
+
+    def lost(self, seat: Seat, error: AtelierError | None) -> None:
+        if error is None or isinstance(error, _PASSING):
+            self._go_down(seat)
+        else:
+            self._refuse(error)
+
+    def made_room(self) -> None:
+        for seat in self._seats:
+            seat.made_room()
+
+    def leave(self) -> Iterable[asyncio.Task[None] | None]:
+        for task in self._tasks:
+            task.cancel()
+        return (*(seat.leave() for seat in self._seats), *self._tasks)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name="event-source")
+        self._tasks.append(task)
+        task.add_done_callback(self._tasks.remove)
+        return task
+
+    async def _join(self, seat: Seat) -> None:
+        try:
+            await seat.join()
+        except _PASSING:
+            self._go_down(seat)
+
+    def _joined(self, task: asyncio.Task[None]) -> None:
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            self._refuse(fault)
+
+    def _go_down(self, seat: Seat) -> None:
+        self._say("unavailable", seat)
+        self._start(self._come_back(seat))
+
+    async def _come_back(self, seat: Seat) -> None:
+        while True:
+            pause = self._pauses.get(seat, _FIRST_PAUSE)
+            self._pauses[seat] = min(pause * 2, _LONGEST_PAUSE)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads reconnects, guards nothing
+            try:
+                await seat.join()
+            except _PASSING:
+                continue
+            except Exception as fault:  # noqa: BLE001 - whatever it is, the client is told and the stream ends
+                self._refuse(fault)
+            else:
+                self._say("resync", seat)
+            return
+
+    def _refuse(self, fault: BaseException) -> None:
+        """End the stream with an error."""
+        if not isinstance(fault, AtelierError):
+            log.error("event_source_fault", exc_info=fault)
+            fault = Internal()
+        self.offer(frame("error", dump(error_body(fault, self.request_id))))
+        self.finish()
+
+    def _say(self, event: str, seat: Seat) -> None:
+        self.offer(frame(event, dump({"source": _NAMES[self._seats.index(seat)]})))

@@ -34,6 +34,9 @@ class Reply:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    goes_on: Callable[[], Awaitable[None]] | None = None
+    """Writes the response in place of the other values, which then say nothing. It may take for ever, so it is
+    called when everything that was needed to answer has been let go."""
 
 
 class Handler(Protocol):
@@ -53,6 +56,23 @@ class Limits:
 
 class Exchange:
     """One request and its response."""
+
+    __slots__ = (
+        "_body_ended",
+        "_headers",
+        "_limits",
+        "_receive",
+        "_send",
+        "common_headers",
+        "counted",
+        "method",
+        "path_values",
+        "query_string",
+        "request_id",
+        "schemes",
+        "scope",
+        "started",
+    )
 
     def __init__(
         self, scope: Mapping[str, Any], receive: Receive, send: Send, *, request_id: str, limits: Limits
@@ -95,6 +115,11 @@ class Exchange:
             return [unquote_to_bytes(part).decode() for part in raw.split(b"?")[0].split(b"/")[1:]]
         except UnicodeDecodeError:
             return None
+
+    def forget_request(self) -> None:
+        """Keep nothing that only the beginning of a response needs."""
+        self._headers = None
+        self.common_headers = self.path_values = {}
 
     async def body_chunks(self) -> AsyncIterator[bytes]:
         """Give the body piece by piece.

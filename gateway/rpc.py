@@ -8,7 +8,6 @@ from datetime import UTC
 from typing import Any
 
 import grpc
-from google.protobuf.message import Message
 
 from atelier.identity.v1 import identity_service_pb2
 from gateway import requests, streams
@@ -18,9 +17,9 @@ from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute
 from gateway.identity import session_cookie
 from gateway.render import to_bytes
-from gateway.sse import send_events
 from gateway.status import body_too_large, of_rpc
 from gateway.uploads import serve_upload
+from gateway.watching import serve_watch
 from service_kit.idempotency import RETRY_COUNT
 
 _COUNT = re.compile(r"[1-9][0-9]{0,5}")
@@ -40,7 +39,7 @@ async def serve_rpc(context: Context, route: RpcRoute, exchange: Exchange) -> Re
     body = await exchange.body(context.max_body_bytes, body_too_large)
     request = requests.build(route, exchange.path_values, exchange.query_string, body, exchange.headers)
     if route.method.server_streaming:
-        return await _serve_stream(context, route, exchange, request, access)
+        return await serve_watch(context, route, exchange, request, access)
     try:
         answer = await context.backends.unary(
             route, request, (*entries, *_retries(exchange.headers)), context.request_timeout
@@ -62,22 +61,6 @@ def _nobody(exchange: Exchange) -> streams.Access:
         return metadata(exchange.request_id)
 
     return make
-
-
-async def _serve_stream(
-    context: Context, route: RpcRoute, exchange: Exchange, request: Message, access: streams.Access
-) -> Reply | None:
-    streams.resume_after(request, exchange.headers)
-    watch = streams.Watch(context.backends, route, request, access)
-    try:
-        if not await watch.open(context.request_timeout):
-            # To an EventSource 204 says: do not come back.
-            return Reply(204, {"cache-control": "no-store"})
-        frames = streams.frames(watch, exchange.request_id, context.request_timeout)
-        await send_events(exchange, frames, closing=context.closing, ping_interval=context.ping_interval)
-    finally:
-        watch.cancel()
-    return None
 
 
 def _extra_headers(context: Context, answer: Any) -> dict[str, str]:

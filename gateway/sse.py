@@ -9,13 +9,13 @@ from datetime import timedelta
 from gateway.http import Exchange
 
 PING_INTERVAL = timedelta(seconds=15)
-_HEADERS = {
+HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-store",
     "x-accel-buffering": "no",
 }
-_OPENING = b": open\nretry: 1000\n\n"
-_PING = b": ping\n\n"
+OPENING = b": open\nretry: 1000\n\n"
+PING = b": ping\n\n"
 
 
 def frame(event: str, data: bytes, cursor: str = "") -> bytes:
@@ -35,7 +35,7 @@ async def send_events(
     *,
     closing: asyncio.Event,
     ping_interval: timedelta = PING_INTERVAL,
-    opening: bytes = _OPENING,
+    opening: bytes = OPENING,
 ) -> None:
     """Send what `frames` gives until it ends, the client goes, or the gateway closes; then close `frames`.
 
@@ -49,7 +49,7 @@ async def send_events(
     stopping = asyncio.create_task(closing.wait(), name="sse-closing")
     upcoming: asyncio.Task[bytes | None] | None = None
     try:
-        await exchange.start(200, _HEADERS)
+        await exchange.start(200, HEADERS)
         if opening:
             await exchange.write(opening)
         while True:
@@ -64,7 +64,7 @@ async def send_events(
             if stopping in done:
                 break
             if upcoming not in done:
-                await exchange.write(_PING)
+                await exchange.write(PING)
                 continue
             content, upcoming = upcoming.result(), None
             if content is None:

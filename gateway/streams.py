@@ -1,4 +1,4 @@
-"""Server-streaming RPCs as server-sent events: how they begin, resume, break and end."""
+"""Watch RPCs: how a call begins, is told apart, resumed and ended."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
-from gateway.backends import STREAM_STATE, Backends, Metadata
+from gateway.backends import Backends, Metadata
 from gateway.http_rules import RpcRoute
-from gateway.render import dump, to_bytes
-from gateway.sse import frame
-from gateway.status import error_body, of_rpc
+from gateway.status import of_rpc
 from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unauthenticated
+from service_kit.events.watching import ONCE, STREAM_STATE, WATCH
 
 _CURSOR = "cursor"
-_AFTER = "after"
+AFTER = "after"
 MAX_CURSOR = 512
 LAST_EVENT_ID = "last-event-id"
 
@@ -26,12 +25,14 @@ Access = Callable[[], Awaitable[Metadata]]
 """Returns the metadata of a call with an identity token that is still good."""
 
 
-def resume_after(request: Message, headers: Mapping[str, str]) -> None:
-    """Let the header `Last-Event-ID` fill the field `after`; it wins over the query, which EventSource repeats."""
-    cursor = headers.get(LAST_EVENT_ID)
-    if cursor and _AFTER in request.DESCRIPTOR.fields_by_name:
-        # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
-        setattr(request, _AFTER, cursor if len(cursor) <= MAX_CURSOR else "")
+def begins_after(request: Message, headers: Mapping[str, str]) -> str:
+    """Return after which cursor a client wants to begin; may be empty.
+
+    The header `Last-Event-ID` wins over the field `after` in the query, which EventSource repeats.
+    """
+    said: str = headers.get(LAST_EVENT_ID) or getattr(request, AFTER)
+    # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
+    return said if len(said) <= MAX_CURSOR else ""
 
 
 def cursor_of(message: Message) -> str:
@@ -57,12 +58,18 @@ def is_expired(error: AtelierError) -> bool:
 class Watch:
     """One server-streaming RPC that is followed over any number of calls: a new token, the last cursor, and on."""
 
-    def __init__(self, backends: Backends, route: RpcRoute, request: Message, access: Access) -> None:
-        """Follow `route` with `request`; its field `after` moves along with the events."""
+    def __init__(
+        self, backends: Backends, route: RpcRoute, request: Message, access: Access, *, once: bool = False
+    ) -> None:
+        """Follow `route` with `request`; its field `after` moves along with the events.
+
+        `once`: the service ends the call as soon as it has told what there is.
+        """
         self._backends = backends
         self._route = route
         self._request = request
         self._access = access
+        self._more: Metadata = ((WATCH, ONCE),) if once else ()
         self._call: Any = None
         self._first: Message | None = None
 
@@ -75,7 +82,7 @@ class Watch:
         self.cancel()
         self._first = None
         entries = await self._access()
-        self._call = self._backends.stream(self._route, self._request, entries)
+        self._call = self._backends.stream(self._route, self._request, (*entries, *self._more))
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 state = _stream_state(await self._call.initial_metadata())
@@ -100,8 +107,8 @@ class Watch:
             message = self._first or await self._read()
             while message is not None:
                 cursor = cursor_of(message)
-                if cursor and _AFTER in self._request.DESCRIPTOR.fields_by_name:
-                    setattr(self._request, _AFTER, cursor)
+                if cursor and AFTER in self._request.DESCRIPTOR.fields_by_name:
+                    setattr(self._request, AFTER, cursor)
                 yield message
                 message = await self._read()
         except grpc.RpcError as error:
@@ -120,25 +127,3 @@ class Watch:
 
 def _stream_state(entries: Any) -> str | None:
     return next((str(value) for key, value in entries or () if key == STREAM_STATE), None)
-
-
-async def frames(watch: Watch, request_id: str, limit: timedelta) -> AsyncGenerator[bytes, None]:
-    """Give the events of a watch that is open; one that its token's end ended goes on with a new token, unseen."""
-    try:
-        while True:
-            try:
-                async for message in watch.messages():
-                    yield frame(event_name(message), to_bytes(message), cursor_of(message))
-                return
-            except AtelierError as error:
-                if not is_expired(error):
-                    yield frame("error", dump(error_body(error, request_id)))
-                    return
-            try:
-                if not await watch.open(limit):
-                    return
-            except AtelierError as error:
-                yield frame("error", dump(error_body(error, request_id)))
-                return
-    finally:
-        watch.cancel()

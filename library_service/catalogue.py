@@ -71,8 +71,11 @@ class Catalogue:
             raise NotFound.of("item", item_id)
         return item
 
-    async def watch_items(self, owner: Owner, after: str) -> AsyncGenerator[ItemEvent, None]:
-        """Give what happens to an owner's items after a cursor, or after a snapshot that comes first. Never ends."""
+    async def watch_items(self, owner: Owner, after: str, *, once: bool = False) -> AsyncGenerator[ItemEvent, None]:
+        """Give what happens to an owner's items after a cursor, or after a snapshot that comes first.
+
+        It never ends, or with what there is until now where `once` is set.
+        """
         async with self._storage.read() as tx:
             place = await tx.place(owner)
             position = place.after(after)
@@ -92,6 +95,8 @@ class Catalogue:
                 is_all = seen == follower.position
                 follower.position = seen
                 if is_all:
+                    if once:
+                        return
                     await follower.wait()
 
     async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:

@@ -21,6 +21,7 @@ from library_service.shelving import Shelving
 from library_service.sweep import Sweep
 from service_kit.blobs import SignedUrl
 from service_kit.care_wire import findings_to_proto
+from service_kit.events.watching import STREAM_STATE, ends_when_told
 from service_kit.identity import Owner, current_caller
 from service_kit.media_urls import MediaSigner
 from service_kit.server import Registration
@@ -156,8 +157,9 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         return pb.EraseOwnerResponse(done=not left, left=left)
 
     async def WatchItems(self, request: pb.WatchItemsRequest, context: Any) -> AsyncIterator[pb.WatchItemsResponse]:
-        await context.send_initial_metadata((("atelier-stream", "open"),))
-        events = self._catalogue.watch_items(current_caller().owner, request.after)
+        await context.send_initial_metadata(((STREAM_STATE, "open"),))
+        once = ends_when_told(context.invocation_metadata())
+        events = self._catalogue.watch_items(current_caller().owner, request.after, once=once)
         async with contextlib.aclosing(events):
             async for event in events:
                 yield wire.event_to_proto(event, self._sign)

@@ -170,6 +170,10 @@ class Relay:
             self._neighbours.say_owner(owner)
             yield pending
 
+    def knows(self, job_id: str) -> bool:
+        """Tell whether what is reported of a job is known here, if anything is: no other replica needs to say it."""
+        return self._signals.exchange.alone or job_id in self._live or job_id in self._mirrors
+
     def _give(self, owner: Owner, report: Report) -> None:
         for pending in self._watching_job.get(report.job_id, ()):
             pending.add(report, only_progress=False)

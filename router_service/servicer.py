@@ -17,11 +17,11 @@ from router_service.registry import ModelRegistry
 from router_service.storage.jobs import Wanted
 from router_service.watch import Change, Opening, Snapshot, Watch
 from router_service.webhooks import Webhooks
+from service_kit.events.watching import STREAM_STATE, ends_when_told
 from service_kit.idempotency import is_retry, request_digest
 from service_kit.identity import Owner, current_caller
 
 _DEFAULT_PAGE = 50
-_STREAM_STATE = "atelier-stream"
 
 
 class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
@@ -91,7 +91,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         owner = current_caller().owner
         opening = await self._watch.open_job(request.job_id, owner, request.after)
         await _announce(context, opening)
-        async for told in self._watch.follow_job(request.job_id, owner, opening):
+        once = ends_when_told(context.invocation_metadata())
+        async for told in self._watch.follow_job(request.job_id, owner, opening, once=once):
             if isinstance(told, Snapshot):
                 snapshot = wire.job_to_proto(told.jobs[0], self._pools)
                 yield pb.WatchJobResponse(cursor=told.cursor, snapshot=snapshot)
@@ -104,7 +105,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         owner = current_caller().owner
         opening = await self._watch.open_owner(owner, request.after)
         await _announce(context, opening)
-        async for told in self._watch.follow_owner(owner, opening):
+        once = ends_when_told(context.invocation_metadata())
+        async for told in self._watch.follow_owner(owner, opening, once=once):
             if isinstance(told, Snapshot):
                 jobs = pb.JobsSnapshot(jobs=[wire.job_to_proto(job, self._pools) for job in told.jobs])
                 yield pb.WatchJobsResponse(cursor=told.cursor, snapshot=jobs)
@@ -136,4 +138,4 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
 
 async def _announce(context: Any, opening: Opening) -> None:
     """Say at once whether anything will come, before the first event does."""
-    await context.send_initial_metadata(((_STREAM_STATE, "ended" if opening.ended else "open"),))
+    await context.send_initial_metadata(((STREAM_STATE, "ended" if opening.ended else "open"),))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,12 @@ from router_service.signals import Signals, job_topic, owner_topic, reports_topi
 from router_service.storage import Storage
 from router_service.storage.events import JobEvent
 from service_kit.events import encode_cursor
-from service_kit.events.followers import Followers
+from service_kit.events.followers import Follower, Followers
 from service_kit.identity import Owner
 
 _MOST_JOBS = 200
+# So long another replica may take to say what is reported of a job there, to one who does not stay.
+_ASK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +78,10 @@ class Watch:
         missed = is_over and await self._looks.events(position, owner, job_id)
         return Opening(place.epoch, position, None, ended=is_over and not missed)
 
-    async def follow_job(self, job_id: str, owner: Owner, opening: Opening) -> AsyncIterator[Told]:
-        """Yield what happens to a job, from the opening to its last event."""
+    async def follow_job(
+        self, job_id: str, owner: Owner, opening: Opening, *, once: bool = False
+    ) -> AsyncIterator[Told]:
+        """Yield what happens to a job, from the opening to its last event, or to now where `once` is set."""
         if opening.snapshot is not None:
             yield opening.snapshot
             if opening.snapshot.jobs[0].state in FINAL:
@@ -84,7 +89,7 @@ class Watch:
         if opening.ended:
             return
         with self._relay.watch_job(job_id) as pending:
-            async for told in self._follow(job_topic(job_id), owner, job_id, opening, pending):
+            async for told in self._follow(job_topic(job_id), owner, job_id, opening, pending, once=once):
                 yield told
                 if isinstance(told, Change) and told.job.state in FINAL:
                     return
@@ -99,24 +104,33 @@ class Watch:
             jobs = await tx.jobs.find_unfinished(owner, limit=_MOST_JOBS)
             return Opening(place.epoch, place.position, Snapshot(tuple(jobs), place.cursor), ended=False)
 
-    async def follow_owner(self, owner: Owner, opening: Opening) -> AsyncIterator[Told]:
-        """Yield what happens to an owner's jobs, without end."""
+    async def follow_owner(self, owner: Owner, opening: Opening, *, once: bool = False) -> AsyncIterator[Told]:
+        """Yield what happens to an owner's jobs, without end, or to now where `once` is set."""
         if opening.snapshot is not None:
             yield opening.snapshot
         with self._relay.watch_owner(owner) as pending:
-            async for told in self._follow(owner_topic(owner), owner, None, opening, pending):
+            async for told in self._follow(owner_topic(owner), owner, None, opening, pending, once=once):
                 yield told
 
     async def _follow(
-        self, topic: tuple[str, ...], owner: Owner, job_id: str | None, opening: Opening, pending: Pending
+        self,
+        topic: tuple[str, ...],
+        owner: Owner,
+        job_id: str | None,
+        opening: Opening,
+        pending: Pending,
+        *,
+        once: bool,
     ) -> AsyncIterator[Change | Report]:
-        """Yield changes after a position and reports in between, without end.
+        """Yield changes after a position and reports in between, without end, or once what there is of both.
 
         A report alone is no reason to read the database: there may be many, and the first one is waited for.
         """
         look = True
         reports = reports_topic(topic)
         with self.followers.follow(owner, opening.position, reports, subject_id=job_id) as follower:
+            if once and job_id is not None and not self._relay.knows(job_id):
+                await _wait_a_moment(follower)
             while True:
                 events = await self._events(follower.position, owner, job_id) if look else []
                 for event in events:
@@ -125,6 +139,8 @@ class Watch:
                 for report in pending.take():
                     yield report
                 if len(events) < MOST_EVENTS:
+                    if once:
+                        return
                     heard = await follower.wait()
                     look = heard != {reports}
 
@@ -137,3 +153,12 @@ class Watch:
             return await self._looks.events(position, owner, job_id)
         async with self._storage.read() as tx:
             return await tx.events.find_after(position, owner=owner, limit=MOST_EVENTS)
+
+
+async def _wait_a_moment(follower: Follower) -> None:
+    """Wait until another replica has said what is reported there, or has had the time to."""
+    try:
+        async with asyncio.timeout(_ASK_S):
+            await follower.wait()
+    except TimeoutError:
+        return

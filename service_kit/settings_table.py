@@ -220,6 +220,9 @@ class GatewaySettings:
         "How many requests a minute an owner may make at this gateway, with all keys together; 0 for any number. An "
         "owner may have its own.",
     )
+    event_streams_per_owner: int = _is(
+        5000, "How many event streams an owner may have open at this gateway; 0 for any number."
+    )
     cors_origins: tuple[str, ...] = _is(
         (), "Origins of web pages that may call the gateway from a browser, such as https://shop.example; * for all."
     )

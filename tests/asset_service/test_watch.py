@@ -9,6 +9,7 @@ from typing import Any
 
 from atelier.asset.v1 import asset_pb2, asset_service_pb2
 from service_kit.events import encode_cursor
+from service_kit.events.watching import ONCE, WATCH
 from service_kit.identity import Owner
 from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import ANN, BOB, Harness
@@ -107,3 +108,17 @@ async def test_an_expired_asset_is_told_as_removed(harness: Harness) -> None:
         told = await call.read()
     # Events are kept for three days, so whoever was away for a week begins anew.
     assert told.snapshot.assets == [] if told.HasField("snapshot") else told.removed.asset_id == asset.asset_id
+
+
+async def test_a_watch_that_is_asked_to_ends_when_it_has_told_what_there_is(harness: Harness) -> None:
+    [asset] = await harness.publish()
+    request = asset_service_pb2.WatchAssetsRequest()
+    metadata = (*harness.as_user(ANN), (WATCH, ONCE))
+    first = [message async for message in harness.assets.WatchAssets(request, metadata=metadata, timeout=20)]
+    assert [message.WhichOneof("event") for message in first] == ["snapshot"]
+    await harness.discard(asset.asset_id)
+    request.after = first[0].cursor
+    [removed] = [message async for message in harness.assets.WatchAssets(request, metadata=metadata, timeout=20)]
+    assert removed.removed.asset_id == asset.asset_id
+    request.after = removed.cursor
+    assert [message async for message in harness.assets.WatchAssets(request, metadata=metadata, timeout=20)] == []

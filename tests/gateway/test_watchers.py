@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
 
-from atelier.router.v1 import router_service_pb2
 from tests.gateway.conftest import World
+from tests.gateway.logs import JobLog
 
 WATCHERS, LEAVING = 300, 100
 
@@ -21,31 +19,20 @@ async def _watch(port: int, room: asyncio.Semaphore) -> tuple[asyncio.StreamRead
 
 
 async def test_hundreds_of_streams_hear_and_leave_one_by_one(world: World) -> None:
-    told, again, left = asyncio.Event(), asyncio.Event(), asyncio.Semaphore(0)
-
-    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
-        await context.send_initial_metadata((("atelier-stream", "open"),))
-        try:
-            for event in (told, again):
-                await event.wait()
-                yield router_service_pb2.WatchJobResponse(progress=router_service_pb2.Progress(phase="drawing"))
-            await asyncio.Event().wait()
-        finally:
-            left.release()
-
-    world.behaviour.streams["WatchJob"] = watch
+    log = JobLog()
+    world.behaviour.streams["WatchJob"] = log.watch
     room = asyncio.Semaphore(50)
     streams = await asyncio.gather(*(_watch(world.port, room) for _ in range(WATCHERS)))
     try:
-        told.set()
-        await asyncio.gather(*(reader.readuntil(b"event: progress") for reader, _ in streams))
+        await log.add()
+        await asyncio.gather(*(reader.readuntil(b"event: state") for reader, _ in streams))
         for _, writer in streams[:LEAVING]:
             writer.transport.abort()
-        for _ in range(LEAVING):
-            await left.acquire()
-        again.set()
-        await asyncio.gather(*(reader.readuntil(b"event: progress") for reader, _ in streams[LEAVING:]))
-        assert left.locked(), "nobody else's stream has ended"
+        await log.add()
+        await asyncio.gather(*(reader.readuntil(b"event: state") for reader, _ in streams[LEAVING:]))
+        # They watch the same with one key: the service has one of them.
+        assert log.followed == 1
     finally:
         for _, writer in streams:
             writer.transport.abort()
+    await asyncio.wait_for(log.quiet(), 5)

@@ -13,6 +13,7 @@ from atelier.asset.v1 import asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
+from service_kit.events.watching import ONCE, WATCH
 from service_kit.ids import new_id
 from tests.library_service.house import ADA, BOB, House, next_of, picture, provenance
 
@@ -306,6 +307,8 @@ async def test_a_watcher_sees_what_happens_and_can_resume_anywhere(house: House)
 
         resumed = ada.library.WatchItems(pb.WatchItemsRequest(after=seen[1].cursor))
         assert await next_of(resumed) == deleted
+        request = pb.WatchItemsRequest(after=seen[1].cursor)
+        assert [event async for event in ada.library.WatchItems(request, metadata=((WATCH, ONCE),))] == [deleted]
         resumed.cancel()
         # What was saved and is gone by now cannot be shown any more; what is still there comes again.
         whole = ada.library.WatchItems(pb.WatchItemsRequest(after=snapshot.cursor))

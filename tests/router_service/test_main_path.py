@@ -8,6 +8,7 @@ from typing import Any
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
+from service_kit.events.watching import ONCE, WATCH
 from tests.router_service.support import WAIT_S, Router
 
 
@@ -106,6 +107,14 @@ async def test_a_late_watcher_gets_the_newest_preview_and_the_text_so_far(router
             event = await stream.read()
     assert (event.text_delta.offset, event.text_delta.text) == (0, "a red kite")
     stream.cancel()
+    # Whoever asks for what there is gets all of this, and then the end; of all jobs the changes only.
+    once = ((WATCH, ONCE),)
+    async with asyncio.timeout(WAIT_S):
+        request = pb.WatchJobRequest(job_id=accepted.job_id)
+        told = [event async for event in router.jobs.WatchJob(request, metadata=once)]
+        assert [event.WhichOneof("event") for event in told] == ["snapshot", "text_delta"]
+        everything = [event async for event in router.jobs.WatchJobs(pb.WatchJobsRequest(), metadata=once)]
+        assert [event.WhichOneof("event") for event in everything] == ["snapshot"]
 
 
 async def test_a_finished_stream_that_is_resumed_says_that_it_has_ended(router: Router) -> None:

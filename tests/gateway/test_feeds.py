@@ -1,0 +1,236 @@
+"""Watchers of the same share a stream: how they join, what each hears, who may, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from gateway.feeds import News, Seat, Watched
+from gateway.streams import Access
+from service_kit.errors import AtelierError, NotFound, Unavailable
+from service_kit.identity import KeyKind, Owner
+from tests.gateway.conftest import MakeWorld, World
+from tests.gateway.fakes import ANN
+from tests.gateway.logs import JobLog, at
+from tests.gateway.sse import Event, events
+
+URL = "/v1/jobs/j1/events"
+BOB = {"authorization": "Bearer atl_bob"}
+
+
+@pytest.fixture
+def log(world: World) -> JobLog:
+    made = JobLog()
+    world.behaviour.streams["WatchJob"] = made.watch
+    return made
+
+
+@asynccontextmanager
+async def watching(world: World, after: str = "", headers: dict[str, str] = ANN) -> AsyncIterator[AsyncIterator[Event]]:
+    """Watch the job until the block ends; comments are left out."""
+    async with world.http.stream("GET", URL, headers=headers | {"last-event-id": after}) as response:
+        assert response.status_code == 200, await response.aread()
+
+        async def named() -> AsyncIterator[Event]:
+            async with aclosing(events(response)) as lines:
+                async for event in lines:
+                    if event.name != "comment":
+                        yield event
+
+        yield named()
+
+
+async def _versions(lines: AsyncIterator[Event], count: int) -> list[int]:
+    async with asyncio.timeout(10):
+        found = [await anext(lines) for _ in range(count)]
+    return [event.data[event.name]["version"] for event in found]
+
+
+async def test_equal_watches_share_a_stream_and_each_hears_everything_once(world: World, log: JobLog) -> None:
+    await log.add(3)
+    async with watching(world, at(1)) as first, watching(world) as second, watching(world, at(2)) as third:
+        assert await _versions(first, 2) == [2, 3]
+        assert await _versions(second, 1) == [3]
+        assert await _versions(third, 1) == [3]
+        assert (log.followed, log.once) == (1, 2)
+        await log.add(2)
+        assert [await _versions(lines, 2) for lines in (first, second, third)] == [[4, 5]] * 3
+
+
+async def test_a_stream_goes_on_without_him_who_brought_it_and_ends_with_the_last(world: World, log: JobLog) -> None:
+    await log.add()
+    async with watching(world) as second:
+        async with watching(world) as first:
+            assert await _versions(first, 1) == await _versions(second, 1) == [1]
+        await log.add()
+        assert await _versions(second, 1) == [2]
+        assert log.followed == 1
+    await asyncio.wait_for(log.quiet(), 5)
+
+
+async def test_a_job_that_ends_ends_all_and_to_whoever_comes_back_there_is_204(world: World, log: JobLog) -> None:
+    await log.add()
+    async with watching(world) as first, watching(world) as second:
+        assert await _versions(first, 1) == await _versions(second, 1) == [1]
+        await log.add(last=True)
+        for lines in (first, second):
+            assert [event.data["state"]["version"] async for event in lines] == [2]
+    response = await world.http.get(URL, headers=ANN | {"last-event-id": at(2)})
+    assert response.status_code == 204
+
+
+async def test_another_key_never_joins(world: World, log: JobLog) -> None:
+    allowed = log.watch
+
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        if dict(context.invocation_metadata())["atelier-on-behalf-of"] != "default/ann":
+            raise NotFound.of("job", request.job_id)
+        async with aclosing(allowed(request, context)) as told:  # type: ignore[type-var]
+            async for message in told:
+                yield message
+
+    world.behaviour.streams["WatchJob"] = watch
+    await log.add()
+    shop = {"x-api-key": "atl_internal"}
+    async with watching(world, headers=shop | {"atelier-on-behalf-of": "default/ann"}) as lines:
+        assert await _versions(lines, 1) == [1]
+        refused = await world.http.get(URL, headers=shop | {"atelier-on-behalf-of": "default/bob"})
+        assert (refused.status_code, refused.json()["error"]["reason"]) == (404, "not_found")
+        world.behaviour.streams["WatchJob"] = log.watch
+        async with watching(world, headers=BOB) as other:
+            assert await _versions(other, 1) == [1]
+            # Not even for the same thing: whether it is theirs is what the service says.
+            assert log.followed == 2
+
+
+async def test_what_breaks_the_stream_is_said_to_all(world: World, log: JobLog) -> None:
+    await log.add()
+    async with watching(world) as first, watching(world) as second:
+        assert await _versions(first, 1) == await _versions(second, 1) == [1]
+        await log.fail(Unavailable("The database is away.", retry_after=timedelta(seconds=3)))
+        for lines in (first, second):
+            [error] = [event async for event in lines]
+            assert (error.name, error.data["error"]["status"]) == ("error", "UNAVAILABLE")
+
+
+async def test_the_merged_stream_and_that_of_one_source_share(world: World) -> None:
+    async with (
+        world.http.stream("GET", "/v1/events", headers=ANN),
+        world.http.stream("GET", "/v1/events/items", headers=ANN),
+    ):
+        calls = world.behaviour.seen["WatchItems"]
+        assert ["atelier-watch" in call.metadata for call in calls] == [False, True]
+
+
+async def test_an_owner_has_so_many_streams_and_no_more(make_world: MakeWorld) -> None:
+    world = await make_world(gateway__event_streams_per_owner=2)
+    async with world.http.stream("GET", "/v1/events", headers=ANN):
+        async with world.http.stream("GET", URL, headers=ANN):
+            for path in (URL, "/v1/events"):
+                refused = await world.http.get(path, headers=ANN)
+                problem = refused.json()["error"]
+                assert (refused.status_code, problem["reason"]) == (429, "limit_reached")
+                assert problem["fields"][0]["field"] == "event_streams_per_owner"
+                assert "retry-after" in refused.headers
+            async with world.http.stream("GET", URL, headers=BOB) as other:
+                assert other.status_code == 200
+        async with asyncio.timeout(5):
+            while (await _status(world)) != 200:
+                continue
+
+
+async def _status(world: World) -> int:
+    async with world.http.stream("GET", URL, headers=ANN) as response:
+        return response.status_code
+
+
+class Client:
+    """A watcher that takes what it is given while it has room, without any connection."""
+
+    def __init__(self, most: int = 1_000_000) -> None:
+        self.heard: list[str] = []
+        self.errors: list[AtelierError | None] = []
+        self.most = most
+        self._room = asyncio.Condition()
+        self._told = asyncio.Event()
+
+    @property
+    def full(self) -> bool:
+        return len(self.heard) >= self.most
+
+    def hear(self, seat: Seat, news: News) -> None:
+        self.heard.append(news.cursor)
+        self._told.set()
+
+    async def room(self) -> None:
+        async with self._room:
+            await self._room.wait_for(lambda: not self.full)
+
+    def lost(self, seat: Seat, error: AtelierError | None) -> None:
+        self.errors.append(error)
+
+    async def take(self, most: int, *seats: Seat) -> None:
+        async with self._room:
+            self.most = most
+            self._room.notify_all()
+        for seat in seats:
+            seat.made_room()
+
+    async def until(self, count: int) -> list[str]:
+        async with asyncio.timeout(10):
+            while len(self.heard) < count:
+                self._told.clear()
+                await self._told.wait()
+        return self.heard
+
+
+def _seat(world: World, client: Client) -> Seat:
+    route = next(route for route in world.gateway.app.table.routes if route.method.name == "WatchJob")
+    signer = world.services.signer
+    token = signer.issue(owner=Owner("default", "ann"), kind=KeyKind.USER, key_id="k1").token.reveal()
+
+    async def access() -> Any:
+        return (("authorization", f"Bearer {token}"),)
+
+    made: Access = access
+    watched = Watched(route.grpc_path, b"\n\x02j1", b"ann", route, made)
+    return Seat(world.gateway.context.feeds, watched, at(0), client)
+
+
+async def test_who_is_slow_slows_nobody_and_misses_nothing(world: World, log: JobLog) -> None:
+    fast, slow = Client(), Client(most=0)
+    quick, late = _seat(world, fast), _seat(world, slow)
+    assert await quick.join()
+    assert await late.join()
+    every = [at(position) for position in range(1, 401)]
+    await log.add(400)
+    # More than is held for anybody: who takes nothing has missed most of it.
+    assert await fast.until(400) == every
+    assert slow.heard == []
+    assert log.followed == 1
+    await slow.take(1_000_000, late)
+    await log.add()
+    assert await slow.until(401) == [*every, at(401)]
+    assert fast.errors == slow.errors == []
+    quick.leave()
+    late.leave()
+
+
+async def test_the_service_waits_while_nobody_can_take_more(world: World, log: JobLog) -> None:
+    alone = Client(most=5)
+    seat = _seat(world, alone)
+    assert await seat.join()
+    await log.add(20)
+    await alone.until(5)
+    assert len(alone.heard) == 5
+    await alone.take(1_000_000, seat)
+    assert await alone.until(20) == [at(position) for position in range(1, 21)]
+    # It was never behind, so nothing was asked for twice.
+    assert log.once == 0
+    seat.leave()
+    await asyncio.wait_for(log.quiet(), 5)
