@@ -71,6 +71,7 @@ EXAMPLES: Mapping[str, Example] = {
             "max_quantity": 4,
             "base_size": 1024,
             "default_steps": 12,
+            "default_frame_rate": 16,
         },
     ),
     "DeleteModel": Example(path={"name": "house-style"}),

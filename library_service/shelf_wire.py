@@ -32,6 +32,7 @@ _MOVES = {
 }
 
 _OURS = "atelier"
+_MOST_FRAME_RATE = 60
 
 
 def selection(request: pb.ListItemsRequest | pb.CountItemsRequest) -> Selection:
@@ -134,6 +135,9 @@ def recipe(item: Item, *, as_enhanced: bool) -> router_service_pb2.GenerateConte
         request.width, request.height = settings.width, settings.height
     if settings.frames and settings.frame_rate:
         request.duration_seconds = settings.frames / settings.frame_rate
+        # What a file says of itself may be more than a request may ask for.
+        if settings.frame_rate <= _MOST_FRAME_RATE:
+            request.frame_rate = settings.frame_rate
     if made.enhanced_prompt and as_enhanced:
         request.prompt = made.enhanced_prompt
     elif made.enhanced_prompt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
-from router_service.domain import StageKind
+from router_service.domain import Format, StageKind
 from router_service.models import RoutingTable
 from router_service.registry import ModelRegistry
 from router_service.registry_domain import ConnectedWorker
@@ -83,6 +83,8 @@ def _unreachable(model: str, worker: ConnectedWorker, table: RoutingTable) -> st
     else:
         formats = like.formats if like is not None else ()
         made = " ".join(f"--format {form.value}" for form in formats) or "--format image"
+        if like is not None and Format.VIDEO in formats:
+            made += f" --frame-rate {like.default_frame_rate}"
     types = ", ".join(worker.worker_types)
     return (
         f"No job reaches the model {model} of this worker: no row of the routing table leads there for {types}. "

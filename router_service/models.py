@@ -12,7 +12,6 @@ from router_service.domain import Format, Quality, StageKind, Warning_
 from router_service.registry_domain import ModelRow
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
-FRAME_RATE = 24
 ASPECT_RATIOS = {
     "1:1": (1, 1),
     "16:9": (16, 9),

@@ -18,7 +18,8 @@ from router_service.domain import (
     StageState,
     Warning_,
 )
-from router_service.models import FRAME_RATE, Route, RoutingTable, check_size, effective_size, effective_steps
+from router_service.models import Route, RoutingTable, check_size, effective_size, effective_steps
+from router_service.registry_domain import ModelRow
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 
@@ -61,6 +62,7 @@ class Request:
     guidance: float | None = None
     scheduler: str = ""
     loras: tuple[Lora, ...] = ()
+    frame_rate: int | None = None
 
     @property
     def is_steered(self) -> bool:
@@ -109,7 +111,7 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
         aspect_ratio = ""
     else:
         width, height = effective_size(route.row, aspect_ratio, quality)
-    seconds = _DEFAULT_SECONDS if request.duration_seconds is None else request.duration_seconds
+    frames, frame_rate = _footage(request, route.row) if form is Format.VIDEO else (0, 0)
     settings = GenerationSettings(
         worker_type=route.row.worker_type,
         model=route.model,
@@ -121,8 +123,8 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
         quantity=quantity,
         quality=quality,
         aspect_ratio=aspect_ratio,
-        frames=round(seconds * FRAME_RATE) if form is Format.VIDEO else 0,
-        frame_rate=FRAME_RATE if form is Format.VIDEO else 0,
+        frames=frames,
+        frame_rate=frame_rate,
         guidance=request.guidance,
         scheduler=request.scheduler,
         loras=request.loras,
@@ -135,6 +137,13 @@ def make_plan(request: Request, table: RoutingTable) -> Plan:
         deadline += enhancer.deadline
     stages[0] = replace(stages[0], state=StageState.QUEUED)
     return Plan(settings, tuple(stages), route.warnings, deadline)
+
+
+def _footage(request: Request, row: ModelRow) -> tuple[int, int]:
+    """Return how many frames a video has, and how many of them a second."""
+    seconds = _DEFAULT_SECONDS if request.duration_seconds is None else request.duration_seconds
+    rate = row.default_frame_rate if request.frame_rate is None else request.frame_rate
+    return round(seconds * rate), rate
 
 
 def _enhancement_plan(request: Request, route: Route, table: RoutingTable) -> Plan:
@@ -189,6 +198,7 @@ def _about_outputs(request: Request) -> dict[str, bool]:
         "height": request.height is not None,
         "steps": request.steps is not None,
         "duration_seconds": request.duration_seconds is not None,
+        "frame_rate": request.frame_rate is not None,
         "guidance": request.guidance is not None,
         "scheduler": bool(request.scheduler),
         "loras": bool(request.loras),
@@ -247,9 +257,10 @@ def _format_of(request: Request, route: Route) -> Format:
 
 
 def _check_generation(request: Request, form: Format) -> None:
-    if request.duration_seconds is not None and form is not Format.VIDEO:
-        message = "is for videos only: leave it out for an image"
-        raise InvalidArgument.field("duration_seconds", message, ErrorReason.CONFLICTING_FIELDS)
+    for field, number in (("duration_seconds", request.duration_seconds), ("frame_rate", request.frame_rate)):
+        if number is not None and form is not Format.VIDEO:
+            message = "is for videos only: leave it out for an image"
+            raise InvalidArgument.field(field, message, ErrorReason.CONFLICTING_FIELDS)
     kinds = [reference.kind for reference in request.references]
     for index, kind in enumerate(kinds):
         path = f"reference_images[{index}].kind"

@@ -23,6 +23,7 @@ class ModelRow:
     base_size: int = 1024
     default_steps: int = 12
     deadline_seconds: int = 900
+    default_frame_rate: int = 24
 
     @property
     def pool(self) -> str:

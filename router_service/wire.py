@@ -93,6 +93,7 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
         aspect_ratio=message.aspect_ratio or None,
         steps=_optional(message, "steps"),
         duration_seconds=_optional(message, "duration_seconds"),
+        frame_rate=_optional(message, "frame_rate"),
         references=tuple(
             _reference_from_proto(reference, f"reference_images[{index}]")
             for index, reference in enumerate(message.reference_images)
@@ -169,7 +170,7 @@ def model_from_proto(message: model_pb2.Model) -> ModelRow:
     formats = [_known(generation_pb2.Format, form, "FORMAT_", "model.formats") for form in message.formats]
     given = {
         field: getattr(message, field)
-        for field in ("max_quantity", "base_size", "default_steps", "deadline_seconds")
+        for field in ("max_quantity", "base_size", "default_steps", "default_frame_rate", "deadline_seconds")
         if getattr(message, field)
     }
     return ModelRow(
@@ -294,6 +295,7 @@ def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
         max_quantity=row.max_quantity,
         base_size=row.base_size,
         default_steps=row.default_steps,
+        default_frame_rate=row.default_frame_rate,
         deadline_seconds=row.deadline_seconds,
         position=row.position,
         connected_workers=len(workers),

@@ -73,6 +73,7 @@ function facts({ provenance, media, expires_at: expires, item_id: item }) {
     "Enhanced prompt": provenance?.enhanced_prompt, Not: provenance?.negative_prompt, Model: settings?.model,
     Seed: settings && String(provenance.seed), Size: `${media.width}×${media.height}`,
     Length: media.duration_ms ? `${(media.duration_ms / 1000).toFixed(1)} s` : "", Steps: settings?.steps,
+    "Frames a second": settings?.frame_rate,
     Guidance: settings?.guidance, Scheduler: settings?.scheduler,
     LoRAs: settings?.loras?.map(({ name, weight }) => `${name} × ${weight}`).join(", "),
     Engine: provenance?.engine, Kept: item ? "for good" : expires && `until ${new Date(expires).toLocaleString()}`,

@@ -102,7 +102,11 @@ async def test_a_video_of_ours_is_made_again_from_the_file_alone(harness: Harnes
     asset = await harness.bring(tagged(tmp_path, atelier=json.dumps(said)))
     request = recipe(item_of(asset.provenance), as_enhanced=False)
     assert (request.prompt, request.format) == ("a lantern 提灯", generation_pb2.FORMAT_VIDEO)
-    assert request.duration_seconds == 3
+    assert (request.duration_seconds, request.frame_rate) == (3, 8)
+    said["settings"] |= {"frames": 610, "fps": 61}
+    asset = await harness.bring(tagged(tmp_path, atelier=json.dumps(said)))
+    request = recipe(item_of(asset.provenance), as_enhanced=False)
+    assert (request.duration_seconds, request.HasField("frame_rate")) == (10, False)
 
 
 @pytest.mark.parametrize("tool", TOOLS)

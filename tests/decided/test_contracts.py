@@ -18,6 +18,7 @@ NUMBERS = {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescript
 ZERO_IS_ABSENT = {
     "atelier.router.v1.Model.max_quantity",
     "atelier.router.v1.Model.base_size",
+    "atelier.router.v1.Model.default_frame_rate",
     "atelier.router.v1.Model.default_steps",
     "atelier.router.v1.Model.deadline_seconds",
     "atelier.router.v1.Model.position",

@@ -64,10 +64,16 @@ async def test_from_a_request_to_a_saved_video(client: AsyncAtelier, tmp_path: P
     with av.open(str(await client.download(result.assets[1], tmp_path / "kite.mp4"))) as container:
         said = json.loads(container.metadata["atelier"])
         frames = [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
-        assert float(container.streams.video[0].average_rate or 0) == 24.0
-    assert frames == [(72, 136, 3)] * 24
+        assert float(container.streams.video[0].average_rate or 0) == 16.0
+    # A second at the rate of the model, of which 4k + 1 are filmed.
+    assert frames == [(72, 136, 3)] * 16
     assert (said["engine"], said["seed"]) == ("diffusers", 101)
-    assert said["settings"].items() >= {"frames": 24, "fps": 24, "steps": 2}.items()
+    assert said["settings"].items() >= {"frames": 16, "fps": 16, "steps": 2}.items()
+
+
+async def test_a_video_of_another_frame_rate_plays_as_long(client: AsyncAtelier, tmp_path: Path) -> None:
+    result = await made(client, duration_seconds=1.5, frame_rate=6)
+    assert (result.assets[0].media.duration_ms, result.assets[0].provenance.settings.frames) == (1500, 9)
 
 
 async def test_the_same_seed_gives_the_same_bytes(client: AsyncAtelier) -> None:

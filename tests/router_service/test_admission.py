@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from atelier.asset.v1 import asset_service_pb2, upload_service_pb2
-from atelier.router.v1 import job_pb2
+from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
 from service_kit.errors import ErrorReason
@@ -231,5 +231,33 @@ async def test_effective_values_are_in_the_reply(router: Router) -> None:
     settings = reply.generation_settings
     assert (settings.size, settings.steps, settings.quantity) == ("1712x960", 20, 2)
     video = (await router.submit(model="wan-2.1", format="FORMAT_VIDEO", duration_seconds=4)).generation_settings
-    assert (video.model, video.frames, video.frame_rate, video.aspect_ratio) == ("wan", 96, 24, "16:9")
+    assert (video.model, video.frames, video.frame_rate, video.aspect_ratio) == ("wan", 64, 16, "16:9")
     assert video.format == generation_pb2.FORMAT_VIDEO
+
+
+async def test_a_video_has_the_frame_rate_of_its_model_or_the_one_that_is_asked_for(router: Router) -> None:
+    row = model_pb2.Model(
+        name="reel",
+        stage=job_pb2.STAGE_KIND_GENERATE,
+        worker_type="wan",
+        formats=[generation_pb2.FORMAT_VIDEO],
+        default_frame_rate=30,
+    )
+    for rate, given in ((30, row), (24, model_pb2.Model(name="old", **_without_rate(row)))):
+        await router.jobs.PutModel(pb.PutModelRequest(model=given))
+        listed = (await router.jobs.ListModels(pb.ListModelsRequest())).models
+        assert [one.default_frame_rate for one in listed if one.name == given.name] == [rate]
+        asked = {"model": given.name, "format": "FORMAT_VIDEO", "duration_seconds": 1.5}
+        settings = (await router.submit(**asked)).generation_settings
+        assert (settings.frame_rate, settings.frames) == (rate, 1.5 * rate)
+        settings = (await router.submit(**asked, frame_rate=12)).generation_settings
+        assert (settings.frame_rate, settings.frames) == (12, 18)
+    for fields in ({"frame_rate": 61, "model": "reel", "format": "FORMAT_VIDEO"}, {"frame_rate": 16}):
+        assert [problem.field for problem in (await refused(router, **fields)).fields] == ["frame_rate"]
+    with pytest.raises(grpc.aio.AioRpcError, match=r"model\.default_frame_rate"):
+        row.default_frame_rate = 61
+        await router.jobs.PutModel(pb.PutModelRequest(model=row))
+
+
+def _without_rate(row: model_pb2.Model) -> dict[str, Any]:
+    return {"stage": row.stage, "worker_type": row.worker_type, "formats": row.formats}

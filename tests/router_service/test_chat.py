@@ -169,6 +169,7 @@ async def test_what_nobody_has_read_is_tried_again(router: Router) -> None:
         ("aspect_ratio", "1:1"),
         ("steps", 3),
         ("duration_seconds", 2.0),
+        ("frame_rate", 16),
         ("reference_images", [{"asset_id": "0197a000-0000-7000-8000-000000000001", "kind": "REFERENCE_KIND_INIT"}]),
         ("enhancement_only", True),
         ("enhance_prompt", True),

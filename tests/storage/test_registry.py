@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from datetime import timedelta
+
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, update
 
 from router_service.domain import Format, StageKind
 from router_service.registry_domain import ConnectedWorker, LoadedModel, ModelRow
 from router_service.storage import Storage
 from router_service.storage.shipped_models import CHAT, SHIPPED
+from router_service.storage.tables import models
 from service_kit.clock import ManualClock
 
 SECOND = timedelta(seconds=1)
@@ -31,6 +37,26 @@ async def test_the_routing_table_ships_and_is_listed_in_order(router: Storage) -
         assert await tx.registry.delete_model("mine-*")
         assert not await tx.registry.delete_model("mine-*")
         assert len(await tx.registry.list_models()) == len(shipped) + 1
+
+
+async def test_shipped_rows_get_their_frame_rate_by_the_migration_unless_an_operator_changed_them(
+    router: Storage,
+) -> None:
+    migration = importlib.import_module("router_service.storage.migrations.versions.0011_frame_rates")
+
+    def migrate(connection: Connection) -> None:
+        with Operations.context(MigrationContext.configure(connection)):
+            migration.upgrade()
+
+    async with router.write() as tx:
+        connection = tx.registry._connection
+        for row in SHIPPED:
+            document = {name: value for name, value in row["document"].items() if name != "default_frame_rate"}
+            changed = document | ({"max_quantity": 2} if row["name"] == "*" else {})
+            await connection.execute(update(models).where(models.c.name == row["name"]).values(document=changed))
+        await connection.run_sync(migrate)
+        rates = {row.name: row.default_frame_rate for row in await tx.registry.list_models()}
+        assert (rates["wan"], rates["*"], rates["sdxl"]) == (16, 24, 24)
 
 
 async def test_a_name_is_in_the_table_of_its_stage_only(router: Storage) -> None:

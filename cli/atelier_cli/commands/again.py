@@ -72,6 +72,7 @@ def request_of(path: Path) -> tuple[dict[str, Any], list[str]]:
         }
         if "frames" in settings:
             request["duration_seconds"] = int(settings["frames"]) / int(settings["fps"])
+            request["frame_rate"] = int(settings["fps"])
         request |= {name: settings[name] for name in ("guidance", "scheduler", "loras") if name in settings}
         return request, _notes(made, settings)
     except (TypeError, KeyError, ValueError, AttributeError, ZeroDivisionError):

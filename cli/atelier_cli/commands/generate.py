@@ -72,6 +72,7 @@ def _options(arguments: argparse.Namespace, references: Sequence[ReferenceImage]
         "aspect_ratio": arguments.aspect or "",
         "steps": arguments.steps,
         "duration_seconds": arguments.duration,
+        "frame_rate": arguments.frame_rate,
         "priority": arguments.priority,
         "enhance_prompt": arguments.enhance,
         "guidance": arguments.guidance,

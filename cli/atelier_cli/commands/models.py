@@ -77,6 +77,7 @@ def put(context: Context) -> int:
         max_quantity=arguments.max_quantity,
         base_size=arguments.base_size,
         default_steps=arguments.default_steps,
+        default_frame_rate=arguments.default_frame_rate,
         deadline_seconds=arguments.deadline_seconds,
         position=arguments.position,
     )

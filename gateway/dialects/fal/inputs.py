@@ -27,7 +27,6 @@ _RESOLUTIONS = {"480p": 480, "720p": 720, "1080p": 1080}
 _RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 _PICTURES = "of pictures and videos"
 _TEXT = "of apps that write text"
-_NO_CHOICE = "cannot be chosen here; leave it out"
 
 _PROMPTS = (
     mapped("prompt", "`prompt`; for text the last message", "a heron at dawn", required=True),
@@ -55,6 +54,8 @@ _SHAPE = (
     mapped("scheduler", "`scheduler`, by the name that our workers have for it", "euler"),
     mapped("loras", "`loras`: `{path, scale}`; `path` is a name that our workers have", [{"path": "ink"}], Kind.ANY),
     mapped("duration", '`duration_seconds` of a video; `5`, `"5"` or `"5s"`', 2, Kind.ANY),
+    mapped("frames_per_second", "`frame_rate` of a video", 16, Kind.INTEGER, minimum=1, maximum=60),
+    mapped("fps", "the same", 16, Kind.INTEGER, minimum=1, maximum=60),
     mapped("output_format", "nothing: the only types that there are", "png", choices=("png", "mp4")),
 )
 _STARTS = (
@@ -71,8 +72,6 @@ _NOTED = (
 _REFUSED = (
     refused("sync_mode", "must be false: outputs are fetched from their addresses", True, harmless=(False,)),
     refused("num_frames", "cannot be chosen here; send duration in seconds", 81),
-    refused("frames_per_second", _NO_CHOICE, 24),
-    refused("fps", _NO_CHOICE, 24),
     refused("controlnets", "cannot be loaded here", [{"path": "x"}], harmless=([],)),
     refused("ip_adapters", "cannot be loaded here", [{"path": "x"}], harmless=([],)),
 )
@@ -82,7 +81,7 @@ FIELDS: tuple[Field, ...] = (*_PROMPTS, *_SHAPE, *_STARTS, *_NOTED, *_REFUSED)
 
 _OF_TEXT = frozenset({"prompt", "system_prompt", "max_tokens", "temperature", "top_p"})
 _OF_CHAT_ONLY = _OF_TEXT - {"prompt"}
-_OF_VIDEO_ONLY = frozenset({"duration", "resolution"})
+_OF_VIDEO_ONLY = frozenset({"duration", "resolution", "frames_per_second", "fps"})
 
 _PLAIN = {
     "num_images": "quantity",
@@ -90,6 +89,8 @@ _PLAIN = {
     "num_inference_steps": "steps",
     "guidance_scale": "guidance",
     "scheduler": "scheduler",
+    "frames_per_second": "frame_rate",
+    "fps": "frame_rate",
 }
 
 NAMES = {
@@ -99,6 +100,7 @@ NAMES = {
     "width": "image_size",
     "height": "image_size",
     "duration_seconds": "duration",
+    "frame_rate": "frames_per_second",
     "reference_images": "image_url",
     "webhook": "fal_webhook",
     "chat": "prompt",
@@ -151,6 +153,8 @@ def _check(values: Values, app: App, chosen: Chosen) -> None:
         raise InvalidArgument.field("image_url", f"is not taken by {app.task}", ErrorReason.CONFLICTING_FIELDS)
     if app.task == "inpainting" and "mask_url" not in values:
         raise InvalidArgument.field("mask_url", "is required", ErrorReason.MISSING_FIELD)
+    if "fps" in values and "frames_per_second" in values:
+        raise InvalidArgument.field("fps", "and frames_per_second say it twice", ErrorReason.CONFLICTING_FIELDS)
     makes = {generation_pb2.FORMAT_IMAGE: "png", generation_pb2.FORMAT_VIDEO: "mp4"}
     if values.get("output_format") not in (None, makes.get(chosen.format or generation_pb2.FORMAT_UNSPECIFIED)):
         raise InvalidArgument.field("output_format", f"is not a type that {app.names[0]} makes")

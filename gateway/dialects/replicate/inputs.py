@@ -19,7 +19,6 @@ EVENTS = ("start", "output", "completed")
 _RATIOS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 _TEXT = "of models that write text"
 _KEPT = "kept with `input`"
-_NO_CHOICE = "cannot be chosen here; leave it out"
 
 _OUTER = (
     mapped("input", "the fields below", {"prompt": "a heron at dawn"}, Kind.OBJECT),
@@ -60,6 +59,8 @@ _SHAPE = (
     mapped("extra_lora", "`loras`: one more", "grain"),
     mapped("extra_lora_scale", "`weight` of that one", 0.8, Kind.NUMBER, minimum=-4, maximum=4),
     mapped("duration", "`duration_seconds` of a video", 2, Kind.NUMBER),
+    mapped("frames_per_second", "`frame_rate` of a video", 16, Kind.INTEGER, minimum=1, maximum=60),
+    mapped("fps", "the same", 16, Kind.INTEGER, minimum=1, maximum=60),
     mapped("output_format", "nothing: the only types that there are", "png", choices=("png", "mp4")),
 )
 _STARTS = (
@@ -79,8 +80,6 @@ _NOTED = (
 _REFUSED = (
     refused("megapixels", "cannot be chosen here; send width and height", "1"),
     refused("num_frames", "cannot be chosen here; send duration in seconds", 81),
-    refused("fps", _NO_CHOICE, 24),
-    refused("frames_per_second", _NO_CHOICE, 24),
     refused("refine", "is of another engine", "expert_ensemble_refiner", harmless=("no_refiner",)),
 )
 
@@ -116,6 +115,7 @@ _SAME = {
     "steps": "num_inference_steps",
     "strength": "prompt_strength",
     "guidance": "guidance_scale",
+    "fps": "frames_per_second",
 }
 _PLAIN = {
     "num_outputs": "quantity",
@@ -124,6 +124,7 @@ _PLAIN = {
     "guidance_scale": "guidance",
     "scheduler": "scheduler",
     "duration": "duration_seconds",
+    "frames_per_second": "frame_rate",
 }
 _LORAS = {"lora_weights": "lora_scale", "extra_lora": "extra_lora_scale"}
 _PICTURES = ("image", "input_image", "start_image")
@@ -141,6 +142,7 @@ NAMES = {
     "width": "input.width",
     "height": "input.height",
     "duration_seconds": "input.duration",
+    "frame_rate": "input.frames_per_second",
     "reference_images": "input.image",
     "chat": "input.prompt",
     "negative_prompt": "input.negative_prompt",
@@ -230,7 +232,7 @@ def _check(said: Said, named: Named) -> None:
             raise InvalidArgument.field(f"{INPUT}{name}", f"is of pictures and videos; {named.model} writes text")
         if not text and name in _OF_CHAT_ONLY:
             raise InvalidArgument.field(f"{INPUT}{name}", f"is {_TEXT}; {named.model} writes none")
-        if not video and name in ("duration", "start_image"):
+        if not video and name in ("duration", "frames_per_second", "start_image"):
             raise InvalidArgument.field(f"{INPUT}{name}", f"is of videos; {named.model} makes none")
     if not said.get("prompt"):
         raise InvalidArgument.field(f"{INPUT}prompt", "is required", ErrorReason.MISSING_FIELD)

@@ -78,7 +78,10 @@ async def test_every_field_of_a_video(http: httpx.AsyncClient, system: System, p
     body = {"prompt": "a heron", "aspect_ratio": "9:16", "resolution": "480p", "duration": "2s", "image_urls": [uri]}
     job = await job_of(http, system, "fal-ai/wan/image-to-video", {**body, "enable_prompt_expansion": False})
     settings = job["generation_settings"]
-    assert (settings["size"], settings["frames"] / settings["frame_rate"]) == ("480x856", pytest.approx(2, abs=0.1))
+    assert (settings["size"], settings["frames"], settings["frame_rate"]) == ("480x856", 32, 16)
+    for name in ("frames_per_second", "fps"):
+        job = await job_of(http, system, "fal-ai/wan/image-to-video", {**body, name: 12})
+        assert job["generation_settings"]["frame_rate"] == 12
     assert [reference["kind"] for reference in job["reference_images"]] == ["first_frame"]
 
 

@@ -85,10 +85,14 @@ async def test_every_field_of_a_picture(http: httpx.AsyncClient, system: System,
 async def test_every_field_of_a_video(http: httpx.AsyncClient, system: System, picture: bytes) -> None:
     uri = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
     given = {"prompt": "a heron", "aspect_ratio": "9:16", "duration": 2, "start_image": uri, "num_inference_steps": 1}
+    given |= {"frames_per_second": 12}
     job = await job_of(http, system, WAN, {"input": given})
     settings = job["generation_settings"]
     assert settings["aspect_ratio"] == "9:16"
-    assert settings["frames"] / settings["frame_rate"] == pytest.approx(2, abs=0.1)
+    assert (settings["frames"], settings["frame_rate"]) == (24, 12)
+    del given["frames_per_second"]
+    again = await job_of(http, system, WAN, {"input": {**given, "fps": 8}})
+    assert again["generation_settings"]["frame_rate"] == 8
     assert [reference["kind"] for reference in job["reference_images"]] == ["first_frame"]
 
 
