@@ -17,6 +17,7 @@ from tests.atelier_worker.openai.stand_in import (
     Answer,
     Exchange,
     StandIn,
+    Time,
     encoded,
     engine_for,
     form_of,
@@ -53,6 +54,21 @@ def test_each_output_is_one_request_and_becomes_a_png_that_says_how(upstream: St
     assert said["engine"] == "openai"
     assert said["settings"]["upstream_model"] == "some-model"
     assert context.warnings == ["The upstream takes no seed: the same seed does not give the same picture again."]
+
+
+def test_a_request_that_takes_long_is_not_silent(upstream: StandIn, tmp_path: Path) -> None:
+    class Hours(Time):
+        def clock(self) -> float:
+            self.now += 600.0
+            return self.now
+
+    upstream.answer(encoded(picture()))
+    context = heard(tmp_path)
+    draws(upstream, time=Hours()).run(replace(_TASK, indexes=(0,), quantity=1), context)
+    # The worker's patience with silence begins anew each time; how long a request may take is the engine's to say.
+    assert (None, 0, 1) in context.steps
+    assert set(context.phases) == {"asking the upstream", "delivering"}
+    assert context.delivered
 
 
 def test_an_upstream_with_seeds_gets_the_seed_of_each_output(upstream: StandIn, tmp_path: Path) -> None:

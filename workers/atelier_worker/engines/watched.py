@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from atelier_worker.engine import Context
+
 T = TypeVar("T")
 # A connection that waits for its upstream is closed this soon after the job was cancelled.
 LOOK_S = 0.05
+# A worker takes a task that is silent for minutes for one that hangs.
+SAY_S = 30.0
 
 
 def run_watched(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T:
@@ -31,3 +35,20 @@ async def _watched(work: Coroutine[Any, Any, T], check: Callable[[], None]) -> T
         await asyncio.wait({task})
         raise
     return task.result()
+
+
+def noticing(context: Context, phase: str, clock: Callable[[], float]) -> Callable[[], None]:
+    """Return a check for `run_watched` that raises when the job was cancelled, and else says `phase` every half minute.
+
+    For work that ends within a time of its own, known to be alive whatever it waits for. `clock` gives seconds.
+    """
+    said_at = clock()
+
+    def check() -> None:
+        nonlocal said_at
+        context.check_cancelled()
+        if clock() - said_at >= SAY_S:
+            said_at = clock()
+            context.progress(0, 1, phase=phase)
+
+    return check

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from atelier_worker.engine import Chat, Context, EngineError, Task
 from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.features import no_model, refuse
-from atelier_worker.engines.watched import run_watched
+from atelier_worker.engines.watched import noticing, run_watched
 
 from . import chat, enhance, images
 from .cost import Spent, in_words
@@ -25,6 +25,7 @@ _STAGES = {"chat": ("chat",), "enhance": ("enhance",), "images": ("generate",)}
 # What a text is taken to become until it is there, where the request sets no limit.
 _USUAL_TOKENS = 512
 _SAY_S = 1.0
+_ASKING = "asking the upstream"
 WAITING_FOR_LIMIT = "waiting for the upstream's limit"
 
 Sleep = Callable[[float], Awaitable[None]]
@@ -69,6 +70,7 @@ class OpenAIEngine:
             raise OptionsError(f"outgoing_allow: {error}.") from None
         self._limits = MinuteLimits(read.requests_per_minute, read.tokens_per_minute, clock)
         self._patience = Patience(attempts=read.attempts)
+        self._clock = clock
         self._sleep, self._rng = sleep, rng or random.Random()  # noqa: S311 - it only spreads waits
         self._spent = Spent()
 
@@ -78,13 +80,14 @@ class OpenAIEngine:
 
     def run(self, task: Task, context: Context) -> None:
         """Run one stage to its end; see `Engine.run`."""
+        check = noticing(context, _ASKING, self._clock)
         match task.stage:
             case "chat":
-                run_watched(self._chat(task, context), context.check_cancelled)
+                run_watched(self._chat(task, context), check)
             case "enhance":
-                run_watched(self._enhance(task, context), context.check_cancelled)
+                run_watched(self._enhance(task, context), check)
             case _:
-                run_watched(self._images(task, context), context.check_cancelled)
+                run_watched(self._images(task, context), check)
 
     async def _chat(self, task: Task, context: Context) -> None:
         if task.chat is None:
@@ -135,7 +138,7 @@ class OpenAIEngine:
         async def once() -> chat.Reply:
             passage = await self._limits.enter(guess, lambda wait_s: self._wait(wait_s, context, WAITING_FOR_LIMIT))
             self._spent.add("requests", 1)
-            context.progress(0, 1, phase="asking the upstream")
+            context.progress(0, 1, phase=_ASKING)
             reply = await chat.converse(self._upstream, model, body, writer())
             if reply.usage is not None:
                 self._limits.correct(passage, sum(reply.usage))
@@ -171,7 +174,7 @@ class OpenAIEngine:
             await self._limits.enter(0, lambda wait_s: self._wait(wait_s, context, WAITING_FOR_LIMIT))
             self._spent.add("requests", 1)
             for index in indexes:
-                context.progress(0, 1, asset_index=index, phase="asking the upstream")
+                context.progress(0, 1, asset_index=index, phase=_ASKING)
             return await images.ask(self._upstream, model, task, indexes)
 
         answer = await self._try(once, context)
