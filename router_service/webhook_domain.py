@@ -34,6 +34,15 @@ class WebhookEvent(StrEnum):
     COMPLETED = "completed"
 
 
+IN_ORDER = (WebhookEvent.STARTED, WebhookEvent.OUTPUT, WebhookEvent.COMPLETED)
+"""What happens to a job, in its order."""
+
+HOLDS_BACK_FOR = 3
+"""A delivery waits for an earlier one of its job until that was taken, is given up, or has failed so many times: a
+receiver that knows a job by the last that it was told is not told of its beginning last. One that never takes an event
+is not kept from the next for hours."""
+
+
 class WebhookDialect(StrEnum):
     """The shape of what is posted."""
 

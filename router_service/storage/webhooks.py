@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, literal, null, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, exists, func, literal, null, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job
 from router_service.storage import codec
 from router_service.storage.webhook_tables import webhook_deliveries as deliveries
 from router_service.storage.webhook_tables import webhook_secrets as secrets
-from router_service.webhook_domain import Delivery, DeliveryState, WebhookDialect, WebhookEvent, deliveries_of
+from router_service.webhook_domain import (
+    HOLDS_BACK_FOR,
+    IN_ORDER,
+    Delivery,
+    DeliveryState,
+    WebhookDialect,
+    WebhookEvent,
+    deliveries_of,
+)
 from service_kit.bulk import among, delete_some, insert_new_rows
 from service_kit.database import db_now
 from service_kit.errors import NotFound
@@ -52,8 +60,8 @@ class Deliveries:
         await insert_new_rows(self._connection, deliveries, new, unique=["delivery_id"], returning="delivery_id")
 
     async def any_due(self) -> bool:
-        """Tell whether a delivery is due."""
-        some = select(deliveries.c.delivery_id).where(deliveries.c.due_at <= db_now()).limit(1)
+        """Tell whether a delivery is due that nothing holds back."""
+        some = select(deliveries.c.delivery_id).where(deliveries.c.due_at <= db_now(), ~_held_back()).limit(1)
         return (await self._connection.execute(some)).first() is not None
 
     async def lease_due(
@@ -62,13 +70,14 @@ class Deliveries:
         """Lease deliveries that are due, with the jobs as they were; nobody else gets them for a time.
 
         Every owner that is not busy has its turn before anybody has a second one; among equals the oldest go first.
+        What a receiver is told of a job goes one after the other: see `HOLDS_BACK_FOR`.
         """
         enough = tuple_(deliveries.c.tenant_id, deliveries.c.owner_id).not_in(
             [(owner.tenant_id, owner.owner_id) for owner in busy]
         )
         late = (
             select(deliveries.c.delivery_id, deliveries.c.tenant_id, deliveries.c.owner_id, deliveries.c.due_at)
-            .where(deliveries.c.due_at <= db_now(), enough)
+            .where(deliveries.c.due_at <= db_now(), enough, ~_held_back())
             .order_by(deliveries.c.due_at)
             .limit(_LOOK_AT)
             .subquery()
@@ -152,6 +161,22 @@ class Deliveries:
     async def remove_finished(self, older_than: timedelta) -> int:
         """Forget some deliveries that ended longer ago than this. Returns how many."""
         return await delete_some(self._connection, deliveries, deliveries.c.finished_at < db_now(plus=-older_than))
+
+
+def _held_back() -> ColumnElement[bool]:
+    """Tell of a delivery whether an earlier one of its job goes first."""
+    earlier = deliveries.alias("earlier")
+    after = [
+        and_(deliveries.c.event == event.value, earlier.c.event.in_([before.value for before in IN_ORDER[:place]]))
+        for place, event in enumerate(IN_ORDER)
+        if place
+    ]
+    return exists().where(
+        earlier.c.job_id == deliveries.c.job_id,
+        earlier.c.due_at.is_not(None),
+        earlier.c.tries < HOLDS_BACK_FOR,
+        or_(*after),
+    )
 
 
 class SecretSeeds:
