@@ -31,7 +31,7 @@ USAGE = {
     "output_tokens": 0,
     "total_tokens": 0,
 }
-"""Engines that make pictures do not count tokens."""
+"""Engines that make pictures count no tokens. An answer says so by leaving `usage` out; events must have one."""
 
 JOB_ID = "atelier-job-id"
 """The header that names the job behind an answer."""
@@ -92,7 +92,6 @@ async def _answer(call: Call, job: job_pb2.Job, assets: list[asset_pb2.Asset], *
         "output_format": assets[0].media.content_type.removeprefix("image/"),
         "quality": quality_name(settings.quality),
         "size": settings.size,
-        "usage": USAGE,
     }
 
 
@@ -168,7 +167,8 @@ ENDPOINTS = (
         "/openai/v1/images/generations",
         generate,
         image_fields(refused("style", "cannot be chosen: say it in the prompt", "vivid")),
-        note="Without `response_format` the bytes are answered. Tokens are not counted for pictures: `usage` is 0.",
+        note="Without `response_format` the bytes are answered. Tokens are not counted for pictures: an answer has no "
+        "`usage`, and in events, which must have one, it is 0.",
     ),
     Endpoint(
         "POST",

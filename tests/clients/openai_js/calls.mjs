@@ -20,7 +20,7 @@ async function picture() {
 call("images.generate", async () => {
   const answer = await client().images.generate({ prompt: "a heron", model: "sdxl", size: "256x256", n: 2, seed: 7 });
   assert.equal(answer.data.map((image) => png(image.b64_json)).length, 2);
-  assert.equal(answer.usage.total_tokens, 0);
+  assert.equal(answer.usage, undefined);
 });
 
 call("images.generate as URL, by TLS", async () => {
