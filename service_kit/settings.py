@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,17 +14,13 @@ from typing import Any, Literal
 from service_kit.secret import Secret
 from service_kit.settings_table import SECTIONS, TypeName, default_of, type_name_of
 from service_kit.settings_table import Settings as _Table
+from service_kit.units import parse_duration, parse_size
 
 __all__ = ["SETTINGS", "Explained", "Secret", "Setting", "Settings", "SettingsError", "for_tests", "load"]
 
 ENV_PREFIX = "ATELIER_"
 CONFIG_ENV = "ATELIER_CONFIG"
 Source = Literal["flag", "environment", "file", "default"]
-
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)(KiB|MiB|GiB)?")
-_SIZE_UNITS = {None: 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 class SettingsError(ValueError):
@@ -109,6 +104,11 @@ class Settings(_Table):
     def blobs_dir(self) -> Path:
         """Where the local blob store keeps its buckets."""
         return self.core.data_dir / "blobs"
+
+    @property
+    def handover_dir(self) -> Path:
+        """Where workers that share the data folder hand large files over."""
+        return self.core.data_dir / "handover"
 
     def service_dir(self, service: str) -> Path:
         """Return the folder of one service, such as `router`."""
@@ -293,23 +293,12 @@ def _parse_text(kind: TypeName, text: str) -> Any:
         case "float":
             return float(text)
         case "int":
-            size = _SIZE.fullmatch(text.strip())
-            if size is None:
-                raise ValueError(f"it takes {_ACCEPTED[kind]}")
-            return int(size[1]) * _SIZE_UNITS[size[2]]
+            try:
+                return parse_size(text)
+            except ValueError:
+                raise ValueError(f"it takes {_ACCEPTED[kind]}") from None
         case "duration":
             return parse_duration(text)
-
-
-def parse_duration(text: str) -> timedelta:
-    """Return the duration of a text such as `7d`, `30s`, `50ms` or `1h30m`. Raises ValueError."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise ValueError(f"it takes {_ACCEPTED['duration']}")
-    try:
-        return timedelta(seconds=sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
-    except OverflowError:
-        raise ValueError("it is longer than any duration") from None
 
 
 def to_text(value: object) -> str:

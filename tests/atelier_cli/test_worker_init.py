@@ -203,7 +203,7 @@ def test_what_was_found_becomes_a_file_that_the_worker_reads(tmp_path: Path) -> 
     row = "atelier models add wan-5b --worker-type wan --format video --base-size 640 --deadline 1800 --frame-rate 24"
     assert row in text
     assert "atelier models add wan " not in text, "the shipped row is for such weights"
-    assert "# cuda:0: RTX 4090, 24 GiB, 20 GiB of them free now" in text
+    assert "# cuda:0: RTX 4090, 24.0 GiB, 20.0 GiB of them free now" in text
     assert "A ComfyUI answers at http://127.0.0.1:8188" in text
     assert "#   /m/flux: FluxPipeline" in text
 

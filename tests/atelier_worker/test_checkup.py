@@ -138,7 +138,7 @@ async def test_weights_that_are_broken_or_too_large(tmp_path: Path, monkeypatch:
     assert "download it again" in bad["weights of e, cut"].remedy
     assert bad["weights of e, fine"].ok
     assert not bad["memory for e"].ok
-    assert bad["memory for e"].seen == "fine needs about 0.0 GiB, and cuda:0 has 0.0 GiB free"
+    assert bad["memory for e"].seen == "fine needs about 4 MiB, and cuda:0 has 3 MiB free"
     assert 'dtype = "bfloat16"' in bad["memory for e"].remedy
     assert weights(tmp_path, "fine", dtype="bfloat16")["memory for e"].ok, "in half precision it fits"
     gone = weights(tmp_path, "fine", device="cuda:3")["memory for e"]
@@ -153,7 +153,7 @@ async def test_weights_that_cannot_be_looked_at_do_not_end_the_check(tmp_path: P
     safetensors(tmp_path / "again" / "w.safetensors")
     seen = weights(tmp_path, "loop", "again", "x" * 300)
     assert "weights of e, loop" not in seen, "the engine says that it is not there"
-    assert seen["weights of e, again"].seen == "1 files, 0.0 GiB in memory"
+    assert seen["weights of e, again"].seen == "1 files, 0 MiB in memory"
     assert "cannot be read: File name too long" in seen[f"weights of e, {'x' * 300}"].seen
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from service_kit.secret import Secret
-from service_kit.settings import SETTINGS, SettingsError, for_tests, load, parse_duration, to_text
+from service_kit.settings import SETTINGS, SettingsError, for_tests, load, to_text
+from service_kit.units import parse_duration
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ from atelier_worker.weight_files import BrokenFile, memory_bytes, safetensors_in
 from atelier_worker.worker_file import read_worker_file
 from service_kit.devices import find_gpus
 from service_kit.settings import SettingsError, load
+from service_kit.units import sized
 
 _START_LIMIT_S = 120.0
-_GIB = 1 << 30
 # Working memory beside the weights, at the least.
 _ROOM = 1.1
 _REPLACE = "Replace the file: delete it, and download it again."
@@ -117,7 +117,9 @@ def look_at_weights(plan: EnginePlan) -> list[Finding]:
         if not files:
             # The engine names what is not there.
             continue
-        findings.append(Finding(f"weights of {plan.name}, {name}", True, f"{len(files)} files, {_gib(size)} in memory"))
+        findings.append(
+            Finding(f"weights of {plan.name}, {name}", True, f"{len(files)} files, {sized(size)} in memory")
+        )
         if size > largest:
             largest, of_model = size, name
     return [*findings, _memory(plan, of_model, largest)] if largest else findings
@@ -135,7 +137,7 @@ def _memory(plan: EnginePlan, model: str, size: int) -> Finding:
     device, free = _free(wanted)
     if free is None:
         return Finding(what, False, f"there is no {wanted} on this machine", f"Name another device: {device or 'cpu'}.")
-    seen = f"{model} needs about {_gib(need)}, and {device} has {_gib(free)} free"
+    seen = f"{model} needs about {sized(need)}, and {device} has {sized(free)} free"
     remedy = 'End what uses the device, take a smaller model or dtype = "bfloat16", or another device.'
     return Finding(what, free >= need, seen, remedy)
 
@@ -150,10 +152,6 @@ def _free(wanted: str) -> tuple[str, int | None]:
     named = "cuda:0" if wanted in ("auto", "cuda") else wanted
     found = next((gpu for gpu in gpus if gpu.device == named), None)
     return (found.device, found.free_bytes) if found else (gpus[0].device if gpus else "", None)
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,17 +17,13 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, TypeVar, overload
 
-from service_kit.settings import parse_duration
+from service_kit.units import parse_duration, parse_size
 
 T = TypeVar("T")
 
 # What the worker reads for itself from the table of an engine.
 COMMON_KEYS = ("name", "engine", "worker_types", "slots", "labels", "task_deadline", "stall_limit", "load_limit")
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB|TB|KiB|MiB|GiB|TiB)")
-_UNITS = {"B": 1}
-_UNITS |= {f"{letter}B": 1000**power for power, letter in enumerate("KMGT", 1)}
-_UNITS |= {f"{letter}iB": 1024**power for power, letter in enumerate("KMGT", 1)}
 # The settings hand durations on as seconds.
 _BARE_SECONDS = re.compile(r"\d+(?:\.\d+)?")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -105,9 +101,10 @@ class Options:
             return default
         if isinstance(value, str) and re.fullmatch(r"[+-]?\d{1,18}", value.strip()):
             value = int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or not _within(value, least, most):
+        found = _whole(value)
+        if found is None or not _within(found, least, most):
             raise self._wrong(key, f"takes a whole number{_bounds(least, most)}", value)
-        return value
+        return found
 
     @overload
     def number(self, key: str, *, least: float | None = None, most: float | None = None) -> float: ...
@@ -149,13 +146,10 @@ class Options:
         value = self._take(key, default, "a size such as 20GiB")
         if value is default:
             return default
-        match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
-        size: float = float(match[1]) * _UNITS[match[2]] if match else 0
-        if isinstance(value, int) and not isinstance(value, bool):
-            size = value
+        size = _bytes(value)
         if not 1 <= size <= _MOST_BYTES:
             raise self._wrong(key, "takes a size such as 20GiB", value)
-        return int(size)
+        return size
 
     @overload
     def duration_s(self, key: str, *, may_be_zero: bool = False) -> float: ...
@@ -243,6 +237,18 @@ class Options:
 
     def _inner(self, key: str) -> str:
         return f"{self._where}, {key}" if self._where else key
+
+
+def _bytes(value: object) -> int:
+    """Return a size; 0 of what is none."""
+    try:
+        return parse_size(value) if isinstance(value, str) else _whole(value) or 0
+    except ValueError:
+        return 0
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _seconds(value: object) -> float | None:

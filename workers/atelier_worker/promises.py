@@ -17,8 +17,8 @@ from pathlib import Path
 
 from atelier_worker.engine import EngineError
 from service_kit.ids import new_id
+from service_kit.units import MIB
 
-_MIB = 1 << 20
 # A turn takes milliseconds, or what evicting a model takes; after so long its holder hangs.
 TURN_LIMIT_S = 10.0
 _LOOK_AGAIN_S = 0.02
@@ -66,7 +66,7 @@ class Promises:
         try:
             try:
                 self._begin(self._folder)
-                others = sum(self._lengths(self._folder)) * _MIB
+                others = sum(self._lengths(self._folder)) * MIB
             except OSError as error:
                 raise _unusable(error) from error
             yield others
@@ -76,7 +76,7 @@ class Promises:
     def keep(self, size_bytes: int) -> None:
         """Say what this process was promised and has not taken; only in a turn may it be more than before."""
         if self._mine is not None:
-            os.ftruncate(self._mine[1], -(-size_bytes // _MIB))
+            os.ftruncate(self._mine[1], -(-size_bytes // MIB))
 
     def _wait_for_turn(self, folder: Path, check: Callable[[], None]) -> int:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -17,12 +17,13 @@ from atelier_cli.commands.serve import is_worker_file
 from atelier_cli.context import Context
 from atelier_cli.exits import JOB_FAILED, OK, UNREACHABLE, UsageError
 from atelier_cli.host import PACKAGES
+from service_kit.units import GIB, sized
 
 if TYPE_CHECKING:
     from atelier_client import Atelier
     from service_kit.settings import Settings
 
-LEAST_FREE_BYTES = 1 << 30
+LEAST_FREE_BYTES = GIB
 # Engines import large libraries, one after another.
 _CHECKUP_SECONDS = 600
 _RUN_IT = "`atelier worker --config` says more."
@@ -107,7 +108,7 @@ def _data_folder(settings: Settings) -> Iterator[Finding]:
         yield Finding("data folder", False, f"{folder} is not there", "`atelier up` makes it.")
         return
     free = shutil.disk_usage(folder).free
-    seen = f"{folder}, {free / (1 << 30):.1f} GiB free"
+    seen = f"{folder}, {sized(free)} free"
     yield Finding(
         "data folder",
         free >= LEAST_FREE_BYTES,

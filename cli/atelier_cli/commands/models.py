@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atelier_cli.context import Context
 from atelier_cli.exits import OK
+from service_kit.units import sized
 
 
 def list_models(context: Context) -> int:
@@ -51,7 +52,7 @@ def list_workers(context: Context) -> int:
                 worker.slots,
                 worker.leases,
                 ", ".join(
-                    f"{model.name} ({model.device}, {model.size_bytes / 2**30:.1f} GiB)" for model in worker.loaded
+                    f"{model.name} ({model.device}, {sized(model.size_bytes)})" for model in worker.loaded
                 )
                 or "-",
                 ",".join(f"{name}={text}" for name, text in worker.labels.items()) or "-",

@@ -22,6 +22,7 @@ from atelier_cli.finding import (
     roots_of,
 )
 from service_kit.devices import Gpu, find_gpus
+from service_kit.units import sized
 
 # Of each family: the engine, what it is called in the file, and how a row of the routing table is added.
 _FAMILIES = {
@@ -31,7 +32,6 @@ _FAMILIES = {
 }
 # What the routing table ships for the model `wan`.
 _SHIPPED_FRAME_RATE = 16
-_GIB = 1 << 30
 # Of a kind: whoever has more knows what to write.
 _MOST_LISTED = 50
 
@@ -101,8 +101,8 @@ def render(found: Found, *, connect: str, key_file: str) -> str:
 
 def _devices(gpus: Sequence[Gpu]) -> Iterator[str]:
     for gpu in gpus:
-        total, free = gpu.total_bytes / _GIB, gpu.free_bytes / _GIB
-        yield f"# {gpu.device}: {_comment(gpu.name)}, {total:.0f} GiB, {free:.0f} GiB of them free now"
+        total, free = sized(gpu.total_bytes), sized(gpu.free_bytes)
+        yield f"# {gpu.device}: {_comment(gpu.name)}, {total}, {free} of them free now"
     if not gpus:
         yield "# No GPU was found by nvidia-smi: the engines below would run on the CPU, which is slow for models."
     yield ""

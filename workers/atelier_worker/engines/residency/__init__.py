@@ -6,7 +6,7 @@ Nothing here imports torch by itself, so that it can be read and tested without.
 from __future__ import annotations
 
 from atelier_worker.engines.residency.device_memory import DeviceMemory, free_unused, memory_of
-from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
+from atelier_worker.engines.residency.errors import NotEnoughMemory
 from atelier_worker.engines.residency.estimates import (
     image_working_bytes,
     video_working_bytes,
@@ -21,6 +21,7 @@ from atelier_worker.engines.residency.out_of_memory import (
 from atelier_worker.engines.residency.pictures import check_finite, check_picture
 from atelier_worker.engines.residency.previews import PreviewClock, latent_preview, show_previews
 from atelier_worker.engines.residency.residency import MEMORY_WAIT_S, Residency, tell_part
+from service_kit.units import sized
 
 __all__ = [
     "MEMORY_WAIT_S",

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from atelier_worker.engine import EngineError
 from atelier_worker.weight_files import DTYPE_BYTES, BrokenFile, memory_bytes
+from service_kit.units import MIB
 
-_MIB = 1 << 20
 # Contexts of libraries, text encoders at work, fragments of the allocator.
-_FIXED_BYTES = 512 * _MIB
+_FIXED_BYTES = 512 * MIB
 
 
 def element_bytes(dtype: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,6 +25,9 @@ _WORDS = (  # of allocators and libraries that raise a plain RuntimeError
     "cannot allocate memory",
     "alloc_failed",
 )
+# "you tried to allocate 1024 bytes" (the CPU), "Tried to allocate 20.00 GiB" (CUDA).
+_ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)")
+_UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _WORDS)
+
+
+def asks_for_more(error: BaseException, size_bytes: int) -> bool:
+    """Tell whether what there was no memory for is one piece of more than `size_bytes`, as far as the error says it.
+
+    Nothing that is loaded is larger than all of its files; what asks for more was told so by a file that is damaged.
+    """
+    match = _ASKED.search(str(error))
+    if match is None:
+        return False
+    return float(match[1]) * _UNITS[match[2]] > size_bytes
 
 
 def let_go(error: BaseException) -> None:

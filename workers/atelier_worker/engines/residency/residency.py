@@ -17,9 +17,10 @@ from typing import Generic, TypeVar, cast
 
 from atelier_worker.engine import Context, DeviceRoom, EngineError, LoadedModel
 from atelier_worker.engines.residency.device_memory import DeviceMemory, whole_name
-from atelier_worker.engines.residency.errors import NotEnoughMemory, sized
+from atelier_worker.engines.residency.errors import NotEnoughMemory
 from atelier_worker.engines.residency.out_of_memory import is_out_of_memory, let_go, may_wait_for_memory
 from atelier_worker.promises import Promises, promises_of
+from service_kit.units import sized
 
 T = TypeVar("T")
 MEMORY_WAIT_S = 30.0

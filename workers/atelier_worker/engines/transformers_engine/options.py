@@ -8,8 +8,8 @@ from pathlib import Path
 
 from atelier_worker.engine_options import Options
 from atelier_worker.engines.residency import MEMORY_WAIT_S
+from service_kit.units import GIB
 
-_GIB = 1 << 30
 EVERY_MODEL = "*"
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 
@@ -77,7 +77,7 @@ def read_options(table: Mapping[str, object]) -> EngineOptions:
         dtype=options.choice("dtype", DTYPES, "auto"),
         memory_limit_bytes=options.size_bytes("memory_limit", None),
         memory_wait_s=options.duration_s("memory_wait", MEMORY_WAIT_S),
-        cache_bytes=options.size_bytes("cache_memory", 2 * _GIB),
+        cache_bytes=options.size_bytes("cache_memory", 2 * GIB),
         max_tokens=options.integer("max_tokens", 2048, least=1),
         slots=options.integer("slots", 8, least=1, most=64),
         repeatable=options.boolean("repeatable", True),
