@@ -152,6 +152,10 @@ def test_a_model_that_cannot_be_used_is_refused_with_the_remedy(copy: Path, tmp_
     assert refused(tmp_path / "nowhere") == "The folder of the model tiny does not exist: correct its source."
     (tmp_path / "empty").mkdir()
     assert "has no config.json" in refused(tmp_path / "empty")
+    (tmp_path / "model.bin").touch()
+    said = refused(tmp_path / "model.bin")
+    assert said.startswith("The source of the model tiny is the file model.bin: name the folder in which ")
+    assert said.endswith("It is of a format that can hold programs, which no engine reads.")
 
     tokenizer = json.loads((copy / "tokenizer_config.json").read_text())
     (copy / "chat_template.jinja").unlink(missing_ok=True)
@@ -164,6 +168,68 @@ def test_a_model_that_cannot_be_used_is_refused_with_the_remedy(copy: Path, tmp_
     (copy / "model.safetensors").unlink()
     (copy / "pytorch_model.bin").write_bytes(b"\x80")
     assert "no weights in safetensors files" in refused(copy)
+
+
+def change(file: Path, **values: object) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"vocab_size": 10**9}, "speaks of a model that is far larger than its weights"),
+        ({"intermediate_size": 10**8}, "speaks of a model that is far larger than its weights"),
+        ({"num_attention_heads": 0}, "its config.json cannot be read (ZeroDivisionError)"),
+        ({"x": "x" * (17 << 20)}, "config.json has"),
+        ({"auto_map": {"AutoConfig": "theirs.Config"}, "model_type": "theirs"}, "its config.json cannot be read"),
+    ],
+    ids=["words", "width", "heads", "size", "programs"],
+)
+def test_a_configuration_that_is_nonsense_is_refused_at_the_start(
+    copy: Path, values: dict[str, object], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nobody is asked whether a program that came with a model may run.
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    change(copy / "config.json", **values)
+    assert sentence in refused(copy)
+    assert str(copy) not in refused(copy)
+
+
+def test_sizes_beyond_the_weights_are_no_lack_of_memory(copy: Path) -> None:
+    change(copy / "config.json", hidden_size=200_000, vocab_size=10, intermediate_size=1)
+    with pytest.raises(EngineError, match=r"far larger|a file is damaged") as told:
+        said(make_engine(copy), chat_task())
+    assert not told.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"temperature": "hot"}, "its generation_config.json cannot be read"),
+        ({"temperature": float("nan")}, "temperature must be at least 0"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty"),
+    ],
+)
+def test_habits_that_no_model_can_have_are_refused(copy: Path, values: dict[str, object], sentence: str) -> None:
+    change(copy / "generation_config.json", **values)
+    assert sentence in refused(copy)
+
+
+def test_a_model_may_say_that_it_chooses_among_all_tokens(copy: Path) -> None:
+    change(copy / "generation_config.json", top_k=-1)
+    assert said(make_engine(copy), chat_task()).ended is not None
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[0] + 1 }}", "{{ raise_exception('no') }}"])
+def test_a_chat_template_that_fails_is_named(copy: Path, template: str) -> None:
+    (copy / "chat_template.jinja").write_text(template)
+    with pytest.raises(EngineError, match="chat template of the model tiny refuses this conversation"):
+        said(make_engine(copy), chat_task())
+
+
+def test_no_tokens_at_all_cannot_be_asked_for(folder: Path) -> None:
+    with pytest.raises(EngineError, match="max_tokens must be at least 1, got 0"):
+        said(make_engine(folder), chat_task(max_tokens=0))
 
 
 def test_weights_that_are_not_in_the_folder_or_not_safetensors_are_refused(copy: Path) -> None:

@@ -89,6 +89,11 @@ def other_class(folder: Path) -> None:
         ),
         (index_of({"weight_map": {"a": "weights.bin"}}), "names 'weights.bin', and only safetensors files beside it"),
         (index_of({"weight_map": {"a": "../../x.safetensors"}}), "names '../../x.safetensors', and only safetensors"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "tokenizer is not there or empty; download the model"),
+        (
+            lambda folder: (folder / "unet" / "config.json").write_bytes(b" " * (17 << 20)),
+            "and no configuration has more than",
+        ),
         (index_of({"weight_map": {"a": 5}}), "names 5, and only safetensors"),
         (index_of([1]), "index.json is no index of weights, or is broken; download it again"),
         (index_of("{"), "index.json is no index of weights, or is broken; download it again"),
@@ -111,6 +116,9 @@ def test_the_folder_around_the_right_one(folder: Path) -> None:
 
 def test_a_file_in_place_of_a_folder(folder: Path) -> None:
     assert "is no folder" in refusal(folder / "model_index.json")
+    for name in ("model.ckpt", "model.bin"):
+        (folder / name).touch()
+        assert f"{name} is of a format that can run code while it is read" in refusal(folder / name)
 
 
 def test_a_checkpoint_in_one_file(tiny_sdxl_folder: Path, folder: Path, tmp_path: Path) -> None:
@@ -179,6 +187,47 @@ def test_weights_that_turn_out_broken_when_they_are_loaded(folder: Path, tmp_pat
     with pytest.raises(EngineError, match="weights of the model sdxl cannot be loaded") as error:
         engine.run(TASK, Listener(tmp_path))
     assert str(tmp_path) not in str(error.value)
+    assert not engine.loaded()
+
+
+def drop_tensor(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    del tensors["conv_out.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def configured(part: str, **values: object) -> Callable[[Path], Any]:
+    def change(folder: Path) -> None:
+        file = folder / part / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | values), "utf-8")
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    (
+        (drop_tensor, "are incomplete: its unet|cannot be loaded"),
+        (configured("text_encoder", num_hidden_layers=20), "are incomplete: its text_encoder needs"),
+        (configured("text_encoder", hidden_size=10**7), "cannot be loaded"),
+        (configured("text_encoder_2", vocab_size=10**10), "cannot be loaded"),
+        (configured("unet", projection_class_embeddings_input_dim=10**10), "cannot be loaded"),
+        (configured("vae", block_out_channels=[10**6, 10**6]), "cannot be loaded"),
+    ),
+    ids=("tensor", "layers", "width", "words", "projection", "channels"),
+)
+def test_weights_that_do_not_match_their_configuration(
+    folder: Path, tmp_path: Path, spoil: Callable[[Path], Any], sentence: str
+) -> None:
+    spoil(folder)
+    engine = DiffusersEngine(table(folder))
+    with pytest.raises(EngineError, match=sentence) as error:
+        engine.run(TASK, Listener(tmp_path))
+    # Not a lack of memory, which might pass.
+    assert not error.value.retryable
     assert not engine.loaded()
 
 

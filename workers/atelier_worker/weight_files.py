@@ -9,14 +9,23 @@ from pathlib import Path
 from typing import Any
 
 _LARGEST_HEADER_BYTES = 100 << 20
+_LARGEST_CONFIG_BYTES = 16 << 20
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I64": 64, "I32": 32, "I16": 16}
 _BITS |= {"I8": 8, "U8": 8, "BOOL": 8}
 # What weights of floating point become when they are loaded, in bytes.
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
+# What files of weights are called that can run code while they are read.
+_PROGRAMS = frozenset({".bin", ".ckpt", ".pickle", ".pkl", ".pt", ".pth"})
+
 
 class BrokenFile(Exception):
     """A file is not what its name says; the message is a sentence."""
+
+
+def can_run_code(file: Path) -> bool:
+    """Tell by its name whether a file is of a format that runs code while it is read; no engine here reads these."""
+    return file.suffix.lower() in _PROGRAMS
 
 
 def safetensors_in(source: Path) -> list[Path]:
@@ -72,6 +81,17 @@ def named_in(index: Path) -> set[str]:
         if not isinstance(name, str) or not name.endswith(".safetensors") or "/" in name or "\\" in name:
             raise BrokenFile(f"{index} names {name!r}, and only safetensors files beside it are read")
     return names
+
+
+def check_configs(folder: Path) -> None:
+    """Look at how large the configurations in a folder are: the libraries read them whole, whatever their size.
+
+    Raises:
+        BrokenFile: one is larger than any that was ever written.
+    """
+    for file in sorted(folder.glob("*config.json")):
+        if (size := file.stat().st_size) > _LARGEST_CONFIG_BYTES:
+            raise BrokenFile(f"{file} has {size} bytes, and no configuration has more than {_LARGEST_CONFIG_BYTES}")
 
 
 def _loaded_bytes(kind: str, dtype: str) -> int:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 from atelier_worker.engine import EngineError
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 from atelier_worker.engines.diffusers_engine.weights import Weights
-from atelier_worker.engines.residency import tell_part
+from atelier_worker.engines.residency import is_out_of_memory, tell_part
+from atelier_worker.engines.residency.out_of_memory import asks_for_more
 from atelier_worker.weight_files import DTYPE_BYTES
 
 _log = logging.getLogger(__name__)
@@ -91,16 +92,27 @@ def load(settings: ModelSettings, weights: Weights, device: str) -> Model:
                 use_safetensors=True,
                 local_files_only=True,
             )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError) as error:
-        raise _cannot_load(settings, error) from error
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "size mismatch" not in str(error):
+    except Exception as error:  # whatever the libraries make of files that are not what they should be
+        if is_out_of_memory(error) and not asks_for_more(error, weights_bytes(weights, "float32", offload=False)):
             raise
         raise _cannot_load(settings, error) from error
+    _check_whole(settings, weights, pipeline)
     tell_part(1, 2)
     pipeline.set_progress_bar_config(disable=True)
     place(pipeline, settings, device)
     return Model(settings, weights, pipeline, device)
+
+
+def _check_whole(settings: ModelSettings, weights: Weights, pipeline: Any) -> None:
+    """Refuse components with more numbers than their files: the libraries fill up what is missing at random."""
+    for name, elements in weights.elements.items():
+        there = sum(values.numel() for values in getattr(pipeline, name).parameters()) if weights.file is None else 0
+        if there > elements:
+            _log.error("model_incomplete model=%s part=%s has=%d needs=%d", settings.name, name, elements, there)
+            raise EngineError(
+                f"The weights of the model {settings.name} are incomplete: its {name} needs {there} numbers, and its "
+                f"files have {elements}. Download the model again."
+            )
 
 
 def _quieten() -> None:

@@ -17,7 +17,7 @@ from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.diffusers_engine.settings import IpAdapter, ModelSettings
 from atelier_worker.engines.diffusers_engine.wan_schedulers import NAMES as VIDEO_SCHEDULERS
-from atelier_worker.weight_files import BrokenFile, elements_in, named_in
+from atelier_worker.weight_files import BrokenFile, can_run_code, check_configs, elements_in, named_in
 
 PIPELINES: Mapping[str, str] = MappingProxyType(
     {
@@ -73,6 +73,11 @@ def find(settings: ModelSettings) -> Weights | None:
         folder = Path(settings.source).expanduser()
         if folder.suffix == ".safetensors" and folder.is_file():
             return _look_at_file(folder, settings)
+        if can_run_code(folder) and folder.is_file():
+            raise WeightsError(
+                f"model {settings.name}: {folder.name} is of a format that can run code while it is read; name a "
+                "folder, or a file, with safetensors."
+            )
         if not folder.is_dir():
             what = "is no folder" if folder.exists() else "does not exist"
             raise WeightsError(
@@ -137,10 +142,13 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
         raise WeightsError(
             f"model {settings.name}: {folder} holds a {pipeline}; this engine runs {', '.join(PIPELINES)}."
         )
+    parts = {
+        name: str(kind[1]) for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]
+    }
+    for name, kind in parts.items():
+        _check_part(folder / name, settings, may_be_missing=not kind.endswith(_WITHOUT_WEIGHTS))
     elements = {
-        name: _elements(folder / name, settings)
-        for name, kind in index.items()
-        if isinstance(kind, list) and len(kind) == 2 and kind[1] and not str(kind[1]).endswith(_WITHOUT_WEIGHTS)
+        name: _elements(folder / name, settings) for name, kind in parts.items() if not kind.endswith(_WITHOUT_WEIGHTS)
     }
     family = PIPELINES[pipeline]
     _check_settings(family, settings)
@@ -228,11 +236,24 @@ def _index(folder: Path, settings: ModelSettings) -> dict[str, Any]:
     return index
 
 
+def _check_part(folder: Path, settings: ModelSettings, *, may_be_missing: bool) -> None:
+    """Look at what of a part is read before its weights.
+
+    A tokenizer that is not there is made anew by the libraries, empty, and fails in the midst of a job.
+    """
+    if not may_be_missing and not (folder.is_dir() and any(folder.iterdir())):
+        raise WeightsError(f"model {settings.name}: {folder} is not there or empty; download the model again.")
+    try:
+        check_configs(folder)
+    except (BrokenFile, OSError) as error:
+        raise WeightsError(f"model {settings.name}: {error}; download it again.") from error
+
+
 def _elements(folder: Path, settings: ModelSettings) -> int:
     """How many numbers the weights of one component are."""
     files = _weight_files(folder, settings)
     if not files:
-        others = sorted(path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".ckpt"))
+        others = sorted(path.name for path in folder.glob("*") if can_run_code(path))
         if others:
             raise WeightsError(
                 f"model {settings.name}: {folder} has {others[0]} but no safetensors, and other formats can run code "

@@ -51,6 +51,8 @@ def most_tokens(asked: int | None, prompt: int, context_length: int, unasked: in
     Raises:
         EngineError: the model cannot read so much.
     """
+    if asked is not None and asked < 1:
+        raise EngineError(f"max_tokens must be at least 1, got {asked}.")
     left = context_length - prompt
     if left < (asked or 1):
         wanted = "" if asked is None else f" and max_tokens {asked}, {prompt + asked} together"

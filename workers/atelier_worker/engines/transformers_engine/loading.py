@@ -7,6 +7,7 @@ is fetched.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from jinja2.exceptions import TemplateError
 
 from atelier_worker.engine import EngineError, Message
 from atelier_worker.engines.residency import is_out_of_memory, weights_bytes_of
-from atelier_worker.weight_files import BrokenFile, named_in
+from atelier_worker.engines.residency.out_of_memory import asks_for_more
+from atelier_worker.weight_files import BrokenFile, can_run_code, check_configs, named_in
 
 from .decoder import Shape
 from .sampling import Habits
@@ -28,6 +29,8 @@ from .sampling import Habits
 _LAYERS = ("full_attention", "sliding_attention")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _CONTEXT_WHEN_UNSAID = 4096
+# Weights that are packed, several to a number, are fewer than the configuration says.
+_MOST_TIMES = 16
 
 
 def find(name: str, source: str, folder: Path | None, *, download: bool) -> Path:
@@ -50,6 +53,12 @@ def find(name: str, source: str, folder: Path | None, *, download: bool) -> Path
                 "network, and whether it needs a token (HF_TOKEN).",
                 retryable=True,
             ) from error
+    if folder.is_file():
+        why = " It is of a format that can hold programs, which no engine reads." if can_run_code(folder) else ""
+        raise EngineError(
+            f"The source of the model {name} is the file {folder.name}: name the folder in which config.json and the "
+            f"*.safetensors files lie.{why}"
+        )
     if not folder.is_dir():
         raise EngineError(f"The folder of the model {name} does not exist: correct its source.")
     if not (folder / "config.json").is_file():
@@ -68,10 +77,12 @@ def find(name: str, source: str, folder: Path | None, *, download: bool) -> Path
             "merge them into one folder, and name that."
         )
     try:
+        check_configs(folder)
         for index in folder.glob("*.safetensors.index.json"):
             named_in(index)
-    except BrokenFile as error:
-        raise EngineError(f"The weights of the model {name} cannot be read: {error}. Fetch it again.") from error
+    except (BrokenFile, OSError) as error:
+        told = str(error).replace(f"{folder}/", "")
+        raise EngineError(f"The model {name} cannot be read: {told}. Fetch it again.") from error
     return folder
 
 
@@ -87,12 +98,16 @@ class ChatFiles:
         self.name = name
         self._folder = folder
         self._device = device
-        config = _read(name, "config.json", lambda: transformers.AutoConfig.from_pretrained(folder))
+        config = _read(
+            name, "config.json", lambda: transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        )
         self._config = config.get_text_config()
         self.dtype = _dtype(dtype, self._config)
         self._check_layers()
         self.tokenizer = _read(
-            name, "tokenizer", lambda: transformers.AutoTokenizer.from_pretrained(folder, use_fast=True)
+            name,
+            "tokenizer",
+            lambda: transformers.AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False),
         )
         if not self.tokenizer.chat_template:
             raise EngineError(
@@ -105,6 +120,7 @@ class ChatFiles:
             if generation.is_file()
             else transformers.GenerationConfig()
         )
+        self._check_numbers()
 
     @property
     def context_length(self) -> int:
@@ -155,7 +171,8 @@ class ChatFiles:
         if not own.do_sample:
             return Habits(repetition_penalty=penalty)
         temperature = 1.0 if own.temperature is None else float(own.temperature)
-        return Habits(temperature, float(own.top_p or 1.0), int(own.top_k or 0), penalty)
+        # Some write -1 for all of them.
+        return Habits(temperature, float(own.top_p or 1.0), max(0, int(own.top_k or 0)), penalty)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Return a conversation in tokens, up to where the assistant speaks next.
@@ -177,7 +194,9 @@ class ChatFiles:
             read = apply(
                 spoken, add_generation_prompt=True, tokenize=True, enable_thinking=False, return_dict=True, **careful
             )
-        except (TemplateError, ValueError) as error:
+        except Exception as error:  # a template is a program, and came with the model
+            if is_out_of_memory(error):
+                raise
             raise EngineError(
                 f"The chat template of the model {self.name} refuses this conversation: {error}"
             ) from error
@@ -206,10 +225,11 @@ class ChatFiles:
                 device_map={"": self._device},
                 use_safetensors=True,
                 local_files_only=True,
+                trust_remote_code=False,
                 output_loading_info=True,
             )
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) and not asks_for_more(error, 4 * self._elements):
                 raise
             raise EngineError(
                 f"The weights of the model {self.name} cannot be read ({type(error).__name__}): a file is damaged or "
@@ -222,6 +242,32 @@ class ChatFiles:
                 "tensors are missing or of another size. Fetch it again."
             )
         return model.eval().requires_grad_(False)
+
+    def _check_numbers(self) -> None:
+        """Compute once what the small files say, so that nonsense in them is found now and not by a job.
+
+        Raises:
+            EngineError: something is no number, or the model would be far larger than its weights are.
+        """
+        config = self._config
+        self._elements = self.weights_bytes // self.dtype.itemsize
+
+        def least() -> int:
+            wide = int(getattr(config, "intermediate_size", None) or 0)
+            _ = self.shape, self.working_bytes, self.context_length
+            return int(config.hidden_size) * (int(config.vocab_size) + int(config.num_hidden_layers) * wide)
+
+        if _read(self.name, "config.json", least) > _MOST_TIMES * self._elements:
+            raise EngineError(
+                f"The model {self.name} cannot be used: its config.json speaks of a model that is far larger than its "
+                "weights. Fetch it again."
+            )
+        habits = _read(self.name, "generation_config.json", lambda: self.habits)
+        if not (math.isfinite(habits.temperature) and habits.temperature >= 0 and habits.repetition_penalty > 0):
+            raise EngineError(
+                f"The model {self.name} cannot be used: temperature must be at least 0 and repetition_penalty more in "
+                "its generation_config.json. Correct it, or fetch it again."
+            )
 
     def _check_layers(self) -> None:
         kinds = set(getattr(self._config, "layer_types", None) or ("full_attention",))
