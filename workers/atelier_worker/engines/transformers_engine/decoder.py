@@ -18,8 +18,8 @@ import torch
 
 from atelier_worker.engine import EngineError
 from atelier_worker.engines.residency import NotEnoughMemory, free_unused, is_out_of_memory
-from atelier_worker.engines.residency.errors import sized
 from atelier_worker.engines.residency.out_of_memory import let_go
+from service_kit.units import sized
 
 from .keys import BLOCK, KeyValues, blocks
 from .sampling import Habits, NotNumbers, Sampler
