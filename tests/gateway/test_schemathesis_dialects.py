@@ -28,7 +28,12 @@ EXAMPLE = {
     for dialect in DIALECTS
     for endpoint in dialect.endpoints
 }
-NEVER = {operation_id(DIALECTS[0], each) for each in DIALECTS[0].endpoints if each.serve.__name__ == "refuse"}
+NEVER = {
+    operation_id(dialect, each)
+    for dialect in DIALECTS
+    for each in dialect.endpoints
+    if each.serve.__name__.startswith("refuse")
+}
 MODELS = {"Images": "sdxl", "Videos": "wan", "Chat": "chat", "Responses": "chat"}
 PIXELS = base64.b64encode(examples.PICTURE).decode()
 

@@ -84,6 +84,7 @@ DESCRIBED: Mapping[Serve, Described] = {
     storage.initiate: Described(
         {200: says(thing(upload_url=TEXT, file_url=TEXT, file_name=TEXT), "Where to send the file.")}
     ),
+    storage.refuse_parts: Described({}, refuses=frozenset({413})),
     storage.upload: Described({200: says(MAP, "The file is here.")}, raw="The file."),
 }
 

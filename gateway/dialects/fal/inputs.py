@@ -62,6 +62,12 @@ _STARTS = (
     mapped("image_url", "a reference: `init`, for a video `first_frame`", "https://example.com/heron.png", Kind.SOURCE),
     mapped("image_urls", "the same, as a list of one", ["https://example.com/heron.png"], Kind.SOURCE, repeated=True),
     mapped("mask_url", "a reference: `mask`", "https://example.com/mask.png", Kind.SOURCE),
+    mapped(
+        "end_image_url",
+        "a reference of a video that has `image_url`, too: `last_frame`",
+        "https://example.com/end.png",
+        Kind.SOURCE,
+    ),
     mapped("strength", "1 minus `strength` of the reference", 0.8, Kind.NUMBER, minimum=0, maximum=1),
 )
 _NOTED = (
@@ -81,7 +87,7 @@ FIELDS: tuple[Field, ...] = (*_PROMPTS, *_SHAPE, *_STARTS, *_NOTED, *_REFUSED)
 
 _OF_TEXT = frozenset({"prompt", "system_prompt", "max_tokens", "temperature", "top_p"})
 _OF_CHAT_ONLY = _OF_TEXT - {"prompt"}
-_OF_VIDEO_ONLY = frozenset({"duration", "resolution", "frames_per_second", "fps"})
+_OF_VIDEO_ONLY = frozenset({"duration", "resolution", "end_image_url", "frames_per_second", "fps"})
 
 _PLAIN = {
     "num_images": "quantity",
@@ -226,7 +232,7 @@ async def _add_references(call: Call, request: router_service_pb2.GenerateConten
         raise InvalidArgument.field(sources[1][0], "is one picture too many: a job starts from one")
     video = request.format == generation_pb2.FORMAT_VIDEO
     kind = generation_pb2.REFERENCE_KIND_FIRST_FRAME if video else generation_pb2.REFERENCE_KIND_INIT
-    for needing in ("mask_url", "strength"):
+    for needing in ("mask_url", "end_image_url", "strength"):
         if needing in values and not sources:
             raise InvalidArgument.field("image_url", f"is required with {needing}", ErrorReason.MISSING_FIELD)
     for field, source in sources:
@@ -234,3 +240,6 @@ async def _add_references(call: Call, request: router_service_pb2.GenerateConten
     if "mask_url" in values:
         mask = generation_pb2.REFERENCE_KIND_MASK
         await add_reference(call, request, values.get("mask_url"), mask, field="mask_url")
+    if "end_image_url" in values:
+        last = generation_pb2.REFERENCE_KIND_LAST_FRAME
+        await add_reference(call, request, values.get("end_image_url"), last, field="end_image_url")

@@ -60,6 +60,16 @@ async def upload(call: Call) -> Reply:
     return json_reply({})
 
 
+@says_422
+async def refuse_parts(call: Call) -> Reply:
+    """Refuse what its client would send in parts: it is larger than any file that a request may name.
+
+    Raises:
+        ResourceExhausted: always.
+    """
+    raise body_too_large(forms.MAX_FORM_BYTES)
+
+
 _FIELDS = (
     mapped("content_type", "nothing: the upload says it again", "image/png"),
     mapped("file_name", "the answer's `file_name`", "heron.png"),
@@ -74,6 +84,12 @@ ENDPOINTS = (
         _FIELDS,
         _STORAGE,
         note="Pictures and videos, 32 MiB at most. `file_url` stands for the file wherever a request takes one.",
+    ),
+    Endpoint(
+        "POST",
+        f"{ROOT}/upload/initiate-multipart",
+        refuse_parts,
+        note="Clients ask for it with files over 90 MB, which are larger than what is taken: 413.",
     ),
     Endpoint("PUT", f"{ROOT}/upload", upload, query=_GRANT, open=True, note="The body is the file."),
 )

@@ -83,6 +83,8 @@ async def test_every_field_of_a_video(http: httpx.AsyncClient, system: System, p
         job = await job_of(http, system, "fal-ai/wan/image-to-video", {**body, name: 12})
         assert job["generation_settings"]["frame_rate"] == 12
     assert [reference["kind"] for reference in job["reference_images"]] == ["first_frame"]
+    job = await job_of(http, system, "fal-ai/wan/image-to-video", {**body, "end_image_url": uri})
+    assert [reference["kind"] for reference in job["reference_images"]] == ["first_frame", "last_frame"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,8 @@ PICTURE = "https://example.com/a.png"
         ("fal-ai/chat", {"seed": 1}, ["seed"]),
         ("fal-ai/sdxl", {"image_urls": [PICTURE, PICTURE]}, ["image_urls", 1]),
         ("fal-ai/sdxl", {"strength": 0.5}, ["image_url"]),
+        ("fal-ai/wan", {"end_image_url": PICTURE}, ["image_url"]),
+        ("fal-ai/sdxl", {"image_url": PICTURE, "end_image_url": PICTURE}, ["end_image_url"]),
         ("fal-ai/sdxl/image-to-image", {}, ["image_url"]),
         ("fal-ai/sdxl/text-to-image", {"image_url": PICTURE}, ["image_url"]),
         ("fal-ai/sdxl/inpainting", {"image_url": PICTURE}, ["mask_url"]),
