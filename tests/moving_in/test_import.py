@@ -180,6 +180,21 @@ def test_what_was_discarded_is_not_brought_in_again(
     assert workspace(client) == []
 
 
+def test_names_that_would_move_the_cursor_are_taken_and_shown_plainly(
+    atelier: Run, owner: tuple[Atelier, list[str]], tmp_path: Path
+) -> None:
+    client, as_owner = owner
+    gallery = tmp_path / "gallery"
+    gallery.mkdir()
+    (gallery / "two\nlines\x07.png").write_bytes(picture_bytes(1))
+    (gallery / "\x1b[2Jgone.png").write_bytes(b"no picture")
+    done = atelier("import", str(gallery), *as_owner)
+    assert (done.code, "1 taken" in done.out) == (4, True)
+    assert "\\x1b[2Jgone.png: The file is not a picture" in done.err
+    assert "\x1b" not in done.err
+    assert set(library(client)) == {"two lines .png"}
+
+
 def test_what_is_no_gallery_is_said(atelier: Run, tmp_path: Path) -> None:
     done = atelier("import", str(tmp_path / "nowhere"))
     assert (done.code, done.out) == (2, "")

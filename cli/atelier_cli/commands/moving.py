@@ -66,7 +66,7 @@ def _end(context: Context, outcome: Outcome, report: Path) -> int:
     else:
         context.print(f"{outcome.taken} taken, {outcome.there_already} there already, {len(outcome.refused)} not taken")
         for row, why in outcome.refused[:_SHOWN]:
-            context.note(f"  {row}: {why}")
+            context.note(f"  {_visible(row)}: {_visible(why)}")
         if len(outcome.refused) > _SHOWN:
             context.note(f"  … and {len(outcome.refused) - _SHOWN} more")
         if outcome.notes:
@@ -74,6 +74,11 @@ def _end(context: Context, outcome: Outcome, report: Path) -> int:
         if outcome.refused or outcome.notes:
             context.note(f"the report is {report}")
     return REFUSED if outcome.refused else OK
+
+
+def _visible(text: str) -> str:
+    """Return a text in which nothing moves the cursor: names of files come from anywhere."""
+    return "".join(mark if mark.isprintable() else mark.encode("unicode_escape").decode() for mark in text)
 
 
 def _write_report(path: Path, report: dict[str, object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -145,12 +146,12 @@ class Import:
                 sampler=made.sampler,
                 guidance=made.guidance,
                 tool=made.tool,
-                path=candidate.where[-1024:],
+                path=_plain(candidate.where)[-1024:],
                 made_at=made.made_at,
             )
             if described.asset is not None:
                 return _Brought(candidate, stat, described.asset, new=False)
-            asset = self._client.upload(candidate.path, candidate.path.name[-255:], import_key=key)
+            asset = self._client.upload(candidate.path, _plain(candidate.path.name)[-255:], import_key=key)
             return _Brought(candidate, stat, asset, new=True)
         except OSError as error:
             return Unusable(candidate.row, f"it cannot be read: {error.strerror or error}")
@@ -218,6 +219,11 @@ def import_key(where: str, path: Path) -> str:
         while piece := file.read(_PIECE):
             digest.update(piece)
     return hashlib.sha256(f"{where}\0{digest.hexdigest()}".encode()).hexdigest()
+
+
+def _plain(name: str) -> str:
+    """Return a name without control characters: a file may have them in its name, and the API takes none."""
+    return "".join(" " if unicodedata.category(mark) == "Cc" else mark for mark in name)
 
 
 def _paired(waiting: list[_Brought], results: tuple[SaveResult, ...]) -> Iterator[tuple[_Brought, SaveResult | None]]:
