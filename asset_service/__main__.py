@@ -8,6 +8,7 @@ from datetime import timedelta
 from asset_service.client_uploads import ClientUploads
 from asset_service.erasure import Erasure
 from asset_service.expiry import Expiry
+from asset_service.handover import Handover
 from asset_service.holds import Holds
 from asset_service.imports import Imports
 from asset_service.intake import Intake
@@ -61,6 +62,7 @@ class Service:
         self.storage = Storage(db)
         self.store = store
         self.spool = Spool(settings.service_dir("asset") / "spool")
+        self.handover = Handover(settings.handover_dir)
         self.probe = Probe()
         self._intake = Intake(store, self.spool, self.probe.measure, self.probe.describe)
         self.renderer = Probe(limit=_RENDER_LIMIT, niceness=10)
@@ -168,6 +170,7 @@ class Service:
             self.unbroken,
             self._lease_rules(),
             nudge=self.removal.nudge,
+            handover=self.handover,
         )
 
     def _client_uploads(self, imports: Imports) -> ClientUploads:
@@ -214,6 +217,8 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     service = Service(settings, db, pausing(store, db), DatabaseClock(db))
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
+    await service.handover.prepare()
+    stack.callback(service.handover.close)
     stack.callback(service.locks.close)
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.renderer.close)

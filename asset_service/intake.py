@@ -45,12 +45,14 @@ class Intake:
             raise FailedPrecondition(
                 f"The upload has {size_bytes} of {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
             )
-        # A child reads the file while we do.
+        # A child reads the file while we do, and the disk writes what it has not written yet.
         shape = asyncio.create_task(self._measured(upload.upload_id), name="intake.measure")
+        written = asyncio.create_task(self._spool.sync(upload.upload_id), name="intake.sync")
         try:
             sha256 = await self._spool.digest(upload.upload_id)
         finally:
             found = await shape
+            await written
         if sha256 != upload.sha256:
             await self._spool.restart(upload.upload_id)
             raise InvalidArgument(

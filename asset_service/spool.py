@@ -6,13 +6,14 @@ import asyncio
 import errno
 import hashlib
 import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
 from service_kit.errors import ErrorReason, FailedPrecondition, Unavailable
+from service_kit.file_copies import copy_bytes
 
 _MOST_DIGESTS = 1024
 _P = ParamSpec("_P")
@@ -54,6 +55,14 @@ class Spool:
             FailedPrecondition: the file ends elsewhere, or is gone.
         """
         return await _to_its_end(self._write, upload_id, offset, data)
+
+    async def copy_in(self, upload_id: str, source: int, size_bytes: int) -> int:
+        """Fill the empty file of an upload from an open file of that size, and close that. Returns how many came.
+
+        Raises:
+            FailedPrecondition: the upload has bytes, or the file another size.
+        """
+        return await _to_its_end(_copy_in, self.path(upload_id), source, size_bytes)
 
     async def sync(self, upload_id: str) -> int:
         """Bring to the disk what was written. Returns how many bytes there are."""
@@ -145,10 +154,31 @@ def _write(file: BinaryIO, offset: int, data: bytes) -> None:
             f"offset must be {end}, where the upload ends, got {offset}", ErrorReason.INCOMPLETE_UPLOAD
         )
     file.seek(offset)
-    try:
+    with _no_room_passes():
         rest = memoryview(data)
         while rest:
             rest = rest[file.write(rest) :]
+
+
+def _copy_in(path: Path, source: int, size_bytes: int) -> int:
+    try:
+        with _existing(path) as file:
+            there, found = os.fstat(file.fileno()).st_size, os.fstat(source).st_size
+            if there or found != size_bytes:
+                raise FailedPrecondition(
+                    f"The file has {found} of {size_bytes} bytes, and the upload {there}.",
+                    ErrorReason.INCOMPLETE_UPLOAD,
+                )
+            with _no_room_passes():
+                return copy_bytes(source, file.fileno(), size_bytes)
+    finally:
+        os.close(source)
+
+
+@contextmanager
+def _no_room_passes() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise

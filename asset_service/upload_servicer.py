@@ -146,14 +146,23 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def StartUpload(
         self, request: upload_service_pb2.StartUploadRequest, context: Context
     ) -> upload_service_pb2.StartUploadResponse:
-        upload_id, received_bytes = await self._uploads.start(
+        started = await self._uploads.start(
             current_lease(),
             request.asset_index,
             rendition_from(request.rendition),
             request.size_bytes,
             request.sha256,
+            handover=request.handover,
         )
-        return upload_service_pb2.StartUploadResponse(upload_id=upload_id, received_bytes=received_bytes)
+        return upload_service_pb2.StartUploadResponse(
+            upload_id=started.upload_id, received_bytes=started.received_bytes, handover_name=started.handover_name
+        )
+
+    async def CollectUpload(
+        self, request: upload_service_pb2.CollectUploadRequest, context: Context
+    ) -> upload_service_pb2.CollectUploadResponse:
+        received_bytes = await self._uploads.collect(current_lease(), request.upload_id)
+        return upload_service_pb2.CollectUploadResponse(received_bytes=received_bytes)
 
     async def WriteUpload(
         self, request_iterator: AsyncIterator[upload_service_pb2.WriteUploadRequest], context: Context

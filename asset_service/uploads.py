@@ -16,6 +16,7 @@ from asset_service.domain import (
     Upload,
     UploadState,
 )
+from asset_service.handover import Handover
 from asset_service.intake import Intake
 from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
@@ -46,6 +47,15 @@ class Piece:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An upload, how many bytes it has, and the file that is offered for them; empty when none is."""
+
+    upload_id: str
+    received_bytes: int
+    handover_name: str = ""
+
+
 class Nudge(Protocol):
     """What wakes those who delete bytes."""
 
@@ -67,6 +77,7 @@ class Uploads:
         rules: LeaseRules,
         *,
         nudge: Nudge,
+        handover: Handover,
     ) -> None:
         self._storage = storage
         self._spool = spool
@@ -76,11 +87,19 @@ class Uploads:
         self._unbroken = unbroken
         self._rules = rules
         self._nudge = nudge
+        self._handover = handover
 
     async def start(
-        self, lease: LeaseClaims, asset_index: int, rendition: RenditionKind | None, size_bytes: int, sha256: str
-    ) -> tuple[str, int]:
-        """Begin an upload, or find it again. Returns its id and how many bytes it has.
+        self,
+        lease: LeaseClaims,
+        asset_index: int,
+        rendition: RenditionKind | None,
+        size_bytes: int,
+        sha256: str,
+        *,
+        handover: bool = False,
+    ) -> Started:
+        """Begin an upload, or find it again; with `handover` a file is offered for one that has no bytes.
 
         Raises:
             InvalidArgument: outside what the lease grants, or not a digest.
@@ -97,8 +116,21 @@ class Uploads:
         async with self._locks.hold(upload.upload_id):
             upload = await self._own(lease, upload.upload_id)
             if upload.state is UploadState.STAGED:
-                return upload.upload_id, upload.size_bytes
-            return upload.upload_id, await self._spool.open(upload.upload_id)
+                return Started(upload.upload_id, upload.size_bytes)
+            received_bytes = await self._spool.open(upload.upload_id)
+            name = self._handover.offer(upload.upload_id) if handover and not received_bytes else ""
+            return Started(upload.upload_id, received_bytes, name)
+
+    async def collect(self, lease: LeaseClaims, upload_id: str) -> int:
+        """Take the bytes from the file that was offered for an upload. Returns how many it has.
+
+        Raises:
+            NotFound: the lease has no such upload.
+            FailedPrecondition: `incomplete_upload`; no file is offered, or it is not whole. Or `already_settled`.
+        """
+        async with self._locks.hold(upload_id):
+            upload = await self._open(lease, upload_id)
+            return await self._spool.copy_in(upload_id, self._handover.take(upload_id), upload.size_bytes)
 
     async def write(self, lease: LeaseClaims, pieces: AsyncIterator[Piece]) -> int:
         """Add pieces to an upload. Returns how many bytes it has; they are on the disk then.

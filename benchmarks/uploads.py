@@ -121,6 +121,7 @@ class _Jobs:
 
     callers: Callers
     channel: grpc.aio.Channel
+    handover: Path
     receipts: dict[str, dict[int, str]] = field(default_factory=dict)
     media: dict[str, media_pb2.Media] = field(default_factory=dict)
 
@@ -130,7 +131,8 @@ class _Jobs:
         claims = self.callers.lease(
             job_id, max_outputs=_PER_JOB, max_bytes=1 << 30, formats=("image", "video"), references=references
         )
-        return job_id, Transfers(self.channel, self.callers.capabilities.sign_lease(claims), Patience())
+        token = self.callers.capabilities.sign_lease(claims)
+        return job_id, Transfers(self.channel, token, Patience(), handover=self.handover)
 
     async def upload(self, paths: Sequence[Path]) -> None:
         """Upload files as outputs of as few jobs as it takes."""
@@ -179,7 +181,8 @@ async def _atelier(target: str, place: Path, files: Files) -> dict[str, float]:
     channel = connect(target)
     try:
         await wait_ready(channel, _READY)
-        jobs = _Jobs(Callers(place / "data", SystemClock(), channel), channel)
+        # A worker on the same machine has the same data folder.
+        jobs = _Jobs(Callers(place / "data", SystemClock(), channel), channel, place / "data" / "handover")
         # Start the process that measures files: a service that runs has it.
         await jobs.upload(files.small[:1])
         for number, paths in enumerate(((files.large,), files.small)):

@@ -132,6 +132,7 @@ ROLES: dict[str, set[str]] = {
         "RouterService.PutModel",
     },
     "lease": {
+        "UploadService.CollectUpload",
         "UploadService.FinishUpload",
         "UploadService.ReadReference",
         "UploadService.StartUpload",
@@ -151,6 +152,7 @@ ROLES: dict[str, set[str]] = {
         "AssetControlService.Settle",
         "AssetControlService.SettleJobs",
         "AssetControlService.TakeHold",
+        "IdentityService.CheckKey",
         "WebhookService.LeaseDeliveries",
         "WebhookService.ReportDeliveries",
     },

@@ -52,6 +52,7 @@ class Holdings:
         spool: Spool,
         outbox: Outbox,
         patience: Patience,
+        handover: Path | None = None,
     ) -> None:
         """Begin with what the spool holds from an earlier process."""
         self._engine = engine
@@ -60,6 +61,7 @@ class Holdings:
         self._spool = spool
         self._outbox = outbox
         self._patience = patience
+        self._handover = handover
         self._runs: dict[Ref, StageRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered = {outcome.completion_id: _Unanswered(outcome) for outcome in spool.load_outcomes()}
@@ -232,7 +234,7 @@ class Holdings:
         self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=ref.to_proto(), reason=reason)))
 
     def _start(self, ref: Ref, lease: pb.Lease, workdir: Path) -> None:
-        transfers = Transfers(self._upload_channel(), lease.token, self._patience)
+        transfers = Transfers(self._upload_channel(), lease.token, self._patience, handover=self._handover)
         run = self._runs[ref] = StageRun(
             lease,
             engine=self._engine,

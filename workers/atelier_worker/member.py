@@ -148,6 +148,7 @@ class Member:
                 spool=spool,
                 outbox=outbox,
                 patience=self._patience,
+                handover=self._process.handover,
             )
             engine.on_change = holdings.tell_credits
             introduction = self._introduce(spool, info)

@@ -40,7 +40,10 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """A process: where its workers connect and with which key, and the engines. No `status`: no port for it."""
+    """A process: where its workers connect and with which key, and the engines. No `status`: no port for it.
+
+    Files may be handed over in `handover`, if the asset service has the same folder there.
+    """
 
     connect: str
     key: Secret
@@ -49,6 +52,7 @@ class ProcessPlan:
     engines: tuple[EnginePlan, ...]
     status: str = ""
     insecure: bool = False
+    handover: Path | None = None
 
 
 def plan_of_settings(settings: Settings) -> ProcessPlan:
@@ -76,6 +80,7 @@ def plan_of_settings(settings: Settings) -> ProcessPlan:
         key=key_of(settings),
         drain_grace=mine.drain_grace,
         folder=settings.service_dir("worker"),
+        handover=settings.handover_dir,
         engines=(engine,),
     )
 

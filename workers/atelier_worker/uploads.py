@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +20,7 @@ from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceStub
 from atelier.type.v1 import media_pb2
 from service_kit import crash
 from service_kit.errors import ErrorReason
+from service_kit.file_copies import copy_bytes
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.telemetry import get_logger
 
@@ -46,6 +49,7 @@ _RENDITIONS = {
     "poster": media_pb2.RENDITION_KIND_POSTER,
     "clip": media_pb2.RENDITION_KIND_CLIP,
 }
+_OFFERED = re.compile(r"[0-9a-f]{32}")
 _T = TypeVar("_T")
 _Mode = Literal["wb", "ab"]
 
@@ -71,12 +75,18 @@ class Patience:
 class Transfers:
     """Uploads and reads for one lease."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, patience: Patience) -> None:
-        """Speak to the asset service behind `channel` with the lease's token."""
+    def __init__(
+        self, channel: grpc.aio.Channel, token: str, patience: Patience, *, handover: Path | None = None
+    ) -> None:
+        """Speak to the asset service behind `channel` with the lease's token.
+
+        Large files go through the folder `handover` if the service finds it to be its own.
+        """
         self._stub = UploadServiceStub(channel)
         self._metadata = (("atelier-lease-token", token),)
         self._patience = patience
         self._takes_whole = True
+        self._handover = handover
 
     async def upload_output(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str:
         """Upload one output with its renditions and return the receipt.
@@ -166,11 +176,17 @@ class Transfers:
             asset_index=asset_index, rendition=rendition, size_bytes=size_bytes, sha256=sha256
         )
         reached = 0
+        if self._handover is not None:
+            start.handover = await asyncio.to_thread(self._handover.is_dir)
 
         async def send(moved: Callable[[], None]) -> str:
             nonlocal reached
             found = await self._stub.StartUpload(start, metadata=self._metadata, timeout=_CALL_LIMIT_S)
             received = found.received_bytes
+            if found.handover_name:
+                # Whatever becomes of it, the next try is with messages.
+                start.handover = False
+                received = await self._hand_over(found, path)
             while True:
                 if received > reached:
                     reached = received
@@ -180,6 +196,25 @@ class Transfers:
                 received = await self._write(found.upload_id, path, received)
 
         return await self._persist(send)
+
+    async def _hand_over(self, found: pb.StartUploadResponse, path: Path) -> int:
+        """Write a file where the service can take it. Returns how many bytes it has then: none if that did not work."""
+        if self._handover is None or not _OFFERED.fullmatch(found.handover_name):
+            return 0
+        try:
+            await asyncio.to_thread(_fill, self._handover / found.handover_name, path)
+            request = pb.CollectUploadRequest(upload_id=found.upload_id)
+            reply = await self._stub.CollectUpload(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+        except OSError as error:
+            log.info("handover_failed", error=type(error).__name__)
+            return 0
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.FAILED_PRECONDITION:
+                raise
+            # It may have come to another replica. Whether the job is settled is said again to the first message.
+            log.info("handover_failed", error=error.details())
+            return 0
+        return reply.received_bytes
 
     async def _write(self, upload_id: str, path: Path, offset: int) -> int:
         """Send one chunk. Returns how many bytes the service has on its disk."""
@@ -240,6 +275,19 @@ async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.W
         yield pb.WriteUploadRequest(upload_id=upload_id, offset=offset, data=data)
         upload_id = ""
         offset += len(data)
+
+
+def _fill(offered: Path, path: Path) -> None:
+    """Write a file into one that is there already: it has another name in any other folder."""
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        target = os.open(offered, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            copy_bytes(source, target, os.fstat(source).st_size)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
 
 
 # A call may be cancelled while its thread works, so no file stays open between two pieces.

@@ -144,6 +144,7 @@ def _plan(file: Path, document: Mapping[str, object], settings: Settings) -> Pro
         key=_key(file, key_file) if key_file else key_of(settings),
         drain_grace=drain_grace,
         folder=settings.service_dir("worker"),
+        handover=settings.handover_dir,
         engines=engines,
         status=status,
         insecure=insecure,
