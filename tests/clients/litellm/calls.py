@@ -1,4 +1,4 @@
-"""LiteLLM as a client: images, edits, videos. It rewrites the ids of videos, and sends every image as `image[]`."""
+"""LiteLLM as a client: images, edits, videos, text. It rewrites ids of videos, and sends every image as `image[]`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import litellm
 from runner import FAULTY_URL, KEY, ONCE, URL, call, main
+
+MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Name a bird."}]
 
 
 def told(url: str = URL) -> dict[str, Any]:
@@ -59,6 +61,31 @@ def videos() -> None:
 def video_list() -> None:
     answer = litellm.video_list(limit=1, custom_llm_provider="openai", **told())
     assert answer, answer
+
+
+@call("completion")
+def completion() -> None:
+    answer = litellm.completion("openai/chat", MESSAGES, **told())
+    assert answer.choices[0].message.content and answer.choices[0].finish_reason == "stop"
+    assert answer.usage.completion_tokens > 0
+
+
+@call("completion streamed, with usage")
+def completion_streamed() -> None:
+    chunks = list(
+        litellm.completion("openai/chat", MESSAGES, stream=True, stream_options={"include_usage": True}, **told())
+    )
+    written = "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
+    assert written
+    whole = litellm.stream_chunk_builder(chunks)
+    assert whole.choices[0].message.content == written and whole.usage.completion_tokens > 0
+
+
+@call("completion after a 500")
+def completion_after_500() -> None:
+    messages = [{"role": "user", "content": ONCE}]
+    answer = litellm.completion("openai/chat", messages, max_retries=2, **told(FAULTY_URL))
+    assert answer.choices[0].message.content
 
 
 @call("errors")

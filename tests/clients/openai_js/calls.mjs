@@ -80,6 +80,37 @@ call("videos.list", async () => {
   assert.ok(ids.length > 1);
 });
 
+const messages = [{ role: "system", content: "Be brief." }, { role: "user", content: "Name a bird." }];
+
+call("chat.completions.create", async () => {
+  const answer = await client().chat.completions.create({ model: "chat", messages, max_completion_tokens: 500 });
+  assert.equal(answer.choices[0].finish_reason, "stop");
+  assert.ok(answer.choices[0].message.content);
+  assert.ok(answer.usage.completion_tokens > 0);
+});
+
+call("chat.completions.create streamed, with usage", async () => {
+  const stream = await client().chat.completions.create({
+    model: "chat", messages, stream: true, stream_options: { include_usage: true },
+  });
+  let written = "", usage = null;
+  for await (const chunk of stream) {
+    written += chunk.choices[0]?.delta.content ?? "";
+    usage = chunk.usage ?? usage;
+  }
+  assert.ok(written);
+  assert.ok(usage.completion_tokens > 0);
+});
+
+call("responses.create, and streamed", async () => {
+  const answer = await client().responses.create({ model: "chat", input: "Name a bird." });
+  assert.equal(answer.status, "completed");
+  assert.ok(answer.output_text);
+  let last = null;
+  for await (const event of await client().responses.create({ model: "chat", input: "Name a bird.", stream: true })) last = event;
+  assert.equal(last.type, "response.completed");
+});
+
 call("models.list and models.retrieve", async () => {
   const names = [];
   for await (const model of client().models.list()) {
