@@ -74,6 +74,19 @@ class Backends:
             raise of_rpc(error) from error
         return IssuedToken(Secret(reply.identity_token), reply.expires_at.ToDatetime(UTC))
 
+    async def key_works(self, key_id: str, entries: Metadata, limit: timedelta) -> bool:
+        """Tell whether a key works now; `entries` carry the gateway's own identity.
+
+        Raises:
+            AtelierError: the router cannot be reached.
+        """
+        request = identity_service_pb2.CheckKeyRequest(key_id=key_id)
+        try:
+            answer = await self._identity.CheckKey(request, metadata=entries, timeout=limit.total_seconds())
+        except grpc.RpcError as error:
+            raise of_rpc(error) from error
+        return bool(answer.works)
+
     async def unary(self, route: RpcRoute, request: Message, entries: Metadata, limit: timedelta) -> Message:
         """Call a unary RPC. Raises grpc.RpcError."""
         reply: Message = await self._callable(route)(request, metadata=entries, timeout=limit.total_seconds())

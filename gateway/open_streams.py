@@ -65,8 +65,8 @@ class OpenStreams:
             return None
         if self._most and self._of_owner[caller.owner] >= self._most:
             raise ResourceExhausted(
-                f"The limit event_streams_per_owner is {self._most}, at each gateway: close a stream, or let several "
-                "readers share one.",
+                f"The limit event_streams_per_owner of this owner is {self._most}, at each gateway: close a stream, or "
+                "let several readers share one.",
                 ErrorReason.LIMIT_REACHED,
                 fields=[FieldProblem("event_streams_per_owner", f"is limited to {self._most} for this owner")],
                 retry_after=_RETRY_AFTER,

@@ -91,6 +91,9 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
             scopes=sorted(caller.scopes),
         )
 
+    async def CheckKey(self, request: pb.CheckKeyRequest, context: Any) -> pb.CheckKeyResponse:
+        return pb.CheckKeyResponse(works=await self._identities.key_works(request.key_id))
+
 
 def _kind(number: int) -> KeyKind:
     """Return the kind of a key to make; an unspecified one is a user's."""

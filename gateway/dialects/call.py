@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from atelier.router.v1 import job_pb2, router_service_pb2
+from gateway.backends import Metadata
 from gateway.context import Context
 from gateway.dialects import forms
 from gateway.dialects.dialect import Dialect, Endpoint
@@ -24,7 +25,7 @@ from gateway.render import dump
 from gateway.sse import send_events
 from gateway.status import malformed
 from gateway.streams import Access
-from service_kit.errors import Unavailable
+from service_kit.errors import ErrorReason, Unauthenticated, Unavailable
 
 _Result = TypeVar("_Result")
 
@@ -80,9 +81,18 @@ class Call:
         return int(self.kit.context.clock.now().timestamp())
 
     def act_for(self, grant: Grant) -> None:
-        """Let every call from now on be one on behalf of the owner of a grant."""
-        self.access = self.kit.context.access_of(self.exchange, self.kit.grants.credential, grant.owner)
-        self.jobs = Jobs(self.kit.calls, self.access)
+        """Let every call from now on be one on behalf of the owner of a grant, while the key of the grant works."""
+        context = self.kit.context
+        act = context.access_of(self.exchange, self.kit.grants.credential, grant.owner)
+
+        async def access() -> Metadata:
+            entries = await act()
+            if not await context.backends.key_works(grant.key_id, entries, context.request_timeout):
+                raise Unauthenticated("The address works no more: its key was revoked.", ErrorReason.INVALID_IDENTITY)
+            return entries
+
+        self.access = access
+        self.jobs = Jobs(self.kit.calls, access)
 
     def query(self) -> Values:
         """Read the query by the endpoint's table. Raises InvalidArgument, which names the parameters."""
@@ -190,6 +200,19 @@ class Call:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def stream_watched(self, frames: AsyncGenerator[bytes, None]) -> None:
+        """Do as `stream` for what is only watched; it counts among the open streams of the owner.
+
+        Raises:
+            ResourceExhausted: there are too many.
+        """
+        streams = self.kit.context.streams
+        owner = streams.take(await self.access())
+        try:
+            await self.stream(frames)
+        finally:
+            streams.give(owner)
 
     async def stream(self, frames: AsyncGenerator[bytes, None], opening: bytes = b"") -> None:
         """Send server-sent events until `frames` ends, the client goes, or the gateway closes; then close `frames`.

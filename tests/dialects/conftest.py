@@ -11,12 +11,18 @@ from PIL import Image
 
 from tests.support.system import System, running_system
 
+EVENT_STREAMS = 20
+"""How many event streams an owner may have open."""
+
 
 @pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def system(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     """Every service, the gateway and a worker."""
     async with running_system(
-        tmp_path_factory.mktemp("dialects"), sketch__step_delay="5ms", outgoing__allow="127.0.0.1"
+        tmp_path_factory.mktemp("dialects"),
+        sketch__step_delay="5ms",
+        outgoing__allow="127.0.0.1",
+        gateway__event_streams_per_owner=str(EVENT_STREAMS),
     ) as running:
         yield running
 

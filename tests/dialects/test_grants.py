@@ -45,7 +45,7 @@ def house(tmp_path: Path) -> House:
 def test_a_grant_opens_what_it_was_made_for(house: House) -> None:
     text = house.grants.sign(house.calls(), "stream", "job-1", HOUR)
     grant = house.grants.read(text, "stream")
-    assert (grant.subject, grant.owner) == ("job-1", "default/ann%2F%C3%A4")
+    assert (grant.subject, grant.owner, grant.key_id) == ("job-1", "default/ann%2F%C3%A4", "k")
     # Another gateway of the same installation knows it, one of another does not.
     assert house.of("atl_gateway").read(text, "stream") == grant
     for other, purpose in ((house.of("atl_other"), "stream"), (house.grants, "upload")):

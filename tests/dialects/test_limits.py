@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from tests.dialects.conftest import EVENT_STREAMS
 from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -69,3 +71,24 @@ async def test_a_request_too_many_is_refused(system: System, path: str) -> None:
     assert (response.status_code, name) == (429, "requests_per_minute")
     assert "requests_per_minute of this key is 1" in message
     assert 50 <= int(response.headers["retry-after"]) <= 60
+
+
+async def test_a_stream_too_many_is_refused(system: System) -> None:
+    """Where something is only watched: what streams a job of its own is bounded by the limits of jobs."""
+    async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=20) as http, AsyncExitStack() as stack:
+        made = await http.post("/v1/keys", json={"owner_id": "curious"}, headers={"x-api-key": system.key()})
+        key = {"authorization": f"Bearer {made.json()['secret']}"}
+        body = {"prompt": "x", "model": "sdxl", "format": "image"}
+        job_id = (await http.post("/v1/generate-content", json=body, headers=key)).json()["job_id"]
+        for _ in range(EVENT_STREAMS):
+            await stack.enter_async_context(http.stream("GET", "/v1/events", headers=key))
+        for path in (
+            f"/v1/jobs/{job_id}/events",
+            f"/fal/queue/fal-ai/sdxl/requests/{job_id}/status/stream",
+            f"/replicate/v1/predictions/{job_id}/stream",
+        ):
+            response = await http.get(path, headers=key)
+            name, message = _error(path, response.json())
+            assert (response.status_code, name) == (429, "event_streams_per_owner"), path
+            assert f"event_streams_per_owner of this owner is {EVENT_STREAMS}" in message
+            assert response.headers["retry-after"] == "10"

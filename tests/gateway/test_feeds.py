@@ -12,7 +12,7 @@ import pytest
 
 from gateway.feeds import News, Seat, Watched
 from gateway.streams import Access
-from service_kit.errors import AtelierError, NotFound, Unavailable
+from service_kit.errors import AtelierError, NotFound, Unauthenticated, Unavailable
 from service_kit.identity import KeyKind, Owner
 from tests.gateway.conftest import MakeWorld, World
 from tests.gateway.fakes import ANN
@@ -147,6 +147,22 @@ async def test_an_owner_has_so_many_streams_and_no_more(make_world: MakeWorld) -
 async def _status(world: World) -> int:
     async with world.http.stream("GET", URL, headers=ANN) as response:
         return response.status_code
+
+
+async def test_streams_end_when_their_key_is_revoked(world: World, log: JobLog) -> None:
+    await log.add()
+    world.behaviour.token_ttl = timedelta(seconds=1)
+    async with watching(world) as first, watching(world) as second:
+        assert await _versions(first, 1) == await _versions(second, 1) == [1]
+
+        async def refuse(request: Any, context: Any) -> Any:
+            raise Unauthenticated("The key is not valid.")
+
+        world.behaviour.unary["ExchangeKey"] = refuse
+        for lines in (first, second):
+            [error] = [event async for event in lines]
+            assert (error.name, error.data["error"]["status"]) == ("error", "UNAUTHENTICATED")
+    await asyncio.wait_for(log.quiet(), 5)
 
 
 class Client:

@@ -164,7 +164,7 @@ async def status_stream(call: Call) -> None:
     wants_logs = bool(call.query().get("logs"))
     job = await current(call)
     call.exchange.common_headers[answers.REQUEST_ID] = job.job_id
-    await call.stream(_statuses(call, job, wants_logs=wants_logs))
+    await call.stream_watched(_statuses(call, job, wants_logs=wants_logs))
 
 
 async def _statuses(call: Call, job: job_pb2.Job, *, wants_logs: bool) -> AsyncGenerator[bytes, None]:

@@ -23,16 +23,17 @@ _GRANT = (mapped("grant", "who asks, for clients that send no key here", "from-u
 async def stream(call: Call) -> None:
     """Send text as it is written, files when they are there, what engines say, and the end.
 
-    Who has no key, as one of the clients here, comes with the address that a prediction was answered with.
+    Who has no key, as one of the clients here, comes with the address that a prediction was answered with. A key that
+    is sent is what counts.
     """
     job_id, grant = call.path["id"], call.query().text("grant")
-    if grant and "authorization" not in call.headers:
+    if grant and not any(name in call.headers for name in ("authorization", "x-api-key")):
         found = call.kit.grants.read(grant, STREAM)
         if found.subject != job_id:
             raise Unauthenticated("The address is of another prediction.", ErrorReason.INVALID_IDENTITY)
         call.act_for(found)
     job = await call.jobs.get(job_id)
-    await call.stream(_events(call, job.job_id))
+    await call.stream_watched(_events(call, job.job_id))
 
 
 async def _events(call: Call, job_id: str) -> AsyncGenerator[bytes, None]:

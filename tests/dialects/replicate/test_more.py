@@ -75,8 +75,26 @@ async def test_a_stream_needs_no_key_where_its_address_is_signed(client: Any, sy
             assert (refused.status_code, refused.json()["status"]) == (401, 401)
         # It opens the stream and nothing else.
         assert (await anybody.get(f"{first.urls['get']}?grant={grant}")).status_code == 401
+        # And not for who shows a key that is wrong.
+        for wrong_key in ({"x-api-key": "atl_wrong"}, {"authorization": "Bearer atl_wrong"}):
+            assert (await anybody.get(url, headers=wrong_key)).status_code == 401
     for prediction in (first, second):
         await prediction.async_wait()
+
+
+async def test_an_address_works_no_longer_than_the_key_that_it_was_made_with(system: System) -> None:
+    async with httpx.AsyncClient(base_url=system.url, headers={"x-api-key": system.key()}, trust_env=False) as admin:
+        made = (await admin.post("/v1/keys", json={"owner_id": "leaving"})).json()
+        own = client_of(system.url, made["secret"])
+        prediction = await own.predictions.async_create(model=SDXL, input=SMALL)
+        async with httpx.AsyncClient(trust_env=False) as anybody:
+            answer = await anybody.get(prediction.urls["stream"])
+            assert (answer.status_code, "event: done" in answer.text) == (200, True)
+            assert (await admin.delete(f"/v1/keys/{made['key']['key_id']}")).status_code == 200
+            refused = await anybody.get(prediction.urls["stream"])
+            assert (refused.status_code, refused.json()["status"]) == (401, 401)
+            assert "revoked" in refused.json()["detail"]
+        await own._async_client.aclose()
 
 
 async def test_text_comes_as_it_is_written(client: Any) -> None:
