@@ -252,19 +252,21 @@ def found_by(item: Item, facts: Facts | None) -> dict[str, Any]:
 
 def _to_item(row: Row[Any], parts: _Parts) -> Item:
     # Sorted here, byte by byte: a database would compare by its own rules.
-    tags, collection_ids = (tag for _, tag in sorted(parts.tags)), sorted(parts.collection_ids)
+    tags = tuple(tag for _, tag in sorted(parts.tags)) if parts.tags else ()
+    collection_ids = tuple(sorted(parts.collection_ids)) if parts.collection_ids else ()
+    files = parts.files if len(parts.files) == 1 else sorted(parts.files, key=_first)
     return Item(
         item_id=row.item_id,
         owner=Owner(row.tenant_id, row.owner_id),
         asset_id=row.asset_id,
         format=row.format,
         provenance=row.provenance,
-        files=tuple(file for _, file in sorted(parts.files, key=_first)),
+        files=tuple([file for _, file in files]),
         created_at=row.created_at,
         deleted_at=row.deleted_at,
         version=row.version,
         trashed_at=row.trashed_at,
-        labels=Labels(row.title, tuple(tags), row.is_favourite, tuple(collection_ids)),
+        labels=Labels(row.title, tags, row.is_favourite, collection_ids),
         notes=row.notes,
         title_key=row.title_key,
     )

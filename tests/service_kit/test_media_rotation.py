@@ -47,14 +47,15 @@ async def test_an_address_outlives_the_key_that_signed_it(rings: Keyrings, clock
         await rotation.look()
         signed = signer.sign("workspace-temp", "a", "g", TTL)
         used.add(dict(parse_qsl(urlsplit(signed.url).query))["kid"])
-        clock.advance(TTL - timedelta(seconds=1))
+        assert TTL * 11 / 12 <= signed.expires_at - clock.now() <= TTL
+        clock.advance(signed.expires_at - clock.now() - timedelta(seconds=1))
         await rotation.look()
         assert (await opened(verifier, signed.url)).expires_at == signed.expires_at
         assert (await opened(rings.media_verifier(clock), signed.url)).key == "a"
         clock.advance(timedelta(seconds=1))
         with pytest.raises(PermissionDenied, match="expired"):
             await opened(verifier, signed.url)
-    assert len(used) == 3, "84 days and 30 days for each key"
+    assert len(used) == 3, "about 80 days and 30 days for each key"
 
 
 async def test_a_key_that_signed_far_too_long_still_verifies_what_it_signed_last(
@@ -119,3 +120,20 @@ async def test_forged_key_ids_do_not_have_the_ring_read_each_time(rings: Keyring
         clock.advance(timedelta(milliseconds=100))
         await verifier.learn("forged")
     assert reads == 1 + 5
+
+
+def test_a_file_keeps_its_address_for_a_while_and_each_has_its_own(rings: Keyrings, clock: ManualClock) -> None:
+    signer = rings.media_signer("asset", clock, base_url="http://x")
+    clock.advance(TTL / 12 - (clock.now() - datetime.fromtimestamp(0, UTC)) % (TTL / 12))
+
+    def urls() -> list[str]:
+        return [signer.sign("workspace-temp", *blob, TTL).url for blob in (("a", "1"), ("a", "2"), ("b", "1"))]
+
+    first = urls()
+    assert len(set(first)) == 3
+    clock.advance(TTL / 12 - timedelta(seconds=1))
+    assert urls() == first
+    clock.advance(timedelta(seconds=1))
+    assert not set(urls()) & set(first)
+    again = signer.sign("workspace-temp", "a", "1", TTL)
+    assert signer.sign("workspace-temp", "a", "1", TTL / 2).url != again.url
