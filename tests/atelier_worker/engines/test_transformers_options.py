@@ -34,6 +34,8 @@ def test_options_have_defaults() -> None:
         ({"models": [*MODELS, MODELS[0]]}, "models names talk twice"),
         ({"enhancer": "nobody"}, "enhancer is nobody, which is none of models: talk, poet"),
         ({"dtype": "int8"}, "dtype takes one of auto, bfloat16"),
+        ({"device": "gpu"}, 'device takes "auto", "cpu" or "cuda:N", got \'gpu\''),
+        ({"memory_limit": "much"}, "memory_limit takes a size such as 20GiB, got 'much'"),
         ({"enhances": ["sdxl"]}, "enhances takes true or false"),
         ({"slots": 0}, "slots takes a whole number from 1 to 64"),
         ({"temperatur": 1}, "temperatur is not known"),

@@ -53,7 +53,8 @@ class DiffusersEngine:
         self._found = {name: find(model) for name, model in self._settings.models.items()}
         families = sorted({found.family for found in self._found.values() if found is not None})
         self.worker_types = self._settings.worker_types or tuple(families)
-        self._device = self._settings.device
+        # What "auto" is, torch says, which the first task loads.
+        self._device = self._settings.place.device
         self._lock = threading.Lock()
         self._fetches: Fetches[Weights] = Fetches()
         self._residency: Residency[Model] | None = None
@@ -107,15 +108,12 @@ class DiffusersEngine:
         """The models in memory, with this one among those that can be."""
         with self._lock:
             if self._residency is None:
-                if self._device == "auto":
-                    import torch
-
-                    self._device = "cuda:0" if torch.cuda.is_available() else "cpu"
+                self._device = self._settings.place.chosen_device()
                 self._residency = Residency(
                     memory_of(self._device),
                     self._device,
-                    self._settings.memory_limit_bytes,
-                    memory_wait_s=self._settings.memory_wait_s,
+                    self._settings.place.memory_limit_bytes,
+                    memory_wait_s=self._settings.place.memory_wait_s,
                 )
             if settings.name not in self._registered:
                 dtype = effective_dtype(settings.dtype, self._device)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from atelier_worker.engine_options import Options
-from atelier_worker.engines.residency import MEMORY_WAIT_S
+from atelier_worker.engines.residency import DTYPES, Place, read_place
 
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 FALLBACKS = ("smaller_batch", "tiling", "offload")
 _NO_LORAS: Mapping[str, str] = MappingProxyType({})
 
@@ -61,14 +60,9 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """The engine: `device` is `auto`, `cpu` or `cuda:0`; `memory_limit_bytes` is the most that it keeps there.
+    """The engine: where it keeps its models, and which these are."""
 
-    A task waits at most `memory_wait_s` for memory that somebody else holds.
-    """
-
-    device: str
-    memory_limit_bytes: int | None
-    memory_wait_s: float
+    place: Place
     concurrency: int
     worker_types: tuple[str, ...]
     models: Mapping[str, ModelSettings]
@@ -91,9 +85,7 @@ def read_settings(table: Mapping[str, object]) -> EngineSettings:
     if not models:
         raise options.wrong("models", "is missing: add [[engine.models]] with a name and a source.")
     read = EngineSettings(
-        device=options.text("device", "auto"),
-        memory_limit_bytes=options.size_bytes("memory_limit", None),
-        memory_wait_s=options.duration_s("memory_wait", MEMORY_WAIT_S),
+        place=read_place(options),
         concurrency=options.integer("slots", 1, least=1, most=64),
         worker_types=options.texts("worker_types", ()),
         models=MappingProxyType(models),

@@ -17,6 +17,7 @@ from atelier_worker.engine_options import OptionsError
 from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.diffusers_engine.settings import IpAdapter, ModelSettings
 from atelier_worker.engines.diffusers_engine.wan_schedulers import NAMES as VIDEO_SCHEDULERS
+from atelier_worker.engines.residency import local_source
 from atelier_worker.weight_files import BrokenFile, can_run_code, check_configs, elements_in, named_in
 
 PIPELINES: Mapping[str, str] = MappingProxyType(
@@ -69,8 +70,8 @@ def find(settings: ModelSettings) -> Weights | None:
     Raises:
         WeightsError: they are missing, in another format, cut off, or of a pipeline that is not known.
     """
-    if _is_folder(settings.source):
-        folder = Path(settings.source).expanduser()
+    folder = local_source(settings.source)
+    if folder is not None:
         if folder.suffix == ".safetensors" and folder.is_file():
             return _look_at_file(folder, settings)
         if can_run_code(folder) and folder.is_file():
@@ -213,10 +214,6 @@ def _beside(settings: ModelSettings) -> int:
 def _there(path: Path, what: str, settings: ModelSettings) -> None:
     if not path.is_file():
         raise WeightsError(f"model {settings.name}: {what} is not there: {path} does not exist.")
-
-
-def _is_folder(source: str) -> bool:
-    return source.startswith(("/", ".", "~")) or Path(source).exists()
 
 
 def _index(folder: Path, settings: ModelSettings) -> dict[str, Any]:

@@ -19,15 +19,18 @@ from atelier_worker.engines.residency.out_of_memory import (
     survive_out_of_memory,
 )
 from atelier_worker.engines.residency.pictures import check_finite, check_picture
+from atelier_worker.engines.residency.place import DTYPES, Place, local_source, read_place
 from atelier_worker.engines.residency.previews import PreviewClock, latent_preview, show_previews
 from atelier_worker.engines.residency.residency import MEMORY_WAIT_S, Residency, tell_part
 from service_kit.units import sized
 
 __all__ = [
+    "DTYPES",
     "MEMORY_WAIT_S",
     "Attempt",
     "DeviceMemory",
     "NotEnoughMemory",
+    "Place",
     "PreviewClock",
     "Residency",
     "check_finite",
@@ -37,7 +40,9 @@ __all__ = [
     "is_out_of_memory",
     "latent_preview",
     "let_go",
+    "local_source",
     "memory_of",
+    "read_place",
     "show_previews",
     "sized",
     "survive_out_of_memory",

@@ -50,12 +50,12 @@ class TransformersEngine:
             ) from error
         self._loading = loading
         try:
-            self._device = loading.device_of(self._options.device)
+            self._device = self._options.place.chosen_device()
             self._residency: Residency[Decoder] = Residency(
                 memory_of(self._device),
                 self._device,
-                self._options.memory_limit_bytes,
-                memory_wait_s=self._options.memory_wait_s,
+                self._options.place.memory_limit_bytes,
+                memory_wait_s=self._options.place.memory_wait_s,
             )
             self._files: dict[str, ChatFiles] = {}
             self._files_lock = threading.Lock()

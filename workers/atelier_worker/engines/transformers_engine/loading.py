@@ -278,13 +278,6 @@ class ChatFiles:
             )
 
 
-def device_of(device: str) -> str:
-    """Return the device that `auto` stands for on this machine, or the device itself."""
-    if device != "auto":
-        return device
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
 def _dtype(dtype: str, config: Any) -> torch.dtype:
     if dtype != "auto":
         found: torch.dtype = getattr(torch, dtype)

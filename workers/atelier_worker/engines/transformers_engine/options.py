@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from atelier_worker.engine_options import Options
-from atelier_worker.engines.residency import MEMORY_WAIT_S
+from atelier_worker.engines.residency import DTYPES, Place, local_source, read_place
 from service_kit.units import GIB
 
 EVERY_MODEL = "*"
-DTYPES = ("auto", "bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +23,7 @@ class ModelOptions:
     @property
     def folder(self) -> Path | None:
         """The folder, when the source names one and not an id of the hub."""
-        path = Path(self.source).expanduser()
-        return path if path.is_absolute() or self.source.startswith(".") or path.is_dir() else None
+        return local_source(self.source)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +37,8 @@ class EngineOptions:
     models: tuple[ModelOptions, ...]
     enhancer: str
     enhances: bool
-    device: str
+    place: Place
     dtype: str
-    memory_limit_bytes: int | None
-    memory_wait_s: float
     cache_bytes: int
     max_tokens: int
     slots: int
@@ -73,10 +69,8 @@ def read_options(table: Mapping[str, object]) -> EngineOptions:
         models=tuple(models),
         enhancer=enhancer,
         enhances=options.boolean("enhances", True),
-        device=options.text("device", "auto"),
+        place=read_place(options),
         dtype=options.choice("dtype", DTYPES, "auto"),
-        memory_limit_bytes=options.size_bytes("memory_limit", None),
-        memory_wait_s=options.duration_s("memory_wait", MEMORY_WAIT_S),
         cache_bytes=options.size_bytes("cache_memory", 2 * GIB),
         max_tokens=options.integer("max_tokens", 2048, least=1),
         slots=options.integer("slots", 8, least=1, most=64),
