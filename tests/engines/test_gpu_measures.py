@@ -54,4 +54,5 @@ def test_a_cancel_is_measured(place: Place, tmp_path: Path) -> None:
 @pytest.mark.asyncio
 async def test_the_pipeline_alone_and_the_system_are_measured(place: Place, tmp_path: Path) -> None:
     alone_s = measures.direct(place, tmp_path)
+    assert measures.by_the_engine(place, tmp_path) > 0
     assert 0 < alone_s < await measures.through_the_system(place, tmp_path)
