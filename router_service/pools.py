@@ -70,6 +70,6 @@ class Pools:
         if job.current.attempt:
             return f"Attempt {job.current.attempt} did not succeed; the next one follows after a pause."
         if any(worker.slots > worker.leases for worker in takers):
-            return f"A worker of type {worker_type} is free; it starts in a moment."
+            return f"A worker of type {worker_type} is free; it starts in a moment, if no limit holds it."
         waiting = max(self._waiting.get(pool, 1), 1)
         return f"All workers of type {worker_type} are busy; {waiting} waiting."

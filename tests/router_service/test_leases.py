@@ -484,7 +484,7 @@ async def test_a_job_that_waits_for_a_busy_worker_says_so(router: Router) -> Non
     assert stage.waits_for == "All workers of type sdxl are busy; 1 waiting."
     other = await router.worker("two", slots=4, free=0)
     stage = (await router.job(waiting.job_id)).stages[0]
-    assert stage.waits_for == "A worker of type sdxl is free; it starts in a moment."
+    assert stage.waits_for == "A worker of type sdxl is free; it starts in a moment, if no limit holds it."
     await other.disconnect()
 
 

@@ -94,7 +94,7 @@ async def test_events_are_told_once_and_in_the_state_of_then(router: Router, web
     lease = await one.take()
     await one.deliver(lease)
     await router.ended(accepted.job_id)
-    told = []
+    told: list[Leased] = []
     while found := await webhooks.lease(limit=9, lease_for=MINUTE):
         told += found
         await report(webhooks, found[0], 200)
