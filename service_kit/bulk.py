@@ -39,6 +39,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
+from service_kit import sqlite_driver
 from service_kit.database import db_now, json_list
 from service_kit.postgres_driver import STATEMENT_CLOCK, send_later
 
@@ -112,12 +113,13 @@ async def delete_rows(
 ) -> None:
     """Delete the rows whose column is one of some texts, and whose other columns are as `same` says.
 
-    On PostgreSQL this is sent as the rows of `insert_rows`.
+    This is sent as the rows of `insert_rows`.
     """
     if not values:
         return
     if connection.dialect.name == "sqlite":
-        await connection.execute(_delete_of(table, column, tuple(same)), {"among_": list(values), **same})
+        sent = {"among_": list(values), **same}
+        await sqlite_driver.send_later(connection, _delete_of(table, column, tuple(same)), sent)
     else:
         send_later(connection, _delete_sql(table, column, tuple(same)), {"among_": list(values), **same})
 
@@ -125,13 +127,13 @@ async def delete_rows(
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, moment: str = "") -> None:
     """Insert rows that all have the same columns, and the database's clock in the column `moment` if it is named.
 
-    Without rows nothing happens. On PostgreSQL they are sent with the next statement, or with the commit, which then
-    raises what they break.
+    Without rows nothing happens. They are sent with the next statement, or with the commit, which then raises what they
+    break.
     """
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        await connection.execute(_insert_of(table, moment), list(rows))
+        await sqlite_driver.send_later(connection, _insert_of(table, moment), list(rows))
     else:
         names = tuple(rows[0])
         send_later(connection, _insert_sql(table, names, moment), _arrays(table, rows, names))
@@ -164,13 +166,13 @@ async def insert_new_rows(
 async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, key: Sequence[str]) -> None:
     """Insert rows, or write their values over those of the rows that have their key. Callers sort them by it.
 
-    On PostgreSQL they are sent as those of `insert_rows`.
+    They are sent as those of `insert_rows`.
     """
     if not rows:
         return
     names = tuple(rows[0])
     if connection.dialect.name == "sqlite":
-        await connection.execute(_put_of(table, names, tuple(key)), list(rows))
+        await sqlite_driver.send_later(connection, _put_of(table, names, tuple(key)), list(rows))
         return
     changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"

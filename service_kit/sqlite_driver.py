@@ -1,7 +1,8 @@
-"""SQLite connections, set up once, that take one trip to their thread per statement.
+"""SQLite connections, set up once, that take at most one trip to their thread per statement.
 
 `aiosqlite` makes a trip for a cursor, one for the statement, one for its rows, one to close the cursor. A transaction
-of eight statements waits for thirty changes of thread; with this it waits for eight.
+of eight statements waits for thirty changes of thread. Here the BEGIN of who reads, and statements whose answer nobody
+reads, travel with what comes next; nobody waits for the end of what only read.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, Self
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
-from sqlalchemy import URL, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy import URL, Executable, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+_Step = Callable[[sqlite3.Connection], object]
 _CHUNK = 64
 _BUSY_TIMEOUT_MS = 5000
 
@@ -35,7 +37,7 @@ def engine(
     """
     made = create_async_engine(
         url,
-        async_creator=opener(url.database or ":memory:"),
+        async_creator=opener(url.database or ":memory:", read_only=read_only),
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=wait.total_seconds(),
@@ -66,16 +68,31 @@ def engine(
 
     @event.listens_for(made.sync_engine, "begin")
     def begin_explicitly(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if read_only:
+            connection.connection.driver_connection.begin_with_next()
+        else:
+            # At once: whoever writes has the lock from here on, whatever it asks for and when.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return made
 
 
-def opener(path: str) -> Callable[[], Awaitable[aiosqlite.Connection]]:
+async def send_later(connection: AsyncConnection, statement: Executable, parameters: Any) -> None:
+    """Have a statement done in the trip of the next one, or of the commit, which then raises what it breaks."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    driver.leaves_for_later = True
+    try:
+        await connection.execute(statement, parameters)
+    finally:
+        driver.leaves_for_later = False
+
+
+def opener(path: str, *, read_only: bool = False) -> Callable[[], Awaitable[aiosqlite.Connection]]:
     """Return what opens connections to a file, for `create_async_engine(async_creator=…)`."""
 
     async def open_connection() -> aiosqlite.Connection:
         connection = _Connection(lambda: sqlite3.connect(path), _CHUNK)
+        connection.read_only = read_only
         # A thread that waits for work must not keep the process.
         connection._thread.daemon = True
         return await connection
@@ -84,6 +101,41 @@ def opener(path: str) -> Callable[[], Awaitable[aiosqlite.Connection]]:
 
 
 class _Connection(aiosqlite.Connection):
+    read_only = False
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.leaves_for_later = False
+        self._begins = False
+        self._later: list[_Step] = []
+
+    def begin_with_next(self) -> None:
+        """Have a transaction begin with its first statement, in the same trip."""
+        self._begins = True
+
+    def later(self, step: _Step) -> None:
+        """Have a step done in the trip of what follows in the transaction. Nobody hears what it answers."""
+        self._later.append(step)
+
+    async def commit(self) -> None:
+        """Commit. Nobody waits for the end of what only read: whatever is asked next comes after it in the thread."""
+        if self._begins:
+            self._begins = False  # nothing was asked for, so nothing has begun
+        elif self.read_only:
+            # Were it to fail the next BEGIN would say so.
+            self._tx.put_nowait((None, self._conn.commit))
+        else:
+            try:
+                await self.run(lambda connection: connection.commit())
+            except sqlite3.Error:
+                await self.rollback()
+                raise
+
+    async def rollback(self) -> None:
+        """Roll back what has begun; what was left for later is never done."""
+        self._begins, self._later = False, []
+        await super().rollback()
+
     def cursor(self) -> _Cursor:  # type: ignore[override]
         """Return a cursor; no trip yet."""
         return _Cursor(self)
@@ -100,8 +152,20 @@ class _Connection(aiosqlite.Connection):
         return _STOP_RUNNING_SENTINEL
 
     async def run(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Run a function with the real connection, in its thread."""
-        return await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+        """Run a function with the real connection, in its thread, after what was left for later."""
+        begins, before = self._begins, self._later
+        self._begins, self._later = False, []
+        if not begins and not before:
+            return await self._execute(function, self._conn)  # type: ignore[no-untyped-call]
+
+        def run_all(connection: sqlite3.Connection) -> Any:
+            if begins:
+                connection.execute("BEGIN").close()
+            for step in before:
+                step(connection)
+            return function(connection)
+
+        return await self._execute(run_all, self._conn)  # type: ignore[no-untyped-call]
 
 
 class _Cursor:
@@ -145,5 +209,8 @@ class _Cursor:
             finally:
                 cursor.close()
 
-        await self._connection.run(there)
+        if self._connection.leaves_for_later:
+            self._connection.later(there)
+        else:
+            await self._connection.run(there)
         return self

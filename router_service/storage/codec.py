@@ -22,7 +22,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _NEVER = object()
 _PLAIN = frozenset({str, int, float, bool})
-_write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+write = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+"""Returns the JSON text of what `to_json` has returned."""
 
 
 def to_json(value: Any) -> Any:
@@ -41,7 +42,7 @@ def from_json(kind: type[T], value: Any) -> T:
 
 def to_text(value: Any) -> str:
     """Return the JSON text of a domain value."""
-    return _write(to_json(value))
+    return write(to_json(value))
 
 
 def to_bytes(value: Any) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -66,12 +66,11 @@ class Jobs:
         """
         rows = []
         for job in new:
-            document = codec.to_text(job)
-            self._events.add(job, _told(job, document))
+            document, told = _written(job)
+            self._events.add(job, told)
             after = (then or {}).get(job.job_id)
             if after is not None:
-                document = codec.to_text(after)
-                told = _told(after, document)
+                document, told = _written(after)
                 self._events.add(after, told)
                 self._deliveries.add(job, after, told)
             rows.append({"job_id": job.job_id, **_columns(after or job), "document": document})
@@ -143,9 +142,8 @@ class Jobs:
         """
         rows = []
         for before, after in transitions:
-            document = codec.to_text(after)
+            document, told = _written(after)
             if after.version != before.version:
-                told = _told(after, document)
                 self._events.add(after, told)
                 self._deliveries.add(before, after, told)
             rows.append(
@@ -222,9 +220,13 @@ def _columns(job: Job) -> dict[str, object]:
     }
 
 
-def _told(job: Job, document: str) -> bytes:
-    """Return a job as watchers are told of it: the conversation that it goes on with is theirs already."""
-    return document.encode() if job.chat is None else codec.to_bytes(replace(job, chat=None))
+def _written(job: Job) -> tuple[str, bytes]:
+    """Return a job as its row has it, and as watchers are told: the conversation that it goes on with is theirs."""
+    form = codec.to_json(job)
+    document = codec.write(form)
+    if form.pop("chat", None) is None:
+        return document, document.encode()
+    return document, codec.write(form).encode()
 
 
 def _of(owner: Owner) -> tuple[ColumnElement[bool], ...]:

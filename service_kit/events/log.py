@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from service_kit import sqlite_driver
 from service_kit.database import db_now, json_list
 from service_kit.events.cursor import Cursor, decode_cursor, encode_cursor
 from service_kit.events.tables import EVENT_INDEXES, event_columns, event_head_columns, event_source_columns
@@ -209,7 +210,7 @@ class EventLog:
             }
             for event, before_last in zip(new, behind, strict=True)
         ]
-        await tx.execute(self._insert, rows)
+        await sqlite_driver.send_later(tx, self._insert, rows)
 
     async def after(
         self, tx: AsyncConnection, position: int, *, owner: Owner, subject_id: str | None = None, limit: int = 500

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Column, Integer, MetaData, String, Table, func, insert, select, text
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import IntegrityError, OperationalError, StatementError
 
 from service_kit import settings as settings_module
+from service_kit.bulk import insert_rows
 from service_kit.clock import ManualClock
 from service_kit.database import Database, Json, UtcDateTime, db_now, json_list
 from service_kit.errors import FailedPrecondition, ResourceExhausted
@@ -93,6 +94,33 @@ async def test_a_write_holds_the_lock_from_its_beginning(db: Database) -> None:
         with closing(sqlite3.connect(str(db.url.database), timeout=0, isolation_level=None)) as other:
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
+
+
+async def test_what_asks_for_nothing_begins_nothing_and_harms_nobody(db: Database) -> None:
+    async with db.write():
+        pass
+    async with db.read():
+        pass
+    with pytest.raises(KeyError):
+        async with db.write():
+            raise KeyError
+    async with db.write() as tx:
+        await tx.execute(insert(things).values(name="kept"))
+    for _ in range(3):
+        assert await count(db) == 1
+
+
+async def test_what_breaks_later_is_raised_by_the_commit_and_nothing_is_kept(db: Database) -> None:
+    async with db.write() as tx:
+        await insert_rows(tx, things, [{"name": "kept"}])
+    with pytest.raises(IntegrityError):
+        async with db.write() as tx:
+            await insert_rows(tx, things, [{"name": "lost"}])
+            assert (await tx.execute(select(things.c.name).order_by(things.c.id))).scalars().all() == ["kept", "lost"]
+            await insert_rows(tx, things, [{"id": 1, "name": "there is one already"}])
+    async with db.write() as tx:
+        await insert_rows(tx, things, [{"name": "later"}])
+    assert await count(db) == 2
 
 
 async def test_a_reader_cannot_write_and_sees_the_last_commit_while_somebody_writes(db: Database) -> None:
