@@ -126,11 +126,26 @@ def test_a_stream_that_is_cut_in_the_middle_is_not_asked_for_again(
         streams(b"data: no json\n\n"),
         streams(b"data: " + 100_000 * b"[" + b"\n\n"),
         streams(b'data: {"error": {"message": "CUDA is busy", "code": 503}}\n\n'),
+        streams(b"data: " + (1 << 20) * b"x", b"x"),
+        streams(event("x" * (1 << 20))),
+        says(200, {"error": {"message": "the model is loading", "type": "server_error"}}),
         refuses(429, "slow down"),
         refuses(500, "oh"),
         says(502, b"<html>bad gateway</html>"),
     ],
-    ids=["cut", "nothing", "nonsense", "deep", "error-event", "429", "500", "502"],
+    ids=[
+        "cut",
+        "nothing",
+        "nonsense",
+        "deep",
+        "error-event",
+        "endless-line",
+        "huge-delta",
+        "200-busy",
+        "429",
+        "500",
+        "502",
+    ],
 )
 def test_what_failed_before_the_first_word_is_tried_again(first: Any, upstream: StandIn, tmp_path: Path) -> None:
     upstream.answer(first, streams(*_WHOLE))
@@ -180,6 +195,8 @@ def test_a_wait_that_is_too_long_is_left_to_others(upstream: StandIn, tmp_path: 
         (says(400, {"error": "no"}), "The upstream refused the request (400: no)."),
         (says(400, b"\xff"), "The upstream refused the request (400)."),
         (says(307, b"", ("location", "http://127.0.0.1:9/")), _ODD),
+        (says(200, {"error": {"message": "no such voice"}}), "The upstream failed: no such voice"),
+        (says(200, b"{" * 100_000), "The upstream answered with application/json and not with a stream of events."),
         (says(200, {"choices": []}), "The upstream answered with application/json and not with a stream of events."),
     ],
 )

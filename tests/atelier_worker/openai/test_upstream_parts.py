@@ -117,6 +117,7 @@ async def test_who_waits_is_served_in_turn_and_who_leaves_holds_up_nobody() -> N
         ("Sun, 22 Nov 2026 00:00:00 GMT", 0.0),
         ("soon", None),
         ("-3", None),
+        (f"Mon, 23 Nov 2026 00:01:00 +{'9' * 20}", None),
     ],
 )
 def test_a_wait_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:

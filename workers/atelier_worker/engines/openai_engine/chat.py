@@ -14,9 +14,10 @@ from atelier_worker.engine import Chat, EngineError
 from .options import Model
 from .patience import Again
 from .sse import BadStream, EventReader
-from .upstream import Upstream, counted
+from .upstream import Upstream, counted, read_limited
 
 _DONE = "[DONE]"
+_LONGEST_ERROR_BYTES = 64 << 10
 # What an error in the stream is called when another try may help.
 _PASSING = ("server_error", "rate_limit", "overloaded", "timeout", "unavailable", "internal")
 _NOT_TEXT = ("tool_calls", "function_call")
@@ -94,6 +95,7 @@ async def converse(upstream: Upstream, model: Model, body: dict[str, object], wr
 async def _read(response: httpx.Response, reply: Reply, upstream: Upstream) -> None:
     kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "text/event-stream":
+        await _read_error(response, reply, upstream)
         raise EngineError(
             f"The upstream answered with {kind or 'nothing that has a type'} and not with a stream of events."
         )
@@ -104,6 +106,16 @@ async def _read(response: httpx.Response, reply: Reply, upstream: Upstream) -> N
                 reply.done = True
                 return
             _take(event, reply, upstream)
+
+
+async def _read_error(response: httpx.Response, reply: Reply, upstream: Upstream) -> None:
+    """Some answer 200 and then say in JSON why there is no text: that is as good as an error in the stream."""
+    try:
+        answer = json.loads(await read_limited(response, _LONGEST_ERROR_BYTES))
+    except (EngineError, ValueError, RecursionError):
+        return
+    if isinstance(answer, dict) and answer.get("error"):
+        raise _failed(answer, reply, upstream)
 
 
 def _take(event: str, reply: Reply, upstream: Upstream) -> None:
