@@ -7,11 +7,13 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import worker_wire
 from router_service.dispatch import Dispatch
+from router_service.domain import LeaseRef
 from router_service.in_order import InOrder
 from router_service.recording import FENCED, Outcome, Recording
 from router_service.relay import Relay
@@ -162,15 +164,14 @@ class Conversations:
         else:
             pays(size_bytes=size_bytes)
             if kind == "reports":
-                await self._note_first_text(session, request.reports)
-            self._note(session, request)
+                await self._hear_reports(session, request.reports, applying)
+            else:
+                self._note(session, request)
 
     def _note(self, session: Session, request: pb.WorkRequest) -> None:
         """Take what needs no database. What a newer worker says and this router does not know is passed over."""
         kind = request.WhichOneof("message")
-        if kind == "reports":
-            self._relay_reports(session, request.reports)
-        elif kind == "credits":
+        if kind == "credits":
             if session.set_credits(request.credits.free):
                 self._dispatch.slots_changed(session)
         elif kind == "drain":
@@ -217,38 +218,47 @@ class Conversations:
             return
         session.send(OutcomeReply(outcome.ref, outcome.completion_id, status))
 
-    async def _note_first_text(self, session: Session, reports: pb.Reports) -> None:
-        """Wait, before the first pieces of texts that nobody can take back, until that is noted."""
-        begin = {
-            worker_wire.ref_from_proto(report.ref)
-            for report in reports.reports
-            if report.WhichOneof("report") == "text" and self._relay.holds_text(report.ref.job_id)
-        }
-        await asyncio.gather(*(self._dispatch.text_begins(session, ref) for ref in begin if session.holds(ref)))
+    async def _hear_reports(self, session: Session, reports: pb.Reports, applying: InOrder) -> None:
+        """Relay reports at once, but text that nobody can take back when that is noted, and what follows it after it.
 
-    def _relay_reports(self, session: Session, reports: pb.Reports) -> None:
+        Meanwhile the worker is heard on: what begins at one moment is noted together.
+        """
         for report in reports.reports:
-            if not session.holds(worker_wire.ref_from_proto(report.ref)):
+            ref = worker_wire.ref_from_proto(report.ref)
+            if not session.holds(ref):
                 continue
-            job_id, kind = report.ref.job_id, report.WhichOneof("report")
-            if kind == "progress":
-                step = report.progress
-                self._relay.step(
-                    job_id, asset_index=step.asset_index, step=step.step, steps=step.steps, phase=step.phase
-                )
-            elif kind == "preview":
-                shown = report.preview
-                self._relay.preview(
-                    job_id,
-                    asset_index=shown.asset_index,
-                    step=shown.step,
-                    content_type=shown.content_type,
-                    image=shown.image,
-                )
-            elif kind == "text":
-                self._relay.text(job_id, offset=report.text.offset, text=report.text.text)
-            elif kind == "log":
-                self._relay.log(job_id, report.log)
+            waits = self._relay.holds_text(ref.job_id) or applying.is_busy(ref.job_id)
+            if report.WhichOneof("report") == "text" and waits:
+                work = partial(self._relay_text, session, ref, report.text)
+                await applying.add(ref.job_id, report.ByteSize(), work)
+            else:
+                self._relay_report(report)
+
+    async def _relay_text(self, session: Session, ref: LeaseRef, piece: pb.TextPiece) -> None:
+        """Relay a piece of text; wait, before the first one that nobody can take back, until that is noted."""
+        if session.holds(ref) and self._relay.holds_text(ref.job_id):
+            await self._dispatch.text_begins(session, ref)
+        if session.holds(ref):
+            self._relay.text(ref.job_id, offset=piece.offset, text=piece.text)
+
+    def _relay_report(self, report: pb.Report) -> None:
+        job_id, kind = report.ref.job_id, report.WhichOneof("report")
+        if kind == "progress":
+            step = report.progress
+            self._relay.step(job_id, asset_index=step.asset_index, step=step.step, steps=step.steps, phase=step.phase)
+        elif kind == "preview":
+            shown = report.preview
+            self._relay.preview(
+                job_id,
+                asset_index=shown.asset_index,
+                step=shown.step,
+                content_type=shown.content_type,
+                image=shown.image,
+            )
+        elif kind == "text":
+            self._relay.text(job_id, offset=report.text.offset, text=report.text.text)
+        elif kind == "log":
+            self._relay.log(job_id, report.log)
 
 
 def _each(session: Session, request: pb.WorkRequest) -> Sequence[pb.WorkRequest]:

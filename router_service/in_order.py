@@ -43,6 +43,10 @@ class InOrder:
             self._last[key] = task
         task.add_done_callback(lambda done: self._ended(done, key, size_bytes))
 
+    def is_busy(self, key: str) -> bool:
+        """Tell whether work of a key is under way."""
+        return key in self._last
+
     async def drained(self) -> None:
         """Wait until nothing is under way. Raises whatever a piece has raised."""
         while self._tasks and not self._fault.done():

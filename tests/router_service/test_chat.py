@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -149,6 +150,44 @@ async def test_text_is_told_as_it_is_written_and_not_tried_again_if_nobody_can_t
     job = await router.job(accepted.job_id)
     assert job.state == job_pb2.JOB_STATE_FAILED
     assert "so it is not tried again" in job.failure.message
+
+
+async def test_a_worker_is_heard_on_while_it_is_noted_that_its_texts_go_out(router: Router) -> None:
+    scripted = await talker(router, free=2)
+    accepted = [await ask(router, cannot_restart=True) for _ in range(2)]
+    leases = [await scripted.take() for _ in accepted]
+    watching = [router.jobs.WatchJob(pb.WatchJobRequest(job_id=lease.ref.job_id)) for lease in leases]
+    async with asyncio.timeout(WAIT_S):
+        async with router.service.storage.write():
+            # Nothing can be noted now.
+            for offset, text in ((0, "Ye"), (2, "s.")):
+                pieces = [
+                    worker.Report(ref=each.ref, text=worker.TextPiece(offset=offset, text=text)) for each in leases
+                ]
+                for piece in pieces:
+                    await scripted.say(reports=worker.Reports(reports=[piece]))
+            for lease in leases:
+                await scripted.say(reports=worker.Reports(reports=[worker.Report(ref=lease.ref, log="thinking")]))
+            for events in watching:
+                kinds = [event.WhichOneof("event") async for event in until(events, "log")]
+                assert "text_delta" not in kinds
+        for events in watching:
+            told = ""
+            async for event in events:
+                if event.WhichOneof("event") == "text_delta":
+                    assert event.text_delta.offset == len(told)
+                    told += event.text_delta.text
+                if told == "Yes.":
+                    break
+            events.cancel()
+
+
+async def until(events: Any, kind: str) -> AsyncIterator[pb.WatchJobResponse]:
+    """Give events up to the first of a kind."""
+    async for event in events:
+        yield event
+        if event.WhichOneof("event") == kind:
+            return
 
 
 async def test_what_nobody_has_read_is_tried_again(router: Router) -> None:
