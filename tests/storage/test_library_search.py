@@ -208,6 +208,35 @@ async def test_pages_have_no_gap_and_no_repetition(
     assert await pages(library, rare, Sort.TITLE, size) == ["i3", "i2"]
 
 
+@pytest.mark.parametrize("text", ["", "number"])
+@pytest.mark.parametrize("sort", [Sort.NEWEST, Sort.OLDEST])
+async def test_a_list_that_changes_while_it_is_read_shows_what_stays_once(
+    library: Storage, clock: ManualClock, sort: Sort, text: str
+) -> None:
+    await seven(library, clock)
+    selection, after, seen = Selection(text=text), None, list[str]()
+    for number in range(5):
+        async with library.read() as tx:
+            page = await tx.search.page(ANN, selection, sort=sort, after=after, limit=2)
+        seen += [one.item_id for one in page]
+        after = (page[-1].created_at, page[-1].item_id) if page else after
+        clock.advance(timedelta(minutes=1))
+        async with library.write() as tx:
+            if page:
+                # Where the next page begins is gone for good, and what was shown before it lies in the trash.
+                await tx.items.bury(ANN, page[-1].item_id)
+                await tx.items.trash(ANN, page[0].item_id)
+            if number < 2:
+                new = f"new{number}"
+                await save(tx, item(new, clock), Facts((f"number {number}",), "model-0", number, "image"))
+    old = [f"i{number}" for number in range(7)]
+    assert seen == (old[::-1] if sort is Sort.NEWEST else [*old, "new0", "new1"])
+    async with library.read() as tx:
+        left = await tx.search.count(ANN, selection, at_most=99)
+        trashed = await tx.search.count(ANN, Selection(text=text, in_trash=True), at_most=99)
+    assert (left.total, trashed.total) == (2 if sort is Sort.NEWEST else 0, len(seen) // 2)
+
+
 async def test_counts_are_exact_up_to_their_bound(library: Storage, clock: ManualClock) -> None:
     await seven(library, clock)
     async with library.read() as tx:
