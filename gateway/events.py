@@ -12,7 +12,6 @@ import base64
 import binascii
 import json
 import random
-import sys
 from collections.abc import Coroutine, Iterable, Mapping
 from functools import lru_cache, partial
 from typing import Any
@@ -27,7 +26,7 @@ from gateway.render import dump
 from gateway.requests import message_class, query_pairs
 from gateway.sse import frame
 from gateway.status import error_body
-from gateway.streams import LAST_EVENT_ID, MAX_CURSOR
+from gateway.streams import LAST_EVENT_ID, MAX_CURSOR, shared
 from gateway.transcode import unknown_hint
 from service_kit.errors import (
     AtelierError,
@@ -133,8 +132,8 @@ class _Merged(EventStream):
         cursors: Mapping[str, str],
     ) -> None:
         super().__init__(exchange, context.streams, entries)
-        # By the places of the sources: there may be thousands of these.
-        self._cursors = tuple(sys.intern(cursors.get(name, "")) for name in SOURCES)
+        # By the places of the sources.
+        self._cursors = tuple(shared(cursors.get(name, "")) for name in SOURCES)
         self._seats = tuple(Seat(context.feeds, watched[name], cursors.get(name, ""), self) for name in SOURCES)
         self._tasks: list[asyncio.Task[None]] = []
         # How long the next pause is before a source that was down, and has said nothing since, is asked again.

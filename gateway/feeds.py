@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,7 +23,7 @@ from gateway.http_rules import RpcRoute
 from gateway.render import to_bytes
 from gateway.requests import message_class
 from gateway.sse import frame
-from gateway.streams import Access, Watch, cursor_of, event_name, is_expired
+from gateway.streams import Access, Watch, cursor_of, event_name, is_expired, shared
 from service_kit.errors import AtelierError, Internal
 from service_kit.events import Cursor, decode_cursor
 from service_kit.telemetry import get_logger
@@ -62,7 +61,7 @@ class News:
     @classmethod
     def of(cls, message: Message) -> News:
         """Return what a message says."""
-        return cls(event_name(message), to_bytes(message), sys.intern(cursor_of(message)))
+        return cls(event_name(message), to_bytes(message), shared(cursor_of(message)))
 
     def framed(self, event: str, event_id: str) -> bytes:
         """Return it as a server-sent event. Most clients get the same one, which is made once."""
@@ -98,8 +97,7 @@ class Seat:
         self._feeds = feeds
         self._watched = watched
         self._watcher = watcher
-        # Thousands of watchers are mostly at one place.
-        self._cursor = sys.intern(cursor)
+        self._cursor = shared(cursor)
         self._feed: Feed | None = None
         self._held: list[News] | None = None
         self._missed = False

@@ -205,7 +205,7 @@ class Client:
         return self.heard
 
 
-def _seat(world: World, client: Client) -> Seat:
+def _seat(world: World, client: Client, identity: bytes = b"ann") -> Seat:
     route = next(route for route in world.gateway.app.table.routes if route.method.name == "WatchJob")
     signer = world.services.signer
     token = signer.issue(owner=Owner("default", "ann"), kind=KeyKind.USER, key_id="k1").token.reveal()
@@ -214,7 +214,7 @@ def _seat(world: World, client: Client) -> Seat:
         return (("authorization", f"Bearer {token}"),)
 
     made: Access = access
-    watched = Watched(route.grpc_path, b"\n\x02j1", b"ann", route, made)
+    watched = Watched(route.grpc_path, b"\n\x02j1", identity, route, made)
     return Seat(world.gateway.context.feeds, watched, at(0), client)
 
 
@@ -237,16 +237,37 @@ async def test_who_is_slow_slows_nobody_and_misses_nothing(world: World, log: Jo
     late.leave()
 
 
-async def test_the_service_waits_while_nobody_can_take_more(world: World, log: JobLog) -> None:
-    alone = Client(most=5)
-    seat = _seat(world, alone)
-    assert await seat.join()
+async def test_who_has_caught_up_is_not_told_again_what_the_stream_tells_others(world: World, log: JobLog) -> None:
     await log.add(20)
+    slow, quick = Client(most=1), Client()
+    first, second = _seat(world, slow), _seat(world, quick)
+    assert await first.join()
+    assert await slow.until(1) == [at(1)]
+    # The stream waits with the second event, which the other one is told by a call of its own.
+    assert await second.join()
+    await quick.until(20)
+    await slow.take(1_000_000, first)
+    await log.add()
+    every = [at(position) for position in range(1, 22)]
+    assert await quick.until(21) == await slow.until(21) == every
+    first.leave()
+    second.leave()
+
+
+async def test_the_service_waits_while_nobody_can_take_more(world: World, log: JobLog) -> None:
+    alone, sign = Client(most=5), Client()
+    seat, another = _seat(world, alone), _seat(world, sign, b"bob")
+    assert await seat.join()
+    assert await another.join()
+    await log.add(200)
     await alone.until(5)
+    # What came in a stream of its own meanwhile would have come in that of the other as well.
+    await sign.until(200)
     assert len(alone.heard) == 5
     await alone.take(1_000_000, seat)
-    assert await alone.until(20) == [at(position) for position in range(1, 21)]
+    assert await alone.until(200) == [at(position) for position in range(1, 201)]
     # It was never behind, so nothing was asked for twice.
     assert log.once == 0
     seat.leave()
+    another.leave()
     await asyncio.wait_for(log.quiet(), 5)
