@@ -92,7 +92,8 @@ class Service:
         capabilities = rings.capabilities(clock)
         self.capabilities = capabilities
         self.shares = Shares.parse(mine.owner_shares, most_running=mine.most_running_per_owner)
-        self.limits = Limits(clock, JobLimits(mine.queued_jobs_per_owner, mine.running_jobs_per_owner))
+        of_owners = JobLimits(mine.queued_jobs_per_owner, mine.running_jobs_per_owner)
+        self.limits = Limits(clock, of_owners, JobLimits(mine.queued_jobs_per_key, mine.running_jobs_per_key))
         self.patience = Patience(clock, mine.lease_ttl)
         self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)

@@ -10,12 +10,13 @@ from typing import Protocol
 from router_service.dispatch import Dispatch
 from router_service.domain import Job, Output, Reference
 from router_service.fairness import Shares
-from router_service.limits import JobLimits, Limits, lock_names, too_many_queued
+from router_service.limits import JobLimits, Limits, lock_names, parties_of, too_many_queued
 from router_service.models import RoutingTable
 from router_service.plans import Plan, Request, make_plan
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxKind, Submission
+from router_service.storage.limits import Party
 from router_service.storage.queue import Waiting
 from service_kit import crash
 from service_kit.batching import Batcher
@@ -46,7 +47,13 @@ class _New:
     plan: Plan
     references: tuple[Reference, ...]
     owner: Owner
+    key_id: str
     is_retry: bool
+
+    @property
+    def parties(self) -> tuple[Party, ...]:
+        """For whom it counts."""
+        return parties_of(self.owner, self.key_id)
 
     @property
     def repeat_of(self) -> tuple[Owner, str] | None:
@@ -80,13 +87,16 @@ class Admission:
         """Let what runs end."""
         await self._submissions.close()
 
-    async def admit(self, request: Request, table: RoutingTable, owner: Owner, *, is_retry: bool = False) -> Job:
+    async def admit(
+        self, request: Request, table: RoutingTable, owner: Owner, *, key_id: str = "", is_retry: bool = False
+    ) -> Job:
         """Accept a request as one job, or answer the job that it became before.
 
         Args:
             request: within its limits already.
             table: the routing table.
             owner: whose job it is.
+            key_id: the key that it is submitted with, and counts for; empty when nobody knows.
             is_retry: the client says that it sent this before; an equal request of the last ten minutes is answered.
 
         Raises:
@@ -96,7 +106,7 @@ class Admission:
             ResourceExhausted: `too_many_queued_jobs`.
         """
         plan = make_plan(request, table)
-        new = _New(new_id(), request, plan, (), owner, is_retry)
+        new = _New(new_id(), request, plan, (), owner, key_id, is_retry)
         if request.references:
             # A repeat must not take a hold; without references the look in the transaction is enough.
             async with self._storage.read() as tx:
@@ -115,9 +125,9 @@ class Admission:
             async with self._storage.write() as tx:
                 nobody_waits = turn is not None and await tx.queue.is_empty({new.plan.stages[0].pool for new in batch})
                 erased = await tx.erased.among({new.owner for new in batch})
-                limits = await self._limits.of(tx, {new.owner for new in batch})
+                limits = await self._limits.of(tx, {party for new in batch for party in new.parties})
                 await _take_turns(tx, batch, limits)
-                excess = await self._excess(tx, [new for new in batch if limits[new.owner].queued], limits)
+                excess = await self._excess(tx, batch, limits)
                 taken = [new for new in batch if new.owner not in erased and new.job_id not in excess]
                 firsts = await self._first_of_each(tx, taken)
                 now = await tx.now()
@@ -126,7 +136,7 @@ class Admission:
                     for new in taken
                     if firsts[new.job_id].job_id == new.job_id
                 }
-                unbounded = not any(limits[new.owner].running for new in taken)
+                unbounded = not any(limits[party].running for new in taken for party in new.parties)
                 grants = (
                     await turn.lease_new(tx, list(mine.values()), now)
                     if turn is not None and nobody_waits and unbounded
@@ -148,25 +158,31 @@ class Admission:
         ]
 
     async def _excess(
-        self, tx: Transaction, batch: Sequence[_New], limits: Mapping[Owner, JobLimits]
+        self, tx: Transaction, batch: Sequence[_New], limits: Mapping[Party, JobLimits]
     ) -> dict[str, AtelierError]:
-        """Return the refusals of what would be one more waiting job than its owner may have; a repeat is none.
+        """Return the refusals of what would be one more waiting job than its owner or key may have; a repeat is none.
 
-        Those of the same owner are counted one transaction after the other, so that the limit is exact.
+        Those of the same owner or key are counted one transaction after the other, so that the limit is exact.
         """
+        bounded = {party for new in batch for party in new.parties if limits[party].queued}
+        batch = [new for new in batch if not bounded.isdisjoint(new.parties)]
         if not batch:
             return {}
-        queued = await tx.limits.count_queued({new.owner for new in batch})
+        queued = await tx.limits.count_queued(bounded)
         known = await self._earlier(tx, batch)
         refused: dict[str, AtelierError] = {}
         for new in batch:
-            name, limit = new.repeat_of, limits[new.owner].queued
+            name, counted = new.repeat_of, bounded.intersection(new.parties)
             if name is not None and name in known:
                 continue
-            if queued[new.owner] >= limit:
-                refused[new.job_id] = too_many_queued(limit)
+            full = next(
+                (party for party in new.parties if party in counted and queued[party] >= limits[party].queued), None
+            )
+            if full is not None:
+                refused[new.job_id] = too_many_queued(full, limits[full].queued)
                 continue
-            queued[new.owner] += 1
+            for party in counted:
+                queued[party] += 1
             if name is not None:
                 known.add(name)
         return refused
@@ -280,19 +296,23 @@ def make_job(new: _New, now: datetime, *, tier: int) -> Job:
         chat=request.chat,
         annotations=request.annotations,
         webhook=request.webhook,
+        key_id=new.key_id,
     )
 
 
-async def _take_turns(tx: Transaction, batch: Sequence[_New], limits: Mapping[Owner, JobLimits]) -> None:
+async def _take_turns(tx: Transaction, batch: Sequence[_New], limits: Mapping[Party, JobLimits]) -> None:
     """Let whoever must see what others are about to commit wait for them.
 
-    An owner's jobs are counted by one transaction at a time, where there is a limit to them. A marked retry without a
-    key waits for the equal submissions that are on their way; those do not wait for each other.
+    The jobs of an owner or a key are counted by one transaction at a time, where there is a limit to them. A marked
+    retry without an idempotency key waits for the equal submissions that are on their way; those do not wait for each
+    other.
     """
-    owners = {new.owner for new in batch if limits[new.owner].queued}
+    bounded = {party for new in batch for party in new.parties if limits[party].queued}
     keyless = [new for new in batch if not new.request.idempotency_key]
     retries = {_digest_lock(new) for new in keyless if new.is_retry}
-    await tx.locks.take([*lock_names(owners), *retries], beside_others={_digest_lock(new) for new in keyless} - retries)
+    await tx.locks.take(
+        [*lock_names(bounded), *retries], beside_others={_digest_lock(new) for new in keyless} - retries
+    )
 
 
 def _digest_lock(new: _New) -> str:

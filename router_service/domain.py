@@ -196,7 +196,8 @@ class Job:
     """One accepted request.
 
     `leases` counts those of the current stage; `start_is_uncounted`: the last was taken back before its worker began;
-    `told`: its text went to somebody who cannot take it back, so it is not tried again.
+    `told`: its text went to somebody who cannot take it back, so it is not tried again. `key_id`: the key that it was
+    submitted with, for a session the one that this comes from.
     """
 
     job_id: str
@@ -232,6 +233,7 @@ class Job:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     webhook: Webhook | None = None
+    key_id: str = ""
 
     @property
     def current(self) -> Stage:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Self
 
+from router_service.storage.limits import Party
 from router_service.storage.queue import Candidate
 from service_kit.errors import FailedPrecondition
 from service_kit.identity import Owner
@@ -92,34 +93,34 @@ def rank(
     shares: Shares,
     last_served: Mapping[Owner, datetime],
     each: int,
-    room: Mapping[Owner, int] | None = None,
+    room: Mapping[Party, int] | None = None,
 ) -> Ranking:
     """Return the order of some candidates.
 
     Higher tiers first; then by (running + i) / weight for an owner's i-th candidate, counted from 0; then the owner
-    that was served longest ago, then the oldest. Candidates above an owner's bound are dropped.
+    that was served longest ago, then the oldest. Candidates above the bound of an owner or a key are dropped.
 
     Args:
-        candidates: what waits: of each model, tier and owner at most the first `each`.
+        candidates: what waits: of each model, tier and key at most the first `each`.
         running: how many stages of each owner run.
         shares: what owners are granted.
         last_served: when owners were served; one that never was is absent.
         each: where a look stopped. What lies behind it is not known, so the order ends where it could come.
-        room: how many stages more may run of owners for which that is limited over all pools.
+        room: how many stages more may run of owners and keys for which that is limited over all pools.
     """
     ranked: list[tuple[tuple[int, float, datetime, datetime, str], Candidate | None]] = []
     for owner, mine in _by_owner(candidates).items():
         share, busy = shares.of(owner), running.get(owner, 0)
         most = (room or {}).get(owner)
-        seen: dict[tuple[str, str, int], int] = defaultdict(int)
-        for place, candidate in enumerate(mine):
+        seen: dict[tuple[str, str, int, str], int] = defaultdict(int)
+        for place, candidate in enumerate(_within(mine, room or {})):
             if share.most_running and busy + place >= share.most_running:
                 break
             if most is not None and place >= most:
                 break
             load, since = (busy + place) / share.weight, last_served.get(owner, _LONG_AGO)
             ranked.append(((-candidate.tier, load, since, candidate.order_key, candidate.job_id), candidate))
-            group = (candidate.worker_type, candidate.model, candidate.tier)
+            group = (candidate.worker_type, candidate.model, candidate.tier, candidate.key_id)
             seen[group] += 1
             if seen[group] == each:
                 after = ((busy + place + 1) / share.weight, since, candidate.order_key, candidate.job_id)
@@ -128,6 +129,16 @@ def rank(
     known = [candidate for _, candidate in ranked]
     cut = known.index(None) if None in known else len(known)
     return Ranking(tuple(candidate for candidate in known[:cut] if candidate is not None), cut < len(known))
+
+
+def _within(mine: Iterable[Candidate], room: Mapping[Party, int]) -> Iterator[Candidate]:
+    """Give an owner's candidates in their order, of each key no more than there is room for."""
+    given: dict[str, int] = defaultdict(int)
+    for candidate in mine:
+        most = room.get(candidate.key_id)
+        if most is None or given[candidate.key_id] < most:
+            given[candidate.key_id] += 1
+            yield candidate
 
 
 def _by_owner(candidates: Sequence[Candidate]) -> dict[Owner, list[Candidate]]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
 from router_service.storage.keys import Keys, SignInCode, StoredKey
-from router_service.storage.limits import Allowance, OwnerLimits
+from router_service.storage.limits import UNSAID, Allowance, PartyLimits
 from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
 from service_kit.blobs import key_segment
 from service_kit.clock import Clock
@@ -87,7 +87,7 @@ class Identities:
         kind: KeyKind,
         name: str,
         valid_days: int | None,
-        requests_per_minute: int | None = None,
+        allowance: Allowance = UNSAID,
         worker_types: Sequence[str] = (),
     ) -> MadeKey:
         """Make a key. An empty tenant is the caller's own; without worker types its workers may serve any.
@@ -110,7 +110,7 @@ class Identities:
             new = new_api_key()
             key = replace(
                 _stored(new, kind, owner, name, now),
-                requests_per_minute=requests_per_minute,
+                allowance=allowance,
                 worker_types=tuple(worker_types),
             )
             if valid_days is not None:
@@ -156,8 +156,8 @@ class Identities:
         log.info("key_revoked", key_id=key_id, by_key_id=caller.key_id)
         return revoked or key
 
-    async def update_key(self, caller: Caller, key_id: str, *, requests_per_minute: int | None) -> StoredKey:
-        """Set how many requests a key may make; None for what the settings say.
+    async def update_key(self, caller: Caller, key_id: str, allowance: Allowance) -> StoredKey:
+        """Set what a key may ask for, in place of what was set before.
 
         Raises:
             NotFound: there is no such key.
@@ -167,17 +167,20 @@ class Identities:
             key = await keys.find(key_id)
             if key is None:
                 raise NotFound.of("key", key_id)
-            await keys.set_rate(key_id, requests_per_minute)
-            detail = {"requests_per_minute": requests_per_minute}
+            await keys.set_allowance(key_id, allowance)
             await keys.note(
-                "key_updated", actor_key_id=caller.key_id, owner=key.owner, subject_id=key_id, detail=detail
+                "key_updated",
+                actor_key_id=caller.key_id,
+                owner=key.owner,
+                subject_id=key_id,
+                detail=asdict(allowance),
             )
-        return replace(key, requests_per_minute=requests_per_minute)
+        return replace(key, allowance=allowance)
 
     async def get_limits(self, owner: Owner) -> Allowance:
         """Return what was set for an owner."""
         async with self._db.read() as tx:
-            return (await OwnerLimits(tx).find([owner])).get(owner, Allowance())
+            return (await PartyLimits(tx).find([owner])).get(owner, Allowance())
 
     async def put_limits(self, caller: Caller, owner: Owner, allowance: Allowance) -> None:
         """Set the limits of an owner in place of what was set before.
@@ -188,7 +191,7 @@ class Identities:
         async with self._db.write() as tx:
             keys = Keys(tx)
             await keys.refuse_erased(owner)
-            await OwnerLimits(tx).put(owner, allowance)
+            await PartyLimits(tx).put(owner, allowance)
             await keys.note(
                 "limits_set",
                 actor_key_id=caller.key_id,
@@ -209,7 +212,7 @@ class Identities:
             key_id, secret = "", Secret("")
         async with self._db.read() as tx:
             key = await Keys(tx).find_live(key_id)
-            allowed = await OwnerLimits(tx).find([key.owner]) if key is not None else {}
+            allowed = await PartyLimits(tx).find([key.owner]) if key is not None else {}
             now = await self._db.now(tx)
         matches = secret_matches(secret, key.secret_hash if key is not None else _NOBODY)
         if key is None or not matches:
@@ -221,7 +224,8 @@ class Identities:
             key_id=key.key_id,
             scopes=SCOPES[key.scopes_of],
             ttl=ttl,
-            rates=Rates(key.requests_per_minute, allowed.get(key.owner, Allowance()).requests_per_minute),
+            rates=Rates(key.allowance.requests_per_minute, allowed.get(key.owner, Allowance()).requests_per_minute),
+            session_of=key.parent_key_id or "",
         )
 
     async def key_works(self, key_id: str) -> bool:

@@ -35,7 +35,7 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
             kind=_kind(request.kind),
             name=request.name,
             valid_days=request.valid_days if request.HasField("valid_days") else None,
-            requests_per_minute=_rate(request),
+            allowance=_allowance(request),
             worker_types=request.worker_types,
         )
         return pb.CreateKeyResponse(key=_key_to_proto(made.key), secret=made.text.reveal())
@@ -53,7 +53,8 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
         return pb.RevokeKeyResponse(key=_key_to_proto(key))
 
     async def UpdateKey(self, request: pb.UpdateKeyRequest, context: Any) -> pb.UpdateKeyResponse:
-        key = await self._identities.update_key(current_caller(), request.key_id, requests_per_minute=_rate(request))
+        key = await self._identities.update_key(current_caller(), request.key_id, _allowance(request))
+        self._limits.forget(request.key_id)
         return pb.UpdateKeyResponse(key=_key_to_proto(key))
 
     async def GetOwnerLimits(self, request: pb.GetOwnerLimitsRequest, context: Any) -> pb.GetOwnerLimitsResponse:
@@ -63,7 +64,7 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
     async def PutOwnerLimits(self, request: pb.PutOwnerLimitsRequest, context: Any) -> pb.PutOwnerLimitsResponse:
         caller = current_caller()
         owner = named_owner(caller, owner_id=request.owner_id, tenant_id=request.tenant_id)
-        allowance = _limits_from_proto(request.limits)
+        allowance = _allowance(request.limits)
         await self._identities.put_limits(caller, owner, allowance)
         self._limits.forget(owner)
         return pb.PutOwnerLimitsResponse(limits=_limits_to_proto(allowance))
@@ -104,11 +105,7 @@ def _kind(number: int) -> KeyKind:
     return _KINDS[number]
 
 
-def _rate(request: pb.CreateKeyRequest | pb.UpdateKeyRequest) -> int | None:
-    return request.requests_per_minute if request.HasField("requests_per_minute") else None
-
-
-def _limits_from_proto(limits: pb.OwnerLimits) -> Allowance:
+def _allowance(limits: pb.OwnerLimits | pb.CreateKeyRequest | pb.UpdateKeyRequest) -> Allowance:
     return Allowance(
         requests_per_minute=limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
         queued_jobs=limits.queued_jobs if limits.HasField("queued_jobs") else None,
@@ -134,7 +131,9 @@ def _key_to_proto(key: StoredKey) -> pb.Key:
         created_at=_time(key.created_at),
         expires_at=_time(key.expires_at) if key.expires_at is not None else None,
         revoked_at=_time(key.revoked_at) if key.revoked_at is not None else None,
-        requests_per_minute=key.requests_per_minute,
+        requests_per_minute=key.allowance.requests_per_minute,
+        queued_jobs=key.allowance.queued_jobs,
+        running_jobs=key.allowance.running_jobs,
         worker_types=key.worker_types,
     )
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from router_service.domain import Job, JobState
 from router_service.fairness import Shares, rank
-from router_service.limits import Limits, lock_names
+from router_service.limits import Limits, lock_names, parties_of
 from router_service.sessions import Grant, Session, Sessions
 from router_service.storage import Storage, Transaction
+from router_service.storage.limits import Party
 from router_service.storage.queue import Candidate, QueueKey
 from service_kit import crash
 from service_kit.capabilities import Capabilities, LeaseClaims, ReferenceGrant
@@ -141,7 +142,7 @@ class Rounds:
         counts = self._compete or (bool(owners) and self._shares.is_bounded)
         running = await tx.queue.count_running(worker_types) if counts else {}
         last_served = await tx.queue.last_served(worker_types, owners) if self._compete else {}
-        room = await self._room(tx, owners)
+        room = await self._room(tx, candidates)
         ranking = rank(candidates, running, shares=self._shares, last_served=last_served, each=each, room=room)
         chosen = []
         for candidate in ranking.candidates:
@@ -154,15 +155,16 @@ class Rounds:
         is_whole = len(candidates) < each
         return _Look(tuple(chosen), seen=len(candidates), is_whole=is_whole, is_cut=ranking.is_cut)
 
-    async def _room(self, tx: Transaction, owners: Collection[Owner]) -> dict[Owner, int]:
-        """Return how many more jobs may run of those owners who have a limit; nobody else leases any meanwhile."""
-        limits = await self._limits.of(tx, owners)
-        bounded = [owner for owner in owners if limits[owner].running]
+    async def _room(self, tx: Transaction, candidates: Sequence[Candidate]) -> dict[Party, int]:
+        """Return how many more jobs may run of owners and keys that have a limit; nobody else leases any meanwhile."""
+        parties = {party for each in candidates for party in parties_of(each.owner, each.key_id)}
+        limits = await self._limits.of(tx, parties)
+        bounded = [party for party in parties if limits[party].running]
         if not bounded:
             return {}
         await tx.locks.take(lock_names(bounded))
         running = await tx.limits.count_running(bounded)
-        return {owner: limits[owner].running - running[owner] for owner in bounded}
+        return {party: limits[party].running - running[party] for party in bounded}
 
     async def _lease(self, tx: Transaction, chosen: Sequence[tuple[Session, Candidate]]) -> list[tuple[Session, Grant]]:
         """Lease what was chosen, but for what somebody else has locked or changed meanwhile."""

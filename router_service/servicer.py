@@ -52,10 +52,12 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         metadata = context.invocation_metadata() or ()
         asked = wire.request_from_proto(request, request_digest(metadata))
         self._webhooks.check(asked.webhook)
+        caller = current_caller()
         job = await self._admission.admit(
             asked,
             await self._registry.table(),
-            current_caller().owner,
+            caller.owner,
+            key_id=caller.session_of or caller.key_id,
             is_retry=is_retry(metadata),
         )
         return wire.accepted_to_proto(job)

@@ -91,7 +91,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. `owner` is whose things it is about, `actor` who really calls; they differ on behalf of somebody."""
+    """Who calls. `owner` is whose things it is about, `actor` who really calls; they differ on behalf of somebody.
+
+    `session_of`: the key that a session comes from, empty for other kinds.
+    """
 
     owner: Owner
     actor: Owner
@@ -100,6 +103,7 @@ class Caller:
     key_id: str
     expires_at: datetime
     rates: Rates = Rates()
+    session_of: str = ""
 
     def acting_for(self, owner: Owner) -> Caller:
         """Return the same caller on behalf of an owner.
@@ -140,6 +144,7 @@ class IdentitySigner:
         scopes: frozenset[Scope] | None = None,
         ttl: timedelta = TOKEN_TTL,
         rates: Rates = Rates(),
+        session_of: str = "",
     ) -> IssuedToken:
         """Issue a token. A session states the scopes that it has; every other kind has its own."""
         now = self._clock.now()
@@ -159,6 +164,8 @@ class IdentitySigner:
         }
         if rates != Rates():
             claims["rpm"] = [rates.key, rates.owner]
+        if session_of:
+            claims["sof"] = session_of
         token = jwt.encode(claims, self._key.private, algorithm=_ALGORITHM, headers={"kid": self._key.key_id})
         return IssuedToken(Secret(token), expires_at)
 
@@ -230,6 +237,7 @@ def _caller_from(claims: dict[str, Any]) -> Caller:
         key_id=claims["kid"],
         expires_at=datetime.fromtimestamp(claims["exp"], UTC),
         rates=Rates(*claims.get("rpm", ())),
+        session_of=claims.get("sof", ""),
     )
 
 

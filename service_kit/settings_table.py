@@ -129,6 +129,16 @@ class RouterSettings:
         "How many jobs of one owner may run at once, in all pools; 0 for any number. An operator may set another for "
         "an owner.",
     )
+    queued_jobs_per_key: int = _is(
+        0,
+        "How many jobs submitted with one key may wait at once; 0 for any number. An operator may set another for a "
+        "key.",
+    )
+    running_jobs_per_key: int = _is(
+        0,
+        "How many jobs submitted with one key may run at once, in all pools; 0 for any number. An operator may set "
+        "another for a key.",
+    )
     owner_shares: tuple[str, ...] = _is(
         (),
         "What some owners are granted, as `TENANT/OWNER tier=1 weight=2 most_running=8`: higher tiers go first, and an "

@@ -14,7 +14,7 @@ from router_service.storage.events import Events
 from router_service.storage.jobs import Jobs
 from router_service.storage.leases import Leases
 from router_service.storage.ledger import Ledger
-from router_service.storage.limits import OwnerLimits
+from router_service.storage.limits import PartyLimits
 from router_service.storage.locks import Locks
 from router_service.storage.metadata import metadata
 from router_service.storage.moment import Moment
@@ -43,7 +43,7 @@ class Transaction(View):
         self.leases = Leases(connection, self._moment)
         self.ledger = Ledger(connection)
         self.registry = Registry(connection)
-        self.limits = OwnerLimits(connection)
+        self.limits = PartyLimits(connection)
         self.locks = Locks(connection)
         self.erased = Erased(connection, metadata, self._moment.hear)
 

@@ -27,6 +27,9 @@ api_keys = Table(
     Column("revoked_at", UtcDateTime, nullable=True),
     # NULL: what the settings say; 0: any number.
     Column("requests_per_minute", Integer, nullable=True),
+    # The same, for the jobs that are submitted with it.
+    Column("queued_jobs", Integer, nullable=True),
+    Column("running_jobs", Integer, nullable=True),
     # Which worker types its workers may serve, as a list; NULL: any.
     Column("worker_types", Json, nullable=True),
     Index("api_keys_newest", "created_at", "key_id"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.storage.identity_tables import api_keys, audit, sign_in_codes
+from router_service.storage.limits import UNSAID, Allowance
 from router_service.storage.metadata import metadata
 from service_kit.database import UtcDateTime, db_now
 from service_kit.erasure import Erased
@@ -32,7 +33,7 @@ class StoredKey:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    requests_per_minute: int | None = None
+    allowance: Allowance = UNSAID
     worker_types: tuple[str, ...] = ()
 
 
@@ -72,7 +73,7 @@ class Keys:
                 created_at=key.created_at,
                 expires_at=key.expires_at,
                 revoked_at=key.revoked_at,
-                requests_per_minute=key.requests_per_minute,
+                **asdict(key.allowance),
                 worker_types=list(key.worker_types) or None,
             )
         )
@@ -113,10 +114,10 @@ class Keys:
             .values(revoked_at=db_now())
         )
 
-    async def set_rate(self, key_id: str, requests_per_minute: int | None) -> None:
-        """Set how many requests a key may make; None for what the settings say."""
+    async def set_allowance(self, key_id: str, allowance: Allowance) -> None:
+        """Set what a key may ask for, in place of what was set before."""
         changed = update(api_keys).where(api_keys.c.key_id == key_id)
-        await self._tx.execute(changed.values(requests_per_minute=requests_per_minute))
+        await self._tx.execute(changed.values(**asdict(allowance)))
 
     async def add_code(self, code_hash: str, code: SignInCode, *, created_at: datetime, expires_at: datetime) -> None:
         """Write a new sign-in code by its hash."""
@@ -200,6 +201,6 @@ def _to_key(row: Row[Any]) -> StoredKey:
         created_at=row.created_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
-        requests_per_minute=row.requests_per_minute,
+        allowance=Allowance(row.requests_per_minute, row.queued_jobs, row.running_jobs),
         worker_types=tuple(row.worker_types or ()),
     )

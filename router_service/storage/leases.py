@@ -47,6 +47,7 @@ class Leases:
                 "acknowledged": acknowledged,
                 "renewed_at": now,
                 "deadline_at": job.deadline_at,
+                "key_id": job.key_id,
             }
             for job, session in jobs
         ]

@@ -20,9 +20,10 @@ from service_kit.identity import Owner
 _COUNT_AT_MOST = 1000
 _MAKE_READY_AT_ONCE = 1000
 
-# Hops through the index `queue_next`: from model to model, and in each from owner to owner. A scalar subquery finds the
-# next one, so what lies in between costs nothing, however deep the queue is. It compares column by column: SQLite would
-# walk through all stages of an owner to find a row that is greater as a whole.
+# Hops through the index `queue_next`: from model to model, in each from owner to owner, and there from key to key, as
+# one key may run no more while the owner's next one may. A scalar subquery finds the next one, so what lies in between
+# costs nothing, however deep the queue is. It compares column by column: SQLite would walk through all stages of an
+# owner to find a row that is greater as a whole.
 _HOP = """
 WITH RECURSIVE
 wanted AS ({wanted}),
@@ -42,7 +43,7 @@ heads AS (
     SELECT (
         SELECT q.job_id FROM queue q
         WHERE q.ready AND q.worker_type = models.worker_type AND q.model = models.model
-        ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1
+        ORDER BY q.tier, q.tenant_id, q.owner_id, q.key_id LIMIT 1
     ) AS job_id
     FROM models WHERE EXISTS (
         SELECT 1 FROM wanted WHERE wanted.worker_type = models.worker_type
@@ -51,21 +52,24 @@ heads AS (
     UNION ALL
     SELECT coalesce(
         (SELECT q.job_id FROM queue q WHERE {same} AND q.tier = head.tier AND q.tenant_id = head.tenant_id
-            AND q.owner_id > head.owner_id ORDER BY q.owner_id LIMIT 1),
+            AND q.owner_id = head.owner_id AND q.key_id > head.key_id ORDER BY q.key_id LIMIT 1),
+        (SELECT q.job_id FROM queue q WHERE {same} AND q.tier = head.tier AND q.tenant_id = head.tenant_id
+            AND q.owner_id > head.owner_id ORDER BY q.owner_id, q.key_id LIMIT 1),
         (SELECT q.job_id FROM queue q WHERE {same} AND q.tier = head.tier
-            AND q.tenant_id > head.tenant_id ORDER BY q.tenant_id, q.owner_id LIMIT 1),
+            AND q.tenant_id > head.tenant_id ORDER BY q.tenant_id, q.owner_id, q.key_id LIMIT 1),
         (SELECT q.job_id FROM queue q WHERE {same}
-            AND q.tier > head.tier ORDER BY q.tier, q.tenant_id, q.owner_id LIMIT 1)
+            AND q.tier > head.tier ORDER BY q.tier, q.tenant_id, q.owner_id, q.key_id LIMIT 1)
     )
     FROM heads JOIN queue head ON head.job_id = heads.job_id
 )
 SELECT first.job_id, first.tenant_id, first.owner_id, first.worker_type, first.model, first.tier, first.precedence,
-    first.order_key
+    first.order_key, first.key_id
 FROM heads JOIN queue head ON head.job_id = heads.job_id {joined}
 """
 _FIRST = """(
     SELECT {columns} FROM queue q
     WHERE {same} AND q.tier = head.tier AND q.tenant_id = head.tenant_id AND q.owner_id = head.owner_id
+        AND q.key_id = head.key_id
     ORDER BY q.precedence, q.order_key, q.job_id LIMIT :each
 )"""
 _SAME = "q.ready AND q.worker_type = head.worker_type AND q.model = head.model"
@@ -111,6 +115,7 @@ class Candidate:
     tier: int
     precedence: int
     order_key: datetime
+    key_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -215,9 +220,9 @@ class Queue:
             await self._connection.execute(_LOCK_POOLS, {"worker_types": wanted})
 
     async def find_candidates(self, keys: Collection[QueueKey], *, each: int) -> list[Candidate]:
-        """Return what a worker with these keys could take now: of each model, tier and owner the first `each` stages.
+        """Return what a worker with these keys could take now: of each model, tier and API key the first `each` stages.
 
-        The cost grows with the models and owners that wait, not with the depth of the queue.
+        The cost grows with the models, owners and API keys that wait, not with the depth of the queue.
         """
         pairs = sorted({(key.worker_type, model) for key in keys for model in key.wanted})
         statement: TextClause | Any = _CANDIDATES[self._connection.dialect.name]
@@ -235,6 +240,7 @@ class Queue:
                 tier=row.tier,
                 precedence=row.precedence,
                 order_key=row.order_key,
+                key_id=row.key_id,
             )
             for row in rows
         ]
@@ -310,4 +316,5 @@ def _row(entry: Waiting, now: datetime) -> dict[str, Any]:
         "available_at": now + entry.pause if entry.confirmed else NEVER,
         "ready": entry.confirmed and not entry.pause,
         "deadline_at": job.deadline_at,
+        "key_id": job.key_id,
     }

@@ -87,9 +87,10 @@ queue = Table(
     Column("ready", Boolean, nullable=False),
     Column("deadline_at", UtcDateTime, nullable=False),
     Column("tier_since", UtcDateTime),
+    Column("key_id", String(64), nullable=False, server_default=""),
     Index(
         "queue_next",
-        *("worker_type", "model", "tier", "tenant_id", "owner_id", "precedence", "order_key", "job_id"),
+        *("worker_type", "model", "tier", "tenant_id", "owner_id", "key_id", "precedence", "order_key", "job_id"),
         postgresql_where=sql("ready"),
         sqlite_where=sql("ready"),
     ),
@@ -97,6 +98,7 @@ queue = Table(
     Index("queue_deadline", "deadline_at"),
     # An owner's jobs are counted where there is a limit to them.
     Index("queue_by_owner", "tenant_id", "owner_id"),
+    Index("queue_by_key", "key_id"),
 )
 
 # One row a worker type. A leasing round locks it, so that only one replica at a time says who is next there.
@@ -128,6 +130,7 @@ leases = Table(
     Column("acknowledged", Boolean, nullable=False),
     Column("renewed_at", UtcDateTime, nullable=False),
     Column("deadline_at", UtcDateTime, nullable=False),
+    Column("key_id", String(64), nullable=False, server_default=""),
 )
 
 outcomes = Table(

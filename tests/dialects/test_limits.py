@@ -35,28 +35,32 @@ def _error(path: str, body: Any) -> tuple[str, str]:
     return body["error"]["fields"][0]["field"], body["error"]["message"]
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def crowded(system: System) -> dict[str, str]:
-    """Give the headers of an owner who has as many jobs waiting as may."""
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["owner", "key"])
+async def crowded(request: pytest.FixtureRequest, system: System) -> tuple[dict[str, str], str]:
+    """Give the headers of an owner, or of a key, who has as many jobs waiting as may, and whose limit that is."""
+    of_key = request.param == "key"
     async with httpx.AsyncClient(base_url=system.url, headers={"x-api-key": system.key()}, trust_env=False) as http:
         row = {"stage": "generate", "worker_type": "nobody", "formats": ["image"]}
         (await http.put("/v1/models/unserved", json=row)).raise_for_status()
-        (await http.put("/v1/owners/crowd/limits", json={"queued_jobs": 1})).raise_for_status()
-        made = (await http.post("/v1/keys", json={"owner_id": "crowd"})).json()
+        if not of_key:
+            (await http.put("/v1/owners/crowd/limits", json={"queued_jobs": 1})).raise_for_status()
+        asked = {"owner_id": "throng", "queued_jobs": 1} if of_key else {"owner_id": "crowd"}
+        made = (await http.post("/v1/keys", json=asked)).json()
         key = {"authorization": f"Bearer {made['secret']}"}
         body = {"prompt": "x", "model": "unserved", "format": "image"}
         (await http.post("/v1/generate-content", json=body, headers={"x-api-key": made["secret"]})).raise_for_status()
         (await http.delete("/v1/models/unserved")).raise_for_status()
-    return key
+    return key, f"the key {made['key']['key_id']}" if of_key else "this owner"
 
 
 @pytest.mark.parametrize("path", SUBMITS)
-async def test_a_job_too_many_is_refused(system: System, crowded: dict[str, str], path: str) -> None:
+async def test_a_job_too_many_is_refused(system: System, crowded: tuple[dict[str, str], str], path: str) -> None:
+    headers, whose = crowded
     async with httpx.AsyncClient(base_url=system.url, trust_env=False, timeout=20) as http:
-        response = await http.post(path, json=SUBMITS[path], headers=crowded)
+        response = await http.post(path, json=SUBMITS[path], headers=headers)
     name, message = _error(path, response.json())
     assert (response.status_code, name, response.headers["retry-after"]) == (429, "queued_jobs", "5")
-    assert "queued_jobs of this owner is 1" in message
+    assert f"queued_jobs of {whose} is 1" in message
 
 
 @pytest.mark.parametrize("path", SUBMITS)

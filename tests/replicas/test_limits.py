@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
+from atelier.identity.v1 import identity_service_pb2 as identity
+from atelier.router.v1 import router_service_pb2_grpc
 from tests.router_service.support import Router
 from tests.router_service.test_admission import RETRY, request
 from tests.router_service.test_limits import allow, running, submit_all
@@ -36,6 +38,27 @@ async def test_two_replicas_lease_exactly_as_many_as_may_run(replicas: tuple[Rou
     for _ in range(4):
         await asyncio.gather(*(router.service.dispatch.lease_waiting() for router in replicas))
     assert await running(one) == 3
+
+
+async def test_two_replicas_take_and_lease_exactly_as_many_of_a_key_as_may(replicas: tuple[Router, Router]) -> None:
+    one, other = replicas
+    made = await one.identities.CreateKey(identity.CreateKeyRequest(owner_id="ann", queued_jobs=10, running_jobs=3))
+    stubs = [
+        router_service_pb2_grpc.RouterServiceStub(await router.channel_with(made.secret, router.target))
+        for router in replicas
+    ]
+    accepted, refused = await submit_all([stub.GenerateContent(request()) for _ in range(24) for stub in stubs])
+    assert (len(set(accepted)), len(refused)) == (10, 38)
+    for number, router in enumerate(replicas):
+        await router.worker(f"w{number}", slots=8, free=8)
+    for _ in range(4):
+        await asyncio.gather(*(router.service.dispatch.lease_waiting() for router in replicas))
+    async with other.service.storage.read() as tx:
+        counted = [await tx.limits.count_running([made.key.key_id]), await tx.limits.count_queued([made.key.key_id])]
+    assert [count[made.key.key_id] for count in counted] == [3, 7]
+    # Those that wait are seven again: three more may.
+    accepted, _ = await submit_all([stub.GenerateContent(request()) for _ in range(8) for stub in stubs])
+    assert len(accepted) == 3
 
 
 async def test_retries_at_two_replicas_at_once_are_one_job(replicas: tuple[Router, Router]) -> None:

@@ -87,6 +87,12 @@ class Router:
         self.stack.push_async_callback(channel.close)
         return channel
 
+    async def key_of(self, owner_id: str, **limits: int) -> tuple[router_service_pb2_grpc.RouterServiceAsyncStub, str]:
+        """Make a key of an owner, with limits. Returns a stub that signs in with it, and its id."""
+        made = await self.identities.CreateKey(identity_service_pb2.CreateKeyRequest(owner_id=owner_id, **limits))
+        channel = await self.channel_with(made.secret, self.target)
+        return router_service_pb2_grpc.RouterServiceStub(channel), made.key.key_id
+
     async def worker(self, name: str = "one", **hello: Any) -> ScriptedWorker:
         """Connect a worker; it says hello and takes the welcome."""
         key = self.service.rings.read_key_file("worker.key").reveal()

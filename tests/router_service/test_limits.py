@@ -12,7 +12,9 @@ import grpc
 import pytest
 
 from atelier.identity.v1 import identity_service_pb2 as identity
+from atelier.identity.v1 import identity_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2 as pb
+from atelier.router.v1 import router_service_pb2_grpc
 from service_kit.errors import AtelierError, ErrorReason
 from service_kit.identity import Owner, Rates
 from service_kit.rpc_errors import from_rpc_error
@@ -129,6 +131,62 @@ async def test_limits_are_set_read_and_erased(router: Router) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await call
         assert caught.value.code() in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.NOT_FOUND)
+
+
+async def test_the_jobs_of_a_key_are_counted_by_the_key(router: Router) -> None:
+    """Two keys of one owner: one may have three waiting, the other as many as it likes."""
+    bounded, key_id = await router.key_of("ann", queued_jobs=3)
+    free, _ = await router.key_of("ann")
+    calls = [bounded.GenerateContent(request()) for _ in range(24)]
+    accepted, refused = await submit_all(calls)
+    assert (len(set(accepted)), len(refused)) == (3, 21)
+    error = refused[0]
+    assert (error.reason, error.fields[0].field) == (ErrorReason.TOO_MANY_QUEUED_JOBS, "queued_jobs")
+    assert f"queued_jobs of the key {key_id} is 3" in error.message and error.retry_after == timedelta(seconds=5)
+    assert len((await submit_all([free.GenerateContent(request()) for _ in range(8)]))[0]) == 8
+    await bounded.CancelJob(pb.CancelJobRequest(job_id=accepted[0]))
+    assert len((await submit_all([bounded.GenerateContent(request()) for _ in range(4)]))[0]) == 1
+    # What the owner may have counts beside it, for both keys.
+    await allow(router, "ann", queued_jobs=12)
+    accepted, refused = await submit_all([free.GenerateContent(request()) for _ in range(4)])
+    assert (len(accepted), len(refused)) == (1, 3)
+    assert "of this owner is 12" in refused[0].message
+    await allow(router, "ann", queued_jobs=0)
+    raised = identity.UpdateKeyRequest(key_id=key_id, queued_jobs=5, running_jobs=7, requests_per_minute=9)
+    key = (await router.identities.UpdateKey(raised)).key
+    assert (key.queued_jobs, key.running_jobs, key.requests_per_minute) == (5, 7, 9)
+    assert len((await submit_all([bounded.GenerateContent(request()) for _ in range(4)]))[0]) == 2
+
+
+async def test_a_key_that_may_run_no_more_is_in_nobodys_way(router: Router) -> None:
+    """Its jobs wait, however many; those of another key of the same owner, behind all of them, run."""
+    bounded, _ = await router.key_of("ann", running_jobs=2)
+    free, _ = await router.key_of("ann")
+    mine = [(await bounded.GenerateContent(request())).job_id for _ in range(24)]
+    theirs = [(await free.GenerateContent(request())).job_id for _ in range(2)]
+    one = await router.worker(slots=8, free=8)
+    leases = [await one.take() for _ in range(4)]
+    assert {lease.ref.job_id for lease in leases} == {*mine[:2], *theirs}
+    await router.service.dispatch.lease_waiting()
+    async with router.service.storage.read() as tx:
+        assert await tx.queue.count_waiting() == {"sdxl": 22}
+    await one.deliver(next(lease for lease in leases if lease.ref.job_id == mine[0]))
+    assert (await one.take()).ref.job_id == mine[2]
+
+
+async def test_a_session_counts_for_the_key_that_it_comes_from(router: Router) -> None:
+    made = await router.identities.CreateKey(identity.CreateKeyRequest(owner_id="ann", queued_jobs=1))
+    channel = await router.channel_with(made.secret, router.target)
+    code = await identity_service_pb2_grpc.IdentityServiceStub(channel).CreateSignInCode(
+        identity.CreateSignInCodeRequest()
+    )
+    secret = (await router.identities.ExchangeSignInCode(identity.ExchangeSignInCodeRequest(code=code.code))).secret
+    caller, key_id = await exchanged(router, secret), made.key.key_id
+    assert (caller.session_of, caller.key_id == key_id) == (key_id, False)
+    await router_service_pb2_grpc.RouterServiceStub(channel).GenerateContent(request())
+    session = router_service_pb2_grpc.RouterServiceStub(await router.channel_with(secret, router.target))
+    _, refused = await submit_all([session.GenerateContent(request())])
+    assert f"of the key {key_id} is 1" in refused[0].message
 
 
 async def exchanged(router: Router, secret: str) -> Any:

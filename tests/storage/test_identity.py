@@ -15,6 +15,7 @@ from sqlalchemy import func, select
 from router_service.identity import BOOTSTRAP_KEYS, Identities
 from router_service.storage.identity_tables import api_keys, audit
 from router_service.storage.keys import Keys, SignInCode, StoredKey
+from router_service.storage.limits import Allowance
 from router_service.storage.metadata import metadata
 from service_kit.clock import ManualClock
 from service_kit.database import Database
@@ -50,8 +51,8 @@ async def test_a_key_comes_back_as_it_was(db: Database, clock: ManualClock) -> N
         assert await keys.find("k1") == plain
         assert await keys.find("k2") == await keys.find_live("k2") == rich
         assert await keys.find("unknown") is None
-        await keys.set_rate("k1", 60)
-        assert await keys.find("k1") == dataclasses.replace(plain, requests_per_minute=60)
+        await keys.set_allowance("k1", Allowance(60, 3, 2))
+        assert await keys.find("k1") == dataclasses.replace(plain, allowance=Allowance(60, 3, 2))
         clock.advance(SECOND)
         assert await keys.find("k2") == rich
         assert await keys.find_live("k2") is None

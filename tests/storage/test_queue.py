@@ -60,6 +60,18 @@ async def test_the_first_of_each_owner_are_found_in_their_order(router: Storage,
             assert sorted(await next_ones(tx, each=each)) == sorted([*in_order[:each], "b1", "c1"])
 
 
+async def test_each_key_of_an_owner_has_its_first_ones_seen(router: Storage, clock: ManualClock) -> None:
+    for key_id in ("k1", "k2", ""):
+        await enter(router, clock, *(waiting(f"{key_id}-{number}", clock, key_id=key_id) for number in range(5)))
+    await enter(router, clock, waiting("b", clock, owner=BOB, key_id="k3"), waiting("c", clock, owner=CAT))
+    async with router.read() as tx:
+        found = await tx.queue.find_candidates([SDXL], each=2)
+        assert sorted(each.job_id for each in found) == ["-0", "-1", "b", "c", "k1-0", "k1-1", "k2-0", "k2-1"]
+        assert {each.job_id: each.key_id for each in found if each.owner == BOB} == {"b": "k3"}
+        counted = await tx.limits.count_queued([ANN, BOB, "k1", "k3", "unknown"])
+        assert counted == {ANN: 15, BOB: 1, "k1": 5, "k3": 1, "unknown": 0}
+
+
 async def test_only_what_a_worker_takes_is_found(router: Storage, clock: ManualClock) -> None:
     await enter(
         *(router, clock),
