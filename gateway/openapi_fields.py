@@ -58,9 +58,18 @@ def field_schema(entry: Field, *, form: bool) -> Json:
     if entry.repeated:
         items: Json = {"type": "array", "items": single} | ({"minItems": 1} if entry.required else {})
         single = items if form else {"anyOf": [single, items]}
-    if entry.required or form:
-        return single
-    return {"anyOf": [single, _NULL]} if single else {}
+    return single if entry.required or form else _or_null(single)
+
+
+def _or_null(schema: Json) -> Json:
+    """Return the schema of what may be null, too, in the words that readers of the document know."""
+    if "anyOf" in schema:
+        return {"anyOf": [*schema["anyOf"], _NULL]}
+    if "enum" in schema:
+        return {"enum": [*schema["enum"], None]}
+    if schema in ({}, _NULL):
+        return schema
+    return {**schema, "type": [schema["type"], "null"]}
 
 
 def _single(entry: Field, *, form: bool) -> Json:

@@ -23,6 +23,7 @@ function prose(text = "") {
 function typeOf(schema) {
   if (schema.$ref) return [el("a", { href: `#${nameOf(schema.$ref)}` }, nameOf(schema.$ref))];
   if (schema.allOf) return typeOf(schema.allOf[0]);
+  if (schema.anyOf) return schema.anyOf.flatMap((each, place) => [...(place ? [" or "] : []), ...typeOf(each)]);
   if (schema.type === "array") return ["list of ", ...typeOf(schema.items)];
   if (schema.format === "date-time") return ["time"];
   if (schema.contentEncoding) return [`text (${schema.contentEncoding})`];
@@ -35,7 +36,7 @@ function limitsOf(schema) {
   if (low !== undefined || high !== undefined) told.push(`${low ?? "…"} to ${high ?? "…"}`);
   if (schema.maxLength) told.push(`at most ${schema.maxLength} characters`);
   if (schema.maxItems) told.push(`at most ${schema.maxItems} elements`);
-  if (schema.enum) told.push(`one of ${schema.enum.map((value) => value || '""').join(", ")}`);
+  if (schema.enum) told.push(`one of ${schema.enum.map((value) => (value && typeof value === "string" ? value : JSON.stringify(value))).join(", ")}`);
   if (schema.default !== undefined) told.push(`default ${schema.default}`);
   return told.join("; ");
 }

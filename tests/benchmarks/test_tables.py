@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import load_report, watchers
+from benchmarks import image_request, load_report, watchers
 from benchmarks.__main__ import show
 from benchmarks.comparison import PeerMissing
 from benchmarks.load_report import markdown
@@ -110,3 +110,12 @@ def test_uploads_are_beside_the_plain_client_of_the_same_store() -> None:
     assert "reached" in markdown(lines)
     with pytest.raises(PeerMissing, match="plain client, directory"):
         uploads_table({name: values for name, values in samples.items() if "plain client, directory" not in name}, 2)
+
+
+def test_what_a_way_adds_is_the_difference_to_its_neighbour() -> None:
+    direct = [10.0 + turn for turn in range(10)]
+    samples = {name: [taken + 2.0 for taken in direct] for name in image_request.NAMES} | {image_request.RPCS: direct}
+    rows = image_request.table(samples).splitlines()
+    assert rows[2] == "| the RPCs directly | 14.5 ms | 10.1 .. 18.9 |  |  |"
+    assert rows[4] == "| /openai/v1/images/generations | 16.5 ms | 12.1 .. 20.9 | 2.0 ms | 2.0 .. 2.0 |"
+    assert len(rows) == 2 + len(image_request.NAMES)

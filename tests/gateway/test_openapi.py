@@ -9,6 +9,7 @@ import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from atelier.type.v1 import error_pb2
+from gateway.dialects.openai.requests import QUALITIES
 from gateway.dialects.registry import DIALECTS
 from gateway.examples import EXAMPLES
 from gateway.http_rules import routes
@@ -188,7 +189,8 @@ def test_dialects_tell_what_their_tables_say() -> None:
     fields = request_schema("OpenaiPostV1ImagesGenerations")
     assert set(fields["required"]) == {"prompt", "model"}
     assert fields["additionalProperties"] is False
-    assert fields["properties"]["partial_images"]["anyOf"][0] == {"type": "integer", "minimum": 0, "maximum": 3}
+    assert fields["properties"]["partial_images"]["type"] == ["integer", "null"]
+    assert fields["properties"]["quality"]["enum"] == [*QUALITIES, None]
     assert fields["properties"]["output_compression"]["enum"] == [100, None]
     assert request_schema("FalPostRunByApp") is request_schema("FalPostQueueByApp")
     prediction = request_schema("ReplicatePostV1Predictions")

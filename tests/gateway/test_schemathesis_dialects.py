@@ -21,7 +21,7 @@ from gateway.openapi_dialects import example_of_endpoint, operation_id
 from tests.gateway.test_schemathesis import CHECKS, Session, explore
 from tests.support.system import UpProcess, up_process
 
-EXAMPLES_EACH = int(os.environ.get("FUZZ_EXAMPLES", "0")) or 4
+EXAMPLES_EACH = int(os.environ.get("FUZZ_EXAMPLES", "0")) or 3
 WANTED = 0.9
 EXAMPLE = {
     operation_id(dialect, endpoint): example_of_endpoint(dialect, endpoint)
