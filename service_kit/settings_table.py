@@ -168,7 +168,7 @@ class AssetSettings:
     max_asset_age: timedelta = _is(
         timedelta(days=90), "How long an asset stays in the workspace at most, however often its owner prolongs it."
     )
-    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
+    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works, less a twelfth at most.")
     max_upload_bytes: int = _is(64 << 20, "The largest file that a client may upload, in bytes.")
     max_output_bytes: int = _is(1 << 30, "The largest output that a worker may upload, in bytes.")
     upload_ttl: timedelta = _is(
@@ -200,7 +200,7 @@ class LibrarySettings:
     hold_ttl: timedelta = _is(
         timedelta(minutes=2), "How long a hold on an asset lasts while it is copied, unless renewed."
     )
-    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works.")
+    media_url_ttl: timedelta = _is(timedelta(hours=1), "How long a signed media URL works, less a twelfth at most.")
     sweep_interval: timedelta = _is(timedelta(days=1), "How often the bucket is compared with the rows.")
     idempotency_retention: timedelta = _is(timedelta(days=7), "How long idempotency keys are remembered.")
     retention_events: timedelta = _is(timedelta(days=3), "How long events are kept for watchers that come back.")
