@@ -44,7 +44,7 @@ class EngineProcess:
         shared = () if promises is None else ("--promises", str(promises))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "atelier_worker.engine_host", "--engine", engine, *shared,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_PIPE_BUFFER_BYTES, env=environ,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, limit=_PIPE_BUFFER_BYTES, env=environ, process_group=0,
         )  # fmt: skip
         return cls(engine, process)
 
@@ -91,6 +91,7 @@ class EngineProcess:
         if not had_ended:
             self.kill("it closed its pipe and went on")
         await self._process.wait()
+        self._end_children()
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         await asyncio.wait((self._printing,), timeout=_LAST_LINES_LIMIT_S)
@@ -102,6 +103,11 @@ class EngineProcess:
         """Return what it printed last on standard error."""
         text = self._tail.decode("utf-8", "replace").replace("\r", "\n")
         return [line.rstrip() for line in text.split("\n") if line.strip()][-_TAIL_LINES:]
+
+    def _end_children(self) -> None:
+        """End what the engine has started and left behind: it may hold memory of the device, and pipes."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     async def _has_ended(self) -> bool:
         """Tell whether it ends by itself, having closed its pipe: its exit code then says how."""
