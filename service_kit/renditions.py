@@ -65,12 +65,14 @@ def _side(kind: str) -> int:
 
 
 def _picture(path: Path) -> Image.Image:
-    from PIL import Image, ImageOps
+    from PIL import Image
+
+    from service_kit.pictures import as_meant
 
     with Image.open(path) as picture:
         # A JPEG is decoded no larger than it is needed.
         picture.draft("RGB", (THUMBNAILS["thumb_1024"], THUMBNAILS["thumb_1024"]))
-        upright = ImageOps.exif_transpose(picture)
+        upright = as_meant(picture)
         return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 
 

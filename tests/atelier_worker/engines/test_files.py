@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from atelier_worker.engine import Reference
 from atelier_worker.engines import files
+from service_kit import renditions
 from tests.atelier_worker.engines.listener import IMAGE, VIDEO
 
 
@@ -180,6 +182,21 @@ def test_a_reference_may_be_in_any_kind_of_colours(tmp_path: Path) -> None:
     assert colour_of(Image.new("1", (9, 9), 1), tmp_path / "bits.png") == (255, 255, 255)
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "lime")]
     assert colour_of(frames[0], tmp_path / "moving.png", save_all=True, append_images=frames[1:]) == (255, 0, 0)
+
+
+def test_a_picture_with_odd_notes_of_its_camera_is_read_upright(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (16, 8), "blue")
+    picture.paste("red", (0, 0, 8, 8))
+    # A width that is a text, and the orientation: two entries of twelve bytes.
+    width, turned = struct.pack("<HHI4s", 0x0100, 2, 2, b"x"), struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    notes = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + width + turned + bytes(4)
+    picture.save(tmp_path / "a.jpg", exif=notes, quality=95)
+    read = files.read_upright(reference(tmp_path / "a.jpg"))
+    assert read.size == (8, 16)
+    assert np.asarray(read)[2, 4, 0] > 200, "its left is its top"
+    (made,) = (data for kind, data in renditions.make(tmp_path / "a.jpg", ["thumb_256"], video=False))
+    with Image.open(io.BytesIO(made)) as small:
+        assert small.size == (8, 16)
 
 
 def test_what_is_transparent_is_paper_and_in_a_mask_not_painted(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from atelier_worker.engine import EngineError, Reference, Task
+from service_kit.pictures import as_meant
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -96,7 +97,7 @@ def read_upright(reference: Reference, at_least: tuple[int, int] | None = None) 
         with Image.open(reference.path) as opened:
             if at_least is not None:
                 opened.draft("RGB", at_least)
-            return _opaque(ImageOps.exif_transpose(opened), "black" if reference.kind == "mask" else "white")
+            return _opaque(as_meant(opened), "black" if reference.kind == "mask" else "white")
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise EngineError(
             f"The reference of kind {reference.kind} is not a picture that can be read; send a PNG, JPEG or WebP file."
@@ -104,10 +105,7 @@ def read_upright(reference: Reference, at_least: tuple[int, int] | None = None) 
 
 
 def _opaque(picture: Image.Image, ground: str) -> Image.Image:
-    """A picture as RGB of 8 bits, on a ground where it is transparent: what lies below that is anything."""
-    if picture.mode.startswith("I"):
-        # Grey of 16 bits, of which Pillow would keep the lower eight and make the rest white.
-        picture = picture.point(lambda level: level * (1 / 256)).convert("L")
+    """A picture as RGB, on a ground where it is transparent: what lies below that is anything."""
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     layer = picture.convert("RGBA")
