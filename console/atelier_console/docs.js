@@ -66,7 +66,7 @@ function answer(status, told) {
   const events = content?.schema.oneOf?.map((event) => el("tr", {},
     el("th", { scope: "row" }, el("code", {}, event.title)),
     el("td", {}, ...typeOf(event.properties.data)), el("td", {}, ...prose(event.description)))) ?? [];
-  const type = content?.schema.$ref ? typeOf(content.schema) : Object.keys(found.content ?? {});
+  const type = content?.schema.$ref ? typeOf(content.schema) : [Object.keys(found.content ?? {}).join(" or ")];
   const lines = [el("tr", {}, el("th", { scope: "row" }, el("code", {}, status)), el("td", {}, ...type), el("td", {}, ...prose(found.description)))];
   return [...lines, ...events];
 }
