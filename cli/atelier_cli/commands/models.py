@@ -51,9 +51,7 @@ def list_workers(context: Context) -> int:
                 ",".join(worker.models) or "all",
                 worker.slots,
                 worker.leases,
-                ", ".join(
-                    f"{model.name} ({model.device}, {sized(model.size_bytes)})" for model in worker.loaded
-                )
+                ", ".join(f"{model.name} ({model.device}, {sized(model.size_bytes)})" for model in worker.loaded)
                 or "-",
                 ",".join(f"{name}={text}" for name, text in worker.labels.items()) or "-",
                 worker.version or "-",
