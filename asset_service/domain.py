@@ -142,8 +142,8 @@ class Asset:
 
     @property
     def lacking_renditions(self) -> tuple[RenditionKind, ...]:
-        """Which renditions it should have and has not; none when its bytes are gone."""
-        if self.media is None or self.blob is None or self.state.gone:
+        """Which renditions it should have and has not; none when its bytes are gone, or about to go."""
+        if self.media is None or self.blob is None or (self.state.gone and self.state is not AssetState.HIDDEN):
             return ()
         there = {rendition.kind for rendition in self.renditions}
         kinds = (RenditionKind(kind) for kind in kinds_for(self.media.content_type))
@@ -257,6 +257,11 @@ def held_job(holder: str) -> str | None:
     """Return the job that a holder stands for; None when it is not a job."""
     kind, _, name = holder.partition(":")
     return name if kind == "job" else None
+
+
+def is_patient(holder: str) -> bool:
+    """Tell whether a holder waits for renditions by itself: the library, for an item that was saved without them."""
+    return holder.startswith("late:")
 
 
 @lru_cache(maxsize=1024)

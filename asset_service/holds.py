@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from asset_service.domain import MAX_HOLD_TTL, Asset, AssetState, held_job
+from asset_service.domain import MAX_HOLD_TTL, Asset, AssetState, held_job, is_patient
 from asset_service.removal import Removal
 from asset_service.renditions import Renditions
 from asset_service.storage import Storage, Transaction
@@ -41,7 +41,7 @@ class Holds:
             )
         assets = await self._take(holder, owner, asset_ids, ttl, skip_missing=skip_missing)
         # A job reads an asset itself; whoever else holds one is about to copy its renditions with it.
-        return assets if held_job(holder) else await self._renditions.hurry(owner, assets)
+        return assets if held_job(holder) or is_patient(holder) else await self._renditions.hurry(owner, assets)
 
     async def confirm(self, holder: str, owner: Owner, asset_ids: Sequence[str]) -> None:
         """Make holds last until they are released; those that have lapsed are taken again.

@@ -53,7 +53,8 @@ _HURRY_S = 3.0
 _LOOK_S = 0.5
 _MISSED_EVERY_S = 3600.0
 _MISSED_AT_ONCE = 200
-_KEPT = (AssetState.AVAILABLE, AssetState.WITHHELD)
+# What is hidden is held: whoever saved it before it was discarded waits for what it lacks.
+_KEPT = (AssetState.AVAILABLE, AssetState.WITHHELD, AssetState.HIDDEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +296,7 @@ class Renditions:
 
 
 async def _kept(tx: Transaction, task: RenditionTask) -> Asset | None:
-    """Lock and return the asset of a task; None when its owner no longer has it."""
+    """Lock and return the asset of a task; None when nobody can want it any more."""
     asset = (await tx.assets.lock([task.asset_id], task.owner)).get(task.asset_id)
     return asset if asset is not None and asset.state in _KEPT else None
 
@@ -304,7 +305,8 @@ async def _write(tx: Transaction, before: Asset, after: Asset) -> None:
     changed = replace(after, version=before.version + 1)
     if not await tx.assets.replace(changed, expected_version=before.version):
         raise RuntimeError("an asset changed although its row was locked")
-    tx.events.add(EventKind.CHANGED, changed)
+    if not changed.state.gone:
+        tx.events.add(EventKind.CHANGED, changed)
 
 
 def _media(made: Made) -> Media:

@@ -50,11 +50,14 @@ class AssetControl:
         await self._router.close()
 
     async def take_hold(
-        self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta
+        self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta, *, discarded_too: bool = False
     ) -> dict[str, HeldAsset]:
-        """Have the bytes of assets stay for `ttl`. Returns those that the owner can see, by id."""
+        """Have the bytes of assets stay for `ttl`. Returns those that the owner can see, by id.
+
+        With `discarded_too` also those that the owner discarded since this holder took them.
+        """
         response = await self._take_hold(holder, owner, asset_ids, ttl)
-        held = [wire.held_asset(message) for message in response.held]
+        held = [wire.held_asset(message, discarded_too=discarded_too) for message in response.held]
         return {one.asset_id: one for one in held if one is not None}
 
     async def renew_hold(self, holder: str, owner: Owner, asset_ids: Sequence[str], ttl: timedelta) -> None:

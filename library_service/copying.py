@@ -42,6 +42,11 @@ class Copier:
         """Have the bytes of assets stay. Returns those that the owner can see, by id."""
         return await self._assets.take_hold(holder, owner, asset_ids, self._hold_ttl)
 
+    async def keep(self, holder: str, owner: Owner, asset_id: str, ttl: timedelta) -> HeldAsset | None:
+        """Have the bytes of an asset stay for `ttl`, also when it was discarded since the holder took it first."""
+        held = await self._assets.take_hold(holder, owner, [asset_id], ttl, discarded_too=True)
+        return held.get(asset_id)
+
     async def announce(self, owner: Owner, held: Iterable[HeldAsset]) -> dict[str, list[Copying]]:
         """Write a row with a fresh key for each file, before its first byte. Returns the copies to make, by asset.
 
@@ -67,13 +72,14 @@ class Copier:
             done = await asyncio.gather(*(self._copy_asset(asset_id, some) for asset_id, some in copies.items()))
         return dict(zip(copies, done, strict=True))
 
-    async def give_up(self, copies: Iterable[Copying], holder: str) -> None:
+    async def give_up(self, copies: Iterable[Copying], holder: str | None) -> None:
         """Have copies deleted and a hold released; what cannot be written now happens when their time is over."""
         some = list(copies)
         try:
             async with self._storage.write() as tx:
                 known = await tx.blobs.give_up([copy.blob_id for copy in some])
-                await tx.outbox.owe_release(holder)
+                if holder is not None:
+                    await tx.outbox.owe_release(holder)
         except ResourceExhausted as error:
             log.warning("give_up_postponed", holder=holder, error=error.message)
             return

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from library_service.copying import Copied, Copier
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
-from library_service.late_renditions import FIRST_WAIT
+from library_service.late_renditions import FIRST_WAIT, keep_for_later
 from library_service.moves import restore
 from library_service.outbox import Deliveries
 from library_service.storage import SAVED, Storage, Transaction
@@ -132,6 +132,7 @@ class Saving:
             crash.reach("library.save.copied")
             copied = {asset_id: files for asset_id, files in done.items() if not isinstance(files, AtelierError)}
             outcomes |= {asset_id: error for asset_id, error in done.items() if isinstance(error, AtelierError)}
+            await keep_for_later(self._copier, caller.owner, [held[name] for name in copied])
             outcomes |= await self._commit_or_each(caller, holder, {name: held[name] for name in copied}, copied, key)
         except AtelierError as error:
             outcomes |= {asset.asset_id: error for asset in wanted if asset.asset_id not in outcomes}

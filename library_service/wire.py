@@ -51,10 +51,11 @@ def owner_to_proto(owner: Owner) -> media_pb2.Owner:
     return media_pb2.Owner(tenant_id=owner.tenant_id, owner_id=owner.owner_id)
 
 
-def held_asset(held: asset_control_service_pb2.HeldAsset) -> HeldAsset | None:
-    """Return a held asset; None when its owner cannot see it."""
+def held_asset(held: asset_control_service_pb2.HeldAsset, *, discarded_too: bool = False) -> HeldAsset | None:
+    """Return a held asset; None when its owner cannot see it, unless that is because it was discarded."""
     asset = held.asset
-    if asset.state != asset_pb2.ASSET_STATE_AVAILABLE:
+    discarded = discarded_too and asset.state == asset_pb2.ASSET_STATE_REMOVED
+    if asset.state != asset_pb2.ASSET_STATE_AVAILABLE and not discarded:
         return None
     files = [StoredFile(MAIN_FILE, _media(asset.media), _place(held.blob))]
     for rendition, blob in zip(asset.renditions, held.rendition_blobs, strict=True):

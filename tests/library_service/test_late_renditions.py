@@ -158,8 +158,9 @@ async def test_an_asset_that_is_gone_has_none_to_give(house: House) -> None:
     async with house.as_(ADA) as ada:
         await saved_too_early(house, ada)
         [item] = (await ada.items()).items
+        # Nobody looked after it for longer than it was held.
+        house.clock.advance(timedelta(hours=2))
         await ada.workspace.DiscardAssets(asset_service_pb2.DiscardAssetsRequest(asset_ids=[item.asset_id]))
-        house.clock.advance(WAIT)
         assert await house.library.late.bring_due() == 1
         house.clock.advance(timedelta(days=1))
         assert await left(house) == []
@@ -186,3 +187,23 @@ async def test_what_many_items_lack_is_asked_in_one_question(house: House, monke
         assert await house.library.late.bring_due() == len(items)
         assert questions == [len(items)]
         assert [len(item.renditions) for item in (await ada.items()).items] == [2, 2]
+
+
+@pytest.mark.parametrize("seen_by_library", [False, True])
+async def test_an_asset_that_is_discarded_first_still_gives_its_item_what_it_lacks(
+    house: House, seen_by_library: bool
+) -> None:
+    async with house.as_(ADA) as ada:
+        await saved_too_early(house, ada)
+        [item] = (await ada.items()).items
+        await house.library.deliveries.deliver_due()
+        if seen_by_library:
+            house.clock.advance(WAIT)
+            assert await house.library.late.bring_due() == 1
+        await ada.workspace.DiscardAsset(asset_service_pb2.DiscardAssetRequest(asset_id=item.asset_id))
+        assert await house.asset.renditions.work() == 1
+        house.clock.advance(timedelta(minutes=31))
+        await house.library.late.bring_due()
+        assert len(await kinds(ada)) == 2
+        await house.library.deliveries.deliver_due()
+        assert not await house.is_held(item.asset_id)
