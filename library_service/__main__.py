@@ -130,6 +130,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await service.vitals.look()
     tasks = BackgroundTasks()
     stack.push_async_callback(tasks.stop)
+    stack.push_async_callback(service.saving.close)
     service.upkeep.start(tasks)
     tasks.start("library.exchange", service.exchange.run)
     tasks.start("library.followers", service.catalogue.followers.run)

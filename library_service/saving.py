@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 
 from library_service.copying import Copied, Copier
 from library_service.domain import Copying, HeldAsset, Item, SaveResult
@@ -16,6 +17,7 @@ from library_service.storage.saves import NewItem
 from service_kit import crash
 from service_kit.errors import Aborted, AtelierError, InvalidArgument, NotFound, Unavailable
 from service_kit.events.followers import Changes
+from service_kit.finishing import Finishing
 from service_kit.identity import Caller
 from service_kit.ids import new_id, parse_id
 from service_kit.telemetry import get_logger
@@ -23,6 +25,7 @@ from service_kit.telemetry import get_logger
 _TOGETHER = 64
 _TRIES = 3
 _DELIVERY_LIMIT_S = 2.0
+_AT_ONCE = 256
 
 log = get_logger(__name__)
 Outcomes = dict[str, Item | AtelierError]
@@ -37,27 +40,36 @@ class Saving:
         self._copier = copier
         self._deliveries = deliveries
         self._changes = changes
+        self._finishing = Finishing(_AT_ONCE)
+
+    async def close(self) -> None:
+        """Break off what is being saved; what that leaves is given up later, as after a crash."""
+        await self._finishing.close()
 
     async def save(self, caller: Caller, asset_ids: Sequence[str], key: str = "") -> list[SaveResult]:
         """Save assets of the caller's workspace. Returns what became of each, in the order that was asked.
 
         An asset whose item is in the trash gets it back, unless it was trashed after this was asked: a call that has an
-        idempotency key was asked when the key came first.
+        idempotency key was asked when the key came first. What was begun is done, though the caller has gone.
 
         Raises:
-            Unavailable: the asset service cannot be reached and nothing was saved.
+            Unavailable: nothing was saved; the asset service cannot be reached, or too much is being saved.
             FailedPrecondition: `owner_erased`.
         """
         async with self._storage.read() as tx:
             asked_at = await tx.now()
         outcomes: Outcomes = {}
         for some in _together(asset_ids):
-            outcomes |= await self._save_some(caller, some, asked_at, key)
+            work = partial(self._save_some, caller, some, asked_at, key)
+            try:
+                outcomes |= await self._finishing.run((caller.owner, *some), work)
+            except Unavailable as error:
+                outcomes |= dict.fromkeys(some, error)
         results = [_result(asset_id, outcomes[asset_id]) for asset_id in asset_ids]
         failures = [result.failure for result in results]
         if failures and all(isinstance(failure, Unavailable) for failure in failures):
             raise Unavailable(
-                "The workspace cannot be reached at the moment; nothing was saved. Repeat.",
+                "Nothing was saved: the workspace cannot be reached, or too much is being saved at the moment. Repeat.",
                 retry_after=timedelta(seconds=1),
             )
         await self._deliver()

@@ -151,6 +151,13 @@ class House:
             held: bool = await tx.holds.is_held(asset_id)
         return held
 
+    async def is_held_by_a_save(self, asset_id: str) -> bool:
+        """Tell whether a save holds an asset; an item that waits for its renditions is none."""
+        holds = importlib.import_module("asset_service.storage.tables").holds
+        of_saves = holds.select().where(holds.c.asset_id == asset_id, holds.c.holder.startswith("save:"))
+        async with self.asset.storage.read() as tx:
+            return bool((await tx._connection.execute(of_saves)).all())
+
     def _tokens(self, owner: Owner, kind: KeyKind) -> TokenSource:
         async def exchange() -> IssuedToken:
             return self._signer.issue(owner=owner, kind=kind, key_id="0" * 16)
@@ -164,7 +171,7 @@ class House:
             await tx.run_sync(router_metadata.create_all)
         identities = Identities(db, self._signer, self.clock)
         await identities.bootstrap(self.rings)
-        servicer = IdentityServicer(identities, Limits(self.clock, JobLimits()))
+        servicer = IdentityServicer(identities, Limits(self.clock, JobLimits(), JobLimits()))
         server = GrpcServer(
             "router",
             listen="127.0.0.1:0",

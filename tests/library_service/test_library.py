@@ -86,7 +86,7 @@ async def test_saving_marks_the_asset_and_releases_it(house: House) -> None:
     async with house.as_(ADA) as ada:
         [result] = await ada.save(asset_id)
         assert await ada.saved_as(asset_id) == result.item.item_id
-        assert not await house.is_held(asset_id)
+        assert not await house.is_held_by_a_save(asset_id)
         await ada.workspace.DiscardAsset(asset_service_pb2.DiscardAssetRequest(asset_id=asset_id))
         got = await ada.library.GetItem(pb.GetItemRequest(item_id=result.item.item_id))
 

@@ -71,7 +71,7 @@ async def test_a_save_that_broke_off_leaves_all_or_nothing(
         assert len(items) == (1 if committed else 0)
         assert await ada.saved_as(asset_id) == (items[0].item_id if committed else "")
         if committed:
-            assert not await house.is_held(asset_id)
+            assert not await house.is_held_by_a_save(asset_id)
         [again] = await ada.save(asset_id)
         assert [item.item_id for item in items] in ([], [again.item.item_id])
         assert len(await house.keys_in(LIBRARY_BUCKET)) == 2
@@ -190,19 +190,53 @@ async def test_a_copy_that_was_given_up_meanwhile_is_started_over(
     assert sorted(file.place.key for file in result.item.files) == sorted(await house.keys_in(LIBRARY_BUCKET))
 
 
-async def test_a_copy_whose_client_left_is_given_up_in_time(
+async def test_a_save_whose_client_left_is_done_once(
     house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    copying, never, left = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    """A client with a short deadline repeats its call while the service is slow: no copy is made twice."""
+    copying, left, may_end, copies = asyncio.Event(), asyncio.Event(), asyncio.Event(), 0
+    real_copy, real_save = house.library.store.copy, house.library.saving.save
+
+    async def copy(*arguments: Any, **options: Any) -> Any:
+        nonlocal copies
+        copies += 1
+        copying.set()
+        await may_end.wait()
+        return await real_copy(*arguments, **options)
+
+    async def watched_save(*arguments: Any, **options: Any) -> Any:
+        try:
+            return await real_save(*arguments, **options)
+        finally:
+            left.set()
+
+    monkeypatch.setattr(house.library.store, "copy", copy)
+    monkeypatch.setattr(house.library.saving, "save", watched_save)
+    save = pb.SaveToLibraryRequest(asset_ids=[asset_id])
+    async with house.as_(ADA) as ada:
+        first = ada.library.SaveToLibrary(save)
+        await copying.wait()
+        first.cancel()
+        await left.wait()
+        second = ada.library.SaveToLibrary(save)
+        may_end.set()
+        [result] = (await second).results
+
+    assert result.item.asset_id == asset_id
+    assert copies == 2
+    assert len(await house.keys_in(LIBRARY_BUCKET)) == 2
+
+
+async def test_a_save_that_the_end_of_the_process_breaks_off_leaves_nothing(
+    house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copying, never = asyncio.Event(), asyncio.Event()
     real = house.library.store.copy
 
     async def copy(*arguments: Any, **options: Any) -> Any:
         await real(*arguments, **options)
         copying.set()
-        try:
-            await never.wait()
-        finally:
-            left.set()
+        await never.wait()
 
     monkeypatch.setattr(house.library.store, "copy", copy)
     async with house.as_(ADA) as ada:
@@ -210,14 +244,11 @@ async def test_a_copy_whose_client_left_is_given_up_in_time(
         await copying.wait()
         call.cancel()
         async with asyncio.timeout(10):
-            await left.wait()
-    await house.library.removal.sweep()
-    assert len(await house.keys_in(LIBRARY_BUCKET)) == 1
-
-    house.clock.advance(house.settings.library.hold_ttl)
+            await house.restart_library()
     await house.library.removal.sweep()
 
     assert await house.keys_in(LIBRARY_BUCKET) == []
+    house.clock.advance(house.settings.library.hold_ttl)
     assert not await house.is_held(asset_id)
 
 

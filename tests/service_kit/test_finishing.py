@@ -1,0 +1,69 @@
+"""Work of calls that goes on when its caller has gone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from service_kit.errors import Unavailable
+from service_kit.finishing import Finishing
+
+
+async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() -> None:
+    finishing, began, may_end, done = Finishing(4), asyncio.Event(), asyncio.Event(), []
+
+    async def work(name: str) -> str:
+        began.set()
+        await may_end.wait()
+        done.append(name)
+        return name
+
+    first = asyncio.create_task(finishing.run("key", lambda: work("first")))
+    await began.wait()
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    second = asyncio.create_task(finishing.run("key", lambda: work("second")))
+    other = asyncio.create_task(finishing.run("another key", lambda: work("other")))
+    may_end.set()
+
+    assert await second == "second"
+    assert await other == "other"
+    assert done == ["first", "other", "second"]
+
+
+async def test_no_more_than_so_many_run_and_the_refusal_says_when_to_repeat() -> None:
+    finishing, never = Finishing(1), asyncio.Event()
+    running = asyncio.create_task(finishing.run("key", never.wait))
+    await asyncio.sleep(0)
+
+    with pytest.raises(Unavailable, match="1 calls of this kind") as refused:
+        await finishing.run("another key", never.wait)
+
+    assert refused.value.retry_after is not None
+    await finishing.close()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finishing, may_fail = Finishing(4), asyncio.Event()
+
+    async def work() -> None:
+        await may_fail.wait()
+        raise ValueError("the shelf broke")
+
+    waiting = asyncio.create_task(finishing.run("awaited", work))
+    left = asyncio.create_task(finishing.run("left", work))
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.sleep(0)
+    may_fail.set()
+
+    with pytest.raises(ValueError, match="the shelf broke"):
+        await waiting
+    await finishing.close()
+    assert "unawaited_work_failed" in caplog.text + "".join(capsys.readouterr())
