@@ -164,7 +164,7 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
         raise NotImplementedError
 
     ListKeys = UpdateKey = RevokeKey = CreateSignInCode = ExchangeSignInCode = GetIdentity = CreateKey
-    GetOwnerLimits = PutOwnerLimits = CreateKey
+    GetOwnerLimits = PutOwnerLimits = CheckKey = CreateKey
 
 
 class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
@@ -254,4 +254,4 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
     async def GetUpload(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
-    DescribeImport = BeginUpload = CompleteUpload = CancelUpload = GetUpload
+    DescribeImport = BeginUpload = CompleteUpload = CancelUpload = CollectUpload = GetUpload

@@ -89,7 +89,10 @@ class Router:
 
     async def key_of(self, owner_id: str, **limits: int) -> tuple[router_service_pb2_grpc.RouterServiceAsyncStub, str]:
         """Make a key of an owner, with limits. Returns a stub that signs in with it, and its id."""
-        made = await self.identities.CreateKey(identity_service_pb2.CreateKeyRequest(owner_id=owner_id, **limits))
+        request = identity_service_pb2.CreateKeyRequest(owner_id=owner_id)
+        for name, limit in limits.items():
+            setattr(request, name, limit)
+        made = await self.identities.CreateKey(request)
         channel = await self.channel_with(made.secret, self.target)
         return router_service_pb2_grpc.RouterServiceStub(channel), made.key.key_id
 

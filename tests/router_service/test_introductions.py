@@ -84,8 +84,8 @@ async def test_a_model_that_no_job_can_carry_there_is_named_with_what_to_do(rout
     ]
     await router.jobs.DeleteModel(pb.DeleteModelRequest(name="*"))
     filming = await router.worker("films", worker_types=["wan"], models=["wan-14b"])
-    row = "atelier models add wan-14b --worker-type wan --format video --format image --frame-rate 16"
-    assert filming.welcome.warnings[0].endswith(row)
+    command = "atelier models add wan-14b --worker-type wan --format video --format image --frame-rate 16"
+    assert filming.welcome.warnings[0].endswith(command)
     many = await router.worker("three", worker_types=["sdxl"], models=[f"m{index}" for index in range(12)])
     assert len(many.welcome.warnings) == 11
     assert "2 more" in many.welcome.warnings[-1]
