@@ -208,3 +208,20 @@ def test_what_is_transparent_is_paper_and_in_a_mask_not_painted(tmp_path: Path) 
     palette = Image.new("P", (9, 9), 0)
     palette.putpalette([200, 30, 30])
     assert colour_of(palette, tmp_path / "c.png", transparency=0) == (255, 255, 255)
+
+
+def test_a_picture_and_its_thumbnails_are_written_at_once_and_are_what_they_are_apart(tmp_path: Path) -> None:
+    picture, apart = noise(1200, 800), tmp_path / "apart"
+    apart.mkdir()
+    made = files.made_with(IMAGE, 7, "test")
+    files.save_png(picture, apart / "image.png", made)
+    thumbnails = files.image_renditions(picture, apart)
+
+    path, renditions = files.save_picture(picture, tmp_path, made)
+
+    assert path.read_bytes() == (apart / "image.png").read_bytes()
+    assert {kind: file.read_bytes() for kind, file in renditions.items()} == {
+        kind: file.read_bytes() for kind, file in thumbnails.items()
+    }
+    with pytest.raises(OSError, match="No such file"):
+        files.save_picture(picture, tmp_path / "nowhere", made)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -75,6 +76,19 @@ def save_png(image: Image.Image, path: Path, made: str) -> None:
     image.save(path, "PNG", pnginfo=info, compress_level=4)
 
 
+def save_picture(image: Image.Image, folder: Path, made: str) -> tuple[Path, dict[str, Path]]:
+    """Write a picture as `save_png` does, and its thumbnails beside it. Returns where they are.
+
+    Pillow lets go of the interpreter while it compresses, so the thumbnails cost a job hardly any time of its own.
+    """
+    path = folder / "image.png"
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        whole = beside.submit(save_png, image, path, made)
+        renditions = image_renditions(image, folder)
+        whole.result()
+    return path, renditions
+
+
 def read_picture(reference: Reference, width: int, height: int) -> Image.Image:
     """A reference as RGB, upright, cut to the middle of the shape of `width` × `height` pixels.
 
@@ -140,7 +154,7 @@ def clip_frame(frame: Image.Image) -> Image.Image:
 
 
 def _save_webp(image: Image.Image, side: int, path: Path) -> Path:
-    _fitted(image, side).save(path, "WEBP", quality=_QUALITY, method=3)
+    _fitted(image, side).save(path, "WEBP", quality=_QUALITY, method=2)
     return path
 
 

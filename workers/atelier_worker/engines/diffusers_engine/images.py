@@ -154,7 +154,7 @@ def _deliver(made: np.ndarray[Any, Any], plan: Plan, context: Context, batch: Se
         picture = plan.finished(Image.fromarray((values * 255).round().astype(np.uint8)))
         folder = context.workdir / f"asset-{index}"
         folder.mkdir()
-        path = folder / "image.png"
-        files.save_png(picture, path, files.made_with(plan.task, plan.task.seed + index, ENGINE, plan.said(batch)))
+        made_with = files.made_with(plan.task, plan.task.seed + index, ENGINE, plan.said(batch))
+        path, renditions = files.save_picture(picture, folder, made_with)
         context.check_cancelled()
-        context.deliver(index, path)
+        context.deliver(index, path, renditions=renditions)

@@ -61,10 +61,10 @@ class SketchEngine:
             picture = image.render(task, task.seed + index, self._watcher(task, context, index))
             folder = context.workdir / f"asset-{index}"
             folder.mkdir()
-            path = folder / "image.png"
-            files.save_png(picture, path, files.made_with(task, task.seed + index, self.name))
+            made_with = files.made_with(task, task.seed + index, self.name)
+            path, renditions = files.save_picture(picture, folder, made_with)
             context.check_cancelled()
-            context.deliver(index, path, renditions=files.image_renditions(picture, folder))
+            context.deliver(index, path, renditions=renditions)
 
     def _watcher(self, task: Task, context: Context, index: int) -> image.OnStep:
         def on_step(step: int, look: Callable[[], Image.Image]) -> None:
