@@ -90,7 +90,7 @@ class Watcher(Protocol):
 class Seat:
     """One watcher's place at a feed. It is live, or catches up, holding meanwhile what the feed says."""
 
-    __slots__ = ("_cursor", "_feed", "_feeds", "_held", "_missed", "_task", "_watched", "_watcher")
+    __slots__ = ("_answers", "_cursor", "_feed", "_feeds", "_held", "_missed", "_task", "_watched", "_watcher")
 
     def __init__(self, feeds: Feeds, watched: Watched, cursor: str, watcher: Watcher) -> None:
         """Watch from a cursor on, which may be empty. Nothing happens before `join`."""
@@ -101,6 +101,8 @@ class Seat:
         self._feed: Feed | None = None
         self._held: list[News] | None = None
         self._missed = False
+        # Whether what comes next answers the cursor. One that the service did not know may lie behind the answer.
+        self._answers = False
         self._task: asyncio.Task[None] | None = None
 
     async def join(self) -> bool:
@@ -118,6 +120,7 @@ class Seat:
         if not await feed.open():
             return False
         self._sit(feed)
+        self._answers = True
         feed.start()
         return True
 
@@ -181,8 +184,9 @@ class Seat:
 
     def _give(self, news: News) -> None:
         """Give news that the watcher does not know yet."""
+        answers, self._answers = self._answers, False
         if news.cursor:
-            if _is_known(_place(news.cursor), _place(self._cursor)):
+            if not answers and _is_known(_place(news.cursor), _place(self._cursor)):
                 return
             self._cursor = news.cursor
         self._watcher.hear(self, news)
@@ -232,6 +236,7 @@ class Seat:
         self._watcher.lost(self, error)
 
     async def _read(self, watch: Watch) -> None:
+        self._answers = True
         try:
             async for message in watch.messages():
                 await self._put(News.of(message))
@@ -241,6 +246,7 @@ class Seat:
             # The token ended, nothing else did.
             self._missed = True
         finally:
+            self._answers = False
             watch.cancel()
 
 

@@ -52,6 +52,8 @@ class JobLog:
     async def watch(self, request: Any, context: Any) -> AsyncIterator[Any]:
         """Be the RPC WatchJob."""
         cursor, once = decode_cursor(request.after), ends_when_told(context.invocation_metadata())
+        if cursor is not None and cursor.position > self.versions:
+            cursor = None
         position = 0 if cursor is None else cursor.position
         is_over = self.ended and cursor is not None and position == self.versions
         await context.send_initial_metadata((("atelier-stream", "ended" if is_over else "open"),))

@@ -62,6 +62,17 @@ async def test_equal_watches_share_a_stream_and_each_hears_everything_once(world
         assert [await _versions(lines, 2) for lines in (first, second, third)] == [[4, 5]] * 3
 
 
+async def test_a_cursor_from_the_future_is_answered_with_a_snapshot(world: World, log: JobLog) -> None:
+    await log.add(3)
+    async with watching(world, at(10**12)) as first, watching(world, at(10**12)) as second:
+        for lines in (first, second):
+            assert await _versions(lines, 1) == [3]
+        await log.add(2)
+        for lines in (first, second):
+            assert await _versions(lines, 2) == [4, 5]
+        assert (log.followed, log.once) == (1, 1)
+
+
 async def test_a_stream_goes_on_without_him_who_brought_it_and_ends_with_the_last(world: World, log: JobLog) -> None:
     await log.add()
     async with watching(world) as second:
