@@ -76,6 +76,7 @@ class Service:
         self.expiry = Expiry(
             self.storage,
             self.spool,
+            self.handover,
             self.locks,
             self.removal,
             self.watchers,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from asset_service.domain import MAX_HOLD_TTL, Asset, Upload
+from asset_service.handover import Handover
 from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
@@ -28,6 +29,7 @@ class Expiry:
         self,
         storage: Storage,
         spool: Spool,
+        handover: Handover,
         locks: UploadLocks,
         removal: Removal,
         watchers: Watchers,
@@ -36,6 +38,7 @@ class Expiry:
     ) -> None:
         self._storage = storage
         self._spool = spool
+        self._handover = handover
         self._locks = locks
         self._removal = removal
         self._watchers = watchers
@@ -65,6 +68,7 @@ class Expiry:
             await self._trim()
             await self._clear_away()
             await self._sweep_spool()
+            await self._handover.clear()
             await self._removal.clear_drafts()
 
     async def clear_away(self) -> None:

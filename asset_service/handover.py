@@ -46,7 +46,13 @@ class Handover:
 
     async def prepare(self) -> None:
         """Make the folder, and clear what an earlier process left there long enough ago."""
-        await asyncio.to_thread(_prepare, self._folder)
+        await asyncio.to_thread(self._folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        await self.clear()
+
+    async def clear(self) -> None:
+        """End the offers whose time is over, and remove whatever else has been in the folder for long enough."""
+        self._end_overdue()
+        await asyncio.to_thread(_clear, self._folder)
 
     def close(self) -> None:
         """End all offers."""
@@ -56,10 +62,9 @@ class Handover:
     def offer(self, upload_id: str) -> str:
         """Make an empty file for the bytes of an upload. Returns its name; an earlier one for the upload is gone."""
         self.end(upload_id)
-        before = self._now() - LIFETIME.total_seconds()
-        for known, one in list(self._offers.items()):
-            if one.made_at < before or len(self._offers) >= MOST:
-                self.end(known)
+        self._end_overdue()
+        if len(self._offers) >= MOST:
+            self.end(next(iter(self._offers)))
         name = secrets.token_hex(16)
         try:
             file = os.open(self._folder / name, _NEW, 0o600)
@@ -90,16 +95,26 @@ class Handover:
             os.close(offer.file)
             self._unlink(offer)
 
+    def _end_overdue(self) -> None:
+        before = self._now() - LIFETIME.total_seconds()
+        for upload_id, offer in list(self._offers.items()):
+            if offer.made_at < before:
+                self.end(upload_id)
+
     def _unlink(self, offer: _Offer) -> None:
         with suppress(OSError):
             (self._folder / offer.name).unlink()
 
 
-def _prepare(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _clear(folder: Path) -> None:
     # Another replica may have offered the rest.
     before = time.time() - 2 * LIFETIME.total_seconds()
-    for path in folder.iterdir():
+    try:
+        left = list(folder.iterdir())
+    except OSError:
+        # Somebody has removed the folder: then nothing is offered, either.
+        return
+    for path in left:
         with suppress(OSError):
             if path.lstat().st_mtime < before:
                 path.unlink()

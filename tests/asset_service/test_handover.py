@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,23 @@ async def test_offers_are_few_and_short(tmp_path: Path) -> None:
     assert len(names(tmp_path / "handover")) == 1
     handover.close()
     assert names(tmp_path / "handover") == []
+
+
+async def test_the_loop_that_ends_things_ends_offers(
+    harness: Harness, lease: LeaseClaims, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = await offered(harness, lease)
+    (folder / "left").touch()
+    os.utime(folder / "left", (0, 0))
+    await harness.service.expiry.look()
+    assert names(folder) == [started.handover_name]
+    overdue = time.monotonic() + LIFETIME.total_seconds() + 1
+    monkeypatch.setattr(harness.service.handover, "_now", lambda: overdue)
+    await harness.service.expiry.look()
+    assert names(folder) == []
+    assert await refused(harness, lease, started.upload_id) is grpc.StatusCode.FAILED_PRECONDITION
+    await asyncio.to_thread(folder.rmdir)
+    await harness.service.expiry.look()
 
 
 async def test_what_a_dead_process_left_goes_when_it_is_old(tmp_path: Path) -> None:
