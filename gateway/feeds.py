@@ -137,6 +137,8 @@ class Seat:
             self.leave()
             return False
         self._task = self._feeds.spawn(self._catch_up(feed, watch))
+        # A task that is cancelled before its first step never comes to end the call.
+        self._task.add_done_callback(lambda _: watch.cancel())
         return True
 
     def hear(self, news: News) -> None:
