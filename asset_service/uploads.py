@@ -207,6 +207,8 @@ class Uploads:
                 ErrorReason.BODY_TOO_LARGE,
             )
         async with self._locks.hold(upload.upload_id):
+            # What lies in a file that was offered and not taken would need the room twice.
+            self._handover.end(upload.upload_id)
             await self._spool.write(upload.upload_id, piece.offset, piece.data)
 
     async def _finish(
