@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.promises is not None:
         promises.share(given.promises)
     source, sink = _claim_pipes()
-    # Both reach the whole group, from a terminal or a service manager; the worker decides what becomes of the tasks.
+    # A service manager sends them to every process of the worker, which decides what becomes of the tasks.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return Host(source, sink).serve(str(given.engine))
