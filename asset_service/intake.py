@@ -51,8 +51,10 @@ class Intake:
         try:
             sha256 = await self._spool.digest(upload.upload_id)
         finally:
-            found = await shape
-            await written
+            # Both to their end, whatever becomes of the other: nobody else owns them.
+            await asyncio.gather(shape, written, return_exceptions=True)
+        found = shape.result()
+        written.result()
         if sha256 != upload.sha256:
             await self._spool.restart(upload.upload_id)
             raise InvalidArgument(
