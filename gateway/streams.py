@@ -92,17 +92,15 @@ class Watch:
         self._call = self._backends.stream(self._route, self._request, (*entries, *self._more))
         try:
             async with asyncio.timeout(limit.total_seconds()):
-                state = _stream_state(await self._call.initial_metadata())
-                if state is None:
-                    # The service says no state: whether it takes the call is known with the first message.
-                    self._first = await self._read()
-                    return self._first is not None
+                return await self._begin()
         except TimeoutError:
             self.cancel()
             raise DeadlineExceeded from None
         except grpc.RpcError as error:
             raise of_rpc(error) from error
-        return state != "ended"
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """Give the messages of the call that is open, until it ends.
@@ -126,6 +124,20 @@ class Watch:
         if self._call is not None:
             self._call.cancel()
             self._call = None
+
+    async def _begin(self) -> bool:
+        """Return whether anything will come."""
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        state = _stream_state(await self._call.initial_metadata())
+        if task is not None and task.cancelling() > cancelled:
+            # Behind interceptors gRPC swallows it, and says that there is no metadata.
+            raise asyncio.CancelledError
+        if state is None:
+            # The service says no state: whether it takes the call is known with the first message.
+            self._first = await self._read()
+            return self._first is not None
+        return state != "ended"
 
     async def _read(self) -> Message | None:
         found = await self._call.read()

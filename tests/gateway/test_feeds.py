@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.feeds import News, Seat, Watched
-from gateway.streams import Access
+from gateway.streams import Access, Watch
 from service_kit.errors import AtelierError, NotFound, Unauthenticated, Unavailable
 from service_kit.identity import KeyKind, Owner
 from tests.gateway.conftest import MakeWorld, World
@@ -263,6 +263,39 @@ async def test_who_has_caught_up_is_not_told_again_what_the_stream_tells_others(
     assert await quick.until(21) == await slow.until(21) == every
     first.leave()
     second.leave()
+
+
+@pytest.mark.parametrize("company", [False, True], ids=["who opens a stream", "who joins one"])
+async def test_who_goes_at_any_moment_leaves_nothing_open(
+    world: World, log: JobLog, monkeypatch: pytest.MonkeyPatch, company: bool
+) -> None:
+    feeds = world.gateway.context.feeds
+    make, made = feeds.watch, []
+
+    def watch(watched: Watched, cursor: str, *, once: bool = False) -> Watch:
+        made.append(make(watched, cursor, once=once))
+        return made[-1]
+
+    stays = _seat(world, Client())
+    if company:
+        assert await stays.join()
+    monkeypatch.setattr(feeds, "watch", watch)
+    for steps in range(30):
+        seat = _seat(world, Client())
+        joining = asyncio.create_task(seat.join())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        done = joining.done()
+        joining.cancel()
+        await asyncio.wait([joining])
+        assert done or joining.cancelled(), f"cancelled after {steps} steps, and joined"
+        ended = seat.leave()
+        if ended is not None:
+            await asyncio.wait([ended])
+    assert len(made) > 10, "it was cancelled at many moments"
+    assert [watch._call for watch in made if watch._call is not None] == []
+    stays.leave()
+    await asyncio.wait_for(log.quiet(), 5)
 
 
 async def test_the_service_waits_while_nobody_can_take_more(world: World, log: JobLog) -> None:
