@@ -10,10 +10,11 @@ from datetime import timedelta
 from google.protobuf.message import Message
 
 from gateway.backends import Backends, Metadata, metadata
-from gateway.feeds import Feeds, Watched
+from gateway.feeds import Feeds
 from gateway.http import Exchange
 from gateway.http_rules import RpcRoute
 from gateway.identity import Credential, Identities, credential_of, on_behalf_of
+from gateway.news import Watched
 from gateway.open_streams import OpenStreams
 from gateway.rates import RateLimits
 from gateway.references import References

@@ -19,9 +19,10 @@ from typing import Any
 from gateway.backends import Metadata
 from gateway.context import Context
 from gateway.event_stream import EventStream
-from gateway.feeds import News, Seat, Watched
+from gateway.feeds import Seat
 from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute
+from gateway.news import News, Watched
 from gateway.render import dump
 from gateway.requests import message_class, query_pairs
 from gateway.sse import frame

@@ -11,9 +11,10 @@ from google.protobuf.message import Message
 from gateway.backends import Metadata
 from gateway.context import Context
 from gateway.event_stream import EventStream
-from gateway.feeds import News, Seat, Watched
+from gateway.feeds import Seat
 from gateway.http import Exchange, Reply
 from gateway.http_rules import RpcRoute
+from gateway.news import News, Watched
 from gateway.render import dump
 from gateway.sse import frame
 from gateway.status import error_body

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from gateway.feeds import News, Seat, Watched
+from gateway.feeds import Seat
+from gateway.news import News, Watched
 from gateway.streams import Access, Watch
 from service_kit.errors import AtelierError, NotFound, Unauthenticated, Unavailable
 from service_kit.identity import KeyKind, Owner
