@@ -62,7 +62,7 @@ class Saving:
         for some in _together(asset_ids):
             work = partial(self._save_some, caller, some, asked_at, key)
             try:
-                outcomes |= await self._finishing.run((caller.owner, *some), work)
+                outcomes |= await self._finishing.run(caller.owner, (caller.owner, *some), work)
             except Unavailable as error:
                 outcomes |= dict.fromkeys(some, error)
         results = [_result(asset_id, outcomes[asset_id]) for asset_id in asset_ids]

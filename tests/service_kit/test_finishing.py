@@ -11,7 +11,7 @@ from service_kit.finishing import Finishing
 
 
 async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() -> None:
-    finishing, began, may_end, done = Finishing(4), asyncio.Event(), asyncio.Event(), []
+    finishing, began, may_end, done = Finishing(8), asyncio.Event(), asyncio.Event(), []
 
     async def work(name: str) -> str:
         began.set()
@@ -19,13 +19,13 @@ async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() 
         done.append(name)
         return name
 
-    first = asyncio.create_task(finishing.run("key", lambda: work("first")))
+    first = asyncio.create_task(finishing.run("ann", "key", lambda: work("first")))
     await began.wait()
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
-    second = asyncio.create_task(finishing.run("key", lambda: work("second")))
-    other = asyncio.create_task(finishing.run("another key", lambda: work("other")))
+    second = asyncio.create_task(finishing.run("ann", "key", lambda: work("second")))
+    other = asyncio.create_task(finishing.run("ann", "another key", lambda: work("other")))
     may_end.set()
 
     assert await second == "second"
@@ -34,17 +34,24 @@ async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() 
 
 
 async def test_no_more_than_so_many_run_and_the_refusal_says_when_to_repeat() -> None:
-    finishing, never = Finishing(1), asyncio.Event()
-    running = asyncio.create_task(finishing.run("key", never.wait))
+    finishing, never = Finishing(2), asyncio.Event()
+    running = [asyncio.create_task(finishing.run("ann", "key", never.wait))]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable, match="half as many of one caller"):
+        await finishing.run("ann", "another key", never.wait)
+    running.append(asyncio.create_task(finishing.run("bob", "his key", never.wait)))
     await asyncio.sleep(0)
 
-    with pytest.raises(Unavailable, match="1 calls of this kind") as refused:
-        await finishing.run("another key", never.wait)
+    with pytest.raises(Unavailable, match="At most 2 calls of this kind") as refused:
+        await finishing.run("cid", "a third key", never.wait)
 
     assert refused.value.retry_after is not None
     await finishing.close()
-    with pytest.raises(asyncio.CancelledError):
-        await running
+    for one in running:
+        with pytest.raises(asyncio.CancelledError):
+            await one
+    never.set()
+    assert await finishing.run("ann", "key", never.wait)
 
 
 async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
@@ -56,8 +63,8 @@ async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
         await may_fail.wait()
         raise ValueError("the shelf broke")
 
-    waiting = asyncio.create_task(finishing.run("awaited", work))
-    left = asyncio.create_task(finishing.run("left", work))
+    waiting = asyncio.create_task(finishing.run("ann", "awaited", work))
+    left = asyncio.create_task(finishing.run("ann", "left", work))
     await asyncio.sleep(0)
     left.cancel()
     await asyncio.sleep(0)
