@@ -81,8 +81,8 @@ def _of_workers(file: Path, data_dir: str | None) -> list[Finding]:
 
 
 def _findings(printed: bytes) -> list[Finding]:
-    """The findings in whole lines of what the checkup printed."""
-    return [Finding(**json.loads(line)) for line in printed.split(b"\n")[:-1]]
+    """The findings in whole lines of what the checkup printed; a library that it loads may print lines of its own."""
+    return [Finding(**json.loads(line)) for line in printed.split(b"\n")[:-1] if line.startswith(b'{"check"')]
 
 
 def _tell(context: Context, findings: list[Finding]) -> None:

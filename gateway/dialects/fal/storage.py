@@ -48,11 +48,13 @@ async def upload(call: Call) -> Reply:
     """Bring a file in. Whoever has the address may do it, once: a repeat is answered as the first."""
     grant = call.kit.grants.read(call.query().text("grant"), _PURPOSE)
     call.act_for(grant)
+    # Before the body is read: the key may have been revoked since the address was made.
+    access = await call.access()
     content = await call.exchange.body(forms.MAX_FORM_BYTES, body_too_large)
     said = call.headers.get("content-type", "")
     await call.kit.context.references.from_bytes(
         content,
-        await call.access(),
+        access,
         field="file",
         content_type=said if said.startswith(_MEDIA) else "",
         reserved=grant.subject,
