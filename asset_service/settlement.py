@@ -23,6 +23,7 @@ from service_kit.storage_errors import is_full
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+_NOBODY = Owner("", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +220,10 @@ class Settling:
 async def _without_erased(
     tx: Transaction, jobs: Sequence[tuple[Ending, list[_Proven]]]
 ) -> list[tuple[Ending, list[_Proven]]]:
-    """Refuse, for good, to publish anything for owners that were erased; and keep no trace of them."""
+    """Refuse, for good, to publish anything for owners that were erased; of them no more is kept than the job's id."""
     erased = await tx.erased.among({ending.owner for ending, _ in jobs})
     return [
-        (Ending(ending.job_id, Owner("", ""), refusal=owner_erased().message), []) if ending.owner in erased else job
+        (Ending(ending.job_id, _NOBODY, refusal=owner_erased().message), []) if ending.owner in erased else job
         for job in jobs
         for ending in (job[0],)
     ]
@@ -265,5 +266,6 @@ async def _write(tx: Transaction, outcomes: Sequence[_Outcome]) -> bool:
     await tx.note_all(
         ("settled", one.owner, one.job_id, {"published": list(one.published), "lost": list(one.lost)})
         for one in settlements
+        if one.owner != _NOBODY
     )
     return bool(given_up or released)

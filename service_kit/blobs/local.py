@@ -198,14 +198,14 @@ class LocalBlobStore:
         _write_meta(draft / _META, info)
         _sync_folder(draft)
         for tries_left in reversed(range(_TRIES)):
-            _make_folders(final.parent, self._root)
             try:
+                _make_folders(final.parent, self._root)
                 draft.rename(final)
                 break
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                     raise AlreadyExists(f"The key {info.key} in {info.bucket} is taken.") from None
-                # The last blob beside it was deleted in this moment, and the folder with it.
+                # The last blob beside it was deleted in this moment, and the folder with it, or one above.
                 if error.errno != errno.ENOENT or not tries_left:
                     raise
         _sync_folder(final.parent)

@@ -79,3 +79,22 @@ async def test_who_leaves_while_a_file_is_opened_leaves_it_closed(
         # What closes it is a callback that nobody can wait for.
         while not (opened and opened[0].closed):  # noqa: ASYNC110
             await asyncio.sleep(0.001)
+
+
+async def test_a_folder_that_goes_while_a_blob_is_published_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever deletes the last blob beside it removes the folders above, at any moment: here before each is used."""
+    store, real, taken = LocalBlobStore(tmp_path), Path.mkdir, []
+
+    def mkdir(path: Path, *arguments: object, **options: object) -> None:
+        if path.name == "uploads" and len(taken) < 3:
+            taken.append(path)
+            path.parent.rmdir()
+        real(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    await store.put_bytes("workspace-temp", "default/ada/uploads/a", b"x", content_type="image/png")
+
+    assert len(taken) == 3
+    assert (tmp_path / "workspace-temp/default/ada/uploads/a.blob/data").read_bytes() == b"x"

@@ -412,6 +412,7 @@ async def test_late_items_are_claimed_given_files_and_forgotten(library: Storage
         assert (late.item_id, late.owner, late.asset_id, late.attempts) == ("i1", ANN, "of-i1", 1)
         assert await tx.late_items.claim(limit=5, claim=MINUTE) == []
         assert await tx.late_items.lock(late) == {""}
+        assert await tx.late_items.renditions_of(["i1", "i9"]) == {"i1": {""}}
         assert await tx.late_items.lock(replace(late, owner=BOB)) is None
         blob_id = await keep(tx, "thumb", ANN, "11")
         thumb = StoredFile("thumb_256", media("11", "image/webp"), Place("library", "key-thumb", "g1"))
