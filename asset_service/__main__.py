@@ -26,7 +26,6 @@ from asset_service.small_outputs import SmallOutputs
 from asset_service.spool import Spool
 from asset_service.storage import MIGRATIONS, Storage
 from asset_service.sweep import Sweep
-from asset_service.tasks import Unbroken
 from asset_service.upload_servicer import UploadServicer
 from asset_service.uploads import Uploads
 from asset_service.watch import Watchers
@@ -40,6 +39,7 @@ from service_kit.deletion_pause import pausing
 from service_kit.events import WakeUps
 from service_kit.events.exchange import open_exchange
 from service_kit.events.followers import Changes
+from service_kit.finishing import Unbroken
 from service_kit.health import HealthBoard
 from service_kit.keyring import Keyrings
 from service_kit.process import run

@@ -28,12 +28,12 @@ from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
 from asset_service.storage import Storage
-from asset_service.tasks import Unbroken
 from asset_service.uploads import Nudge
 from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET
 from service_kit.errors import DeadlineExceeded, ErrorReason, FailedPrecondition, InvalidArgument, ResourceExhausted
+from service_kit.finishing import Unbroken
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 

@@ -23,11 +23,11 @@ from asset_service.domain import (
 from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.storage import Storage
-from asset_service.tasks import Unbroken
 from asset_service.watch import Watchers
 from service_kit import crash
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
 from service_kit.errors import Aborted, ErrorReason, FailedPrecondition, Internal, NotFound
+from service_kit.finishing import Unbroken
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 from service_kit.telemetry import get_logger

@@ -13,7 +13,6 @@ from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
 from asset_service.storage import Storage
-from asset_service.tasks import Unbroken
 from service_kit import crash
 from service_kit.errors import (
     ErrorReason,
@@ -22,6 +21,7 @@ from service_kit.errors import (
     NotFound,
     ResourceExhausted,
 )
+from service_kit.finishing import Unbroken
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 

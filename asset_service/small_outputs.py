@@ -24,7 +24,6 @@ from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
-from asset_service.tasks import Unbroken
 from asset_service.uploads import Nudge, check_same_renditions
 from service_kit import crash
 from service_kit.batching import Batcher
@@ -38,6 +37,7 @@ from service_kit.errors import (
     NotFound,
     ResourceExhausted,
 )
+from service_kit.finishing import Unbroken
 
 MAX_BYTES = 8 << 20
 """The most bytes of an output and its renditions in one message."""

@@ -23,7 +23,6 @@ from asset_service.locks import UploadLocks
 from asset_service.receipts import Receipts
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
-from asset_service.tasks import Unbroken
 from service_kit import crash
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import (
@@ -34,6 +33,7 @@ from service_kit.errors import (
     PermissionDenied,
     ResourceExhausted,
 )
+from service_kit.finishing import Unbroken
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -17,7 +17,7 @@ from library_service.storage.saves import NewItem
 from service_kit import crash
 from service_kit.errors import Aborted, AtelierError, InvalidArgument, NotFound, Unavailable
 from service_kit.events.followers import Changes
-from service_kit.finishing import Finishing
+from service_kit.finishing import OneAtATime
 from service_kit.identity import Caller
 from service_kit.ids import new_id, parse_id
 from service_kit.telemetry import get_logger
@@ -40,11 +40,11 @@ class Saving:
         self._copier = copier
         self._deliveries = deliveries
         self._changes = changes
-        self._finishing = Finishing(_AT_ONCE)
+        self._begun = OneAtATime(_AT_ONCE)
 
     async def close(self) -> None:
         """Break off what is being saved; what that leaves is given up later, as after a crash."""
-        await self._finishing.close()
+        await self._begun.break_off()
 
     async def save(self, caller: Caller, asset_ids: Sequence[str], key: str = "") -> list[SaveResult]:
         """Save assets of the caller's workspace. Returns what became of each, in the order that was asked.
@@ -62,7 +62,7 @@ class Saving:
         for some in _together(asset_ids):
             work = partial(self._save_some, caller, some, asked_at, key)
             try:
-                outcomes |= await self._finishing.run(caller.owner, (caller.owner, *some), work)
+                outcomes |= await self._begun.run(caller.owner, (caller.owner, *some), work)
             except Unavailable as error:
                 outcomes |= dict.fromkeys(some, error)
         results = [_result(asset_id, outcomes[asset_id]) for asset_id in asset_ids]

@@ -1,8 +1,4 @@
-"""Work that is done to its end once it began, though whoever asked for it has gone, and once at a time for each key.
-
-A call that was cut is repeated. Were its work thrown away, a busy service would begin the same work again and again and
-finish none of it; so the repetition waits for what runs, and finds it done.
-"""
+"""Work of calls that comes to its end once it began, though whoever asked for it has gone."""
 
 from __future__ import annotations
 
@@ -20,12 +16,54 @@ _T = TypeVar("_T")
 _RETRY_AFTER = timedelta(seconds=1)
 
 
-class Finishing:
-    """Owns work of calls. Start nothing more before `close`."""
+class Unbroken:
+    """Owns such work, and waits for it at the end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Return what the work returns. A caller that is cancelled goes at once; the work goes on."""
+        return await self.result_of(self.begin(work))
+
+    def begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Return the task that does the work; `result_of` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def result_of(self, task: asyncio.Task[_T]) -> _T:
+        """Return what came of work; when it fails and its caller has gone, the log tells."""
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_tell)
+            raise
+
+    async def close(self) -> None:
+        """Wait for all that is going on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def break_off(self) -> None:
+        """Cancel what is going on, and wait until it has ended."""
+        for task in self._tasks:
+            task.cancel()
+        await self.close()
+
+
+class OneAtATime:
+    """Unbroken work of which the same is done once at a time, and a bounded number in all.
+
+    A call that was cut is repeated. Were its work thrown away, a busy service would begin the same work again and again
+    and finish none of it; so the repetition waits for what runs, and finds it done.
+    """
 
     def __init__(self, most: int) -> None:
         """Let at most so many run at once, and half as many of one party, so that nobody keeps all others out."""
         self._most = most
+        self._unbroken = Unbroken()
         self._running: dict[Hashable, asyncio.Task[Any]] = {}
         self._of_party: Counter[Hashable] = Counter()
 
@@ -45,28 +83,21 @@ class Finishing:
         if len(self._running) >= self._most or self._of_party[party] * 2 >= self._most:
             message = f"At most {self._most} calls of this kind are worked on at once, and half as many of one caller; "
             raise Unavailable(message + "repeat in a second.", retry_after=_RETRY_AFTER)
-        task = asyncio.create_task(work())
-        self._running[key] = task
+        task = self._running[key] = self._unbroken.begin(work())
         self._of_party[party] += 1
+        # Not in the work itself: one that is cancelled before its first step never runs.
         task.add_done_callback(lambda _: self._ended(party, key))
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_tell)
-            raise
+        return await self._unbroken.result_of(task)
+
+    async def break_off(self) -> None:
+        """Cancel what runs, and wait until it has ended: at the end of the process, when nothing more begins."""
+        await self._unbroken.break_off()
 
     def _ended(self, party: Hashable, key: Hashable) -> None:
         del self._running[key]
         self._of_party[party] -= 1
         if not self._of_party[party]:
             del self._of_party[party]
-
-    async def close(self) -> None:
-        """Cancel what runs and wait until it has ended."""
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 def _tell(task: asyncio.Task[Any]) -> None:

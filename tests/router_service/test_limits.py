@@ -94,6 +94,23 @@ async def test_exactly_as_many_run_as_may_in_all_pools_together(router: Router) 
     assert (await wan.take()).ref.job_id
 
 
+@pytest.mark.parametrize("bounded", ["owner", "key"])
+async def test_a_job_that_is_to_be_counted_is_not_leased_as_it_is_accepted(router: Router, bounded: str) -> None:
+    await router.service.tasks.stop_one("router.leasing")
+    one = await router.worker(free=4)
+    await one.heartbeat()
+    stub, _ = await router.key_of("ann", **({"running_jobs": 1} if bounded == "key" else {}))
+    free, _ = await router.key_of("bob")
+    if bounded == "owner":
+        await allow(router, "ann", running_jobs=1)
+    with router.service.dispatch.leasing():
+        unbounded = (await free.GenerateContent(request())).job_id
+        assert (await one.take()).ref.job_id == unbounded
+        for _ in range(2):
+            await stub.GenerateContent(request())
+    assert await router.service.dispatch.lease_waiting() == 1
+
+
 async def test_the_settings_limit_those_for_whom_nothing_was_set(tmp_path: Path) -> None:
     flags = {"router.queued_jobs_per_owner": "1", "router.running_jobs_per_owner": "1"}
     async with running_router(tmp_path, **flags) as router:

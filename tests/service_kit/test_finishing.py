@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from service_kit.errors import Unavailable
-from service_kit.finishing import Finishing
+from service_kit.finishing import OneAtATime
 
 
 async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() -> None:
-    finishing, began, may_end, done = Finishing(8), asyncio.Event(), asyncio.Event(), []
+    finishing, began, may_end, done = OneAtATime(8), asyncio.Event(), asyncio.Event(), []
 
     async def work(name: str) -> str:
         began.set()
@@ -34,7 +34,7 @@ async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() 
 
 
 async def test_no_more_than_so_many_run_and_the_refusal_says_when_to_repeat() -> None:
-    finishing, never = Finishing(2), asyncio.Event()
+    finishing, never = OneAtATime(2), asyncio.Event()
     running = [asyncio.create_task(finishing.run("ann", "key", never.wait))]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="half as many of one caller"):
@@ -46,7 +46,7 @@ async def test_no_more_than_so_many_run_and_the_refusal_says_when_to_repeat() ->
         await finishing.run("cid", "a third key", never.wait)
 
     assert refused.value.retry_after is not None
-    await finishing.close()
+    await finishing.break_off()
     for one in running:
         with pytest.raises(asyncio.CancelledError):
             await one
@@ -57,7 +57,7 @@ async def test_no_more_than_so_many_run_and_the_refusal_says_when_to_repeat() ->
 async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
     caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    finishing, may_fail = Finishing(4), asyncio.Event()
+    finishing, may_fail = OneAtATime(4), asyncio.Event()
 
     async def work() -> None:
         await may_fail.wait()
@@ -72,5 +72,5 @@ async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
 
     with pytest.raises(ValueError, match="the shelf broke"):
         await waiting
-    await finishing.close()
+    await finishing.break_off()
     assert "unawaited_work_failed" in caplog.text + "".join(capsys.readouterr())
