@@ -219,7 +219,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     await schema_ready(db, MIGRATIONS, listen=settings.asset.listen)
     await service.spool.prepare()
     await service.handover.prepare()
-    stack.callback(service.handover.close)
+    stack.push_async_callback(service.handover.close)
     stack.callback(service.locks.close)
     stack.push_async_callback(service.probe.close)
     stack.push_async_callback(service.renderer.close)

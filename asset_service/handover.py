@@ -51,20 +51,20 @@ class Handover:
 
     async def clear(self) -> None:
         """End the offers whose time is over, and remove whatever else has been in the folder for long enough."""
-        self._end_overdue()
+        await self._end_overdue()
         await asyncio.to_thread(_clear, self._folder)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End all offers."""
         for upload_id in list(self._offers):
-            self.end(upload_id)
+            await self.end(upload_id)
 
-    def offer(self, upload_id: str) -> str:
+    async def offer(self, upload_id: str) -> str:
         """Make an empty file for the bytes of an upload. Returns its name; an earlier one for the upload is gone."""
-        self.end(upload_id)
-        self._end_overdue()
-        if len(self._offers) >= MOST:
-            self.end(next(iter(self._offers)))
+        await self.end(upload_id)
+        await self._end_overdue()
+        while len(self._offers) >= MOST:
+            await self.end(next(iter(self._offers)))
         name = secrets.token_hex(16)
         try:
             file = os.open(self._folder / name, _NEW, 0o600)
@@ -88,18 +88,22 @@ class Handover:
         self._unlink(offer)
         return offer.file
 
-    def end(self, upload_id: str) -> None:
+    async def end(self, upload_id: str) -> None:
         """End the offer for an upload, if there is one."""
         offer = self._offers.pop(upload_id, None)
         if offer is not None:
-            os.close(offer.file)
-            self._unlink(offer)
+            # Off the event loop, for to give back what a large file takes may last; and also when the caller goes.
+            await asyncio.shield(asyncio.to_thread(self._remove, offer))
 
-    def _end_overdue(self) -> None:
+    async def _end_overdue(self) -> None:
         before = self._now() - LIFETIME.total_seconds()
         for upload_id, offer in list(self._offers.items()):
             if offer.made_at < before:
-                self.end(upload_id)
+                await self.end(upload_id)
+
+    def _remove(self, offer: _Offer) -> None:
+        self._unlink(offer)
+        os.close(offer.file)
 
     def _unlink(self, offer: _Offer) -> None:
         with suppress(OSError):

@@ -118,7 +118,7 @@ class Uploads:
             if upload.state is UploadState.STAGED:
                 return Started(upload.upload_id, upload.size_bytes)
             received_bytes = await self._spool.open(upload.upload_id)
-            name = self._handover.offer(upload.upload_id) if handover and not received_bytes else ""
+            name = await self._handover.offer(upload.upload_id) if handover and not received_bytes else ""
             return Started(upload.upload_id, received_bytes, name)
 
     async def collect(self, lease: LeaseClaims, upload_id: str) -> int:
@@ -208,7 +208,7 @@ class Uploads:
             )
         async with self._locks.hold(upload.upload_id):
             # What lies in a file that was offered and not taken would need the room twice.
-            self._handover.end(upload.upload_id)
+            await self._handover.end(upload.upload_id)
             await self._spool.write(upload.upload_id, piece.offset, piece.data)
 
     async def _finish(

@@ -31,9 +31,12 @@ def begins_after(request: Message, headers: Mapping[str, str]) -> str:
 
     The header `Last-Event-ID` wins over the field `after` in the query, which EventSource repeats.
     """
-    said: str = headers.get(LAST_EVENT_ID) or getattr(request, AFTER)
-    # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
-    return said if len(said) <= MAX_CURSOR else ""
+    if said := headers.get(LAST_EVENT_ID, ""):
+        # What is too long to be a cursor is an unknown one: the stream begins with a snapshot.
+        return said if len(said) <= MAX_CURSOR else ""
+    # A field that is too long is refused by the service, as the contract says.
+    found: str = getattr(request, AFTER)
+    return found
 
 
 def cursor_of(message: Message) -> str:

@@ -122,9 +122,9 @@ async def test_a_replica_that_offered_nothing_gets_the_bytes(
 ) -> None:
     offer = harness.service.handover.offer
 
-    def lost(upload_id: str) -> str:
-        name = offer(upload_id)
-        harness.service.handover.end(upload_id)
+    async def lost(upload_id: str) -> str:
+        name = await offer(upload_id)
+        await harness.service.handover.end(upload_id)
         (folder / name).touch()
         return name
 
@@ -179,7 +179,10 @@ async def test_what_is_written_after_it_was_taken_changes_nothing(
         await collect(harness, lease, started.upload_id)
         file.seek(0)
         file.write(SECRET)
-    await harness.finish(lease, started.upload_id)
+    finished = await harness.finish(lease, started.upload_id)
+    await harness.settle(lease.job_id, {0: finished.receipt})
+    (asset,) = await harness.listed()
+    assert asset.media.sha256 == hashlib.sha256(PICTURE).hexdigest()
 
 
 async def test_other_bytes_than_announced_are_refused(harness: Harness, lease: LeaseClaims, folder: Path) -> None:
@@ -195,14 +198,14 @@ async def test_offers_are_few_and_short(tmp_path: Path) -> None:
     now = 0.0
     handover = Handover(tmp_path / "handover", now=lambda: now)
     await handover.prepare()
-    assert len({handover.offer(str(number)) for number in range(MOST + 1)}) == MOST + 1
+    assert len({await handover.offer(str(number)) for number in range(MOST + 1)}) == MOST + 1
     with pytest.raises(FailedPrecondition):
         handover.take("0")
     os.close(handover.take("1"))
     now = LIFETIME.total_seconds() + 1
-    handover.offer("new")
+    await handover.offer("new")
     assert len(names(tmp_path / "handover")) == 1
-    handover.close()
+    await handover.close()
     assert names(tmp_path / "handover") == []
 
 

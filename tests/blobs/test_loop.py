@@ -47,6 +47,8 @@ async def measured_lag() -> AsyncIterator[list[float]]:
 async def transfer(store: BlobStore, count: int) -> list[float]:
     async with measured_lag() as lags:
         info = await store.put(BUCKET, "large", zeros(count), content_type="video/mp4")
+        # However fast the disk is: a loop that wrote by itself would not have ticked at all.
+        assert len(lags) > 5
         received = 0
         async for piece in store.open_range(BUCKET, "large"):
             received += len(piece)

@@ -7,44 +7,20 @@ moves while it is looked at.
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import hypothesis
 import pytest
 import requests
-import schemathesis
-from schemathesis.checks import load_all_checks
-from schemathesis.generation import GenerationMode
 
 from gateway import examples
 from gateway.examples import EXAMPLES
-from gateway.openapi import document
+from tests.gateway.fuzzing import explore_all
 from tests.support.system import UpProcess, up_process
 
 EXAMPLES_EACH = 12
 WANTED = 0.9
-STREAM = "text/event-stream"
-CHECKS = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_headers_conformance",
-    "response_schema_conformance",
-)
-
-
-class Session(requests.Session):
-    """Leaves a stream of events after its first bytes; it would never end."""
-
-    def send(self, request: requests.PreparedRequest, **options: Any) -> requests.Response:
-        response = super().send(request, **{**options, "stream": True})
-        if response.headers.get("content-type", "").startswith(STREAM):
-            response._content = next(response.iter_content(64), b"")
-            response.close()
-        return response
 
 
 class Things:
@@ -111,6 +87,9 @@ class Things:
         _, _, bucket, key = url.path.split("/", 3)
         return {"bucket": bucket, "key": key}, dict(parse_qsl(url.query))
 
+    def tidy(self) -> None:
+        """Leave everything: without a worker nothing goes on."""
+
     def make_real(self, case: Any) -> None:
         """Let a case name things that are there."""
         name = case.operation.definition.raw["operationId"]
@@ -146,68 +125,15 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
 
 
 def test_every_operation_answers_as_the_document_says(up: UpProcess) -> None:
-    schema: Any = schemathesis.openapi.from_dict(document())
-    things = Things(up)
-    statuses: dict[str, Counter[int]] = defaultdict(Counter)
-    load_all_checks()
-    checks = schemathesis.checks.CHECKS.get_by_names(CHECKS)
-    rejects = schemathesis.checks.CHECKS.get_one("negative_data_rejection")
-    session = Session()
-
-    def ask(case: Any) -> None:
-        response = case.call(base_url=up.url, session=session, headers={"x-api-key": up.key}, timeout=20)
-        statuses[case.operation.label][response.status_code] += 1
-        # Of a cursor in the query and one in the header the header wins, and the other is not looked at.
-        resumes = "Last-Event-ID" in case.headers
-        case.validate_response(response, checks=checks if resumes else [*checks, rejects])
-
-    found = [result.ok() for result in schema.get_all_operations()]
-    operations = [each for each in found if each.definition.raw["operationId"] in EXAMPLES]
-    assert len(operations) == len(EXAMPLES)
-    for operation in operations:
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            explore(operation, mode, things, ask)
+    statuses = explore_all(
+        up.url,
+        EXAMPLES,
+        Things(up),
+        headers={"x-api-key": up.key},
+        # Of a cursor in the query and one in the header the header wins, and the other is not looked at. An empty
+        # parameter is one that is not set.
+        may_take=lambda case: "Last-Event-ID" in case.headers or "" in (case.query or {}).values(),
+        examples_each=EXAMPLES_EACH,
+    )
     reached = [name for name, found in statuses.items() if any(200 <= status < 300 for status in found)]
-    assert len(reached) >= WANTED * len(operations), set(statuses) - set(reached)
-    assert not [name for name, found in statuses.items() if any(status >= 500 for status in found)]
-
-
-def forget_identity(case: Any) -> None:
-    """Take away the keys and cookies that were made up, so that more than the door is tested."""
-    case.cookies.clear()
-    for name in [name for name in case.headers if name.lower() in ("authorization", "x-api-key", "cookie")]:
-        del case.headers[name]
-
-
-class MakesReal(Protocol):
-    """Lets cases name what is there."""
-
-    def make_real(self, case: Any) -> None:
-        """Let a case name things that are there."""
-
-
-def explore(
-    operation: Any,
-    mode: GenerationMode,
-    things: MakesReal,
-    ask: Callable[[Any], None],
-    examples_each: int = EXAMPLES_EACH,
-) -> None:
-    """Send cases of an operation; every other one names things that are there."""
-    turn = itertools.count()
-
-    @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
-    @hypothesis.settings(max_examples=examples_each, suppress_health_check=list(hypothesis.HealthCheck))
-    def check(case: Any) -> None:
-        each = next(turn)
-        if mode is GenerationMode.POSITIVE and each % 2 == 0:
-            things.make_real(case)
-        if each % 4:
-            forget_identity(case)
-        ask(case)
-
-    try:
-        check()
-    except hypothesis.errors.Unsatisfiable:
-        # An operation without parameters and body has nothing that could be wrong.
-        assert mode is GenerationMode.NEGATIVE and not operation.definition.raw.get("parameters")
+    assert len(reached) >= WANTED * len(EXAMPLES), set(statuses) - set(reached)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import base64
 import os
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import requests
-import schemathesis
-from schemathesis.checks import load_all_checks
-from schemathesis.generation import GenerationMode
 
 from gateway import examples
 from gateway.dialects.registry import DIALECTS
-from gateway.openapi import document
 from gateway.openapi_dialects import example_of_endpoint, operation_id
-from tests.gateway.test_schemathesis import CHECKS, Session, explore
+from tests.gateway.fuzzing import explore_all
 from tests.support.system import UpProcess, up_process
 
 EXAMPLES_EACH = int(os.environ.get("FUZZ_EXAMPLES", "0")) or 3
@@ -78,7 +73,7 @@ class Things:
         told = self._post("/fal/storage/upload/initiate", json={})
         return str(told["upload_url"]).partition("grant=")[2]
 
-    def cancel_all(self) -> None:
+    def tidy(self) -> None:
         """Cancel what waits, so that nothing waits behind it."""
         waiting = self.http.get(f"{self.up.url}/v1/jobs", params={"state": "queued"}, timeout=20).json()["jobs"]
         for job in waiting:
@@ -141,28 +136,14 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
 
 
 def test_every_operation_of_a_dialect_answers_as_the_document_says(up: UpProcess) -> None:
-    schema: Any = schemathesis.openapi.from_dict(document())
-    things = Things(up)
-    statuses: dict[str, Counter[int]] = defaultdict(Counter)
-    load_all_checks()
-    checks = schemathesis.checks.CHECKS.get_by_names(CHECKS)
-    rejects = schemathesis.checks.CHECKS.get_one("negative_data_rejection")
-    session = Session()
-
-    def ask(case: Any) -> None:
-        headers = {"authorization": f"Bearer {up.key}"}
-        response = case.call(base_url=up.url, session=session, headers=headers, timeout=20)
-        statuses[case.operation.definition.raw["operationId"]][response.status_code] += 1
+    statuses = explore_all(
+        up.url,
+        EXAMPLE,
+        Things(up),
+        headers={"authorization": f"Bearer {up.key}"},
         # In a form every value is a text, whatever it was meant to be.
-        as_form = "form-data" in (case.media_type or "")
-        case.validate_response(response, checks=checks if as_form else [*checks, rejects])
-
-    found = [result.ok() for result in schema.get_all_operations()]
-    operations = [each for each in found if each.definition.raw["operationId"] in EXAMPLE]
-    assert len(operations) == len(EXAMPLE)
-    for operation in operations:
-        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-            explore(operation, mode, things, ask, EXAMPLES_EACH)
-        things.cancel_all()
+        may_take=lambda case: "form-data" in (case.media_type or ""),
+        examples_each=EXAMPLES_EACH,
+    )
     reached = {name for name, seen in statuses.items() if any(200 <= status < 300 for status in seen)}
     assert len(reached) >= WANTED * (len(EXAMPLE) - len(NEVER)), set(EXAMPLE) - reached - NEVER
