@@ -85,7 +85,8 @@ async def test_a_folder_that_goes_while_a_blob_is_published_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever deletes the last blob beside it removes the folders above, at any moment: here before each is used."""
-    store, real, taken = LocalBlobStore(tmp_path), Path.mkdir, []
+    store, real = LocalBlobStore(tmp_path), Path.mkdir
+    taken: list[Path] = []
 
     def mkdir(path: Path, *arguments: object, **options: object) -> None:
         if path.name == "uploads" and len(taken) < 3:

@@ -20,11 +20,6 @@ LONGEST_LAG_S = 1.0
 USUAL_LAG_S = 0.05
 
 
-async def zeros(count: int) -> AsyncIterator[bytes]:
-    for _ in range(count):
-        yield CHUNK
-
-
 @asynccontextmanager
 async def measured_lag() -> AsyncIterator[list[float]]:
     """Give a list that fills with how late the loop was, every 2 ms."""
@@ -46,9 +41,14 @@ async def measured_lag() -> AsyncIterator[list[float]]:
 
 async def transfer(store: BlobStore, count: int) -> list[float]:
     async with measured_lag() as lags:
-        info = await store.put(BUCKET, "large", zeros(count), content_type="video/mp4")
-        # However fast the disk is: a loop that wrote by itself would not have ticked at all.
-        assert len(lags) > 5
+
+        async def zeros() -> AsyncIterator[bytes]:
+            for _ in range(count):
+                yield CHUNK
+            # However fast the disk is: a loop that wrote by itself would not have ticked at all.
+            assert len(lags) > 5
+
+        info = await store.put(BUCKET, "large", zeros(), content_type="video/mp4")
         received = 0
         async for piece in store.open_range(BUCKET, "large"):
             received += len(piece)
