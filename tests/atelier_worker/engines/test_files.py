@@ -223,5 +223,6 @@ def test_a_picture_and_its_thumbnails_are_written_at_once_and_are_what_they_are_
     assert {kind: file.read_bytes() for kind, file in renditions.items()} == {
         kind: file.read_bytes() for kind, file in thumbnails.items()
     }
-    with pytest.raises(OSError, match="No such file"):
-        files.save_picture(picture, tmp_path / "nowhere", made)
+    (tmp_path / "full" / "image.png").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        files.save_picture(picture, tmp_path / "full", made)
