@@ -88,7 +88,7 @@ test-engines: $(ENGINES)/installed ## test the engines on the real libraries wit
 	WITH_ENGINES=1 $(ENGINES)/bin/pytest tests/engines
 
 test-gpu: $(ENGINES)/installed ## test and measure the engines on a GPU; skipped where there is none
-	WITH_ENGINES=1 $(ENGINES)/bin/pytest tests/gpu -s -rs -o faulthandler_timeout=900
+	WITH_ENGINES=1 $(ENGINES)/bin/pytest tests/gpu -s -rs -o faulthandler_timeout=900 -o timeout=870
 
 screenshot: browser | $(PLAYWRIGHT) ## take the picture of the page that the documents show
 	PYTHONPATH=$(PLAYWRIGHT):. $(BIN)/python scripts/screenshot.py docs/images/page.webp

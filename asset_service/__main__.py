@@ -17,6 +17,7 @@ from asset_service.lease_rules import LeaseRules
 from asset_service.locks import UploadLocks
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
+from asset_service.references import References
 from asset_service.removal import Removal
 from asset_service.renditions import Renditions
 from asset_service.resumable_uploads import ResumableUploads
@@ -32,6 +33,8 @@ from asset_service.watch import Watchers
 from asset_service.wire import Encoder, said_provenance
 from asset_service.workspace import Workspace
 from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, open_store
+from service_kit.capabilities import Capabilities
+from service_kit.channels import NOBODY_NEAR, Near
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.database_clock import DatabaseClock
@@ -95,7 +98,7 @@ class Service:
         self.server = GrpcServer(
             "asset",
             listen=settings.asset.listen,
-            servicers=self._servicers(Receipts(capabilities), Encoder(signer, settings.asset.media_url_ttl)),
+            servicers=self._servicers(capabilities, Encoder(signer, settings.asset.media_url_ttl)),
             verifier=rings.identity_verifier(clock),
             health=self.health,
             capabilities=capabilities,
@@ -111,7 +114,8 @@ class Service:
     async def _ask_store(self) -> None:
         await self.store.stat(WORKSPACE_BUCKET, "health")
 
-    def _servicers(self, receipts: Receipts, encoder: Encoder) -> list[Registration]:
+    def _servicers(self, capabilities: Capabilities, encoder: Encoder) -> list[Registration]:
+        receipts = Receipts(capabilities)
         expiry = self.settings.asset.asset_expiry
         workspace = Workspace(
             self.storage,
@@ -135,11 +139,12 @@ class Service:
         imports = Imports(self.storage)
         uploads, client_uploads = self._uploads(receipts), self._client_uploads(imports)
         resumable = self._resumable_uploads(client_uploads)
+        references = References(self.store, self.handover)
         self.small_outputs = self._small_outputs(receipts)
         return [
             AssetServicer(workspace, self.watchers, encoder, self.sweep, self.erasure).registration,
             UploadServicer(
-                uploads, self.small_outputs, client_uploads, resumable, imports, self.store, encoder
+                uploads, self.small_outputs, client_uploads, resumable, imports, references, encoder, capabilities
             ).registration,
             AssetControlServicer(settling, holds, workspace, item_copies, encoder).registration,
         ]
@@ -241,15 +246,15 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     return service
 
 
-async def start(settings: Settings) -> Running:
-    """Start the asset service; returns when it serves.
+async def start(settings: Settings, near: Near = NOBODY_NEAR) -> Running:
+    """Start the asset service, which calls nobody, near or far; returns when it serves.
 
     Raises:
         FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
     """
     async with AsyncExitStack() as stack:
         service = await open_service(settings, stack)
-        return Running("asset", service.server.target, stack.pop_all().aclose)
+        return Running("asset", service.server.target, stack.pop_all().aclose, service.server.near)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from asset_service.domain import (
@@ -23,7 +24,7 @@ from asset_service.domain import (
     upload_key,
 )
 from asset_service.imports import Imports, take_provenance
-from asset_service.intake import Intake
+from asset_service.intake import Begun, Intake
 from asset_service.locks import UploadLocks
 from asset_service.removal import Removal
 from asset_service.spool import Spool
@@ -55,6 +56,24 @@ class Announced:
     size_bytes: int
     sha256: str
     import_key: str = ""
+
+    def upload(self, upload_id: str, asset_id: str, owner: Owner, *, deadline_at: datetime) -> Upload:
+        """Return the upload that takes the file in, which is of no job and has nothing yet."""
+        return Upload(
+            upload_id=upload_id,
+            asset_id=asset_id,
+            owner=owner,
+            job_id=None,
+            stage=0,
+            fence=0,
+            asset_index=0,
+            rendition=None,
+            key=upload_key(owner, upload_id, job_id=None, fence=0, asset_index=0),
+            size_bytes=self.size_bytes,
+            sha256=self.sha256,
+            state=UploadState.OPEN,
+            deadline_at=deadline_at,
+        )
 
 
 class _BroughtInMeanwhile(Exception):
@@ -133,21 +152,7 @@ class ClientUploads:
     async def _begin(self, upload_id: str, asset_id: str, owner: Owner, announced: Announced) -> Upload:
         async with self._storage.write() as tx:
             await tx.erased.refuse(owner)
-            upload = Upload(
-                upload_id=upload_id,
-                asset_id=asset_id,
-                owner=owner,
-                job_id=None,
-                stage=0,
-                fence=0,
-                asset_index=0,
-                rendition=None,
-                key=upload_key(owner, upload_id, job_id=None, fence=0, asset_index=0),
-                size_bytes=announced.size_bytes,
-                sha256=announced.sha256,
-                state=UploadState.OPEN,
-                deadline_at=await tx.now() + self._upload_ttl,
-            )
+            upload = announced.upload(upload_id, asset_id, owner, deadline_at=await tx.now() + self._upload_ttl)
             await tx.uploads.add(upload)
         crash.reach("asset.upload.started")
         await self._spool.open(upload_id)
@@ -186,10 +191,8 @@ class ClientUploads:
             InvalidArgument: it is not what was announced, or not a picture or video that is taken.
             FailedPrecondition: the upload was given up.
         """
-        media = await self._intake.measured(upload)
-        _check_type(announced.content_type, media)
-        said = {} if announced.import_key else await self._intake.described(upload)
-        generation = await self._intake.publish(upload, media)
+        begins = [partial(self._intake.begin, upload)]
+        (media, said), (generation,) = await self._intake.write_checked(begins, partial(self._checked, announced))
         crash.reach("asset.upload.finished.blob")
         async with self._storage.write() as tx:
             if not await tx.uploads.stage(replace(upload, state=UploadState.STAGED)):
@@ -232,6 +235,13 @@ class ClientUploads:
         self._watchers.notify(asset.owner)
         self._nudge()
         return asset
+
+    async def _checked(self, announced: Announced, begun: Sequence[Begun]) -> tuple[Media, Mapping[str, Any]]:
+        """Wait for what a file is. Returns that, and how it says that it was made."""
+        [one] = begun
+        media = await one.media
+        _check_type(announced.content_type, media)
+        return media, {} if announced.import_key else await self._intake.described(one.upload)
 
 
 def check_announced(announced: Announced) -> None:

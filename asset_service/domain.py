@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import lru_cache
 
+from asset_service.shape_domain import Shape
 from service_kit.blobs import WORKSPACE_BUCKET, key_segment
 from service_kit.identity import Owner
 from service_kit.ids import asset_id as output_asset_id
@@ -100,6 +101,11 @@ class Media:
     width: int
     height: int
     duration_ms: int | None = None
+
+    @classmethod
+    def of(cls, shape: Shape, size_bytes: int, sha256: str) -> Media:
+        """Return what bytes of this size and digest are, which were measured."""
+        return cls(shape.content_type, size_bytes, sha256, shape.width, shape.height, shape.duration_ms)
 
     @property
     def format(self) -> MediaFormat:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from asset_service.domain import Media, Upload
-from asset_service.media import Shape
+from asset_service.media import HEAD_BYTES, sniff
+from asset_service.shape_domain import Shape
 from asset_service.spool import Spool
 from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore
 from service_kit.errors import (
@@ -22,6 +25,18 @@ from service_kit.errors import (
 
 Measure = Callable[[Path], Awaitable[Shape]]
 Describe = Callable[[Path], Awaitable[Mapping[str, Any]]]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """An upload that has all its bytes, with their digest; what the bytes are is being found out."""
+
+    upload: Upload
+    media: asyncio.Task[Media]
+
+
+Begin = Callable[[], Awaitable[Begun]]
 
 
 class Intake:
@@ -33,18 +48,23 @@ class Intake:
         self._measure = measure
         self._describe = describe
 
-    async def measured(self, upload: Upload) -> Media:
-        """Check a spooled file against what was announced, and measure it.
+    async def begin(self, upload: Upload) -> Begun:
+        """Begin to check a spooled file against what was announced, and to measure it.
+
+        What it is comes later, or InvalidArgument: `digest_mismatch`, after which the upload begins anew; or
+        `unsupported_media`.
 
         Raises:
             FailedPrecondition: `incomplete_upload`.
-            InvalidArgument: `digest_mismatch`, after which the upload begins anew; or `unsupported_media`.
         """
         size_bytes = await self._spool.open(upload.upload_id)
         if size_bytes != upload.size_bytes:
             raise FailedPrecondition(
                 f"The upload has {size_bytes} of {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
             )
+        return Begun(upload, asyncio.create_task(self._check(upload), name="intake.check"))
+
+    async def _check(self, upload: Upload) -> Media:
         # A child reads the file while we do, and the disk writes what it has not written yet.
         shape = asyncio.create_task(self._measured(upload.upload_id), name="intake.measure")
         written = asyncio.create_task(self._spool.sync(upload.upload_id), name="intake.sync")
@@ -61,9 +81,54 @@ class Intake:
                 f"The bytes have the SHA-256 {sha256}, and {upload.sha256} was announced; send them again.",
                 ErrorReason.DIGEST_MISMATCH,
             )
-        if isinstance(found, AtelierError):
-            raise found
-        return Media(found.content_type, size_bytes, sha256, found.width, found.height, found.duration_ms)
+        return _media(found, upload.size_bytes, sha256)
+
+    async def take(self, upload: Upload, source: int) -> Begun:
+        """Copy an open file of a worker on this machine, of which only a size was announced, and measure the copy.
+
+        The copy is digested while it grows. As soon as it has all bytes nobody else can change any: then the child
+        begins with it, and the disk. Closes `source`.
+
+        Raises:
+            FailedPrecondition: `incomplete_upload`; the file has another size.
+        """
+        loop, copied = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            await self._empty(upload)
+        except BaseException:
+            os.close(source)
+            raise
+
+        def tell() -> None:
+            loop.call_soon_threadsafe(copied.set)
+
+        async def after_copy() -> Shape | AtelierError:
+            await copied.wait()
+            written = asyncio.create_task(self._spool.sync(upload.upload_id), name="intake.sync")
+            try:
+                found = await self._measured(upload.upload_id)
+            finally:
+                await asyncio.wait([written])
+            written.result()
+            return found
+
+        measuring = asyncio.create_task(after_copy(), name="intake.after_copy")
+        try:
+            sha256 = await self._spool.take_in(upload.upload_id, source, upload.size_bytes, tell)
+        except BaseException:
+            measuring.cancel()
+            await asyncio.gather(measuring, return_exceptions=True)
+            raise
+
+        async def media() -> Media:
+            return _media(await measuring, upload.size_bytes, sha256)
+
+        return Begun(replace(upload, sha256=sha256), asyncio.create_task(media(), name="intake.media"))
+
+    async def _empty(self, upload: Upload) -> None:
+        # Of an earlier try that broke off nothing is known but its size.
+        await self._spool.open(upload.upload_id)
+        await self._spool.restart(upload.upload_id)
 
     async def described(self, upload: Upload) -> Mapping[str, Any]:
         """Return how a spooled file says that it was made, by the names of `Described`; nothing when it does not."""
@@ -76,7 +141,53 @@ class Intake:
         except AtelierError as error:
             return error
 
-    async def publish(self, upload: Upload, media: Media, data: bytes | None = None) -> str:
+    async def write_checked(
+        self, begins: Sequence[Begin], check: Callable[[Sequence[Begun]], Coroutine[Any, Any, T]]
+    ) -> tuple[T, Sequence[str]]:
+        """Make blobs of uploads that belong together. Returns what `check` says of them, and their generations.
+
+        A store that takes long begins while they are measured; it shows none before all are found to be right.
+        """
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            begun = []
+            for begin in begins:
+                begun.append(await begin())
+                tasks.append(begun[-1].media)
+            checked = asyncio.create_task(check(begun), name="intake.checked")
+            writes = [asyncio.create_task(self._publish_checked(one.upload, checked)) for one in begun]
+            tasks += [checked, *writes]
+            await asyncio.wait(writes)
+            # What is wrong with the files is told before what is wrong with the store.
+            return await checked, [write.result() for write in writes]
+        except asyncio.CancelledError:
+            for task in tasks:
+                task.cancel()
+            raise
+        finally:
+            # To their ends: the locks go after that.
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _publish_checked(self, upload: Upload, checked: asyncio.Future[Any]) -> str:
+        """Write the blob of spooled bytes that are being checked: it is there only when the checks have succeeded.
+
+        Returns:
+            Its generation.
+
+        Raises:
+            InvalidArgument: `unsupported_media`; or what the checks raise.
+        """
+        content_type = await asyncio.to_thread(_told_type, self._spool.path(upload.upload_id))
+        return await self.publish(upload, content_type, checked=checked)
+
+    async def publish(
+        self,
+        upload: Upload,
+        content_type: str,
+        data: bytes | None = None,
+        *,
+        checked: asyncio.Future[Any] | None = None,
+    ) -> str:
         """Write the blob of an upload, of spooled bytes or of `data`, unless an earlier try has.
 
         Returns:
@@ -85,19 +196,44 @@ class Intake:
         info: BlobInfo | None
         try:
             if data is not None:
-                info = await self._store.put_bytes(WORKSPACE_BUCKET, upload.key, data, content_type=media.content_type)
+                info = await self._store.put_bytes(
+                    WORKSPACE_BUCKET, upload.key, data, content_type=content_type, sha256=upload.sha256
+                )
             else:
                 # Whoever has the lock writes: nobody does any more, so the store may have the file itself.
                 path = self._spool.path(upload.upload_id)
                 info = await self._store.put_file(
-                    WORKSPACE_BUCKET, upload.key, path, content_type=media.content_type, sha256=media.sha256
+                    WORKSPACE_BUCKET,
+                    upload.key,
+                    path,
+                    content_type=content_type,
+                    sha256=upload.sha256,
+                    checked=checked,
                 )
         except AlreadyExists:
+            if checked is not None:
+                await asyncio.shield(checked)
             # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
             info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
-        if info is None or info.sha256 != media.sha256:
+        if info is None or info.sha256 != upload.sha256:
             if info is not None:
                 # The key is free again: else no repeat could ever succeed.
                 await self._store.delete(WORKSPACE_BUCKET, upload.key, info.generation)
             raise Unavailable("The store does not hold the bytes that were written; repeat.")
         return info.generation
+
+    async def take_back(self, upload: Upload, generation: str) -> None:
+        """Delete the blob of an upload that is refused: its key is free again."""
+        await self._store.delete(WORKSPACE_BUCKET, upload.key, generation)
+
+
+def _told_type(path: Path) -> str:
+    with path.open("rb") as file:
+        return sniff(file.read(HEAD_BYTES))
+
+
+def _media(found: Shape | AtelierError, size_bytes: int, sha256: str) -> Media:
+    """Return what a file is, or raise why it is refused."""
+    if isinstance(found, AtelierError):
+        raise found
+    return Media.of(found, size_bytes, sha256)

@@ -25,8 +25,10 @@ class LeaseRules:
     longest_lease: timedelta
     clock: Clock
 
-    def check(self, lease: LeaseClaims, asset_index: int, size_bytes: int, sha256: str) -> None:
-        """Refuse a file that a lease does not grant.
+    def check(
+        self, lease: LeaseClaims, asset_index: int, size_bytes: int, sha256: str, *, linked: bool = False
+    ) -> None:
+        """Refuse a file that a lease does not grant. One that comes as a link needs no digest.
 
         Raises:
             InvalidArgument: the index, the size or the digest is outside what may be.
@@ -48,7 +50,11 @@ class LeaseRules:
         limit = min(lease.max_bytes, self.max_output_bytes)
         if not 1 <= size_bytes <= limit:
             raise InvalidArgument.field("size_bytes", f"must be 1..{limit}, got {size_bytes}", ErrorReason.OUT_OF_RANGE)
-        if not _SHA256.fullmatch(sha256):
+        if not sha256 and not linked:
+            raise InvalidArgument.field(
+                "sha256", "must be there, unless the file is handed over", ErrorReason.MISSING_FIELD
+            )
+        if sha256 and not _SHA256.fullmatch(sha256):
             raise InvalidArgument.field("sha256", "must be 64 lower-case hexadecimal digits")
 
 

@@ -9,13 +9,14 @@ import mmap
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from asset_service import movie_walk, picture_walk
+from asset_service.plain_png import is_plain_and_whole
 from asset_service.refusals import damaged, known_name, too_large, unsupported
+from asset_service.shape_domain import Shape
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -33,24 +34,19 @@ MAX_ANIMATED_PIXELS = 1 << 30
 MAX_DURATION_S = 4 * 3600
 """The longest video."""
 
-_HEAD_BYTES = 4096
+HEAD_BYTES = 4096
+"""As many of the first bytes as tell what a file is."""
+
 _ORIENTATION = 0x0112
 _TURNED = frozenset({5, 6, 7, 8})
 _IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
 _MP4_BRANDS = re.compile(rb"isom|iso[2-9]|mp4[12]|avc1|M4V |dash|mmp4|f4v |MSNV")
+# What an index does not say would be guessed from frames, which are decoded for that; we decode one anyway. Fragments
+# have no index, and may not say how long their last frame lasts.
+_UNSEEN = {"skip_frame": "all", "probesize": "32"}
 _CODECS = frozenset({"h264", "hevc", "av1", "vp9", "mpeg4"})
 # How far what a video says of its length may lie from the length of its frames: sound may be padded.
 _SLACK_S, _SLACK = 2.0, 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What was measured: the type, width and height in pixels as shown, and the length of a video."""
-
-    content_type: str
-    width: int
-    height: int
-    duration_ms: int | None = None
 
 
 def sniff(head: bytes) -> str:
@@ -91,17 +87,19 @@ def measure(file: Path | BytesIO) -> Shape:
 
 
 def _measure(opened: BinaryIO, file: Path | BytesIO) -> Shape:
-    content_type = sniff(opened.read(_HEAD_BYTES))
+    content_type = sniff(opened.read(HEAD_BYTES))
     if content_type == "video/mp4":
         return _video(opened, file)
     with _mapped(opened) as data:
         outline = picture_walk.walk(data, content_type)
-    _check_size(outline.width, outline.height)
-    if outline.frames * outline.width * outline.height > max(MAX_ANIMATED_PIXELS, MAX_PIXELS):
-        raise too_large(
-            f"The picture has {outline.frames} frames of {outline.width} by {outline.height} pixels; at most "
-            f"{MAX_ANIMATED_PIXELS} pixels are taken in all"
-        )
+        _check_size(outline.width, outline.height)
+        if outline.frames * outline.width * outline.height > max(MAX_ANIMATED_PIXELS, MAX_PIXELS):
+            raise too_large(
+                f"The picture has {outline.frames} frames of {outline.width} by {outline.height} pixels; at most "
+                f"{MAX_ANIMATED_PIXELS} pixels are taken in all"
+            )
+        if content_type == "image/png" and is_plain_and_whole(data):
+            return Shape(content_type, outline.width, outline.height)
     return _image(opened, content_type)
 
 
@@ -150,7 +148,8 @@ def _video(opened: BinaryIO, file: Path | BytesIO) -> Shape:
         picture_walk.check_alone(data)
     movie = movie_walk.walk(opened)
     try:
-        with av.open(str(file) if isinstance(file, Path) else file, mode="r", format="mp4") as container:
+        name = str(file) if isinstance(file, Path) else file
+        with av.open(name, mode="r", format="mp4", options={} if b"moof" in movie.kinds else _UNSEEN) as container:
             return _measure_video(container, movie)
     except (av.FFmpegError, OSError, ValueError, EOFError, MemoryError):
         raise damaged("The file begins like MP4, but is damaged or not complete") from None
@@ -163,6 +162,7 @@ def _measure_video(container: InputContainer, movie: movie_walk.Movie) -> Shape:
     if stream.codec_context.name not in _CODECS and stream.codec_context.codec.canonical_name not in _CODECS:
         raise unsupported(f"The video is written as {stream.codec_context.name}, which browsers do not show")
     stream.thread_count = 1
+    stream.codec_context.skip_frame = "DEFAULT"
     _check_size(stream.width, stream.height)
     frame = next(container.decode(stream), None)
     if frame is None:

@@ -2,23 +2,27 @@
 
 It takes one JSON line at a time:
 `{"path": …}`, answered by `{"shape": {…}}` or `{"refused": "…", "reason": "…"}`;
-`{"sizes": […]}` followed by the bytes of as many files, answered by `{"answers": […]}` with one such answer for each;
+`{"sizes": […]}`, as many files one after another in a file that both have open, answered by `{"answers": […]}`, one
+such answer for each;
 `{"describe": …}`, answered by `{"said": {…}}`, how the file says that it was made;
 `{"render": …, "kinds": […], "video": …}`, answered by `{"made": [{"kind", "size", "shape"}…]}` followed by their bytes.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
 import select
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, fields
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from asset_service.media import measure
 from asset_service.refusals import damaged
@@ -29,6 +33,9 @@ from service_kit.renditions import make
 
 MEMORY_BYTES = 2 << 30
 IDLE_S = 60.0
+_REST_S = 0.01
+"""How long the memory of a file is kept for the next one: one that waits already comes at once."""
+_BESIDE_EACH_OTHER_BYTES = 1 << 20
 READY = b"ready\n"
 _SAID = frozenset(field.name for field in fields(Described)) - {"made_at", "notes"}
 
@@ -42,7 +49,7 @@ def main() -> None:
     requests, replies = sys.stdin.buffer, sys.stdout.buffer
     replies.write(READY)
     replies.flush()
-    while select.select([requests], [], [], IDLE_S)[0]:
+    while _asked(requests):
         line = requests.readline()
         if not line:
             return
@@ -54,13 +61,21 @@ def main() -> None:
         elif "describe" in asked:
             reply = {"said": _said(Path(asked["describe"]))}
         elif "sizes" in asked:
-            # All are read before the first is decoded: who writes them must not wait for a decoder.
-            files = [requests.read(size) for size in asked["sizes"]]
-            reply = {"answers": [_answer(BytesIO(data)) for data in files]}
+            reply = {"answers": _answers(_shared(int(sys.argv[2]), asked["sizes"]))}
         else:
             reply = _answer(Path(asked["path"]))
         replies.write(b"".join((json.dumps(reply).encode(), b"\n", *payload)))
         replies.flush()
+
+
+def _asked(requests: BinaryIO) -> bool:
+    """Wait for a request. Tells whether one came; meanwhile the memory that the next one would have used goes back."""
+    if select.select([requests], [], [], _REST_S)[0]:
+        return True
+    # Only the C library of GNU has it.
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    return bool(select.select([requests], [], [], IDLE_S - _REST_S)[0])
 
 
 def _limit(kind: int, most: int) -> None:
@@ -96,6 +111,21 @@ def _said(file: Path) -> dict[str, object]:
         return {name: value for name, value in said if name in _SAID and (value or isinstance(value, float))}
     except Exception:  # noqa: BLE001 - parsers raise anything, and a file need not say anything
         return {}
+
+
+def _shared(descriptor: int, sizes: list[int]) -> list[bytes]:
+    places = [0, *accumulate(sizes)]
+    return [os.pread(descriptor, size, place) for size, place in zip(sizes, places, strict=False)]
+
+
+def _answers(files: list[bytes]) -> list[dict[str, object]]:
+    """Measure files. The first of large ones is unpacked in a thread of its own, beside its renditions."""
+    if len(files) == 1 or sum(map(len, files)) < _BESIDE_EACH_OTHER_BYTES:
+        return [_answer(BytesIO(data)) for data in files]
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        first = beside.submit(_answer, BytesIO(files[0]))
+        rest = [_answer(BytesIO(data)) for data in files[1:]]
+        return [first.result(), *rest]
 
 
 def _answer(file: Path | BytesIO) -> dict[str, object]:

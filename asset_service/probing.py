@@ -8,16 +8,18 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
-from asset_service.media import Shape
 from asset_service.probe_child import READY
 from asset_service.refusals import too_large, unsupported
+from asset_service.shape_domain import Shape
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unavailable
+from service_kit.file_copies import write_at
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -27,9 +29,12 @@ MAX_MADE_BYTES = 32 << 20
 _CHILD = "asset_service.probe_child"
 _START_S = 20.0
 _END_S = 1.0
+_KILLED_S = 5.0
 _TRIES = 2
 # Each of many threads would reserve address space of its own, which the child's limit counts.
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
+# What one picture took serves for the next, for fresh memory costs half as much as decoding. Resting gives it back.
+_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class Probe:
         self._module = child
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
+        self._shared = -1
 
     async def measure(self, path: Path) -> Shape:
         """Return what a file is.
@@ -138,11 +144,14 @@ class Probe:
         if self._child.stdin is None or self._child.stdout is None:
             raise RuntimeError("the child has no pipes")
         try:
-            self._child.stdin.write(b"".join((json.dumps(request).encode(), b"\n", *files)))
+            _fill(self._shared, files)
+            self._child.stdin.write(json.dumps(request).encode() + b"\n")
             await self._child.stdin.drain()
+            line = await self._child.stdout.readline()
         except (BrokenPipeError, ConnectionResetError):
             return None
-        line = await self._child.stdout.readline()
+        finally:
+            os.ftruncate(self._shared, 0)
         if not line.endswith(b"\n"):
             return None
         reply = cast(dict[str, Any], json.loads(line))
@@ -158,13 +167,16 @@ class Probe:
     async def _start(self) -> asyncio.subprocess.Process:
         # Nothing of ours goes into a process that reads what strangers sent.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ATELIER_")}
-        environment |= _FRUGAL
+        environment |= _FRUGAL | _KEPT
+        self._shared = _nameless_file()
         child = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
             "-m",
             self._module,
             str(self._niceness),
+            str(self._shared),
+            pass_fds=(self._shared,),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -185,6 +197,24 @@ class Probe:
         child, self._child = self._child, None
         if child is not None:
             await _kill(child)
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
+
+
+def _nameless_file() -> int:
+    """Return a file in memory, or on the disk where a system has none: a pipe takes many turns for a large picture."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("probe")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _fill(shared: int, files: Sequence[bytes]) -> None:
+    place = 0
+    for data in files:
+        write_at(shared, data, place)
+        place += len(data)
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:
@@ -195,7 +225,10 @@ async def _kill(child: asyncio.subprocess.Process) -> None:
             child.kill()
         except ProcessLookupError:
             log.debug("probe_gone_already")
-    await child.wait()
+    with contextlib.suppress(TimeoutError):
+        # What it started may hold its pipe: before Python 3.12.4 asyncio waits for that as well, and for ever.
+        async with asyncio.timeout(_KILLED_S):
+            await child.wait()
     if child.stdout is not None:
         # wait() does not wait for the pipe of a child that had ended before: only its end closes it.
         with contextlib.suppress(TimeoutError):

@@ -12,7 +12,7 @@ from asset_service.locks import UploadLocks
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from service_kit import crash
-from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, erase
 from service_kit.errors import Unavailable
 from service_kit.telemetry import get_logger
 
@@ -96,9 +96,7 @@ class Removal:
         # Under the lock no write to the key can be in flight, so that a key that is empty stays empty.
         async with self._locks.hold(upload.upload_id, patient=False):
             crash.reach("asset.remove.committed")
-            info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
-            if info is not None:
-                await self._delete(Blob(WORKSPACE_BUCKET, upload.key, info.generation))
+            await erase(self._store, WORKSPACE_BUCKET, upload.key)
             await self._spool.remove(upload.upload_id)
             crash.reach("asset.remove.blob_deleted")
             async with self._storage.write() as tx:

@@ -255,7 +255,9 @@ class Renditions:
         for upload, generation in zip(plan.uploads, generations, strict=True):
             if upload.rendition is not None:
                 blob = Blob(WORKSPACE_BUCKET, upload.key, generation)
-                files.append(RenditionFile(upload.rendition, blob, _media(made[upload.rendition])))
+                one = made[upload.rendition]
+                media = Media.of(one.shape, len(one.data), one.sha256)
+                files.append(RenditionFile(upload.rendition, blob, media))
         ids = [upload.upload_id for upload in plan.uploads]
         async with self._storage.write() as tx:
             asset = await _kept(tx, RenditionTask(plan.asset.asset_id, plan.asset.owner, 0))
@@ -307,8 +309,3 @@ async def _write(tx: Transaction, before: Asset, after: Asset) -> None:
         raise RuntimeError("an asset changed although its row was locked")
     if not changed.state.gone:
         tx.events.add(EventKind.CHANGED, changed)
-
-
-def _media(made: Made) -> Media:
-    shape = made.shape
-    return Media(shape.content_type, len(made.data), made.sha256, shape.width, shape.height, shape.duration_ms)

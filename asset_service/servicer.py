@@ -101,12 +101,13 @@ class AssetServicer(asset_service_pb2_grpc.AssetServiceServicer):
     async def SweepBlobs(
         self, request: asset_service_pb2.SweepBlobsRequest, context: Context
     ) -> asset_service_pb2.SweepBlobsResponse:
-        page = await self._sweep.page(request.dry_run, request.page_token)
+        page = await self._sweep.page(request.dry_run, request.page_token, verify=request.verify)
         return asset_service_pb2.SweepBlobsResponse(
             findings=findings_to_proto(page.findings),
             blobs=page.blobs,
             rows=page.rows,
             next_page_token=page.next_page_token,
+            verified_bytes=page.verified_bytes,
         )
 
     async def EraseOwner(

@@ -1,7 +1,8 @@
 """Outputs that come whole in one message: what uploads do in many steps, for many outputs in one transaction.
 
 An output is a row before its first byte, and staged by a second transaction when its bytes are there. Each of the two
-does in one go whatever outputs came while the one before it ran; the files are measured in batches as well.
+does in one go whatever outputs came while the one before it ran; the files are measured in batches as well. They are
+measured while rows and bytes are written: what is refused leaves again, and nobody has seen it.
 """
 
 from __future__ import annotations
@@ -9,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
 
 from asset_service.domain import MAX_UPLOADS_PER_FILE, Media, RenditionKind, Upload, UploadState
 from asset_service.intake import Intake
 from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
-from asset_service.media import Shape
+from asset_service.media import HEAD_BYTES, sniff
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
+from asset_service.shape_domain import Shape
 from asset_service.spool import Spool
 from asset_service.storage import Storage, Transaction
 from asset_service.uploads import Nudge, check_same_renditions
@@ -37,7 +38,7 @@ from service_kit.errors import (
     NotFound,
     ResourceExhausted,
 )
-from service_kit.finishing import Unbroken
+from service_kit.finishing import Unbroken, all_to_their_ends
 
 MAX_BYTES = 8 << 20
 """The most bytes of an output and its renditions in one message."""
@@ -106,11 +107,17 @@ class SmallOutputs:
         # The output itself comes first, as a receipt has it.
         ordered = sorted(zip(wanted, files, strict=True), key=lambda pair: pair[0].rendition is not None)
         check_parts(ordered[0][0], [upload for upload, _ in ordered[1:]])
-        with self._room_for(sum(len(file.data) for file in files)):
+        with ExitStack() as room:
+            room.enter_context(self._room_for(sum(len(file.data) for file in files)))
             for _, file in ordered:
                 self._rules.check(lease, asset_index, len(file.data), file.sha256)
-                await _check_digest(file)
-            return await self._unbroken.run(self._store(lease, ordered))
+                if len(file.data) <= _IN_THE_LOOP_BYTES:
+                    _check_digest(file)
+            storing = self._unbroken.begin(self._store(lease, ordered))
+            # The bytes are in memory until then, though whoever sent them may have gone.
+            taken = room.pop_all()
+            storing.add_done_callback(lambda _: taken.close())
+        return await self._unbroken.result_of(storing)
 
     @contextmanager
     def _room_for(self, size_bytes: int) -> Iterator[None]:
@@ -132,6 +139,22 @@ class SmallOutputs:
             self._under_way_bytes -= size_bytes
 
     async def _store(self, lease: LeaseClaims, files: Sequence[tuple[Upload, SmallFile]]) -> tuple[str, Media]:
+        measuring = asyncio.gather(*(self._measure.submit(file.data) for _, file in files))
+        checking = asyncio.gather(_check_large(file for _, file in files))
+        try:
+            return await self._store_checked(lease, files, checking, measuring)
+        finally:
+            checking.cancel()
+            measuring.cancel()
+            await asyncio.gather(checking, measuring, return_exceptions=True)
+
+    async def _store_checked(
+        self,
+        lease: LeaseClaims,
+        files: Sequence[tuple[Upload, SmallFile]],
+        checking: Awaitable[object],
+        measuring: Awaitable[Sequence[Shape]],
+    ) -> tuple[str, Media]:
         async with self._begun(lease, [upload for upload, _ in files]) as (uploads, known):
             output = uploads[0]
             if output.receipt is not None and output.media is not None:
@@ -139,11 +162,17 @@ class SmallOutputs:
                     await check_same_renditions(tx, output, [upload.upload_id for upload in uploads[1:]])
                 return output.receipt, output.media
             check_parts(output, uploads[1:])
-            media = await self._measured(lease, uploads, [file.data for _, file in files])
-            generations = await _all_of(
-                self._intake.publish(upload, found, file.data)
-                for upload, found, (_, file) in zip(uploads, media, files, strict=True)
+            await checking
+            types = [sniff(file.data[:HEAD_BYTES]) for _, file in files]
+            generations = await all_to_their_ends(
+                self._intake.publish(upload, content_type, file.data)
+                for upload, content_type, (_, file) in zip(uploads, types, files, strict=True)
             )
+            try:
+                media = _media(lease, uploads, await measuring)
+            except AtelierError:
+                await all_to_their_ends(map(self._intake.take_back, uploads, generations))
+                raise
             crash.reach("asset.upload.finished.blob")
             staged = [
                 replace(upload, state=UploadState.STAGED, media=found, generation=generation)
@@ -182,18 +211,9 @@ class SmallOutputs:
                 # They may have been finished, or given up, while we waited.
                 async with self._storage.read() as tx:
                     await tx.settlements.refuse_settled(lease.job_id)
-                    again = {upload.upload_id: upload for upload in await tx.uploads.of_jobs([lease.job_id])}
+                    again = {upload.upload_id: upload for upload in await tx.uploads.of_outputs([found[0].asset_id])}
                 found = [again.get(upload.upload_id, upload) for upload in found]
             yield found, known
-
-    async def _measured(self, lease: LeaseClaims, uploads: Sequence[Upload], files: Sequence[bytes]) -> Sequence[Media]:
-        shapes = await asyncio.gather(*(self._measure.submit(data) for data in files))
-        media = [
-            Media(shape.content_type, upload.size_bytes, upload.sha256, shape.width, shape.height, shape.duration_ms)
-            for upload, shape in zip(uploads, shapes, strict=True)
-        ]
-        check_formats(lease, uploads, media)
-        return media
 
     async def _measure_all(self, files: Sequence[bytes]) -> list[Shape | AtelierError]:
         return await self._probe.measure_bytes(files)
@@ -203,7 +223,7 @@ class SmallOutputs:
         async with self._storage.write() as tx:
             jobs = await _open_jobs(tx, batch)
             erased = await tx.erased.among({uploads[0].owner for uploads in batch})
-            rows = await tx.uploads.of_jobs(sorted(jobs))
+            rows = await tx.uploads.of_outputs(sorted({upload.asset_id for uploads in batch for upload in uploads}))
             known = {_same(upload): upload for upload in rows}
             counts = Counter(_file(upload) for upload in rows)
             answers: list[list[Upload] | AtelierError] = []
@@ -253,20 +273,20 @@ async def _open_jobs(tx: Transaction, batch: Sequence[Sequence[Upload]]) -> set[
     return jobs - (await tx.settled_among(jobs)).keys()
 
 
-async def _all_of(writes: Iterable[Coroutine[Any, Any, str]]) -> list[str]:
-    """Return what writes return, when the last of them has ended, even if one fails: the locks go right after that."""
-    done = await asyncio.gather(*writes, return_exceptions=True)
-    for result in done:
-        if isinstance(result, BaseException):
-            raise result
-    return [result for result in done if isinstance(result, str)]
+def _media(lease: LeaseClaims, uploads: Sequence[Upload], shapes: Sequence[Shape]) -> Sequence[Media]:
+    media = [Media.of(shape, upload.size_bytes, upload.sha256) for upload, shape in zip(uploads, shapes, strict=True)]
+    check_formats(lease, uploads, media)
+    return media
 
 
-async def _check_digest(file: SmallFile) -> None:
-    if len(file.data) > _IN_THE_LOOP_BYTES:
-        found = (await asyncio.to_thread(hashlib.sha256, file.data)).hexdigest()
-    else:
-        found = hashlib.sha256(file.data).hexdigest()
+async def _check_large(files: Iterable[SmallFile]) -> None:
+    for file in files:
+        if len(file.data) > _IN_THE_LOOP_BYTES:
+            await asyncio.to_thread(_check_digest, file)
+
+
+def _check_digest(file: SmallFile) -> None:
+    found = hashlib.sha256(file.data).hexdigest()
     if found != file.sha256:
         raise InvalidArgument(
             f"The bytes have the SHA-256 {found}, and {file.sha256} was announced; send them again.",

@@ -7,17 +7,20 @@ import errno
 import hashlib
 import os
 from collections.abc import AsyncGenerator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import BinaryIO
 
 from service_kit.errors import ErrorReason, FailedPrecondition, Unavailable
-from service_kit.file_copies import copy_bytes
+from service_kit.file_copies import copy_bytes, make_room
+from service_kit.finishing import thread_to_its_end
 
 _MOST_DIGESTS = 1024
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+# What is copied before it is digested, and what is read of it at a time: both stay in a processor's cache.
+_COPIED_BYTES = 4 << 20
+_READ_BYTES = 256 << 10
 
 
 @dataclass(slots=True)
@@ -54,7 +57,8 @@ class Spool:
         Raises:
             FailedPrecondition: the file ends elsewhere, or is gone.
         """
-        return await _to_its_end(self._write, upload_id, offset, data)
+        # One that came after its lock was given back would change a file which was measured, and may be a blob by then.
+        return await thread_to_its_end(self._write, upload_id, offset, data)
 
     async def copy_in(self, upload_id: str, source: int, size_bytes: int) -> int:
         """Fill the empty file of an upload from an open file of that size, and close that. Returns how many came.
@@ -62,7 +66,14 @@ class Spool:
         Raises:
             FailedPrecondition: the upload has bytes, or the file another size.
         """
-        return await _to_its_end(_copy_in, self.path(upload_id), source, size_bytes)
+        return await thread_to_its_end(_copy_in, self.path(upload_id), source, size_bytes)
+
+    async def take_in(self, upload_id: str, source: int, size_bytes: int, copied: Callable[[], None]) -> str:
+        """Copy as `copy_in` does, and digest our copy meanwhile. Returns its SHA-256 in lower-case hexadecimal.
+
+        Calls `copied`, in a thread, as soon as the copy has all bytes.
+        """
+        return await thread_to_its_end(_take_in, self.path(upload_id), source, size_bytes, copied)
 
     async def sync(self, upload_id: str) -> int:
         """Bring to the disk what was written. Returns how many bytes there are."""
@@ -119,19 +130,6 @@ class Spool:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-async def _to_its_end(work: Callable[_P, _R], *args: _P.args, **options: _P.kwargs) -> _R:
-    """Return what work in a thread returns. Whoever is cancelled waits for it: the lock of the upload goes after that.
-
-    A write that came later would change a file which was measured, and may be a blob by then.
-    """
-    begun = asyncio.ensure_future(asyncio.to_thread(work, *args, **options))
-    try:
-        return await asyncio.shield(begun)
-    except asyncio.CancelledError:
-        await asyncio.wait([begun])
-        raise
-
-
 def _open(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -161,6 +159,53 @@ def _write(file: BinaryIO, offset: int, data: bytes) -> None:
 
 
 def _copy_in(path: Path, source: int, size_bytes: int) -> int:
+    with _both(path, source, size_bytes) as target, _no_room_passes():
+        return copy_bytes(source, target, size_bytes)
+
+
+def _take_in(path: Path, source: int, size_bytes: int, copied: Callable[[], None]) -> str:
+    with _both(path, source, size_bytes) as target, _no_room_passes():
+        try:
+            make_room(target, size_bytes)
+            return _copied(source, target, size_bytes, copied)
+        except BaseException:
+            # Nothing goes on from there, and the room would be taken until the job is settled.
+            os.ftruncate(target, 0)
+            raise
+
+
+def _copied(source: int, target: int, size_bytes: int, copied: Callable[[], None]) -> str:
+    """Copy in one thread, and digest the copy in this one. Returns its SHA-256."""
+
+    def copy(start: int) -> int:
+        return copy_bytes(source, target, min(_COPIED_BYTES, size_bytes - start), start)
+
+    sha256, buffer = hashlib.sha256(), memoryview(bytearray(_READ_BYTES))
+    with ThreadPoolExecutor(1, "spool.copy") as copier:
+        pieces = [copier.submit(copy, start) for start in range(0, size_bytes, _COPIED_BYTES)]
+        told = copier.submit(copied)
+        try:
+            for number, piece in enumerate(pieces):
+                start = number * _COPIED_BYTES
+                end = start + piece.result()
+                if end < min(start + _COPIED_BYTES, size_bytes):
+                    raise FailedPrecondition(
+                        "The file became shorter while it was read.", ErrorReason.INCOMPLETE_UPLOAD
+                    )
+                while start < end:
+                    read = os.preadv(target, [buffer[: end - start]], start)
+                    sha256.update(buffer[:read])
+                    start += read
+            told.result()
+        finally:
+            # Both files are closed after this: what still copied would write into whatever has their numbers next.
+            copier.shutdown(wait=True, cancel_futures=True)
+    return sha256.hexdigest()
+
+
+@contextmanager
+def _both(path: Path, source: int, size_bytes: int) -> Iterator[int]:
+    """Give the file of an upload, which is empty, for the bytes of another that has all of them; it is closed then."""
     try:
         with _existing(path) as file:
             there, found = os.fstat(file.fileno()).st_size, os.fstat(source).st_size
@@ -169,8 +214,7 @@ def _copy_in(path: Path, source: int, size_bytes: int) -> int:
                     f"The file has {found} of {size_bytes} bytes, and the upload {there}.",
                     ErrorReason.INCOMPLETE_UPLOAD,
                 )
-            with _no_room_passes():
-                return copy_bytes(source, file.fileno(), size_bytes)
+            yield file.fileno()
     finally:
         os.close(source)
 

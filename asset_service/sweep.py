@@ -15,23 +15,25 @@ from asset_service.domain import Asset, Blob, KeyParts, Upload, UploadState, rea
 from asset_service.removal import Removal
 from asset_service.storage import Storage, Transaction
 from service_kit import crash
-from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore, owner_of_key
+from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore, UnreadableBlob, owner_of_key
 from service_kit.errors import AtelierError
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 from service_kit.sweeping import (
-    BLOBS_AT_ONCE,
     ROWS_AT_ONCE,
     Finding,
     Place,
     SweepAction,
     SweepKind,
     SweptPage,
+    damaged,
     list_some,
+    not_a_blob,
     place_of,
     token_of,
 )
 from service_kit.telemetry import get_logger
+from service_kit.verifying import AT_ONCE_BYTES, Verifying
 
 log = get_logger(__name__)
 _TOKEN = "asset.sweep"  # noqa: S105 - the name of a list, not a secret
@@ -56,20 +58,17 @@ class Sweep:
         self._storage = storage
         self._store = store
         self._removal = removal
+        self._verifying = Verifying(store)
 
-    async def page(self, dry_run: bool, token: str) -> SweptPage:
-        """Look at some blobs or rows, and say where the next page begins.
+    async def page(self, dry_run: bool, token: str, *, verify: bool = False) -> SweptPage:
+        """Look at some blobs or rows, and say where the next page begins. With `verify` the bytes of blobs are read.
 
         Raises:
             InvalidArgument: the token is not of this sweep.
         """
         place = place_of(_TOKEN, token, _BLOBS, _PARTS)
         if place.part == _BLOBS:
-            blobs = await list_some(self._store, WORKSPACE_BUCKET, place.after)
-            findings = [await self._deal(info, dry_run) for info in await self._unknown(blobs)]
-            following = Place(_BLOBS, blobs[-1].key) if len(blobs) == BLOBS_AT_ONCE else Place(_ASSETS, "")
-            found = tuple(finding for finding in findings if finding is not None)
-            return SweptPage(found, len(blobs), 0, token_of(_TOKEN, following))
+            return await self._blobs(dry_run, place.after, verify)
         assets, uploads = await self._rows(place)
         last = (assets[-1].asset_id if assets else "") or (uploads[-1].upload_id if uploads else "")
         following_rows: Place | None = Place(place.part, last)
@@ -78,16 +77,29 @@ class Sweep:
         missing = [finding async for finding in self._missing(assets, uploads)]
         return SweptPage(tuple(missing), 0, len(assets) + len(uploads), token_of(_TOKEN, following_rows))
 
-    async def _unknown(self, blobs: Sequence[BlobInfo]) -> list[BlobInfo]:
-        """Return those blobs that no row knows. They were listed before this looks at the rows."""
-        keys = [info.key for info in blobs]
+    async def _blobs(self, dry_run: bool, after: str, verify: bool) -> SweptPage:
+        listed = await list_some(self._store, WORKSPACE_BUCKET, after, most_bytes=AT_ONCE_BYTES if verify else None)
+        # Listed before this looks at the rows.
         async with self._storage.read() as tx:
-            known = await _known_keys(tx, keys)
-        return [info for info in blobs if info.key not in known]
+            known = await _users(tx, listed.keys)
+        dealt = [await self._deal(info, dry_run) for info in listed.blobs if info.key not in known]
+        findings = [finding for finding in dealt if finding is not None]
+        findings += [not_a_blob(entry, known.get(entry.key, "")) for entry in listed.others]
+        read = [info for info in listed.blobs if verify and info.key in known]
+        for info in read:
+            if why := await self._verifying.damage(info):
+                findings.append(damaged(info, known[info.key], why))
+        following = Place(_ASSETS, "") if listed.after is None else Place(_BLOBS, listed.after)
+        read_bytes = sum(info.size_bytes for info in read)
+        return SweptPage(tuple(findings), len(listed.blobs), 0, token_of(_TOKEN, following), read_bytes)
 
     async def _deal(self, info: BlobInfo, dry_run: bool) -> Finding | None:
         """Return what is to be said about a blob that no row knows, after it was done; None when it has just gone."""
-        now = await self._store.stat(WORKSPACE_BUCKET, info.key)
+        try:
+            now = await self._store.stat(WORKSPACE_BUCKET, info.key)
+        except UnreadableBlob:
+            # It became something else in this moment; the next sweep tells of it.
+            return None
         if now is None or now.generation != info.generation:
             return None
         parts = read_key(info.key)
@@ -95,7 +107,7 @@ class Sweep:
             if parts.job_id is not None:
                 # Settlements lock the same: what is not settled now stays so until this has ended.
                 await tx.lock_jobs([parts.job_id])
-            if await _known_keys(tx, [info.key]):
+            if await _users(tx, [info.key]):
                 return None
             settled = parts.job_id is None or parts.job_id in await tx.settlements.find_many([parts.job_id])
             finding = _unknown(info, parts, settled)
@@ -136,7 +148,11 @@ class Sweep:
                 yield _lost(upload.blob, upload.size_bytes, f"upload {upload.upload_id}", _UPLOAD_LOST)
 
     async def _is_there(self, blob: Blob) -> bool:
-        info = await self._store.stat(blob.bucket, blob.key)
+        try:
+            info = await self._store.stat(blob.bucket, blob.key)
+        except UnreadableBlob:
+            # It was told when the blobs were looked at.
+            return True
         return info is not None and info.generation == blob.generation
 
     async def _is_still(self, asset: Asset) -> bool:
@@ -150,18 +166,20 @@ class Sweep:
         return found is not None and found.state is UploadState.STAGED
 
 
-async def _known_keys(tx: Transaction, keys: Sequence[str]) -> set[str]:
-    """Return those of some keys that a row knows."""
+async def _users(tx: Transaction, keys: Sequence[str]) -> dict[str, str]:
+    """Return those of some keys that a row knows, each with what the row is, such as `asset 0197…`."""
     # Uploads first: one that becomes an asset meanwhile is an asset then.
-    known = await tx.uploads.keys_among(keys)
+    known = {key: f"upload {upload_id}" for key, upload_id in (await tx.uploads.at_keys(keys)).items()}
     left = [key for key in keys if key not in known]
     named = {parts.asset_id for key in left if (parts := read_key(key)).asset_id is not None}
     assets = chain(await tx.assets.with_ids(sorted(filter(None, named))), await tx.assets.with_keys(left))
     for asset in assets:
-        known |= {rendition.blob.key for rendition in asset.renditions} | ({asset.blob.key} if asset.blob else set())
+        subject = f"asset {asset.asset_id}"
+        known |= {rendition.blob.key: subject for rendition in asset.renditions}
+        known |= {asset.blob.key: subject} if asset.blob else {}
     for key in left:
-        if key not in known and await tx.assets.has_rendition_at(key):
-            known.add(key)
+        if key not in known and (owner_id := await tx.assets.with_rendition_at(key)) is not None:
+            known[key] = f"asset {owner_id}"
     return known
 
 

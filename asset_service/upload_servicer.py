@@ -12,17 +12,19 @@ import grpc
 from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
-from asset_service.domain import MAX_PIECE_BYTES
 from asset_service.imports import Imports
+from asset_service.references import References
 from asset_service.resumable_uploads import ResumableUploads
 from asset_service.small_outputs import SmallFile, SmallOutputs
-from asset_service.uploads import Piece, Uploads, granted_reference
+from asset_service.uploads import Piece, Uploads
 from asset_service.wire import Encoder, import_provenance, media, rendition_from, resumable_upload
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
-from service_kit.blobs import BlobStore
-from service_kit.capabilities import current_lease
+from service_kit.capabilities import Capabilities, LeaseClaims, current_lease
 from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, InvalidArgument
+from service_kit.finishing import all_to_their_ends
 from service_kit.identity import current_caller
+from service_kit.interceptors import current_request_id
+from service_kit.rpc_errors import to_status
 from service_kit.server import Registration
 from service_kit.validation import check_limits
 
@@ -42,16 +44,18 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         client_uploads: ClientUploads,
         resumable_uploads: ResumableUploads,
         imports: Imports,
-        store: BlobStore,
+        references: References,
         encoder: Encoder,
+        capabilities: Capabilities,
     ) -> None:
         self._uploads = uploads
         self._small_outputs = small_outputs
         self._client_uploads = client_uploads
         self._resumable_uploads = resumable_uploads
         self._imports = imports
-        self._store = store
+        self._references = references
         self._encoder = encoder
+        self._capabilities = capabilities
 
     @property
     def registration(self) -> Registration:
@@ -90,7 +94,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         self, request: upload_service_pb2.BeginUploadRequest, context: Context
     ) -> upload_service_pb2.BeginUploadResponse:
         announced = Announced(request.filename, request.content_type, request.size_bytes, request.sha256)
-        begun = await self._resumable_uploads.begin(current_caller().owner, announced)
+        begun = await self._resumable_uploads.begin(current_caller().owner, announced, open_ended=request.open_ended)
         return upload_service_pb2.BeginUploadResponse(upload=resumable_upload(begun))
 
     async def AppendUpload(
@@ -127,7 +131,9 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def CompleteUpload(
         self, request: upload_service_pb2.CompleteUploadRequest, context: Context
     ) -> upload_service_pb2.CompleteUploadResponse:
-        asset = await self._resumable_uploads.complete(current_caller().owner, request.upload_id)
+        asset = await self._resumable_uploads.complete(
+            current_caller().owner, request.upload_id, size_bytes=request.size_bytes, sha256=request.sha256
+        )
         return upload_service_pb2.CompleteUploadResponse(asset=self._encoder.asset(asset))
 
     async def CancelUpload(
@@ -139,8 +145,28 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def UploadOutput(
         self, request: upload_service_pb2.UploadOutputRequest, context: Context
     ) -> upload_service_pb2.UploadOutputResponse:
+        return await self._take(current_lease(), request)
+
+    async def UploadOutputs(
+        self, request: upload_service_pb2.UploadOutputsRequest, context: Context
+    ) -> upload_service_pb2.UploadOutputsResponse:
+        leases: dict[str, LeaseClaims] = {}
+
+        async def answer(one: upload_service_pb2.LeasedOutput) -> upload_service_pb2.OutputAnswer:
+            try:
+                token = one.lease_token
+                lease = leases.get(token) or leases.setdefault(token, self._capabilities.verify_lease(token))
+                return upload_service_pb2.OutputAnswer(stored=await self._take(lease, one.output))
+            except AtelierError as error:
+                return upload_service_pb2.OutputAnswer(refused=to_status(error, current_request_id()))
+
+        return upload_service_pb2.UploadOutputsResponse(answers=await all_to_their_ends(map(answer, request.outputs)))
+
+    async def _take(
+        self, lease: LeaseClaims, request: upload_service_pb2.UploadOutputRequest
+    ) -> upload_service_pb2.UploadOutputResponse:
         files = [SmallFile(rendition_from(file.rendition), file.sha256, file.data) for file in request.files]
-        receipt, found = await self._small_outputs.take(current_lease(), request.asset_index, files)
+        receipt, found = await self._small_outputs.take(lease, request.asset_index, files)
         return upload_service_pb2.UploadOutputResponse(receipt=receipt, media=media(found))
 
     async def StartUpload(
@@ -176,17 +202,23 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def FinishUpload(
         self, request: upload_service_pb2.FinishUploadRequest, context: Context
     ) -> upload_service_pb2.FinishUploadResponse:
-        receipt, found = await self._uploads.finish(current_lease(), request.upload_id, request.rendition_upload_ids)
+        receipt, found = await self._uploads.finish(
+            current_lease(), request.upload_id, request.rendition_upload_ids, linked=request.linked
+        )
         return upload_service_pb2.FinishUploadResponse(receipt=receipt, media=media(found))
 
     async def ReadReference(
         self, request: upload_service_pb2.ReadReferenceRequest, context: Context
     ) -> AsyncIterator[upload_service_pb2.ReadReferenceResponse]:
-        bucket, key, generation = granted_reference(current_lease(), request.asset_id)
-        async with aclosing(self._store.open_range(bucket, key, generation=generation)) as chunks:
-            async for chunk in chunks:
-                for start in range(0, len(chunk), MAX_PIECE_BYTES):
-                    yield upload_service_pb2.ReadReferenceResponse(data=chunk[start : start + MAX_PIECE_BYTES])
+        lease = current_lease()
+        if request.handover_name:
+            sha256 = await self._references.hand_over(lease, request.asset_id, request.handover_name)
+            if sha256 is not None:
+                yield upload_service_pb2.ReadReferenceResponse(handed_over_sha256=sha256)
+                return
+        async with aclosing(self._references.read(lease, request.asset_id)) as pieces:
+            async for data in pieces:
+                yield upload_service_pb2.ReadReferenceResponse(data=data)
 
 
 @asynccontextmanager

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from asset_service.domain import (
@@ -17,7 +17,7 @@ from asset_service.domain import (
     UploadState,
 )
 from asset_service.handover import Handover
-from asset_service.intake import Intake
+from asset_service.intake import Begun, Intake
 from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
 from asset_service.receipts import Receipts
@@ -30,12 +30,9 @@ from service_kit.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     ResourceExhausted,
 )
 from service_kit.finishing import Unbroken
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +98,15 @@ class Uploads:
     ) -> Started:
         """Begin an upload, or find it again; with `handover` a file is offered for one that has no bytes.
 
+        With an offer it may have no digest. Then its bytes come with `finish`, and what has come of them counts for
+        nothing before: each call offers a new file.
+
         Raises:
             InvalidArgument: outside what the lease grants, or not a digest.
             FailedPrecondition: `already_settled`.
             ResourceExhausted: too many different uploads of this file.
         """
-        self._rules.check(lease, asset_index, size_bytes, sha256)
+        self._rules.check(lease, asset_index, size_bytes, sha256, linked=handover)
         wanted = new_upload(lease, asset_index, rendition, size_bytes, sha256)
         async with self._storage.write() as tx:
             await tx.keep_open(lease.job_id)
@@ -117,8 +117,9 @@ class Uploads:
             upload = await self._own(lease, upload.upload_id)
             if upload.state is UploadState.STAGED:
                 return Started(upload.upload_id, upload.size_bytes)
-            received_bytes = await self._spool.open(upload.upload_id)
-            name = await self._handover.offer(upload.upload_id) if handover and not received_bytes else ""
+            received_bytes = await self._spool.open(upload.upload_id) if upload.sha256 else 0
+            wants = handover and not received_bytes
+            name = await self._handover.offer(upload.upload_id, lease.job_id) if wants else ""
             return Started(upload.upload_id, received_bytes, name)
 
     async def collect(self, lease: LeaseClaims, upload_id: str) -> int:
@@ -157,16 +158,18 @@ class Uploads:
             return await self._spool.sync(upload.upload_id)
 
     async def finish(
-        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: Sequence[str]
+        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: Sequence[str], *, linked: bool = False
     ) -> tuple[str, Media]:
         """Measure an output and its renditions. Returns the receipt and what the output is.
+
+        With `linked` the output's bytes are copied first, from the link beside the file that was offered.
 
         Raises:
             NotFound: the lease has no such upload.
             InvalidArgument: `digest_mismatch`, `unsupported_media`, or renditions that are not of this output.
             FailedPrecondition: `incomplete_upload` or `already_settled`.
         """
-        return await self._unbroken.run(self._finish(lease, upload_id, tuple(rendition_upload_ids)))
+        return await self._unbroken.run(self._finish(lease, upload_id, tuple(rendition_upload_ids), linked))
 
     async def _add(self, tx: Transaction, wanted: Upload) -> Upload:
         if await tx.uploads.count_same_file(wanted) >= MAX_UPLOADS_PER_FILE:
@@ -194,6 +197,11 @@ class Uploads:
             raise FailedPrecondition(
                 f"The upload is finished: it has all its {upload.size_bytes} bytes.", ErrorReason.INCOMPLETE_UPLOAD
             )
+        if not upload.sha256:
+            raise FailedPrecondition(
+                "The upload has no digest, so its bytes come as a link; start it with its digest to send them.",
+                ErrorReason.INCOMPLETE_UPLOAD,
+            )
         return upload
 
     async def _write(self, upload: Upload, piece: Piece) -> None:
@@ -212,7 +220,7 @@ class Uploads:
             await self._spool.write(upload.upload_id, piece.offset, piece.data)
 
     async def _finish(
-        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: tuple[str, ...]
+        self, lease: LeaseClaims, upload_id: str, rendition_upload_ids: tuple[str, ...], linked: bool
     ) -> tuple[str, Media]:
         ids = (upload_id, *rendition_upload_ids)
         async with AsyncExitStack() as locks:
@@ -226,30 +234,53 @@ class Uploads:
                 async with self._storage.read() as tx:
                     await check_same_renditions(tx, output, rendition_upload_ids)
                 return output.receipt, output.media
-            media = [await self._measured(upload) for upload in found]
-            check_formats(lease, found, media)
-            receipt, staged = await self._stage(found, media)
+            media, generations = await self._checked_and_written(lease, found, linked)
+            receipt, staged = await self._stage(found, media, generations)
             for name in ids:
                 await self._spool.remove(name)
         return receipt, staged
 
-    async def _measured(self, upload: Upload) -> Media:
-        """Measure a file. Of one that can never be taken nothing is left, without waiting for the job's settlement."""
-        try:
-            return await self._intake.measured(upload)
-        except InvalidArgument as error:
-            # Bytes that were changed on their way may be sent again.
-            if error.reason is not ErrorReason.DIGEST_MISMATCH:
-                async with self._storage.write() as tx:
-                    await tx.uploads.delete_later(upload.upload_id)
-                self._nudge()
-            raise
+    async def _checked_and_written(
+        self, lease: LeaseClaims, found: Sequence[Upload], linked: bool
+    ) -> tuple[Sequence[Media], Sequence[str]]:
+        """Make blobs of an output and its renditions. Returns what they are, and their generations."""
+        begins = [partial(self._begin, upload, linked and upload is found[0]) for upload in found]
+        return await self._intake.write_checked(begins, partial(self._checked, lease))
 
-    async def _stage(self, found: Sequence[Upload], media: Sequence[Media]) -> tuple[str, Media]:
-        staged = []
-        for upload, measured in zip(found, media, strict=True):
-            generation = await self._intake.publish(upload, measured)
-            staged.append(replace(upload, state=UploadState.STAGED, media=measured, generation=generation))
+    async def _begin(self, upload: Upload, linked: bool) -> Begun:
+        if linked == bool(upload.sha256):
+            raise FailedPrecondition(
+                "The bytes of an upload without a digest come as a link, and of no other.",
+                ErrorReason.INCOMPLETE_UPLOAD,
+            )
+        if linked:
+            return await self._intake.take(upload, self._handover.take_link(upload.upload_id))
+        return await self._intake.begin(upload)
+
+    async def _checked(self, lease: LeaseClaims, begun: Sequence[Begun]) -> Sequence[Media]:
+        """Wait for what files are. Of one that can never be taken nothing is left, without waiting for a settlement."""
+        media = []
+        for one in begun:
+            try:
+                media.append(await one.media)
+            except InvalidArgument as error:
+                # Bytes that were changed on their way may be sent again.
+                if error.reason is not ErrorReason.DIGEST_MISMATCH:
+                    async with self._storage.write() as tx:
+                        await tx.uploads.delete_later(one.upload.upload_id)
+                    self._nudge()
+                raise
+        check_formats(lease, [one.upload for one in begun], media)
+        return media
+
+    async def _stage(
+        self, found: Sequence[Upload], media: Sequence[Media], generations: Sequence[str]
+    ) -> tuple[str, Media]:
+        # The rows keep what was announced: perhaps no digest.
+        staged = [
+            replace(upload, state=UploadState.STAGED, media=measured, generation=generation)
+            for upload, measured, generation in zip(found, media, generations, strict=True)
+        ]
         crash.reach("asset.upload.finished.blob")
         receipt = self._receipts.sign(staged[0], staged[1:])
         output = replace(staged[0], receipt=receipt)
@@ -276,15 +307,3 @@ async def check_same_renditions(tx: Transaction, output: Upload, rendition_uploa
             "must be those with which the output was finished",
             ErrorReason.CONFLICTING_FIELDS,
         )
-
-
-def granted_reference(lease: LeaseClaims, reference_id: str) -> tuple[str, str, str]:
-    """Return bucket, key and generation of a reference that a lease may read.
-
-    Raises:
-        PermissionDenied: `invalid_lease`; the lease does not name it.
-    """
-    for reference in lease.references:
-        if reference.asset_id == reference_id:
-            return reference.bucket, reference.key, reference.generation
-    raise PermissionDenied("The lease does not grant this reference.", ErrorReason.INVALID_LEASE)

@@ -115,16 +115,16 @@ class Encoder:
         if asset.provenance:
             message.provenance.ParseFromString(asset.provenance)
         message.rendition_state, message.rendition_error = _rendition_state(asset), asset.rendition_error
-        message.url, expires_at = self._sign(asset.blob)
+        message.url, expires_at = self._sign(asset.blob, asset.asset_id)
         message.url_expires_at.CopyFrom(expires_at)
         for rendition in asset.renditions:
-            url, expires_at = self._sign(rendition.blob)
+            url, expires_at = self._sign(rendition.blob, asset.asset_id)
             message.renditions.add(
                 kind=_KINDS[rendition.kind], media=media(rendition.media), url=url, url_expires_at=expires_at
             )
 
-    def _sign(self, blob: Blob) -> tuple[str, Timestamp]:
-        signed = self._signer.sign(blob.bucket, blob.key, blob.generation, self._url_ttl)
+    def _sign(self, blob: Blob, asset_id: str) -> tuple[str, Timestamp]:
+        signed = self._signer.sign(blob.bucket, blob.key, blob.generation, self._url_ttl, of=asset_id)
         return signed.url, timestamp(signed.expires_at)
 
 
@@ -307,6 +307,9 @@ def said_provenance(said: Mapping[str, Any], content_type: str) -> bytes:
             made.settings.loras.add(name=name, weight=weight)
         if said.get("quality"):
             made.settings.quality = generation_pb2.Quality.Value(f"QUALITY_{said['quality'].upper()}")
+    for name, part in said.get("enhanced_by", ()):
+        setattr(made.enhanced_by, name, part)
+    made.enhance_prompt = bool(made.enhanced_prompt)
     return made.SerializeToString(deterministic=True)
 
 

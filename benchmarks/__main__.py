@@ -1,7 +1,7 @@
 """`make bench`: takes every figure in one run, prints the tables, writes them with the environment beside them.
 
-`make bench PART=jobs` takes only some: startup, progress, image, uploads, search, saving, relay, watchers, jobs,
-dispatch (with commas).
+`make bench PART=jobs` takes only some: startup, progress, overhead, image, uploads, search, saving, relay,
+watchers, jobs, dispatch (with commas).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from benchmarks import (
     image_request,
     latency,
     load_report,
+    overhead,
     relay,
     saving,
     search,
@@ -38,7 +39,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- figures of make bench: begin -->", "<!-- figures of make bench: end -->"
-PARTS = ("startup", "progress", "image", "uploads", "search", "saving", "relay", "watchers", "jobs", "dispatch")
+PARTS = (
+    *("startup", "progress", "overhead", "image", "uploads", "search", "saving", "relay", "watchers"),
+    *("jobs", "dispatch"),
+)
 
 
 def main() -> None:
@@ -75,6 +79,7 @@ def measure(parts: Sequence[str], rounds: int) -> tuple[str, dict[str, Any]]:
         folder.chmod(0o755)
         alone = [*(footprint.measure(folder) if "startup" in parts else ())]
         alone += latency.measure(folder) if "progress" in parts else ()
+        alone += overhead.measure(folder) if "overhead" in parts else ()
         alone += search.measure(folder) if "search" in parts else ()
         alone += saving.measure(folder) if "saving" in parts else ()
         if alone:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from atelier_worker.engine_process import end_left_behind
 from faults.engine import FOLDER_VARIABLE
 from faults.ports import free_port
 from faults.proxy import Link
@@ -93,6 +94,9 @@ class Part:
         self._notice_end()
         process = self._process
         if process is None:
+            return
+        if process.returncode is not None:
+            end_left_behind(process.pid)
             return
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -39,6 +39,7 @@ MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds", "
 # Uploads of those who lost a race, which expire; and items whose renditions the library asks for now and then.
 _MAY_EMPTY = ("asset.uploads", "library.late_items")
 _PAUSE_S = 0.2
+_ONE_FILE = b"atlrblob"
 _MARK = re.compile(rb"atelier-faults plan=\d+ index=\d+;")
 
 
@@ -73,15 +74,14 @@ def read_blobs(root: Path) -> list[Row]:
     """Return every blob of the workspace's bucket: its key, its size and its digest as they are on the disk."""
     bucket = root / "workspace-temp"
     blobs = []
-    for folder in sorted(bucket.rglob("*.blob")):
-        if folder.relative_to(bucket).parts[0].startswith("."):
+    for path in sorted(bucket.rglob("*.blob")):
+        if path.relative_to(bucket).parts[0].startswith("."):
             continue
-        data = (folder / "data").read_bytes()
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        data, meta = read_blob(path)
         mark = _MARK.search(data)
         blobs.append(
             {
-                "key": folder.relative_to(bucket).as_posix().removesuffix(".blob"),
+                "key": path.relative_to(bucket).as_posix().removesuffix(".blob"),
                 "size_bytes": len(data),
                 "sha256": hashlib.sha256(data).hexdigest(),
                 "generation": meta.get("generation", ""),
@@ -89,6 +89,26 @@ def read_blobs(root: Path) -> list[Row]:
             }
         )
     return blobs
+
+
+def read_blob(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Return the bytes of a blob as they are on the disk, and what is noted of it.
+
+    It is a folder of two files, or one file: the bytes, a JSON object, the object's length and eight more bytes.
+    """
+    if path.is_dir():
+        data, meta = (path / "data").read_bytes(), json.loads((path / "meta.json").read_text("utf-8"))
+        # A copy of one file has all of that file by a link.
+        return (_parted(data)[0] if data.endswith(_ONE_FILE) else data), meta
+    data, noted = _parted(path.read_bytes())
+    return data, json.loads(noted)
+
+
+def _parted(content: bytes) -> tuple[bytes, bytes]:
+    """Part what is one file into the bytes of the blob and what is noted of it."""
+    end = len(content) - 12
+    start = end - int.from_bytes(content[end : end + 4])
+    return content[:start], content[start:end]
 
 
 async def collect(evidence: Evidence, database_url: str, blobs: Path) -> None:

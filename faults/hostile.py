@@ -22,7 +22,8 @@ from atelier.router.v1 import job_pb2
 from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2_grpc
-from atelier_worker.uploads import Patience, Transfers
+from atelier_worker.patience import Patience
+from atelier_worker.uploads import Transfers
 from faults.engine import mark_of, png
 from faults.evidence import Evidence, Report
 from service_kit.capabilities import Capabilities, Receipt

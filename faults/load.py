@@ -17,6 +17,7 @@ from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
 from faults.clients import Calls, Owner, list_assets, turned
+from faults.collect import read_blob
 from faults.engine import prompt_of
 from faults.evidence import AssetSight, Check, Evidence, Saved, Submission
 from faults.progress import Progress
@@ -175,9 +176,9 @@ class Load:
     def _problem(self, asset: asset_pb2.Asset) -> str:
         """Return what is wrong with the bytes of an asset; empty when nothing is."""
         bucket, _, key = urlsplit(asset.url).path.removeprefix("/media/").partition("/")
-        file = self._blobs / bucket / f"{unquote(key)}.blob" / "data"
+        file = self._blobs / bucket / f"{unquote(key)}.blob"
         try:
-            digest = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest = hashlib.sha256(read_blob(file)[0]).hexdigest()
         except OSError as error:
             return f"index {asset.asset_index}: its bytes cannot be read: {error.strerror}"
         return "" if digest == asset.media.sha256 else f"index {asset.asset_index}: its bytes have another digest"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
 from gateway.app import Application
@@ -27,6 +28,7 @@ from gateway.open_streams import OpenStreams
 from gateway.pages import Pages
 from gateway.rates import Buckets, RateLimits
 from gateway.references import ReferenceLimits, References
+from gateway.revocations import Revocations, keys_of
 from gateway.web_server import WebServer
 from gateway.webhooks.sending import Sending, open_sending
 from service_kit import channels
@@ -56,6 +58,7 @@ class Gateway:
     tls: bool
     resolver: Resolver
     sending: Sending
+    revocations: Revocations
 
     async def start(self) -> Running:
         """Listen. Raises what `start` raises."""
@@ -65,6 +68,7 @@ class Gateway:
             await self._close()
             raise
         self.sending.sender.start()
+        self.revocations.start()
         host = self.settings.gateway.listen.rpartition(":")[0]
         target = f"{host}:{self.server.port}"
         log.info("listening", service="gateway", target=target, tls=self.tls)
@@ -75,6 +79,7 @@ class Gateway:
         # Streams would never end by themselves; their clients come back, to another gateway if there is one.
         self.context.closing.set()
         await self.server.stop()
+        await self.revocations.stop()
         await self.context.feeds.close()
         await self.context.identities.close()
         await self._close()
@@ -87,43 +92,29 @@ class Gateway:
         await self.store.close()
 
 
-async def start(settings: Settings) -> Running:
+async def start(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> Running:
     """Start the gateway. It serves as soon as this returns, whether or not the services behind it are up yet.
 
     Raises:
         SettingsError: the settings would open it to others without TLS, or TLS cannot be set up.
         FailedPrecondition: the address is taken.
     """
-    return await compose(settings).start()
+    return await compose(settings, near).start()
 
 
-def compose(settings: Settings) -> Gateway:
-    """Wire everything. Needs a running event loop.
+def compose(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> Gateway:
+    """Wire everything. Needs a running event loop. Servers that are `near` are called without gRPC.
 
     Raises:
         SettingsError: the settings would open the gateway to others without TLS, or one cannot be used.
     """
     tls = _check(settings)
     clock = SystemClock()
-    backends = _connect(settings)
+    backends = _connect(settings, near)
     timeout = settings.gateway.request_timeout
     resolver = Resolver()
     rings = Keyrings(settings.keys_dir)
-    closing = asyncio.Event()
-    rates = Rates(settings.gateway.requests_per_minute_per_key, settings.gateway.requests_per_minute_per_owner)
-    context = Context(
-        backends=backends,
-        identities=Identities(lambda key: backends.exchange_key(key, timeout), clock),
-        clock=clock,
-        request_timeout=timeout,
-        max_body_bytes=settings.gateway.max_body_bytes,
-        secure_cookies=tls or settings.core.public_url.startswith("https:"),
-        rates=RateLimits(rings.identity_verifier(clock), Buckets(clock), rates),
-        references=_references(settings, backends, resolver, clock),
-        streams=OpenStreams(rings.identity_verifier(clock), settings.gateway.event_streams_per_owner, closing),
-        feeds=Feeds(backends, timeout),
-        closing=closing,
-    )
+    context = _context(settings, backends, rings, resolver, clock, tls=tls)
     store = open_store(settings)
     keys = rings.media_verifier(clock)
     redirect = settings.blobs.redirect and bool(store.origin)
@@ -131,6 +122,7 @@ def compose(settings: Settings) -> Gateway:
     loopback = is_loopback(settings.gateway.listen)
     table = RouteTable(routes())
     media = Media(store, keys, clock, redirect=redirect)
+    calls = Calls(backends, table.routes, timeout)
     app = Application(
         context=context,
         table=table,
@@ -142,7 +134,7 @@ def compose(settings: Settings) -> Gateway:
         limits=limits,
         kit=Kit(
             context,
-            Calls(backends, table.routes, timeout),
+            calls,
             media,
             settings.core.public_url.rstrip("/"),
             Grants(lambda: rings.read_key_file("gateway.key"), rings.identity_verifier(clock), clock),
@@ -154,8 +146,32 @@ def compose(settings: Settings) -> Gateway:
         app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
     )
     limits.abort = server.abort
-    sending = open_sending(settings, _outgoing(settings, resolver), clock, RENDERERS)
-    return Gateway(settings, context, app, server, store, tls, resolver, sending)
+    sending = open_sending(settings, _outgoing(settings, resolver), clock, RENDERERS, near)
+    revocations = Revocations(sending.router, context.identities, (context.feeds, calls.watches), timeout)
+    return Gateway(settings, context, app, server, store, tls, resolver, sending, revocations)
+
+
+def _context(
+    settings: Settings, backends: Backends, rings: Keyrings, resolver: Resolver, clock: Clock, *, tls: bool
+) -> Context:
+    gateway, closing = settings.gateway, asyncio.Event()
+    verifier = rings.identity_verifier(clock)
+    rates = Rates(gateway.requests_per_minute_per_key, gateway.requests_per_minute_per_owner)
+    return Context(
+        backends=backends,
+        identities=Identities(
+            lambda key: backends.exchange_key(key, gateway.request_timeout), clock, keys_of=partial(keys_of, verifier)
+        ),
+        clock=clock,
+        request_timeout=gateway.request_timeout,
+        max_body_bytes=gateway.max_body_bytes,
+        secure_cookies=tls or settings.core.public_url.startswith("https:"),
+        rates=RateLimits(verifier, Buckets(clock), rates),
+        references=_references(settings, backends, resolver, clock),
+        streams=OpenStreams(verifier, gateway.event_streams_per_owner, closing),
+        feeds=Feeds(backends, gateway.request_timeout),
+        closing=closing,
+    )
 
 
 def _check(settings: Settings) -> bool:
@@ -216,12 +232,12 @@ def _own_host(public_url: str) -> list[str]:
     return [f"{parts.hostname}:{parts.port or ports[parts.scheme]}"]
 
 
-def _connect(settings: Settings) -> Backends:
+def _connect(settings: Settings, near: channels.Near) -> Backends:
     gateway = settings.gateway
     targets = {"router": gateway.router_target, "asset": gateway.asset_target, "library": gateway.library_target}
     router, asset, library = (
         # Without the library everything but saving works.
-        Backend(name, channels.connect(target, timeout=gateway.request_timeout), required=name != "library")
+        Backend(name, channels.connect_bare(target, near=near), required=name != "library")
         for name, target in targets.items()
     )
     return Backends(router, asset, library)

@@ -10,8 +10,8 @@ from typing import Any
 
 from gateway.context import Context
 from gateway.dialects.call import Kit
+from gateway.dialects.call import serve as serve_dialect
 from gateway.dialects.dialect import Dialect, Dialects
-from gateway.dialects.dialect import serve as serve_dialect
 from gateway.downloads import Downloads
 from gateway.edge import Edge
 from gateway.events import SOURCES, serve_events
@@ -80,16 +80,16 @@ class Application:
         exchange = Exchange(scope, receive, send, request_id=request_id, limits=self.limits)
         with serving_request(request_id):
             try:
-                goes_on = await self._answer(exchange)
-                if goes_on is not None:
-                    await self._go_on(goes_on, exchange)
+                stream = await self._answer(exchange)
+                if stream is not None:
+                    await self._stream(stream, exchange)
             except ClientGone:
                 log.info("client_gone", request_id=request_id, path=scope["path"])
                 await exchange.wait_gone()
 
-    async def _go_on(self, goes_on: Callable[[], Awaitable[None]], exchange: Exchange) -> None:
+    async def _stream(self, stream: Callable[[], Awaitable[None]], exchange: Exchange) -> None:
         try:
-            await goes_on()
+            await stream()
         except ClientGone:
             raise
         except Exception:
@@ -118,8 +118,8 @@ class Application:
                 self.limits.abort(exchange.scope)
                 await exchange.wait_gone()
             return None
-        if reply.goes_on is not None:
-            return reply.goes_on
+        if reply.stream is not None:
+            return reply.stream
         if exchange.body_pending:
             await exchange.drain()
         await exchange.reply(reply)

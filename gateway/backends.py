@@ -15,7 +15,7 @@ from gateway.http_rules import RpcRoute
 from gateway.requests import message_class
 from gateway.status import of_rpc
 from service_kit.identity import AUTHORIZATION, ON_BEHALF_OF, IssuedToken
-from service_kit.interceptors import REQUEST_ID
+from service_kit.interceptors import REQUEST_ID, current_request_id
 from service_kit.secret import Secret
 
 Metadata = tuple[tuple[str, str], ...]
@@ -69,7 +69,8 @@ class Backends:
         """
         request = identity_service_pb2.ExchangeKeyRequest(secret=key.reveal())
         try:
-            reply = await self._identity.ExchangeKey(request, timeout=limit.total_seconds())
+            entries = metadata(current_request_id())
+            reply = await self._identity.ExchangeKey(request, metadata=entries, timeout=limit.total_seconds())
         except grpc.RpcError as error:
             raise of_rpc(error) from error
         return IssuedToken(Secret(reply.identity_token), reply.expires_at.ToDatetime(UTC))

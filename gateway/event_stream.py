@@ -13,6 +13,7 @@ from gateway.backends import Metadata
 from gateway.http import ClientGone, Exchange
 from gateway.open_streams import OpenStreams
 from gateway.sse import HEADERS, OPENING
+from service_kit.tasks import end
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -119,11 +120,7 @@ class EventStream:
         self._streams.remove(self)
         self._streams.give(self._owner)
         self._owner = None
-        tasks = [task for task in (self._writer, *self.leave()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await end([task for task in (self._writer, *self.leave()) if task is not None])
 
     def _write(self) -> None:
         if self._started and self._writer is None:

@@ -105,7 +105,7 @@ async def serve_events(context: Context, routes: Mapping[str, RpcRoute], exchang
     except BaseException:
         await client.close()
         raise
-    return Reply(200, goes_on=partial(client.run, context.ping_interval))
+    return Reply(200, stream=partial(client.run, context.ping_interval))
 
 
 def _after(exchange: Exchange) -> str:

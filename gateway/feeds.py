@@ -18,9 +18,10 @@ from typing import Any, Protocol
 from gateway.backends import Backends
 from gateway.news import News, Watched
 from gateway.requests import message_class
-from gateway.streams import Watch, is_expired, shared
+from gateway.streams import Watch, is_expired, refusal_of, shared
 from service_kit.errors import AtelierError, Internal
 from service_kit.events import Cursor, decode_cursor
+from service_kit.tasks import end
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -278,6 +279,18 @@ class Feed:
         """Read for everybody who has a seat."""
         self._task = self._feeds.spawn(self._read())
 
+    def end(self, error: AtelierError) -> None:
+        """End it for all who have a seat."""
+        if self.over:
+            return
+        self.over, self.error = True, error
+        self._feeds.forget(self)
+        self._watch.cancel()
+        if self._task is not None:
+            self._task.cancel()
+        for seat in tuple(self.seats):
+            seat.feed_ended(error)
+
     def remove(self, seat: Seat) -> None:
         """Take a seat away. Nobody reads a stream that nobody watches."""
         self.seats.discard(seat)
@@ -348,6 +361,13 @@ class Feeds:
         if self._feeds.get(feed.watched) is feed:
             del self._feeds[feed.watched]
 
+    async def recheck(self) -> None:
+        """End the feeds whose identity is refused by now: what remembers tokens has forgotten some."""
+        for feed in tuple(self._feeds.values()):
+            refused = await refusal_of(feed.watched.access)
+            if refused is not None:
+                feed.end(refused)
+
     def watch(self, watched: Watched, cursor: str, *, once: bool = False) -> Watch:
         """Return a call that begins after a cursor; `once`: it ends when it has told what there is."""
         request = message_class(watched.route.method.input_type).FromString(watched.request)
@@ -363,7 +383,4 @@ class Feeds:
 
     async def close(self) -> None:
         """End all feeds."""
-        running = tuple(self._tasks)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end(self._tasks)

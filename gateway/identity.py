@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
@@ -18,6 +18,7 @@ from service_kit.clock import Clock
 from service_kit.errors import AtelierError, PermissionDenied, Unauthenticated
 from service_kit.identity import ON_BEHALF_OF, IssuedToken
 from service_kit.secret import Secret
+from service_kit.tasks import end
 
 SESSION_COOKIE = "atelier_session"
 _SCHEMES = frozenset({"bearer"})
@@ -27,6 +28,8 @@ _REMEMBER_REFUSAL = timedelta(seconds=2)
 _MAX_CREDENTIAL = 4096
 
 Exchange = Callable[[Secret], Awaitable[IssuedToken]]
+KeysOf = Callable[[str], Collection[str]]
+"""Returns the ids of the keys that a token was made from: its key, and the one that a session comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +98,23 @@ def session_cookie(secret: str, expires_at: datetime | None, now: datetime, *, s
     return "; ".join(parts)
 
 
+def _no_keys(token: str) -> Collection[str]:
+    return ()
+
+
 class Identities:
     """Turns credentials into identity tokens; any number of requests with one key cause one exchange."""
 
-    def __init__(self, exchange: Exchange, clock: Clock, *, capacity: int = 10_000) -> None:
-        """Exchange keys with `exchange`; remember the tokens of the `capacity` keys that were used last."""
+    def __init__(self, exchange: Exchange, clock: Clock, *, keys_of: KeysOf = _no_keys, capacity: int = 10_000) -> None:
+        """Exchange keys with `exchange`; remember the tokens of the `capacity` keys that were used last.
+
+        `keys_of` says from which keys a token was made, for `forget`.
+        """
         self._exchange = exchange
         self._clock = clock
+        self._keys_of = keys_of
         self._capacity = capacity
-        self._tokens: OrderedDict[bytes, IssuedToken] = OrderedDict()
+        self._tokens: OrderedDict[bytes, tuple[IssuedToken, frozenset[str]]] = OrderedDict()
         self._refusals: OrderedDict[bytes, tuple[datetime, Unauthenticated]] = OrderedDict()
         self._running: dict[bytes, asyncio.Task[IssuedToken]] = {}
 
@@ -130,16 +141,23 @@ class Identities:
         # A client that leaves must not take the exchange away from the others that wait for it.
         return (await asyncio.shield(task)).token.reveal()
 
+    def forget(self, key_ids: Set[str]) -> bool:
+        """Use the tokens of some keys no more: whoever goes on with such a key is asked for anew.
+
+        Tells whether there were any.
+        """
+        names = [name for name, (_, made_of) in self._tokens.items() if not made_of.isdisjoint(key_ids)]
+        for name in names:
+            del self._tokens[name]
+        return bool(names)
+
     async def close(self) -> None:
         """Stop the exchanges that are under way."""
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await end(list(self._running.values()))
 
     def _known(self, name: bytes) -> IssuedToken | None:
         now = self._clock.now()
-        issued = self._tokens.get(name)
+        issued, _ = self._tokens.get(name, (None, frozenset()))
         if issued is not None:
             if issued.expires_at - now > _REFRESH_BEFORE:
                 self._tokens.move_to_end(name)
@@ -160,7 +178,7 @@ class Identities:
             self._refusals[name] = (self._clock.now() + _REMEMBER_REFUSAL, error)
             _shrink(self._refusals, self._capacity)
             raise
-        self._tokens[name] = issued
+        self._tokens[name] = issued, frozenset(self._keys_of(issued.token.reveal()))
         _shrink(self._tokens, self._capacity)
         return issued
 
@@ -172,7 +190,9 @@ class Identities:
 
 
 def _shrink(
-    entries: OrderedDict[bytes, IssuedToken] | OrderedDict[bytes, tuple[datetime, Unauthenticated]], capacity: int
+    entries: OrderedDict[bytes, tuple[IssuedToken, frozenset[str]]]
+    | OrderedDict[bytes, tuple[datetime, Unauthenticated]],
+    capacity: int,
 ) -> None:
     while len(entries) > capacity:
         entries.popitem(last=False)

@@ -20,6 +20,7 @@ _EXAMPLES = {
     "namespace": "workflows",
     "name": "sdxl",
     "model": "sdxl",
+    "part": "1",
 }
 _REST = {"app": "fal-ai/sdxl/text-to-image", "model": "sdxl"}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -18,6 +17,7 @@ import grpc
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from gateway.backends import Metadata
 from gateway.status import of_rpc
+from service_kit.call_endings import Ending
 from service_kit.destinations import Refused
 from service_kit.errors import ErrorReason, InvalidArgument, PermissionDenied, ResourceExhausted, Unauthenticated
 from service_kit.identity import AUTHORIZATION, ON_BEHALF_OF, IdentityVerifier, Scope
@@ -109,9 +109,8 @@ class References:
         field: str,
         content_type: str = "",
         filename: str = "",
-        reserved: str = "",
     ) -> str:
-        """Bring in a file that is in memory; `reserved` names the one whose id was reserved.
+        """Bring in a file that is in memory.
 
         Raises:
             InvalidArgument: it is empty, or too large.
@@ -123,17 +122,7 @@ class References:
         first = upload_service_pb2.CreateUploadRequest(
             content_type=content_type, filename=filename[:255], size_bytes=len(data)
         )
-        if reserved:
-            first.import_key = _import_key(reserved)
         return await self._bring(first, entries, _pieces(data))
-
-    async def reserve(self, name: str, entries: Metadata) -> str:
-        """Return the id that the asset of a file will have which is brought in by a name, however often it comes."""
-        described = upload_service_pb2.DescribeImportRequest(import_key=_import_key(name))
-        try:
-            return str((await self._uploads.DescribeImport(described, metadata=entries)).asset_id)
-        except grpc.RpcError as error:
-            raise of_rpc(error) from error
 
     @contextmanager
     def _place(self, owner: str) -> Iterator[None]:
@@ -164,15 +153,15 @@ class References:
         entries: Metadata,
         chunks: AsyncIterator[bytes],
     ) -> str:
+        call = self._uploads.CreateUpload(metadata=entries, timeout=self._limits.timeout.total_seconds())
+        ending = Ending(call)
         try:
-            call = self._uploads.CreateUpload(metadata=entries, timeout=self._limits.timeout.total_seconds())
-            try:
-                await _write(call, first, chunks)
-                answer = await call
-            finally:
-                call.cancel()
+            await _write(call, first, chunks)
+            answer = await call
         except grpc.RpcError as error:
-            raise of_rpc(error) from error
+            raise of_rpc(ending.of(error)) from error
+        finally:
+            call.cancel()
         return str(answer.asset.asset_id)
 
 
@@ -222,10 +211,6 @@ async def _write(
     except (asyncio.InvalidStateError, grpc.RpcError):
         # The service has answered already; what it says is read from the call.
         return
-
-
-def _import_key(name: str) -> str:
-    return hashlib.sha256(f"atelier.reference/{name}".encode()).hexdigest()
 
 
 async def _pieces(data: bytes) -> AsyncIterator[bytes]:

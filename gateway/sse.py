@@ -47,37 +47,65 @@ async def send_events(
     """
     gone = asyncio.create_task(exchange.disconnected(), name="sse-disconnect")
     stopping = asyncio.create_task(closing.wait(), name="sse-closing")
-    upcoming: asyncio.Task[bytes | None] | None = None
+    sender = _Sender(exchange, frames, ping_interval)
+    sending: asyncio.Task[None] | None = None
     try:
         await exchange.start(200, HEADERS)
         if opening:
             await exchange.write(opening)
+        sending = asyncio.create_task(sender.send_all(), name="sse-sender")
         while True:
-            upcoming = upcoming or asyncio.create_task(_following(frames), name="sse-next")
-            done, _ = await asyncio.wait(
-                {upcoming, gone, stopping},
-                timeout=ping_interval.total_seconds(),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            tasks = {sending, gone, stopping}
+            done, _ = await asyncio.wait(tasks, timeout=sender.silent_in_s, return_when=asyncio.FIRST_COMPLETED)
             if gone in done:
                 return
-            if stopping in done:
+            if done:
                 break
-            if upcoming not in done:
-                await exchange.write(PING)
-                continue
-            content, upcoming = upcoming.result(), None
-            if content is None:
-                break
-            await exchange.write(content)
-        await exchange.write(b"", more=False)
+            if sender.silent_in_s <= 0:
+                await sender.ping()
+        sending.cancel()
+        await asyncio.wait({sending})
+        if not sending.cancelled():
+            sending.result()
+        else:
+            await exchange.write(b"", more=False)
     finally:
-        tasks = [task for task in (gone, stopping, upcoming) if task is not None]
-        for task in tasks:
+        ending = [task for task in (gone, stopping, sending) if task is not None]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         await frames.aclose()
 
 
-async def _following(frames: AsyncGenerator[bytes, None]) -> bytes | None:
-    return await anext(frames, None)
+class _Sender:
+    """Writes frames as they come, and knows for how long nothing was written."""
+
+    def __init__(self, exchange: Exchange, frames: AsyncGenerator[bytes, None], ping_interval: timedelta) -> None:
+        self._exchange = exchange
+        self._frames = frames
+        self._interval_s = ping_interval.total_seconds()
+        self._clock = asyncio.get_running_loop().time
+        self._wrote_at = self._clock()
+        self._is_writing = False
+
+    @property
+    def silent_in_s(self) -> float:
+        """After how many seconds a ping is due, if nothing is written before; a whole interval while something is."""
+        return self._interval_s if self._is_writing else self._wrote_at + self._interval_s - self._clock()
+
+    async def send_all(self) -> None:
+        """Write every frame, and the end of the body."""
+        async for content in self._frames:
+            await self._write(content)
+        await self._exchange.write(b"", more=False)
+
+    async def ping(self) -> None:
+        """Write a ping."""
+        await self._write(PING)
+
+    async def _write(self, content: bytes) -> None:
+        self._is_writing = True
+        try:
+            await self._exchange.write(content)
+        finally:
+            self._is_writing, self._wrote_at = False, self._clock()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,8 @@ _CURSOR = "cursor"
 AFTER = "after"
 MAX_CURSOR = 512
 LAST_EVENT_ID = "last-event-id"
+EXPIRED_PAUSE_S = 1.0
+"""Before a stream whose token ended at once is given up: the service and we may not agree on what time it is."""
 
 Access = Callable[[], Awaitable[Metadata]]
 """Returns the metadata of a call with an identity token that is still good."""
@@ -82,6 +85,7 @@ class Watch:
         self._more: Metadata = ((WATCH, ONCE),) if once else ()
         self._call: Any = None
         self._first: Message | None = None
+        self._refusal: Unauthenticated | None = None
 
     async def open(self, limit: timedelta) -> bool:
         """Begin the call. Returns False when the stream was resumed after its last event: there is nothing to come.
@@ -100,27 +104,43 @@ class Watch:
             self.cancel()
             raise DeadlineExceeded from None
         except grpc.RpcError as error:
-            raise of_rpc(error) from error
+            raise self._refusal or of_rpc(error) from error
         except asyncio.CancelledError:
             self.cancel()
+            self._raise_refusal()
             raise
+
+    async def recheck(self) -> None:
+        """End the call if its identity is refused by now; who reads it is told why."""
+        self._refusal = await refusal_of(self._access)
+        if self._refusal is not None:
+            self.cancel()
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """Give the messages of the call that is open, until it ends.
 
         Raises:
-            AtelierError: the stream broke.
+            AtelierError: the stream broke. If only its token ended (`is_expired`), `open` may follow at once: here was
+                a pause, unless something came before.
         """
+        told = False
         try:
             message = self._first or await self._read()
             while message is not None:
+                told = True
                 cursor = cursor_of(message)
                 if cursor and AFTER in self._request.DESCRIPTOR.fields_by_name:
                     setattr(self._request, AFTER, cursor)
                 yield message
                 message = await self._read()
+        except asyncio.CancelledError:
+            self._raise_refusal()
+            raise
         except grpc.RpcError as error:
-            raise of_rpc(error) from error
+            broken = self._refusal or of_rpc(error)
+            if is_expired(broken) and not told:
+                await asyncio.sleep(EXPIRED_PAUSE_S)
+            raise broken from error
 
     def cancel(self) -> None:
         """End the call. An abandoned call would never be collected."""
@@ -134,7 +154,7 @@ class Watch:
         cancelled = task.cancelling() if task is not None else 0
         state = _stream_state(await self._call.initial_metadata())
         if task is not None and task.cancelling() > cancelled:
-            # Behind interceptors gRPC swallows it, and says that there is no metadata.
+            # gRPC may swallow it, and say that there is no metadata.
             raise asyncio.CancelledError
         if state is None:
             # The service says no state: whether it takes the call is known with the first message.
@@ -143,8 +163,49 @@ class Watch:
         return state != "ended"
 
     async def _read(self) -> Message | None:
+        if self._refusal is not None:
+            raise self._refusal
         found = await self._call.read()
         return None if found is grpc.aio.EOF else found
+
+    def _raise_refusal(self) -> None:
+        """Tell a call that `recheck` has cancelled from a task that somebody cancels."""
+        task = asyncio.current_task()
+        if self._refusal is not None and (task is None or not task.cancelling()):
+            raise self._refusal from None
+
+
+class OpenWatches:
+    """The calls that one client each reads, so that they can be ended before their tokens are."""
+
+    def __init__(self) -> None:
+        self._open: set[Watch] = set()
+
+    @contextmanager
+    def follow(self, watch: Watch) -> Iterator[None]:
+        """Keep a call for as long as it is read."""
+        self._open.add(watch)
+        try:
+            yield
+        finally:
+            self._open.discard(watch)
+
+    async def recheck(self) -> None:
+        """End the calls whose identity is refused by now: what remembers tokens has forgotten some."""
+        for watch in tuple(self._open):
+            await watch.recheck()
+
+
+async def refusal_of(access: Access) -> Unauthenticated | None:
+    """Return why an identity is refused by now; None where it is good, or nobody can say at this moment."""
+    try:
+        await access()
+    except Unauthenticated as refused:
+        return refused
+    except AtelierError:
+        # Then it ends with its token.
+        return None
+    return None
 
 
 def _stream_state(entries: Any) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -15,17 +15,20 @@ import grpc
 from google.protobuf.message import Message
 
 from gateway import requests
-from gateway.backends import Metadata
+from gateway.backends import Backends, Metadata
 from gateway.context import Context
 from gateway.http import ClientGone, Exchange, Reply
 from gateway.http_rules import RpcRoute
 from gateway.render import to_bytes
 from gateway.status import HttpProblem, malformed, of_rpc
+from service_kit.call_endings import Ending
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 
 _PIECE_BYTES = 256 << 10
 _SIZE = "size_bytes"
-_UPLOAD_LIMIT = timedelta(hours=1)
+UPLOAD_LIMIT = timedelta(hours=1)
+"""How long the body of one request may take to come."""
+
 _UNSAID_TYPES = ("", "application/octet-stream")
 _FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 _DIGEST = re.compile(r"sha-256\s*=\s*:?([A-Za-z0-9+/=]+):?", re.IGNORECASE)
@@ -39,19 +42,32 @@ async def serve_upload(context: Context, route: RpcRoute, exchange: Exchange, en
         ClientGone: the body broke off; the call is cancelled, so that nothing of it is kept.
     """
     first = _first_message(route, exchange)
-    call = context.backends.upload(route, entries, _UPLOAD_LIMIT)
-    try:
-        answer = await _send(call, route, exchange, first)
-    except grpc.RpcError as error:
-        raise of_rpc(error) from error
-    finally:
-        call.cancel()
+    answer = await send_file(context.backends, route, entries, first, exchange.body_chunks())
     return Reply(200, {"content-type": "application/json", "cache-control": "no-store"}, to_bytes(answer))
 
 
-async def _send(call: Any, route: RpcRoute, exchange: Exchange, first: Message) -> Message:
+async def send_file(
+    backends: Backends, route: RpcRoute, entries: Metadata, first: Message, chunks: AsyncIterator[bytes]
+) -> Message:
+    """Stream a file to the RPC of a route whose first message is `first`. Returns its answer.
+
+    Raises:
+        AtelierError: the service refuses the file, also while it still comes; or what `chunks` raises.
+        ClientGone: the file broke off; the call is cancelled, so that the service knows.
+    """
+    call = backends.upload(route, entries, UPLOAD_LIMIT)
+    ending = Ending(call)
+    try:
+        return await _send(call, route, first, chunks)
+    except grpc.RpcError as error:
+        raise of_rpc(ending.of(error)) from error
+    finally:
+        call.cancel()
+
+
+async def _send(call: Any, route: RpcRoute, first: Message, chunks: AsyncIterator[bytes]) -> Message:
     """Write the body and return the answer, which may come before the body has ended: then the rest is not read."""
-    writing = asyncio.create_task(_write(call, route, exchange, first), name="upload-write")
+    writing = asyncio.create_task(_write(call, route, first, chunks), name="upload-write")
     answering = asyncio.ensure_future(call)
     try:
         await asyncio.wait({writing, answering}, return_when=asyncio.FIRST_COMPLETED)
@@ -66,11 +82,11 @@ async def _send(call: Any, route: RpcRoute, exchange: Exchange, first: Message) 
         await asyncio.gather(writing, answering, return_exceptions=True)
 
 
-async def _write(call: Any, route: RpcRoute, exchange: Exchange, first: Message) -> None:
+async def _write(call: Any, route: RpcRoute, first: Message, chunks: AsyncIterator[bytes]) -> None:
     message, total = first, 0
     make = requests.message_class(route.method.input_type)
     try:
-        async for chunk in exchange.body_chunks():
+        async for chunk in chunks:
             for piece in _pieces(chunk):
                 setattr(message, route.body, piece)
                 await call.write(message)

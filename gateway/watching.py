@@ -39,7 +39,7 @@ async def serve_watch(context: Context, route: RpcRoute, exchange: Exchange, req
         await client.close()
         # To an EventSource 204 says: do not come back.
         return Reply(204, {"cache-control": "no-store"})
-    return Reply(200, goes_on=partial(client.run, context.ping_interval))
+    return Reply(200, stream=partial(client.run, context.ping_interval))
 
 
 class _OneWatch(EventStream):

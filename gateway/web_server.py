@@ -8,13 +8,14 @@ import logging
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gateway.http import MAX_HEADER_BYTES
+from gateway.joined_writes import JoinedWrites
 from gateway.status import error_body, malformed
 from service_kit.errors import FailedPrecondition
 from service_kit.ids import new_id
@@ -32,6 +33,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop))
         self._watch_headers()
 
     def data_received(self, data: bytes) -> None:

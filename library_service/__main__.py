@@ -21,6 +21,7 @@ from library_service.storage import MIGRATIONS, Storage
 from library_service.sweep import Sweep
 from library_service.upkeep import Upkeep
 from service_kit.blobs import LIBRARY_BUCKET, BlobStore, open_store
+from service_kit.channels import NOBODY_NEAR, Near
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.database_clock import DatabaseClock
@@ -105,8 +106,10 @@ class Service:
         await self.store.stat(LIBRARY_BUCKET, "health")
 
 
-async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
-    """Wire the service and start it; `stack` ends it.
+async def open_service(
+    settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, near: Near = NOBODY_NEAR
+) -> Service:
+    """Wire the service and start it; `stack` ends it. Servers that are `near` are called without gRPC.
 
     Raises:
         FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
@@ -121,6 +124,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
         identity_target=settings.library.identity_target,
         key=lambda: Keyrings(settings.keys_dir).read_key_file("library.key"),
         clock=clock,
+        near=near,
     )
     stack.push_async_callback(assets.close)
     store = open_store(settings)
@@ -143,15 +147,15 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     return service
 
 
-async def start(settings: Settings) -> Running:
+async def start(settings: Settings, near: Near = NOBODY_NEAR) -> Running:
     """Start the library service; returns when it serves, even if the services that it calls are still down.
 
     Raises:
         FailedPrecondition: the folder or the address is taken, or the database is of a newer release.
     """
     async with AsyncExitStack() as stack:
-        service = await open_service(settings, stack)
-        return Running("library", service.server.target, stack.pop_all().aclose)
+        service = await open_service(settings, stack, near=near)
+        return Running("library", service.server.target, stack.pop_all().aclose, service.server.near)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,15 @@ log = get_logger(__name__)
 class AssetControl:
     """The asset service, as the library needs it. Every method raises `AtelierError` when the call fails."""
 
-    def __init__(self, target: str, *, identity_target: str, key: Callable[[], Secret], clock: Clock) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        identity_target: str,
+        key: Callable[[], Secret],
+        clock: Clock,
+        near: channels.Near = channels.NOBODY_NEAR,
+    ) -> None:
         """Call host:port with the library's own identity. Nothing is connected yet.
 
         Args:
@@ -37,10 +45,11 @@ class AssetControl:
             identity_target: the router, where the key is exchanged.
             key: reads the library's API key, when a token is needed.
             clock: decides when a token is too old.
+            near: servers of this process, which are called without gRPC.
         """
-        self._router = channels.connect(identity_target)
+        self._router = channels.connect(identity_target, near=near)
         tokens = channels.key_tokens(self._router, lambda: _read(key), clock)
-        self._channel = channels.connect(target, tokens=tokens)
+        self._channel = channels.connect(target, tokens=tokens, near=near)
         self._stub = asset_control_service_pb2_grpc.AssetControlServiceStub(self._channel)
         self._workspace = asset_service_pb2_grpc.AssetServiceStub(self._channel)
 

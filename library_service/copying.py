@@ -9,9 +9,8 @@ from datetime import timedelta
 
 from library_service.clients import AssetControl
 from library_service.domain import Copying, HeldAsset
-from library_service.removal import erase
 from library_service.storage import Storage
-from service_kit.blobs import LIBRARY_BUCKET, BlobStore, key_segment
+from service_kit.blobs import LIBRARY_BUCKET, BlobStore, erase, key_segment
 from service_kit.errors import AtelierError, ErrorReason, Internal, NotFound, ResourceExhausted
 from service_kit.identity import Owner
 from service_kit.ids import new_id

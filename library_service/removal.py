@@ -11,7 +11,7 @@ from library_service.outbox import Deliveries
 from library_service.storage import Storage, Transaction
 from library_service.storage.blob_rows import Doomed
 from service_kit import crash
-from service_kit.blobs import LIBRARY_BUCKET, BlobStore
+from service_kit.blobs import LIBRARY_BUCKET, BlobStore, erase
 from service_kit.errors import AtelierError, NotFound, Unavailable
 from service_kit.events.followers import Changes
 from service_kit.identity import Caller, Owner
@@ -24,13 +24,6 @@ _LINGER = timedelta(minutes=10)
 _DRAFT_AGE = timedelta(days=1)
 
 log = get_logger(__name__)
-
-
-async def erase(store: BlobStore, bucket: str, key: str) -> None:
-    """Delete what lies at a key of the library. A key belongs to one blob for ever, so any generation is its own."""
-    found = await store.stat(bucket, key)
-    if found is not None:
-        await store.delete(bucket, key, found.generation)
 
 
 class Removal:

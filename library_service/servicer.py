@@ -143,12 +143,13 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
         return pb.CopyToWorkspaceResponse(results=[wire.copy_result_to_proto(*pair) for pair in pairs])
 
     async def SweepBlobs(self, request: pb.SweepBlobsRequest, context: Any) -> pb.SweepBlobsResponse:
-        page = await self._sweep.page(request.dry_run, request.page_token)
+        page = await self._sweep.page(request.dry_run, request.page_token, verify=request.verify)
         return pb.SweepBlobsResponse(
             findings=findings_to_proto(page.findings),
             blobs=page.blobs,
             rows=page.rows,
             next_page_token=page.next_page_token,
+            verified_bytes=page.verified_bytes,
         )
 
     async def EraseOwner(self, request: pb.EraseOwnerRequest, context: Any) -> pb.EraseOwnerResponse:
@@ -164,5 +165,5 @@ class LibraryServicer(library_service_pb2_grpc.LibraryServiceServicer):
             async for event in events:
                 yield wire.event_to_proto(event, self._sign)
 
-    def _sign(self, place: Place) -> SignedUrl:
-        return self._media.sign(place.bucket, place.key, place.generation, self._media_url_ttl)
+    def _sign(self, place: Place, item_id: str) -> SignedUrl:
+        return self._media.sign(place.bucket, place.key, place.generation, self._media_url_ttl, of=item_id)

@@ -138,11 +138,20 @@ def recipe(item: Item, *, as_enhanced: bool) -> router_service_pb2.GenerateConte
         # What a file says of itself may be more than a request may ask for.
         if settings.frame_rate <= _MOST_FRAME_RATE:
             request.frame_rate = settings.frame_rate
-    if made.enhanced_prompt and as_enhanced:
-        request.prompt = made.enhanced_prompt
-    elif made.enhanced_prompt:
-        request.enhance_prompt = True
+    _say_prompt(request, made, as_enhanced=as_enhanced)
     return request
+
+
+def _say_prompt(
+    request: router_service_pb2.GenerateContentRequest, made: generation_pb2.Provenance, *, as_enhanced: bool
+) -> None:
+    """Ask for an enhancement as its request did, or with the prompt that came of it, and for none; never for both."""
+    if as_enhanced:
+        request.prompt = made.enhanced_prompt or made.prompt
+    elif made.enhanced_prompt or made.enhance_prompt:
+        request.enhance_prompt = True
+        if made.warn_on_enhancement_failure:
+            request.on_enhancement_failure = router_service_pb2.ON_ENHANCEMENT_FAILURE_WARN
 
 
 def counts_to_proto(counts: Counts) -> pb.CountItemsResponse:

@@ -7,31 +7,36 @@ every other. Nothing is concluded from a row whose blob is missing: a store that
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from library_service.storage import Storage
 from library_service.storage.blob_rows import Live
 from service_kit import crash
-from service_kit.blobs import LIBRARY_BUCKET, BlobInfo, BlobStore, owner_of_key
+from service_kit.blobs import LIBRARY_BUCKET, BlobInfo, BlobStore, UnreadableBlob, owner_of_key
 from service_kit.identity import Owner
 from service_kit.ids import new_id
 from service_kit.sweeping import (
-    BLOBS_AT_ONCE,
     ROWS_AT_ONCE,
     Finding,
     Place,
     SweepAction,
     SweepKind,
     SweptPage,
+    damaged,
     list_some,
+    not_a_blob,
     place_of,
     token_of,
 )
+from service_kit.verifying import AT_ONCE_BYTES, Verifying
 
 _TOKEN = "library.sweep"  # noqa: S105 - the name of a list, not a secret
 _BLOBS, _ROWS = "blobs", "rows"
 _PARTS = frozenset({_BLOBS, _ROWS})
+
+_NAMED = 10
+"""How many items a finding names."""
 
 _UNKNOWN = "No row knows these bytes: no item has them."
 _LOST = "The bytes of an item are not there: restore them from a backup, or delete the item."
@@ -47,39 +52,62 @@ class Sweep:
         self._storage = storage
         self._store = store
         self._delete_doomed = delete_doomed
+        self._verifying = Verifying(store)
 
-    async def page(self, dry_run: bool, token: str) -> SweptPage:
-        """Look at some blobs or rows, and say where the next page begins.
+    async def page(self, dry_run: bool, token: str, *, verify: bool = False) -> SweptPage:
+        """Look at some blobs or rows, and say where the next page begins. With `verify` the bytes of blobs are read.
 
         Raises:
             InvalidArgument: the token is not of this sweep.
         """
         place = place_of(_TOKEN, token, _BLOBS, _PARTS)
-        if place.part == _BLOBS:
-            blobs = await list_some(self._store, LIBRARY_BUCKET, place.after)
-            findings = [await self._deal(info, dry_run) for info in await self._unknown(blobs)]
-            following: Place | None = Place(_BLOBS, blobs[-1].key) if len(blobs) == BLOBS_AT_ONCE else Place(_ROWS, "")
-            looked = len(blobs), 0
-        else:
-            async with self._storage.read() as tx:
-                rows = await tx.blobs.find_live(after=place.after, limit=ROWS_AT_ONCE)
-            findings = [await self._judge(row, dry_run) for row in rows]
-            following = Place(_ROWS, rows[-1].blob_id) if len(rows) == ROWS_AT_ONCE else None
-            looked = 0, len(rows)
-        found = tuple(finding for finding in findings if finding is not None)
-        if any(finding.action is SweepAction.DELETED for finding in found):
+        swept = await (
+            self._blobs(dry_run, place.after, verify) if place.part == _BLOBS else self._rows(dry_run, place)
+        )
+        if any(finding.action is SweepAction.DELETED for finding in swept.findings):
             await self._delete_doomed()
-        return SweptPage(found, *looked, token_of(_TOKEN, following))
+        return swept
 
-    async def _unknown(self, blobs: Sequence[BlobInfo]) -> list[BlobInfo]:
-        """Return those blobs that no row knows. They were listed before this looks at the rows."""
+    async def _blobs(self, dry_run: bool, after: str, verify: bool) -> SweptPage:
+        listed = await list_some(self._store, LIBRARY_BUCKET, after, most_bytes=AT_ONCE_BYTES if verify else None)
+        # Listed before this looks at the rows.
         async with self._storage.read() as tx:
-            known = await tx.blobs.known_keys([info.key for info in blobs])
-        return [info for info in blobs if info.key not in known]
+            known = await tx.blobs.known_keys(listed.keys)
+        dealt = [await self._deal(info, dry_run) for info in listed.blobs if info.key not in known]
+        findings = [finding for finding in dealt if finding is not None]
+        findings += [not_a_blob(entry, await self._subject(entry.key, known)) for entry in listed.others]
+        read = [info for info in listed.blobs if verify and info.key in known]
+        for info in read:
+            if why := await self._verifying.damage(info):
+                findings.append(damaged(info, await self._subject(info.key, known), why))
+        following = Place(_ROWS, "") if listed.after is None else Place(_BLOBS, listed.after)
+        read_bytes = sum(info.size_bytes for info in read)
+        return SweptPage(tuple(findings), len(listed.blobs), 0, token_of(_TOKEN, following), read_bytes)
+
+    async def _rows(self, dry_run: bool, place: Place) -> SweptPage:
+        async with self._storage.read() as tx:
+            rows = await tx.blobs.find_live(after=place.after, limit=ROWS_AT_ONCE)
+        findings = [await self._judge(row, dry_run) for row in rows]
+        following = Place(_ROWS, rows[-1].blob_id) if len(rows) == ROWS_AT_ONCE else None
+        found = tuple(finding for finding in findings if finding is not None)
+        return SweptPage(found, 0, len(rows), token_of(_TOKEN, following))
+
+    async def _subject(self, key: str, known: set[str]) -> str:
+        """Return what has the bytes at a key: `item 0197…`, or several; empty when no row knows the key."""
+        if key not in known:
+            return ""
+        async with self._storage.read() as tx:
+            items = await tx.blobs.users_of(key, limit=_NAMED + 1)
+        more = " and more" if len(items) > _NAMED else ""
+        return ", ".join(f"item {item_id}" for item_id in items[:_NAMED]) + more or "a blob that no item has"
 
     async def _deal(self, info: BlobInfo, dry_run: bool) -> Finding | None:
         """Say what is to be said about a blob that no row knows, and have it deleted; None when it has just gone."""
-        now = await self._store.stat(LIBRARY_BUCKET, info.key)
+        try:
+            now = await self._store.stat(LIBRARY_BUCKET, info.key)
+        except UnreadableBlob:
+            # It became something else in this moment; the next sweep tells of it.
+            return None
         if now is None or now.generation != info.generation:
             return None
         finding = Finding(
@@ -112,7 +140,11 @@ class Sweep:
             _LOST,
             subject=f"item {row.item_id}" if row.item_id else f"blob {row.blob_id}",
         )
-        info = await self._store.stat(row.place.bucket, row.place.key)
+        try:
+            info = await self._store.stat(row.place.bucket, row.place.key)
+        except UnreadableBlob:
+            # It was told when the blobs were looked at.
+            return None
         if info is None or info.generation != row.place.generation:
             return finding if await self._is_still(row) else None
         if row.uses == row.ref_count:

@@ -33,8 +33,8 @@ from service_kit.blobs import SignedUrl
 from service_kit.errors import Aborted, AtelierError, InvalidArgument
 from service_kit.identity import Owner
 
-Sign = Callable[[Place], SignedUrl]
-"""Makes a signed address of a file."""
+Sign = Callable[[Place, str], SignedUrl]
+"""Makes a signed address of a file of an item, by the item's id."""
 
 _EPOCH, _SECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(seconds=1)
 _FORMAT = "FORMAT_"
@@ -139,11 +139,11 @@ def item_to_proto(item: Item, sign: Sign) -> pb.Item:
     message.provenance.ParseFromString(item.provenance)
     main, *renditions = item.files
     message.media.CopyFrom(_media_to_proto(main.media))
-    signed = sign(main.place)
+    signed = sign(main.place, item.item_id)
     message.url = signed.url
     message.url_expires_at.CopyFrom(_time(signed.expires_at))
     for file in renditions:
-        signed = sign(file.place)
+        signed = sign(file.place, item.item_id)
         message.renditions.add(
             kind=media_pb2.RenditionKind.Value(_RENDITION + file.rendition.upper()),
             media=_media_to_proto(file.media),

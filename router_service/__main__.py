@@ -12,13 +12,13 @@ from atelier.router.v1 import router_service_pb2_grpc, webhook_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service.acknowledgements import Acknowledgements
 from router_service.admission import Admission
+from router_service.claimed import Claimed
 from router_service.clients import AssetClient
 from router_service.conversation_servicer import Conversations, SessionRules
 from router_service.dispatch import Dispatch
 from router_service.ending import Ending
 from router_service.erasure import Erasure
 from router_service.fairness import Shares
-from router_service.handover import Handover
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
 from router_service.introductions import Introductions
@@ -41,7 +41,7 @@ from router_service.watch import Watch
 from router_service.webhook_servicer import WebhookServicer
 from router_service.webhooks import Webhooks
 from router_service.worker_servicer import WorkerServicer
-from service_kit.channels import connect
+from service_kit.channels import NOBODY_NEAR, Near, connect
 from service_kit.clock import Clock, SystemClock
 from service_kit.database import Database
 from service_kit.database_clock import DatabaseClock
@@ -98,7 +98,7 @@ class Service:
         self.acknowledgements = Acknowledgements(self.storage)
         self.dispatch = self._dispatch(settings, clock)
         self.ending = Ending(self.storage, self.relay, self.signals)
-        self.handover = Handover(clock)
+        self.claimed = Claimed(clock)
         self.admission = Admission(self.storage, self.assets, self.signals, self.shares, self.limits, self.dispatch)
         self.recording = Recording(
             self.storage,
@@ -108,9 +108,9 @@ class Service:
             self.acknowledgements,
             capabilities,
             RetryRules(mine.max_attempts, mine.max_leases, mine.retry_backoff),
-            self.handover,
+            self.claimed,
         )
-        self.settlement = Settlement(self.storage, self.assets, self.signals, self.handover)
+        self.settlement = Settlement(self.storage, self.assets, self.signals, self.claimed)
         self.leasing = LeasingLoop(self.dispatch, self.signals)
         self.reaper = self._reaper(mine, clock)
         self.workers = self._worker_servicer(settings, clock)
@@ -246,7 +246,9 @@ async def _prepare(service: Service, db: Database, listen: str) -> None:
             return
 
 
-async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None) -> Service:
+async def open_service(
+    settings: Settings, stack: AsyncExitStack, *, clock: Clock | None = None, near: Near = NOBODY_NEAR
+) -> Service:
     """Wire the router and start it; `stack` ends it. It serves when this returns, even if the asset service is down.
 
     Raises:
@@ -255,7 +257,7 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     db = await Database.open_service(settings, "router", clock=clock or SystemClock())
     stack.push_async_callback(db.close)
     time = DatabaseClock(db)
-    channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), time))
+    channel = connect(settings.router.asset_target, tokens=_own_tokens(Keyrings(settings.keys_dir), time), near=near)
     stack.push_async_callback(channel.close)
     service = Service(settings, db, time, channel)
     await _prepare(service, db, settings.router.listen)
@@ -276,11 +278,11 @@ async def open_service(settings: Settings, stack: AsyncExitStack, *, clock: Cloc
     return service
 
 
-async def start(settings: Settings) -> Running:
+async def start(settings: Settings, near: Near = NOBODY_NEAR) -> Running:
     """Start the router; returns when it serves. Raises what `open_service` raises."""
     async with AsyncExitStack() as stack:
-        service = await open_service(settings, stack)
-        return Running("router", service.server.target, stack.pop_all().aclose)
+        service = await open_service(settings, stack, near=near)
+        return Running("router", service.server.target, stack.pop_all().aclose, service.server.near)
 
 
 if __name__ == "__main__":

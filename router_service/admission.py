@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from router_service.dispatch import Dispatch
-from router_service.domain import Job, Output, Reference
+from router_service.domain import Job, Output
 from router_service.fairness import Shares
+from router_service.generation_domain import Reference
 from router_service.limits import JobLimits, Limits, lock_names, parties_of, too_many_queued
 from router_service.models import RoutingTable
 from router_service.plans import Plan, Request, make_plan

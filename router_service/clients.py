@@ -10,7 +10,8 @@ import grpc
 from atelier.asset.v1 import asset_control_service_pb2 as pb
 from atelier.asset.v1 import asset_control_service_pb2_grpc
 from router_service import wire
-from router_service.domain import Job, OutputState, Reference
+from router_service.domain import Job, OutputState
+from router_service.generation_domain import Reference
 from router_service.settlement import Answer, Postponed, Refused, Settled
 from service_kit.identity import Owner
 from service_kit.rpc_errors import translated

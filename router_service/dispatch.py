@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from router_service.acknowledgements import Acknowledgements
@@ -17,7 +17,6 @@ from router_service.rounds import LeaseRules, Rounds
 from router_service.sessions import Grant, Session
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
-from router_service.storage.ledger import OutboxKind
 from router_service.storage.queue import Waiting
 from service_kit import crash
 from service_kit.batching import Batcher
@@ -30,6 +29,15 @@ log = get_logger(__name__)
 # What another replica did, and a pause that is over, is found after this long, even if nobody tells.
 POLL_S = 1.0
 _Named = tuple[LeaseRef, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """Note that text of a lease goes out, which the holder `by` has, or that none has gone out in the session `by`."""
+
+    ref: LeaseRef
+    by: str
+    told: bool
 
 
 class Dispatch:
@@ -58,7 +66,9 @@ class Dispatch:
         self._one_round = asyncio.Lock()
         self._is_leasing = False
         self._acknowledgements = acknowledgements
-        self._beginnings: Batcher[_Named, bool] = Batcher("router.told", self._note_told, turn=storage.batch_turn)
+        self._beginnings: Batcher[Sequence[_Mark], list[bool]] = Batcher(
+            "router.told", self._mark_all, turn=storage.batch_turn
+        )
         self._rejections: Batcher[_Named, None] = Batcher("router.reject", self._reject_all, turn=storage.batch_turn)
         self._renewals: Batcher[tuple[str, Sequence[LeaseRef]], frozenset[LeaseRef]] = Batcher(
             "router.renew", self._renew_all, turn=storage.batch_turn
@@ -139,6 +149,8 @@ class Dispatch:
         session.held[ref.job_id] = ref
         session.unacknowledged.add(ref)
         self._relay.began(grant.job)
+        if grant.job.told:
+            self._relay.first_words.expect(ref, session.epoch, self._clock.monotonic())
         session.send(grant)
         self._signals.job_changed(grant.job)
         log.debug("job_leased", job_id=ref.job_id, stage=ref.stage, fence=ref.fence, holder=session.worker.holder)
@@ -157,19 +169,36 @@ class Dispatch:
 
         A stage that was lost meanwhile may be tried again by somebody else, so its text stays here.
         """
-        goes = await self._beginnings.submit((ref, session.worker.holder))
+        # From here on only what is noted counts: whoever ends the lease after that must not take it back.
+        self._relay.first_words.forget(ref.job_id)
+        (goes,) = await self._beginnings.submit([_Mark(ref, session.worker.holder, told=True)])
         self._relay.decide_text(ref, goes=goes)
 
-    async def _note_told(self, named: Sequence[_Named]) -> list[bool]:
+    async def unmark_silent(self) -> None:
+        """Take the marks back of leases whose workers have not said a word yet: they may be tried again after a crash.
+
+        What they say from now on waits until it is noted.
+        """
+        silent = self._relay.first_words.overdue(self._clock.monotonic())
+        if not silent:
+            return
+        for ref, _ in silent:
+            self._relay.hold_text(ref)
+        # In one piece, and at once: the note of what begins meanwhile comes after it.
+        await self._beginnings.submit([_Mark(ref, session, told=False) for ref, session in silent])
+
+    async def _mark_all(self, batch: Sequence[Sequence[_Mark]]) -> list[list[bool] | AtelierError]:
+        marks = [mark for each in batch for mark in each]
         async with self._storage.write() as tx:
-            jobs = await tx.jobs.lock(sorted({ref.job_id for ref, _ in named}))
-            goes = [
-                (job := jobs.get(ref.job_id)) is not None and job.state is JobState.RUNNING and job.accepts(ref, holder)
-                for ref, holder in named
-            ]
-            told = {ref.job_id for (ref, _), runs in zip(named, goes, strict=True) if runs}
-            await tx.jobs.save([(jobs[job_id], replace(jobs[job_id], told=True)) for job_id in sorted(told)])
-        return goes
+            before = await tx.jobs.lock(sorted({mark.ref.job_id for mark in marks}))
+            leases = await tx.leases.lock(sorted(mark.ref.job_id for mark in marks if not mark.told))
+            after: dict[str, Job] = {}
+            done = [[_mark(mark, before, leases, after) for mark in each] for each in batch]
+            await tx.jobs.save([(before[job_id], after[job_id]) for job_id in sorted(after)])
+        for mark in marks:
+            if not mark.told:
+                self._relay.first_words.forget(mark.ref.job_id)
+        return [*done]
 
     async def reject(self, session: Session, ref: LeaseRef, reason: str) -> None:
         """Take a lease back that a worker does not want, begun or not. It burns no attempt."""
@@ -302,13 +331,15 @@ class Dispatch:
         for lease in leases:
             job = before.get(lease.ref.job_id)
             if job is not None and job.state is JobState.RUNNING and job.ref == lease.ref:
+                if self._relay.has_told_nothing(lease.ref, lease.session):
+                    job = replace(job, told=False)
                 back = job.requeued(began=lease.acknowledged and not none_began)
                 spent = self._spent(back)
-                transitions.append((job, back if spent is None else job.stage_failed(spent, now)))
+                transitions.append((before[job.job_id], back if spent is None else job.stage_failed(spent, now)))
         after = [job for _, job in transitions]
         await tx.jobs.save(transitions)
         await tx.queue.enter([Waiting(job) for job in after if job.state is JobState.QUEUED], now)
-        await tx.ledger.send(OutboxKind.SETTLE, [job.job_id for job in after if job.state is JobState.FAILED], now)
+        await tx.ledger.settle([job for job in after if job.state is JobState.FAILED], now)
         return after
 
     def _spent(self, job: Job) -> Failure | None:
@@ -333,3 +364,14 @@ class Dispatch:
 
 def _may_keep(ref: LeaseRef, jobs: Mapping[str, Job], holder: str) -> bool:
     return ref.job_id in jobs and jobs[ref.job_id].accepts(ref, holder)
+
+
+def _mark(mark: _Mark, before: Mapping[str, Job], leases: Mapping[str, Lease], after: dict[str, Job]) -> bool:
+    """Mark a job, or take its mark back, unless its lease is over or, for the latter, with another session by now."""
+    job, lease = before.get(mark.ref.job_id), leases.get(mark.ref.job_id)
+    if job is None or job.state is not JobState.RUNNING or job.ref != mark.ref:
+        return False
+    counts = job.holder == mark.by if mark.told else lease is not None and lease.session == mark.by
+    if counts:
+        after[job.job_id] = replace(job, told=mark.told)
+    return counts

@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Any
 
 from router_service.chat_domain import Chat, ChatReply
+from router_service.enhancement_domain import EnhancedBy
+from router_service.generation_domain import GenerationSettings, Reference
 from router_service.pool_domain import PoolKind, pool_name
 from router_service.webhook_domain import Webhook
 from service_kit.errors import ErrorReason
@@ -62,21 +64,6 @@ class OutputState(StrEnum):
     WITHHELD = "withheld"
 
 
-class Format(StrEnum):
-    """What kind of file a job makes."""
-
-    IMAGE = "image"
-    VIDEO = "video"
-
-
-class Quality(StrEnum):
-    """How much work goes into an output."""
-
-    DRAFT = "draft"
-    STANDARD = "standard"
-    HIGH = "high"
-
-
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a job, a stage or an output failed."""
@@ -91,54 +78,6 @@ class Warning_:
 
     code: str
     message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A picture that a job starts from, and where its bytes lay when the hold was taken."""
-
-    asset_id: str
-    kind: str
-    strength: float
-    bucket: str = ""
-    key: str = ""
-    generation: str = ""
-    content_type: str = ""
-    size_bytes: int = 0
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Lora:
-    """A small addition to the weights of a model, by the name that workers have for it; 1.0 is its full effect."""
-
-    name: str
-    weight: float
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationSettings:
-    """The effective values of a job. Sizes in pixels; `frames` and `frame_rate` are 0 for pictures.
-
-    `aspect_ratio` is empty when the client said width and height. Without `guidance`, `scheduler` and `loras` the model
-    has its own.
-    """
-
-    worker_type: str
-    model: str
-    format: Format | None
-    seed: int
-    width: int
-    height: int
-    steps: int
-    quantity: int
-    quality: Quality
-    aspect_ratio: str
-    frames: int
-    frame_rate: int
-    guidance: float | None = None
-    scheduler: str = ""
-    loras: tuple[Lora, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +135,8 @@ class Job:
     """One accepted request.
 
     `leases` counts those of the current stage; `start_is_uncounted`: the last was taken back before its worker began;
-    `told`: its text went to somebody who cannot take it back, so it is not tried again. `key_id`: the key that it was
-    submitted with, for a session the one that this comes from.
+    `told`: its text may be with somebody who cannot take it back, so it is not tried again. `key_id`: the key that it
+    was submitted with, for a session the one that this comes from.
     """
 
     job_id: str
@@ -225,6 +164,7 @@ class Job:
     told: bool = False
     holder: str = ""
     enhanced_prompt: str = ""
+    enhanced_by: EnhancedBy | None = None
     chat: Chat | None = None
     reply: ChatReply | None = None
     annotations: tuple[tuple[str, str], ...] = ()
@@ -251,6 +191,14 @@ class Job:
         return sum(output.state is OutputState.DELIVERED for output in self.outputs)
 
     @property
+    def needs_settling(self) -> bool:
+        """Whether the asset service may have anything of it: outputs, which its leases may upload, or held references.
+
+        Of any other job there is nothing to settle.
+        """
+        return bool(self.outputs or self.references)
+
+    @property
     def ref(self) -> LeaseRef:
         """The lease under which the current stage was last given away."""
         return LeaseRef(self.job_id, self.stage, self.fence)
@@ -262,13 +210,17 @@ class Job:
     # --- transitions ------------------------------------------------------------------------------------------------
 
     def leased(self, holder: str, now: datetime) -> Job:
-        """Give the waiting stage to a worker: a new fence, and one attempt more."""
+        """Give the waiting stage to a worker: a new fence, and one attempt more.
+
+        Text that nobody can take back is noted as told at once: it goes out as it comes (`FirstWords`).
+        """
         stage = replace(self.current, state=StageState.RUNNING, started_at=now, attempt=self.current.attempt + 1)
         return self._with(
             state=JobState.RUNNING,
             fence=self.fence + 1,
             leases=self.leases + 1,
             start_is_uncounted=False,
+            told=self.cannot_restart and stage.kind is not StageKind.GENERATE,
             holder=holder,
             started_at=self.started_at or now,
             stages=self._stages(stage),
@@ -309,9 +261,10 @@ class Job:
             return self.enhancement_skipped(failure, now)
         return self.failed(failure, now)
 
-    def enhanced(self, text: str, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
+    def enhanced(self, text: str, by: EnhancedBy, warnings: Sequence[Warning_], now: datetime) -> Job:
         """Record the text of the enhancement: the next stage waits, or the job is done."""
-        return self._stage_done(now, enhanced_prompt=text, warnings=(*self.warnings, *warnings), engine=engine)
+        told = (*self.warnings, *warnings)
+        return self._stage_done(now, enhanced_prompt=text, enhanced_by=by, warnings=told, engine=by.engine)
 
     def replied(self, reply: ChatReply, warnings: Sequence[Warning_], engine: str, now: datetime) -> Job:
         """Record the next message of the conversation: the job is done."""

@@ -114,4 +114,4 @@ async def _end(tx: Transaction, ended: Sequence[tuple[Job, Job]]) -> None:
     await tx.leases.lock(job_ids)
     await tx.leases.end(job_ids)
     await tx.ledger.sent(OutboxKind.CONFIRM, job_ids)
-    await tx.ledger.send(OutboxKind.SETTLE, job_ids, await tx.now())
+    await tx.ledger.settle([after for _, after in ended], await tx.now())

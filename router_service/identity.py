@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 
+from router_service.named_owners import named_owner
 from router_service.storage.keys import Keys, SignInCode, StoredKey
 from router_service.storage.limits import UNSAID, Allowance, PartyLimits
 from service_kit.api_keys import NewKey, new_api_key, parse_api_key, read_back, secret_matches
-from service_kit.blobs import key_segment
 from service_kit.clock import Clock
 from service_kit.database import Database
 from service_kit.errors import (
@@ -45,8 +44,12 @@ BOOTSTRAP_KEYS = (
 
 _LONGEST_WORKER_TYPE = 64
 _PAGES = "identity.keys"
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:|~+=-]{0,127}")
-_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# Longer than a token lives; a key that is not named is of no use after that either.
+_REVOKED_LATELY = timedelta(minutes=10)
+REVOKED_AT_ONCE = 1000
+"""How many keys that were revoked lately one page names."""
+
+_REVOKED_PAGES = "router.revoked_keys"
 # What a secret is compared with when there is no such key, so that both cases do the same work.
 _NOBODY = hashlib.sha256(b"").hexdigest()
 
@@ -233,6 +236,19 @@ class Identities:
         async with self._db.read() as tx:
             return await Keys(tx).find_live(key_id) is not None
 
+    async def revoked_keys(self, page_token: str = "") -> tuple[list[str], str]:
+        """Return the ids of keys revoked so lately that there may be tokens of theirs, and the token of the next page.
+
+        Raises:
+            InvalidArgument: the token is not one of ours.
+        """
+        before = decode_place(_REVOKED_PAGES, page_token) if page_token else None
+        async with self._db.read() as tx:
+            found = await Keys(tx).revoked_within(_REVOKED_LATELY, before=before, limit=REVOKED_AT_ONCE + 1)
+        page = found[:REVOKED_AT_ONCE]
+        token = encode_place(_REVOKED_PAGES, *page[-1]) if len(found) > len(page) else ""
+        return [key_id for _, key_id in page], token
+
     async def worker_types_of(self, key_id: str) -> tuple[str, ...]:
         """Return the worker types that the workers of a key may serve; none: any."""
         async with self._db.read() as tx:
@@ -356,38 +372,6 @@ def _code_of(key: StoredKey, caller: Caller) -> SignInCode:
     for_himself = caller.owner == key.owner
     scopes_of = KeyKind.ADMIN if for_himself and key.scopes_of is KeyKind.ADMIN else KeyKind.USER
     return SignInCode(key.parent_key_id or key.key_id, caller.owner, scopes_of, key.expires_at, expired=False)
-
-
-def named_owner(caller: Caller, *, owner_id: str, tenant_id: str) -> Owner:
-    """Return the owner that an operator names; an empty tenant is the caller's own. Raises InvalidArgument."""
-    return Owner(_good_tenant(tenant_id or caller.owner.tenant_id), _good_owner(owner_id))
-
-
-def _good_owner(owner_id: str) -> str:
-    if "@" in owner_id:
-        raise InvalidArgument.field(
-            "owner_id", "must not be an e-mail address; use an id of your own that says nothing about the person"
-        )
-    if not _OWNER.fullmatch(owner_id):
-        raise InvalidArgument.field(
-            "owner_id",
-            f"must be 1..128 of A-Z a-z 0-9 . _ : | ~ + = - and start with a letter or digit, got {owner_id[:64]!r}",
-        )
-    try:
-        key_segment(owner_id)
-    except ValueError:
-        raise InvalidArgument.field(
-            "owner_id", "has too many of . : | for the name of a folder; use a shorter id", ErrorReason.OUT_OF_RANGE
-        ) from None
-    return owner_id
-
-
-def _good_tenant(tenant_id: str) -> str:
-    if not _TENANT.fullmatch(tenant_id):
-        raise InvalidArgument.field(
-            "tenant_id", f"must be 1..64 of A-Z a-z 0-9 . _ - and start with a letter or digit, got {tenant_id[:64]!r}"
-        )
-    return tenant_id
 
 
 def _hash(code: str) -> str:

@@ -9,8 +9,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from atelier.identity.v1 import identity_service_pb2 as pb
 from atelier.identity.v1 import identity_service_pb2_grpc
-from router_service.identity import Identities, named_owner
+from router_service.identity import Identities
 from router_service.limits import Limits
+from router_service.named_owners import named_owner
 from router_service.storage.keys import StoredKey
 from router_service.storage.limits import Allowance
 from service_kit.errors import InvalidArgument
@@ -94,6 +95,10 @@ class IdentityServicer(identity_service_pb2_grpc.IdentityServiceServicer):
 
     async def CheckKey(self, request: pb.CheckKeyRequest, context: Any) -> pb.CheckKeyResponse:
         return pb.CheckKeyResponse(works=await self._identities.key_works(request.key_id))
+
+    async def ListRevokedKeys(self, request: pb.ListRevokedKeysRequest, context: Any) -> pb.ListRevokedKeysResponse:
+        key_ids, next_page_token = await self._identities.revoked_keys(request.page_token)
+        return pb.ListRevokedKeysResponse(key_ids=key_ids, next_page_token=next_page_token)
 
 
 def _kind(number: int) -> KeyKind:

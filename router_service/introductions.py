@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
-from router_service.domain import Format, StageKind
+from router_service.domain import StageKind
+from router_service.generation_domain import Format
 from router_service.models import RoutingTable
 from router_service.registry import ModelRegistry
 from router_service.registry_domain import ConnectedWorker

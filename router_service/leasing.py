@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 from router_service.dispatch import POLL_S, Dispatch
 from router_service.signals import Signals
 from service_kit.errors import AtelierError
+from service_kit.tasks import woken
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -30,5 +30,4 @@ class LeasingLoop:
                 except AtelierError as error:
                     log.warning("leasing_delayed", reason=error.reason.value, detail=error.message)
                     await asyncio.sleep(POLL_S)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._signals.queue.wait(), self._dispatch.looks_again_in)
+                await woken(self._signals.queue, self._dispatch.looks_again_in)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from router_service.domain import Job
 from router_service.storage import Storage, Transaction
-from router_service.storage.events import JobEvent
-from service_kit.batching import Batcher
+from router_service.storage.recent import JobEvent
+from service_kit.batching import MOST_WAITING, Batcher
 from service_kit.errors import AtelierError, NotFound
 from service_kit.events.log import Place
 from service_kit.identity import Owner
@@ -19,6 +19,7 @@ MOST_EVENTS = 200
 """How many events one look gives at most; a full one is followed by another."""
 
 _MOST_TOGETHER = 64
+_MOST_EPOCHS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,31 +38,48 @@ class _After:
 class Looks:
     """Reads one job, or what happened to it, for everybody who asks for that at one time."""
 
-    def __init__(self, storage: Storage, *, most_events: int = MOST_EVENTS) -> None:
-        """Read from `storage`; give at most `most_events` events in one look."""
+    def __init__(self, storage: Storage, *, most_events: int = MOST_EVENTS, most_waiting: int = MOST_WAITING) -> None:
+        """Read from `storage`; give at most `most_events` events in one look. So many looks of a kind may wait."""
         self._storage = storage
         self._most_events = most_events
+        self._epochs: dict[Owner, str] = {}
         self._jobs: Batcher[_JobOf, tuple[Place, Job]] = Batcher(
-            "router.watched_jobs", self._find_jobs, most=_MOST_TOGETHER
+            "router.watched_jobs", self._find_jobs, most=_MOST_TOGETHER, most_waiting=most_waiting
         )
         self._events: Batcher[_After, list[JobEvent]] = Batcher(
-            "router.watched_events", self._find_events, most=_MOST_TOGETHER
+            "router.watched_events", self._find_events, most=_MOST_TOGETHER, most_waiting=most_waiting
         )
 
     async def close(self) -> None:
         """Let what runs end."""
         await asyncio.gather(self._jobs.close(), self._events.close())
 
+    async def begin(self, job_id: str, owner: Owner) -> tuple[Place, Job]:
+        """Return a job, and where its owner's events stand, for who has no cursor. Raises as `job`."""
+        known, epoch = self._storage.recent.running(owner, job_id), self._epochs.get(owner)
+        if known is not None and epoch is not None:
+            position, job = known
+            return Place(epoch, position, trimmed_to=position), job
+        return await self.job(job_id, owner)
+
     async def job(self, job_id: str, owner: Owner) -> tuple[Place, Job]:
         """Return a job, and where its owner's events stood before it was read.
 
         Raises:
             NotFound: no such job, or somebody else owns it.
+            ResourceExhausted: too many look at this moment; whoever watches comes back with its cursor.
         """
-        return await self._jobs.submit(_JobOf(job_id, owner))
+        place, job = await self._jobs.submit(_JobOf(job_id, owner))
+        if len(self._epochs) >= _MOST_EPOCHS:
+            self._epochs.clear()
+        self._epochs[owner] = place.epoch
+        return place, job
 
     async def events(self, position: int, owner: Owner, job_id: str) -> list[JobEvent]:
-        """Return the events of an owner's job after a position, in order. May be empty."""
+        """Return the events of an owner's job after a position, in order. May be empty. Raises ResourceExhausted."""
+        known = self._storage.recent.after(position, owner, job_id)
+        if known is not None:
+            return known[: self._most_events]
         return await self._events.submit(_After(position, owner, job_id))
 
     async def _find_jobs(self, asked: Sequence[_JobOf]) -> list[tuple[Place, Job] | AtelierError]:

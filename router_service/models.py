@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from router_service.domain import Format, Quality, StageKind, Warning_
+from router_service.domain import StageKind, Warning_
+from router_service.generation_domain import Format, Quality
 from router_service.registry_domain import ModelRow
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument
 

@@ -7,17 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from router_service.chat_domain import Chat
-from router_service.domain import (
-    Format,
-    GenerationSettings,
-    Lora,
-    Quality,
-    Reference,
-    Stage,
-    StageKind,
-    StageState,
-    Warning_,
-)
+from router_service.domain import Stage, StageKind, StageState, Warning_
+from router_service.generation_domain import Format, GenerationSettings, Lora, Quality, Reference
 from router_service.models import Route, RoutingTable, check_size, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
 from router_service.webhook_domain import Webhook

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from router_service.domain import Job, JobState
 from router_service.pool_domain import PoolKind, parse_pool
 from router_service.registry_domain import ConnectedWorker
+from service_kit.paging import decode_page_token, encode_page_token, not_of_this_list
+
+_PAGES = "router.workers"
 
 
 class Pools:
@@ -23,10 +26,23 @@ class Pools:
         self._workers = tuple(workers)
         self._waiting = dict(waiting)
 
-    @property
-    def workers(self) -> tuple[ConnectedWorker, ...]:
-        """The workers of all pools, by key and name."""
-        return self._workers
+    def page(self, size: int | None, page_token: str) -> tuple[list[ConnectedWorker], str]:
+        """Return workers by key and name, all that are left when there is no size, and the token of the next page.
+
+        A worker that comes or goes meanwhile moves no other one from page to page.
+
+        Raises:
+            InvalidArgument: the token is none of this list.
+        """
+        found = sorted(self._workers, key=lambda worker: worker.holder)
+        if page_token:
+            match decode_page_token(_PAGES, page_token):
+                case [str(last)]:
+                    found = [worker for worker in found if worker.holder > last]
+                case _:
+                    raise not_of_this_list()
+        page = found[:size]
+        return page, encode_page_token(_PAGES, [page[-1].holder]) if len(page) < len(found) else ""
 
     def of(self, pool: str) -> list[ConnectedWorker]:
         """Return the workers of a pool."""

@@ -92,6 +92,7 @@ class Reaper:
         if self._patience.is_over:
             self._done["leases_lost"] += await self._dispatch.take_back_expired(ack_timeout=self._rules.ack_timeout)
         self._done["jobs_overdue"] += await self._ending.fail_overdue()
+        await self._dispatch.unmark_silent()
         await self.refresh_pools()
         if self._clock.monotonic() - self._purged_at >= _PURGE_EVERY.total_seconds():
             self._purged_at = self._clock.monotonic()

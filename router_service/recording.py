@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from router_service.acknowledgements import Acknowledgements
 from router_service.chat_domain import ChatReply, FinishReason, TokenUsage
+from router_service.claimed import Claimed
 from router_service.domain import (
     Failure,
     Job,
@@ -23,12 +24,11 @@ from router_service.domain import (
     StageKind,
     Warning_,
 )
-from router_service.handover import Handover
+from router_service.enhancement_domain import EnhancedBy
 from router_service.relay import Relay
 from router_service.sessions import Sessions
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
-from router_service.storage.ledger import OutboxKind
 from router_service.storage.queue import Waiting
 from service_kit import crash
 from service_kit.batching import Batcher
@@ -73,6 +73,7 @@ class Outcome:
     payload: bytes
     finish_reason: FinishReason | None = None
     usage: TokenUsage | None = None
+    enhanced_by: EnhancedBy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Recording:
         acknowledgements: Acknowledgements,
         capabilities: Capabilities,
         rules: RetryRules,
-        handover: Handover,
+        claimed: Claimed,
     ) -> None:
         self._storage = storage
         self._sessions = sessions
@@ -118,7 +119,7 @@ class Recording:
         self._acknowledgements = acknowledgements
         self._capabilities = capabilities
         self._rules = rules
-        self._handover = handover
+        self._claimed = claimed
         self._outcomes: Batcher[_Report, str] = Batcher("router.record", self._record_all, turn=storage.batch_turn)
 
     async def close(self) -> None:
@@ -137,7 +138,7 @@ class Recording:
     async def _record_all(self, reports: Sequence[_Report]) -> list[str]:
         statuses: list[str] = []
         taken: list[_Taken] = []
-        claim_for = self._handover.claim_for(len(reports))
+        claim_for = self._claimed.claim_for(len(reports))
         async with self._storage.write() as tx:
             job_ids = sorted({outcome.ref.job_id for outcome, _, _ in reports})
             jobs = await tx.jobs.lock(job_ids)
@@ -156,7 +157,7 @@ class Recording:
                 elif _is_elsewhere(held.get(outcome.ref.job_id), outcome.ref, session):
                     statuses.append(FENCED)
                 else:
-                    after, pause = self._next(before, outcome, now)
+                    after, pause = self._next(self._heard(before, session), outcome, now)
                     taken.append(_Taken(before, after, outcome, pause))
                     jobs[before.job_id] = after
                     known.add(this)
@@ -165,10 +166,10 @@ class Recording:
             crash.reach("router.record.before_commit")
         crash.reach("router.record.committed")
         self._after(taken)
-        over = [record.after for record in taken if record.after.state is not JobState.QUEUED]
-        if over and claim_for:
-            self._handover.put(over)
-        elif over:
+        settling = [after for after in _over(taken) if after.needs_settling]
+        if settling and claim_for:
+            self._claimed.put(settling)
+        elif settling:
             self._signals.outbox_changed()
         return statuses
 
@@ -183,15 +184,20 @@ class Recording:
         if any(record.after.state is JobState.QUEUED for record in taken):
             self._signals.queue_changed()
 
-    def _next(self, before: Job, outcome: Outcome, now: datetime) -> tuple[Job, timedelta]:
-        """Return the job after the outcome, and how long it waits if it waits."""
+    def _heard(self, job: Job, session: str) -> Job:
+        """Return a job whose outcome has come, as what was heard of its stage makes it."""
         # An outcome proves that the stage began, even if its lease was taken back before that was known.
-        job = before.begun()
+        begun = job.begun()
+        return replace(begun, told=False) if self._relay.has_told_nothing(job.ref, session) else begun
+
+    def _next(self, job: Job, outcome: Outcome, now: datetime) -> tuple[Job, timedelta]:
+        """Return the job after the outcome, and how long it waits if it waits."""
         warnings = [Warning_("engine", text[:1000]) for text in outcome.warnings[:_MOST_WARNINGS]]
         if outcome.stopped:
             return self._stopped(job, now), timedelta(0)
         if outcome.text is not None and job.current.kind is StageKind.ENHANCE and outcome.text.strip():
-            return job.enhanced(outcome.text[:_LONGEST_ENHANCEMENT], warnings, outcome.engine, now), timedelta(0)
+            by = replace(outcome.enhanced_by or EnhancedBy(), engine=outcome.engine)
+            return job.enhanced(outcome.text[:_LONGEST_ENHANCEMENT], by, warnings, now), timedelta(0)
         if outcome.text is not None and job.current.kind is StageKind.CHAT and (outcome.text or outcome.finish_reason):
             reply = ChatReply(outcome.text, outcome.finish_reason, outcome.usage)
             return job.replied(reply, warnings, outcome.engine, now), timedelta(0)
@@ -265,8 +271,12 @@ async def _write(tx: Transaction, taken: Sequence[_Taken], now: datetime, *, cla
     await tx.ledger.add_outcomes(
         [(record.outcome.ref, record.outcome.completion_id, record.outcome.payload) for record in taken], now
     )
-    over = [record.after.job_id for record in taken if record.after.state is not JobState.QUEUED]
-    await tx.ledger.send(OutboxKind.SETTLE, over, now, claim_for=claim_for)
+    await tx.ledger.settle(_over(taken), now, claim_for=claim_for)
+
+
+def _over(taken: Sequence[_Taken]) -> list[Job]:
+    """Return the jobs that wait for no other stage or attempt."""
+    return [record.after for record in taken if record.after.state is not JobState.QUEUED]
 
 
 def _is_elsewhere(lease: Lease | None, ref: LeaseRef, session: str) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from router_service.domain import Format, StageKind
+from router_service.domain import StageKind
+from router_service.generation_domain import Format
 from router_service.pool_domain import PoolKind, parse_pool, pool_name
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from router_service.chat_domain import LONGEST_REPLY
 from router_service.domain import Job, LeaseRef, StageKind
+from router_service.first_words import FirstWords
 from router_service.neighbours import SAY_EVERY, Neighbours
 from router_service.reports import LogLine, Pending, Preview, Progress, Report, TextDelta
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
@@ -31,7 +32,7 @@ class _Live:
     quantity: int
     stage: StageKind
     share: tuple[float, float]
-    # Whether its text goes out: if nobody can take it back, None until it is noted that somebody has read.
+    # Whether its text goes out: if nobody can take it back, None while it is not noted that somebody has read.
     text_goes: bool | None
     done: dict[int, float] = field(default_factory=dict)
     latest: Pending = field(default_factory=Pending)
@@ -42,6 +43,7 @@ class Relay:
     """Takes reports from workers' sessions, and from other replicas, and gives them to watchers."""
 
     def __init__(self, signals: Signals) -> None:
+        self.first_words = FirstWords()
         self._signals = signals
         self._live: dict[str, _Live] = {}
         # What was reported elsewhere of jobs that are watched here.
@@ -74,17 +76,21 @@ class Relay:
 
     def ended(self, job_id: str) -> None:
         """Forget a job whose stage no longer runs."""
-        if self._live.pop(job_id, None) is not None:
-            self._neighbours.reset(job_id)
+        self.first_words.forget(job_id)
+        self._leave(job_id)
 
     def lease_ended(self, ref: LeaseRef) -> None:
         """Forget a job of which this very lease is over, or whose worker is no longer connected here."""
         live = self._live.get(ref.job_id)
         if live is not None and live.fence == ref.fence:
-            self.ended(ref.job_id)
+            self._leave(ref.job_id)
             if ref.job_id in self._watching_job:
                 # Another replica may have it from now on.
                 self._neighbours.ask(ref.job_id)
+
+    def _leave(self, job_id: str) -> None:
+        if self._live.pop(job_id, None) is not None:
+            self._neighbours.reset(job_id)
 
     def step(self, job_id: str, *, asset_index: int, step: int, steps: int, phase: str) -> None:
         """Take the progress of one output."""
@@ -108,6 +114,22 @@ class Relay:
         live = self._live.get(job_id)
         return live is not None and live.text_goes is None
 
+    def hold_text(self, ref: LeaseRef) -> None:
+        """Keep the text of this very lease until `decide_text`."""
+        live = self._live.get(ref.job_id)
+        if live is not None and live.fence == ref.fence:
+            live.text_goes = None
+
+    def has_told_nothing(self, ref: LeaseRef, session: str) -> bool:
+        """Tell whether nothing of a lease has gone out. If so nothing does before `decide_text`, which asks anew.
+
+        What comes while its end is written would be read, and the stage tried again.
+        """
+        silent = self.first_words.none_of(ref, session)
+        if silent:
+            self.hold_text(ref)
+        return silent
+
     def decide_text(self, ref: LeaseRef, *, goes: bool) -> None:
         """Let the text of this very lease go out, or keep all of it."""
         live = self._live.get(ref.job_id)
@@ -123,6 +145,7 @@ class Relay:
             or not 0 <= offset <= min(live.latest.text_end, LONGEST_REPLY - len(text))
         ):
             return
+        self.first_words.forget(job_id)
         self._tell(live, TextDelta(job_id, offset, text))
 
     def log(self, job_id: str, line: str) -> None:
@@ -136,11 +159,6 @@ class Relay:
         live.latest.add(report, only_progress=False)
         self._give(live.owner, report)
         self._neighbours.tell(live.owner, report)
-
-    def latest_progress(self, job_id: str) -> list[Progress]:
-        """Return how far each output of a job that runs here is. May be empty."""
-        live = self._live.get(job_id)
-        return [] if live is None else list(live.latest.progress.values())
 
     # --- who watches ------------------------------------------------------------------------------------------------
 

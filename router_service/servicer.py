@@ -7,7 +7,7 @@ from typing import Any
 
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.router.v1 import router_service_pb2_grpc
-from router_service import wire
+from router_service import model_wire, wire
 from router_service.admission import Admission
 from router_service.ending import Ending
 from router_service.erasure import Erasure
@@ -110,8 +110,8 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         once = ends_when_told(context.invocation_metadata())
         async for told in self._watch.follow_owner(owner, opening, once=once):
             if isinstance(told, Snapshot):
-                jobs = pb.JobsSnapshot(jobs=[wire.job_to_proto(job, self._pools) for job in told.jobs])
-                yield pb.WatchJobsResponse(cursor=told.cursor, snapshot=jobs)
+                jobs = [wire.job_to_proto(job, self._pools) for job in told.jobs]
+                yield pb.WatchJobsResponse(cursor=told.cursor, snapshot=pb.JobsSnapshot(jobs=jobs, more=told.more))
             elif isinstance(told, Change):
                 yield pb.WatchJobsResponse(cursor=told.cursor, state=wire.job_to_proto(told.job, self._pools))
             else:
@@ -124,14 +124,18 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
         table = await self._registry.table()
-        return pb.ListModelsResponse(models=[wire.model_to_proto(row, self._pools) for row in table.rows])
+        return pb.ListModelsResponse(models=[model_wire.model_to_proto(row, self._pools) for row in table.rows])
 
     async def ListWorkers(self, request: pb.ListWorkersRequest, context: Any) -> pb.ListWorkersResponse:
-        return pb.ListWorkersResponse(workers=[wire.worker_to_proto(worker) for worker in self._pools.workers])
+        size = request.page_size if request.HasField("page_size") else None
+        workers, next_page_token = self._pools.page(size, request.page_token)
+        return pb.ListWorkersResponse(
+            workers=[model_wire.worker_to_proto(worker) for worker in workers], next_page_token=next_page_token
+        )
 
     async def PutModel(self, request: pb.PutModelRequest, context: Any) -> pb.PutModelResponse:
-        row = await self._registry.put(wire.model_from_proto(request.model))
-        return pb.PutModelResponse(model=wire.model_to_proto(row, self._pools))
+        row = await self._registry.put(model_wire.model_from_proto(request.model))
+        return pb.PutModelResponse(model=model_wire.model_to_proto(row, self._pools))
 
     async def DeleteModel(self, request: pb.DeleteModelRequest, context: Any) -> pb.DeleteModelResponse:
         await self._registry.delete(request.name)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
+from router_service.claimed import CLAIM_FOR, Claimed
 from router_service.domain import FINAL, Failure, Job, JobState
-from router_service.handover import CLAIM_FOR, Handover
 from router_service.signals import Signals
 from router_service.storage import Storage, Transaction
 from router_service.storage.ledger import OutboxEntry, OutboxKind
@@ -24,6 +24,8 @@ from service_kit.errors import (
     NotFound,
     OutOfRange,
 )
+from service_kit.finishing import all_to_their_ends
+from service_kit.tasks import beside_each_other, end, woken
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -80,29 +82,30 @@ class Settlement:
         storage: Storage,
         assets: AssetControl,
         signals: Signals,
-        handover: Handover,
+        claimed: Claimed,
         claim_for: timedelta = CLAIM_FOR,
     ) -> None:
         self._storage = storage
         self._assets = assets
         self._signals = signals
-        self._handover = handover
+        self._claimed = claimed
         self._claim_for = claim_for
 
     async def run(self) -> None:
-        """Send whatever becomes due or is handed over, until cancelled. Neither kind waits for the other."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._keep_sending(OutboxKind.SETTLE, self._signals.outbox))
-            tasks.create_task(self._keep_sending(OutboxKind.CONFIRM, self._signals.holds))
-            tasks.create_task(self._keep_taking_over())
+        """Send whatever becomes due or was claimed here, until cancelled. Neither kind waits for the other."""
+        await beside_each_other(
+            partial(self._keep_sending, OutboxKind.SETTLE, self._signals.outbox),
+            partial(self._keep_sending, OutboxKind.CONFIRM, self._signals.holds),
+            self._keep_sending_claimed,
+        )
 
     async def send_due(self) -> int:
         """Send the entries that are due now, once. Returns how many were sent."""
         return sum([await self._send_due(kind) for kind in OutboxKind])
 
-    async def send_handed_over(self) -> int:
+    async def send_claimed(self) -> int:
         """Send what this replica has just recorded and claimed, once. Returns how many were sent."""
-        jobs = {job.job_id: job for job in self._handover.take(most=_AT_ONCE[OutboxKind.SETTLE])}
+        jobs = {job.job_id: job for job in self._claimed.take(most=_AT_ONCE[OutboxKind.SETTLE])}
         if not jobs:
             return 0
         return await self._settle({job_id: OutboxEntry(OutboxKind.SETTLE, job_id, 0) for job_id in jobs}, jobs)
@@ -115,22 +118,21 @@ class Settlement:
                     continue
             except AtelierError as error:
                 log.warning("outbox_delayed", kind=kind.value, reason=error.reason.value, detail=error.message)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(wake.wait(), _POLL_S)
+            await woken(wake, _POLL_S)
 
-    async def _keep_taking_over(self) -> None:
+    async def _keep_sending_claimed(self) -> None:
         """Send what this replica has just recorded, and claimed with it."""
-        self._handover.open()
+        self._claimed.open()
         try:
             while True:
-                await self._handover.wait()
+                await self._claimed.wait()
                 try:
-                    await self.send_handed_over()
+                    await self.send_claimed()
                 except AtelierError as error:
                     # They are due again when the claim lapses.
                     log.warning("outbox_delayed", kind="settle", reason=error.reason.value, detail=error.message)
         finally:
-            self._handover.close()
+            self._claimed.close()
 
     async def _send_due(self, kind: OutboxKind) -> int:
         async with self._storage.write() as tx:
@@ -147,17 +149,15 @@ class Settlement:
         told = await (self._settle(known, jobs) if kind is OutboxKind.SETTLE else self._confirm(known, jobs))
         return told + len(entries) - len(known)
 
-    async def _while_claimed(self, entries: Mapping[str, OutboxEntry], answers: Awaitable[_T]) -> _T:
+    async def _while_claimed(self, entries: Mapping[str, OutboxEntry], answers: Coroutine[Any, Any, _T]) -> _T:
         """Wait for answers and renew the claim at each third of it. If it lapses, a harmless repeat follows."""
-        asking = asyncio.ensure_future(answers)
+        asking = asyncio.create_task(answers)
         try:
             while not (await asyncio.wait([asking], timeout=self._claim_for.total_seconds() / 3))[0]:
                 await self._renew(entries.values())
             return asking.result()
         finally:
-            if not asking.done():
-                asking.cancel()
-                await asyncio.wait([asking])
+            await end([asking])
 
     async def _renew(self, entries: Collection[OutboxEntry]) -> None:
         try:
@@ -209,7 +209,7 @@ class Settlement:
 
     async def _confirm(self, entries: Mapping[str, OutboxEntry], jobs: Mapping[str, Job]) -> int:
         crash.reach("router.confirm.sending")
-        results = await self._while_claimed(entries, asyncio.gather(*(self._hold(job) for job in jobs.values())))
+        results = await self._while_claimed(entries, all_to_their_ends(map(self._hold, jobs.values())))
         crash.reach("router.confirm.answered")
         errors = {job_id: error for job_id, error in zip(jobs, results, strict=True) if error is not None}
         gone = {job_id: error for job_id, error in errors.items() if isinstance(error, NotFound | FailedPrecondition)}
@@ -253,7 +253,7 @@ class Settlement:
         job_ids = [job.job_id for job, _ in ended]
         await tx.jobs.save(ended)
         await tx.queue.leave(job_ids)
-        await tx.ledger.send(OutboxKind.SETTLE, job_ids, now)
+        await tx.ledger.settle([after for _, after in ended], now)
         return [after for _, after in ended]
 
 

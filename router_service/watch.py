@@ -12,7 +12,7 @@ from router_service.relay import Relay
 from router_service.reports import Pending, Report
 from router_service.signals import Signals, job_topic, owner_topic, reports_topic
 from router_service.storage import Storage
-from router_service.storage.events import JobEvent
+from router_service.storage.recent import JobEvent
 from service_kit.events import encode_cursor
 from service_kit.events.followers import Follower, Followers
 from service_kit.identity import Owner
@@ -24,10 +24,11 @@ _ASK_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The jobs as they are now: one, or those of an owner that have not ended."""
+    """The jobs as they are now: one, or the newest of an owner that have not ended; `more` says there are others."""
 
     jobs: tuple[Job, ...]
     cursor: str
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Watch:
         Raises:
             NotFound: no such job, or somebody else owns it.
         """
-        place, job = await self._looks.job(job_id, owner)
+        place, job = await (self._looks.job(job_id, owner) if after else self._looks.begin(job_id, owner))
         position = place.after(after)
         if position is None:
             return Opening(place.epoch, place.position, Snapshot((job,), place.cursor), ended=False)
@@ -101,8 +102,9 @@ class Watch:
             position = place.after(after)
             if position is not None:
                 return Opening(place.epoch, position, None, ended=False)
-            jobs = await tx.jobs.find_unfinished(owner, limit=_MOST_JOBS)
-            return Opening(place.epoch, place.position, Snapshot(tuple(jobs), place.cursor), ended=False)
+            jobs = await tx.jobs.find_unfinished(owner, limit=_MOST_JOBS + 1)
+            snapshot = Snapshot(tuple(jobs[:_MOST_JOBS]), place.cursor, more=len(jobs) > _MOST_JOBS)
+            return Opening(place.epoch, place.position, snapshot, ended=False)
 
     async def follow_owner(self, owner: Owner, opening: Opening, *, once: bool = False) -> AsyncIterator[Told]:
         """Yield what happens to an owner's jobs, without end, or to now where `once` is set."""
@@ -146,7 +148,10 @@ class Watch:
 
     async def _find_changed(self, since: Sequence[tuple[Owner, int]]) -> list[tuple[Owner, str, int]]:
         async with self._storage.read() as tx:
-            return await tx.events.changed(since)
+            changed = await tx.events.changed(since)
+        for owner, _, position in changed:
+            self._storage.recent.heard(owner, position)
+        return changed
 
     async def _events(self, position: int, owner: Owner, job_id: str | None) -> list[JobEvent]:
         if job_id is not None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 from service_kit.identity import Owner
-
-if TYPE_CHECKING:
-    from router_service.domain import Job
 
 RETRY_AFTER = tuple(
     timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600, 2 * 3600, 4 * 3600, 8 * 3600)
@@ -20,8 +14,6 @@ RETRY_AFTER = tuple(
 """How long a delivery waits after its first, second, … failure; after one more it is given up."""
 
 GONE = 410
-_SUCCEEDED = "succeeded"
-_FINAL = ("succeeded", "failed", "cancelled")
 # What failed together, because a receiver was away, is not repeated all at once.
 _JITTER = 0.2
 
@@ -94,6 +86,11 @@ class Delivery:
     last_status: int = 0
     last_error: str = ""
 
+    @property
+    def holds_back(self) -> bool:
+        """Tell whether later deliveries of its job wait for it."""
+        return self.due_at is not None and self.tries < HOLDS_BACK_FOR
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -103,34 +100,6 @@ class Report:
     lease: int
     status: int
     error: str
-
-
-def deliveries_of(before: Job, after: Job) -> Iterator[Delivery]:
-    """Yield what a transition of a job makes receivers be told, each with an id that is always the same for it."""
-    webhook = after.webhook
-    if webhook is None:
-        return
-    for event, happened_at in _events(before, after):
-        if event in webhook.events and happened_at is not None:
-            yield Delivery(
-                delivery_id=str(uuid.uuid5(uuid.UUID(after.job_id), f"webhook/{event.value}")),
-                owner=after.owner,
-                job_id=after.job_id,
-                event=event,
-                dialect=webhook.dialect,
-                url=webhook.url,
-                created_at=happened_at,
-                due_at=happened_at,
-            )
-
-
-def _events(before: Job, after: Job) -> Iterator[tuple[WebhookEvent, datetime | None]]:
-    if before.started_at is None and after.started_at is not None:
-        yield WebhookEvent.STARTED, after.started_at
-    if after.state in _FINAL and before.state not in _FINAL:
-        if after.state == _SUCCEEDED:
-            yield WebhookEvent.OUTPUT, after.finished_at
-        yield WebhookEvent.COMPLETED, after.finished_at
 
 
 def retry_delay(tries: int, chance: float) -> timedelta | None:

@@ -109,7 +109,7 @@ class Webhooks:
                 due_at=await tx.now(),
                 finished_at=None,
             )
-            await tx.deliveries.save([after])
+            await tx.deliveries.save([(before, after)])
         return after
 
     # --- sending ----------------------------------------------------------------------------------------------------
@@ -142,13 +142,13 @@ class Webhooks:
             current = await tx.deliveries.lock(by_id)
             now = await tx.now()
             changed = [
-                self._answered(delivery, by_id[delivery.delivery_id], now)
+                (delivery, self._answered(delivery, by_id[delivery.delivery_id], now))
                 for delivery in current.values()
                 if delivery.state is DeliveryState.PENDING and delivery.lease == by_id[delivery.delivery_id].lease
             ]
             await tx.deliveries.save(changed)
             crash.reach("router.webhooks.report.before_commit")
-        for delivery in changed:
+        for _, delivery in changed:
             if delivery.state is DeliveryState.GIVEN_UP:
                 log.warning("webhook_given_up", delivery_id=delivery.delivery_id, status=delivery.last_status)
 

@@ -4,35 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from google.protobuf.message import Message
 
 from atelier.asset.v1 import asset_control_service_pb2
-from atelier.router.v1 import job_pb2, model_pb2
+from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
 from router_service import chat_wire, webhook_wire
-from router_service.domain import (
-    Failure,
-    Format,
-    GenerationSettings,
-    Job,
-    JobState,
-    Lora,
-    Output,
-    OutputState,
-    Quality,
-    Reference,
-    Stage,
-    StageKind,
-    StageState,
-    Warning_,
-)
+from router_service.domain import Failure, Job, JobState, Output, OutputState, Stage, StageKind, StageState, Warning_
+from router_service.enhancement_domain import EnhancedBy
+from router_service.generation_domain import Format, GenerationSettings, Lora, Quality, Reference
 from router_service.moment_wire import moment
 from router_service.plans import Request
 from router_service.pools import Pools
-from router_service.registry_domain import ConnectedWorker, ModelRow
 from router_service.reports import LogLine, Preview, Progress, Report, TextDelta
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.identity import Owner
@@ -46,7 +33,7 @@ JOB_STATES: Mapping[JobState, Any] = {state: job_pb2.JobState.Value(f"JOB_STATE_
 STAGE_KINDS: Mapping[StageKind, Any] = {kind: job_pb2.StageKind.Value(f"STAGE_KIND_{kind.name}") for kind in StageKind}
 _STAGE_STATES = {state: job_pb2.StageState.Value(f"STAGE_STATE_{state.name}") for state in StageState}
 _OUTPUT_STATES = {state: job_pb2.OutputState.Value(f"OUTPUT_STATE_{state.name}") for state in OutputState}
-_FORMATS = {form: generation_pb2.Format.Value(f"FORMAT_{form.name}") for form in Format}
+FORMATS = {form: generation_pb2.Format.Value(f"FORMAT_{form.name}") for form in Format}
 _QUALITIES = {quality: generation_pb2.Quality.Value(f"QUALITY_{quality.name}") for quality in Quality}
 
 
@@ -58,7 +45,7 @@ def _enum_name(enum: Any, number: int, prefix: str) -> str:
         raise KeyError(number) from error
 
 
-def _known(enum: Any, number: int, prefix: str, field: str) -> str | None:
+def known(enum: Any, number: int, prefix: str, field: str) -> str | None:
     """Return the name of a value, None for an unspecified one. Raises InvalidArgument for a number nobody knows."""
     if number == 0:
         return None
@@ -77,9 +64,9 @@ def request_from_proto(message: pb.GenerateContentRequest, digest: str | None = 
     Raises:
         InvalidArgument: an enum number that nobody knows.
     """
-    form = _known(generation_pb2.Format, message.format, "FORMAT_", "format")
-    quality = _known(generation_pb2.Quality, message.quality, "QUALITY_", "quality")
-    on_failure = _known(
+    form = known(generation_pb2.Format, message.format, "FORMAT_", "format")
+    quality = known(generation_pb2.Quality, message.quality, "QUALITY_", "quality")
+    on_failure = known(
         pb.OnEnhancementFailure, message.on_enhancement_failure, "ON_ENHANCEMENT_FAILURE_", "on_enhancement_failure"
     )
     return Request(
@@ -132,7 +119,7 @@ def _digest(message: pb.GenerateContentRequest) -> str:
 
 
 def _reference_from_proto(message: generation_pb2.ReferenceImage, path: str) -> Reference:
-    kind = _known(generation_pb2.ReferenceKind, message.kind, "REFERENCE_KIND_", f"{path}.kind")
+    kind = known(generation_pb2.ReferenceKind, message.kind, "REFERENCE_KIND_", f"{path}.kind")
     strength = message.strength if message.HasField("strength") else _DEFAULT_STRENGTH
     return Reference(message.asset_id, kind or "style", strength)
 
@@ -154,34 +141,14 @@ def reference_from_held(reference: Reference, held: asset_control_service_pb2.He
 
 def state_from_proto(number: int) -> JobState | None:
     """Return the state that a filter names, None when it names none."""
-    name = _known(job_pb2.JobState, number, "JOB_STATE_", "state")
+    name = known(job_pb2.JobState, number, "JOB_STATE_", "state")
     return JobState(name) if name else None
 
 
 def format_from_proto(number: int) -> Format | None:
     """Return the format that a filter names, None when it names none."""
-    name = _known(generation_pb2.Format, number, "FORMAT_", "format")
+    name = known(generation_pb2.Format, number, "FORMAT_", "format")
     return Format(name) if name else None
-
-
-def model_from_proto(message: model_pb2.Model) -> ModelRow:
-    """Return a row of the routing table; numbers that were left at zero take their defaults."""
-    stage = _known(job_pb2.StageKind, message.stage, "STAGE_KIND_", "model.stage")
-    formats = [_known(generation_pb2.Format, form, "FORMAT_", "model.formats") for form in message.formats]
-    given = {
-        field: getattr(message, field)
-        for field in ("max_quantity", "base_size", "default_steps", "default_frame_rate", "deadline_seconds")
-        if getattr(message, field)
-    }
-    return ModelRow(
-        name=message.name,
-        position=message.position,
-        stage=StageKind(stage or "generate"),
-        worker_type=message.worker_type,
-        aliases=tuple(message.aliases),
-        formats=tuple(Format(form) for form in formats if form),
-        **given,
-    )
 
 
 # --- replies ----------------------------------------------------------------------------------------------------------
@@ -215,6 +182,7 @@ def job_to_proto(job: Job, pools: Pools) -> job_pb2.Job:
         deadline_at=moment(job.deadline_at),
         reply=chat_wire.reply_to_proto(job.reply) if job.reply is not None else None,
         annotations=dict(job.annotations),
+        enhanced_by=enhanced_by_to_proto(job.enhanced_by),
     )
 
 
@@ -235,7 +203,7 @@ def settings_to_proto(settings: GenerationSettings) -> generation_pb2.Generation
     return generation_pb2.GenerationSettings(
         worker_type=settings.worker_type,
         model=settings.model,
-        format=_FORMATS[settings.format] if settings.format else generation_pb2.FORMAT_UNSPECIFIED,
+        format=FORMATS[settings.format] if settings.format else generation_pb2.FORMAT_UNSPECIFIED,
         seed=settings.seed,
         size=f"{settings.width}x{settings.height}" if settings.width else "",
         width=settings.width,
@@ -277,50 +245,15 @@ def provenance_to_proto(job: Job, asset_index: int) -> generation_pb2.Provenance
         reference_images=references_to_proto(job.references),
         engine=job.engine,
         submitted_at=moment(job.created_at),
+        enhanced_by=enhanced_by_to_proto(job.enhanced_by),
+        enhance_prompt=job.stages[0].kind is StageKind.ENHANCE,
+        warn_on_enhancement_failure=job.warn_on_enhancement_failure,
     )
 
 
-def model_to_proto(row: ModelRow, pools: Pools) -> model_pb2.Model:
-    """Return a row of the routing table with who is connected for it."""
-    if row.stage is StageKind.ENHANCE:
-        workers = pools.takers(row.pool, "")
-    else:
-        workers = pools.of(row.pool) if row.is_pattern else pools.takers(row.pool, row.name)
-    return model_pb2.Model(
-        name=row.name,
-        aliases=row.aliases,
-        stage=STAGE_KINDS[row.stage],
-        worker_type=row.worker_type,
-        formats=[_FORMATS[form] for form in row.formats],
-        max_quantity=row.max_quantity,
-        base_size=row.base_size,
-        default_steps=row.default_steps,
-        default_frame_rate=row.default_frame_rate,
-        deadline_seconds=row.deadline_seconds,
-        position=row.position,
-        connected_workers=len(workers),
-        free_slots=sum(max(worker.slots - worker.leases, 0) for worker in workers),
-        hint=pools.hint(row.pool),
-    )
-
-
-def worker_to_proto(worker: ConnectedWorker) -> model_pb2.Worker:
-    """Return a connected worker."""
-    key_id, _, name = worker.holder.partition("/")
-    return model_pb2.Worker(
-        name=name,
-        key_id=key_id,
-        worker_types=worker.worker_types,
-        models=worker.models,
-        slots=worker.slots,
-        leases=worker.leases,
-        labels=dict(worker.labels),
-        version=worker.version,
-        loaded=[
-            model_pb2.LoadedModel(name=model.name, device=model.device, size_bytes=model.size_bytes)
-            for model in worker.loaded
-        ],
-    )
+def enhanced_by_to_proto(by: EnhancedBy | None) -> generation_pb2.EnhancedBy | None:
+    """Return what rewrote a prompt, None when nothing did."""
+    return None if by is None else generation_pb2.EnhancedBy(**asdict(by))
 
 
 def report_to_proto(report: Report) -> dict[str, Message]:

@@ -14,6 +14,7 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from router_service import chat_wire, wire
 from router_service.chat_domain import LONGEST_REPLY
 from router_service.domain import Failure, LeaseRef, StageKind
+from router_service.enhancement_domain import EnhancedBy
 from router_service.recording import DUPLICATE, RECORDED, STALE, Outcome, OutputReport
 from router_service.registry_domain import ConnectedWorker, LoadedModel
 from router_service.sessions import (
@@ -43,6 +44,7 @@ _MOST_WARNINGS = 20
 _MOST_OUTPUTS = 64
 _LONGEST_TYPE = 64
 _LONGEST_LABEL = 200
+_LONGEST_NAME = 100
 
 
 def worker_from_hello(hello: pb.Hello, *, key_id: str, session: str) -> ConnectedWorker:
@@ -128,6 +130,7 @@ def outcome_from_proto(message: pb.Outcome) -> Outcome:
         payload=message.SerializeToString(),
         finish_reason=chat_wire.finish_reason_from_proto(message.finish_reason),
         usage=chat_wire.usage_from_proto(message.usage) if message.HasField("usage") else None,
+        enhanced_by=_enhanced_by(message.enhanced_by) if message.HasField("enhanced_by") else None,
     )
 
 
@@ -150,6 +153,12 @@ def _trim(message: pb.Outcome) -> None:
     del message.warnings[_MOST_WARNINGS:]
     message.warnings[:] = [_clean(warning, _LONGEST_SENTENCE) for warning in message.warnings]
     message.engine = _clean(message.engine, 64)
+    for field, said in message.enhanced_by.ListFields():
+        setattr(message.enhanced_by, field.name, _clean(said, _LONGEST_NAME))
+
+
+def _enhanced_by(message: generation_pb2.EnhancedBy) -> EnhancedBy:
+    return EnhancedBy(model=message.model, template=message.template, template_version=message.template_version)
 
 
 def _trim_failure(failure: job_pb2.Failure) -> None:
@@ -201,7 +210,8 @@ def message_to_proto(message: Message, *, lease_ttl: timedelta, max_output_bytes
 def _lease(grant: Grant, lease_ttl: timedelta, max_output_bytes: int) -> pb.Lease:
     job = grant.job
     is_generation = job.current.kind is StageKind.GENERATE
-    prompt = job.enhanced_prompt if is_generation and job.enhanced_prompt else job.prompt
+    is_enhanced = is_generation and bool(job.enhanced_prompt)
+    prompt = job.enhanced_prompt if is_enhanced else job.prompt
     spec = pb.StageSpec(
         kind=wire.STAGE_KINDS[job.current.kind],
         prompt=prompt,
@@ -211,6 +221,7 @@ def _lease(grant: Grant, lease_ttl: timedelta, max_output_bytes: int) -> pb.Leas
         original_prompt=job.prompt if prompt != job.prompt else "",
         max_output_bytes=max_output_bytes,
         chat=chat_wire.chat_to_proto(job.chat) if job.chat is not None else None,
+        enhanced_by=wire.enhanced_by_to_proto(job.enhanced_by) if is_enhanced else None,
     )
     return pb.Lease(
         ref=ref_to_proto(grant.lease.ref),

@@ -48,7 +48,8 @@ RPCs without a route are for workers and for Atelier's own services. A running s
 at `/openapi.json`, with schemas, limits and an example for each operation, and a page to read it at `/docs`.
 
 How JSON looks: names are snake_case; enums are lower case (`image`, `queued`); times are UTC with microseconds and `Z`;
-integers are numbers; replies print zeros. Unknown fields, `null` and values of another type are refused by path.
+integers are numbers; replies print zeros. Unknown fields, `null` and values of another type are refused by path. An
+empty text for an enum, in a query or in a body, counts as left out: it is the enum's unspecified value in JSON.
 Replies may get new fields and new enum values at any time. Errors: [errors.md](errors.md). Keys and tokens:
 [identity.md](identity.md).
 

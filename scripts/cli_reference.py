@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 
 from atelier_cli import exits
-from atelier_cli.parser import build_parser, common_options
+from atelier_cli.parser import build_parser
+from atelier_cli.tree import common_options
 from scripts.markdown import generated_by, table, write
 
 NAME = "cli.md"

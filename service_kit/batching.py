@@ -7,7 +7,6 @@ the same for one row and for a hundred.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -15,6 +14,7 @@ from datetime import timedelta
 from typing import Generic, TypeVar
 
 from service_kit.errors import AtelierError, DeadlineExceeded, ResourceExhausted, Unavailable
+from service_kit.tasks import end, woken
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -25,7 +25,10 @@ R = TypeVar("R")
 MOST_AT_ONCE = 256
 MOST_WAITING = 8192
 GATHER_FOR = timedelta(milliseconds=3)
+TURN_WITHIN = timedelta(seconds=10)
 _RETRY_AFTER = timedelta(seconds=1)
+# The database gives up before that.
+_END_LIMIT_S = 60.0
 # What would meet the next item in the same way: the caller repeats it later.
 _PASSING = (Unavailable, ResourceExhausted, DeadlineExceeded)
 
@@ -42,6 +45,7 @@ class Batcher(Generic[T, R]):
         most_waiting: int = MOST_WAITING,
         gather_for: timedelta = GATHER_FOR,
         turn: asyncio.Lock | None = None,
+        turn_within: timedelta = TURN_WITHIN,
     ) -> None:
         """Make an idle batcher; it runs a task only while there is something to do.
 
@@ -54,6 +58,7 @@ class Batcher(Generic[T, R]):
             most_waiting: how many items may wait; one more is refused.
             gather_for: how long a batch gathers while there is load.
             turn: what is held while a batch runs, such as `Database.batch_turn`: it has whatever came until its turn.
+            turn_within: how long others may keep that; then what waits is refused.
         """
         self._name = name
         self._run = run
@@ -61,6 +66,7 @@ class Batcher(Generic[T, R]):
         self._most_waiting = most_waiting
         self._gather_for_s = gather_for.total_seconds()
         self._turn = turn or asyncio.Lock()
+        self._turn_within_s = turn_within.total_seconds()
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._full = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -70,7 +76,7 @@ class Batcher(Generic[T, R]):
         """Have an item done with others and return its result. A caller that gives up before it began takes it back.
 
         Raises:
-            ResourceExhausted: too many items wait.
+            ResourceExhausted: too many items wait, or others kept the turn for too long.
             Unavailable: the batcher is closed.
             Exception: what `run` answered for the item.
         """
@@ -101,15 +107,21 @@ class Batcher(Generic[T, R]):
         self._waiting.clear()
         self._full.set()
         if self._task is not None:
-            await asyncio.wait({self._task})
+            _, running = await asyncio.wait({self._task}, timeout=_END_LIMIT_S)
+            await end(running)
 
     async def _work(self) -> None:
         try:
             while self._waiting:
-                async with self._turn:
+                if not await self._has_turn():
+                    self._refuse_waiting()
+                    return
+                try:
                     batch = self._take()
                     if batch:
                         await self._do(batch)
+                finally:
+                    self._turn.release()
                 # More than one came while that ran: others are on their way.
                 if 1 < len(self._waiting) < self._most:
                     await self._gather()
@@ -120,10 +132,27 @@ class Batcher(Generic[T, R]):
         finally:
             self._task = None
 
+    async def _has_turn(self) -> bool:
+        """Wait for the turn, which the caller gives back. Returns False when others kept it for too long."""
+        try:
+            # Also of a turn that is free: whoever was woken for it may have it first.
+            async with asyncio.timeout(self._turn_within_s):
+                return await self._turn.acquire()
+        except TimeoutError:
+            return False
+
+    def _refuse_waiting(self) -> None:
+        log.warning("batch_had_no_turn", batch=self._name, items=len(self._waiting))
+        busy = ResourceExhausted(
+            f"Other work kept the database for {self._turn_within_s:g} seconds; repeat in a moment.",
+            retry_after=_RETRY_AFTER,
+        )
+        _fail(self._waiting, busy)
+        self._waiting.clear()
+
     async def _gather(self) -> None:
         self._full.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._full.wait(), self._gather_for_s)
+        await woken(self._full, self._gather_for_s)
 
     def _take(self) -> list[tuple[T, asyncio.Future[R]]]:
         batch: list[tuple[T, asyncio.Future[R]]] = []

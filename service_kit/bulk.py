@@ -6,7 +6,7 @@ A statement that is sent row by row costs a row's round trip on PostgreSQL; on S
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,7 @@ from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-from service_kit import sqlite_driver
+from service_kit import sqlite_connections
 from service_kit.database import db_now, json_list
 from service_kit.postgres_driver import STATEMENT_CLOCK, send_later
 
@@ -119,7 +119,7 @@ async def delete_rows(
         return
     if connection.dialect.name == "sqlite":
         sent = {"among_": list(values), **same}
-        await sqlite_driver.send_later(connection, _delete_of(table, column, tuple(same)), sent)
+        await sqlite_connections.send_later(connection, _delete_of(table, column, tuple(same)), sent)
     else:
         send_later(connection, _delete_sql(table, column, tuple(same)), {"among_": list(values), **same})
 
@@ -133,7 +133,7 @@ async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[
     if not rows:
         return
     if connection.dialect.name == "sqlite":
-        await sqlite_driver.send_later(connection, _insert_of(table, moment), list(rows))
+        await sqlite_connections.send_later(connection, _insert_of(table, moment), list(rows))
     else:
         names = tuple(rows[0])
         send_later(connection, _insert_sql(table, names, moment), _arrays(table, rows, names))
@@ -172,7 +172,7 @@ async def put_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row
         return
     names = tuple(rows[0])
     if connection.dialect.name == "sqlite":
-        await sqlite_driver.send_later(connection, _put_of(table, names, tuple(key)), list(rows))
+        await sqlite_connections.send_later(connection, _put_of(table, names, tuple(key)), list(rows))
         return
     changes = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
     sql = f"{_insert_sql(table, names)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
@@ -195,14 +195,32 @@ async def update_rows(connection: AsyncConnection, table: Table, rows: Sequence[
     if not rows:
         return 0
     if connection.dialect.name == "sqlite":
-        statement = _update_of(table, tuple(rows[0]), tuple(match))
-        prefixed = [
-            {(f"is_{name}" if name in match else f"to_{name}"): value for name, value in row.items()} for row in rows
-        ]
+        statement, prefixed = _update_on_sqlite(table, rows, match)
         return (await connection.execute(statement, prefixed)).rowcount
     names = tuple(rows[0])
     sql, values = _update_sql(table, names, tuple(match)), _arrays(table, rows, names)
     return (await connection.exec_driver_sql(sql, values)).rowcount
+
+
+async def change_rows(
+    connection: AsyncConnection,
+    table: Table,
+    rows: Sequence[Row],
+    *,
+    match: Sequence[str],
+    refuse: Callable[[int], Exception],
+) -> None:
+    """Update rows as `update_rows` does, and raise what `refuse` makes of their number if not all were as expected.
+
+    On SQLite the next statement raises it, or the commit, which then does not take place.
+    """
+    if rows and isinstance(connection, sqlite_connections.Connection):
+        statement, prefixed = _update_on_sqlite(table, rows, match)
+        await connection.change_later(statement, prefixed, refuse)
+        return
+    changed = await update_rows(connection, table, rows, match=match)
+    if changed != len(rows):
+        raise refuse(changed)
 
 
 async def write_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row], *, match: Sequence[str]) -> None:
@@ -215,6 +233,13 @@ async def write_rows(connection: AsyncConnection, table: Table, rows: Sequence[R
         send_later(connection, _update_sql(table, names, tuple(match)), _arrays(table, rows, names))
     else:
         await update_rows(connection, table, rows, match=match)
+
+
+def _update_on_sqlite(table: Table, rows: Sequence[Row], match: Sequence[str]) -> tuple[Update, list[dict[str, Any]]]:
+    """Return the statement that updates one row, and its parameters for each: columns are compared and written."""
+    names = {name: f"is_{name}" if name in match else f"to_{name}" for name in rows[0]}
+    prefixed = [{names[name]: value for name, value in row.items()} for row in rows]
+    return _update_of(table, tuple(names), tuple(match)), prefixed
 
 
 def _arrays(table: Table, rows: Sequence[Row], names: Sequence[str]) -> dict[str, list[Any]]:

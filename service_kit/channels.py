@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, timedelta
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -13,11 +14,14 @@ from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
 from service_kit.clock import Clock, SystemClock
+from service_kit.completed_calls import CompletingChannel
 from service_kit.errors import Unavailable
 from service_kit.identity import AUTHORIZATION, IssuedToken, TokenSource
+from service_kit.in_process.channel import InProcessChannel
+from service_kit.in_process.rpc import MAX_MESSAGE_BYTES
+from service_kit.in_process.server import InProcessServer
 from service_kit.interceptors import REQUEST_ID, current_request_id
 from service_kit.secret import Secret
-from service_kit.server import MAX_MESSAGE_BYTES
 
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -32,22 +36,39 @@ _OPTIONS: list[tuple[str, Any]] = [
     # Not a pause, whatever its name: so long an attempt to connect may take, over a slow network or on a busy machine.
     ("grpc.min_reconnect_backoff_ms", 5_000),
 ]
+Near = Mapping[str, InProcessServer]
+"""The servers of this process that are called without gRPC, by the host:port that they have for others."""
+NOBODY_NEAR: Near = MappingProxyType({})
 _WITHOUT_IDENTITY = frozenset({access_pb2.ACCESS_OPEN, access_pb2.ACCESS_LEASE})
 
 
 def connect(
-    target: str, *, tokens: TokenSource | None = None, timeout: timedelta = timedelta(seconds=30)
+    target: str,
+    *,
+    tokens: TokenSource | None = None,
+    timeout: timedelta = timedelta(seconds=30),
+    near: Near = NOBODY_NEAR,
 ) -> grpc.aio.Channel:
     """Return a channel to host:port. Nothing is connected yet; close it at the end.
 
     Args:
         target: host:port of a service.
+        near: servers of this process; what they are has no connection.
         tokens: our own identity; added to calls that need one and do not bring `authorization` themselves.
         timeout: the deadline of unary calls that have none.
     """
     outgoing = _Outgoing(tokens, timeout.total_seconds())
-    interceptors = [_UnaryUnary(outgoing), _UnaryStream(outgoing), _StreamUnary(outgoing), _StreamStream(outgoing)]
-    return grpc.aio.insecure_channel(target, options=_OPTIONS, interceptors=interceptors)
+    return CompletingChannel(connect_bare(target, near=near), outgoing)
+
+
+def connect_bare(target: str, *, near: Near = NOBODY_NEAR) -> grpc.aio.Channel:
+    """Return a channel to host:port for who gives each call its request id, identity and deadline.
+
+    As `connect`, without what would complete them.
+    """
+    if (server := near.get(target)) is not None:
+        return InProcessChannel(server)
+    return grpc.aio.insecure_channel(target, options=_OPTIONS)
 
 
 async def wait_ready(channel: grpc.aio.Channel, limit: timedelta) -> None:
@@ -76,69 +97,30 @@ def key_tokens(router: grpc.aio.Channel, key: Secret | Callable[[], Secret], clo
 
 
 class _Outgoing:
-    """Completes the details of a call that is about to be sent."""
+    """Completes calls that are about to be made."""
 
     def __init__(self, tokens: TokenSource | None, timeout_s: float) -> None:
         self.tokens = tokens
         self.timeout_s = timeout_s
 
-    async def complete(self, details: grpc.aio.ClientCallDetails, *, unary: bool = False) -> grpc.aio.ClientCallDetails:
-        given: Any = details.metadata or ()
-        metadata = grpc.aio.Metadata(*given)
-        if metadata.get(REQUEST_ID) is None and current_request_id():
-            metadata.add(REQUEST_ID, current_request_id())
-        if self.tokens is not None and metadata.get(AUTHORIZATION) is None and _needs_identity(details.method):
-            metadata.add(AUTHORIZATION, f"Bearer {await self.tokens.get()}")
-        timeout = self.timeout_s if unary and details.timeout is None else details.timeout
-        return grpc.aio.ClientCallDetails(
-            details.method, timeout, metadata, details.credentials, details.wait_for_ready
-        )
+    def note(self, metadata: Any) -> grpc.aio.Metadata:
+        """Return the metadata with the id of the request that is served, unless they have one."""
+        noted = grpc.aio.Metadata(*(metadata or ()))
+        if noted.get(REQUEST_ID) is None and current_request_id():
+            noted.add(REQUEST_ID, current_request_id())
+        return noted
 
-    async def learn(self, call: Any) -> None:
+    async def identify(self, method: str | bytes, metadata: grpc.aio.Metadata) -> None:
+        """Add our identity to the metadata of a call, where it needs one and has none."""
+        if self.tokens is not None and metadata.get(AUTHORIZATION) is None and _needs_identity(method):
+            metadata.add(AUTHORIZATION, f"Bearer {await self.tokens.get()}")
+
+    def learn(self, code: grpc.StatusCode) -> None:
         """Forget a token that was refused, so that the next call brings a new one."""
-        if self.tokens is not None and await call.code() is grpc.StatusCode.UNAUTHENTICATED:
+        if self.tokens is not None and code is grpc.StatusCode.UNAUTHENTICATED:
             self.tokens.forget()
 
 
 def _needs_identity(method: str | bytes) -> bool:
     text = method.decode() if isinstance(method, bytes) else method
     return access_of(text) not in _WITHOUT_IDENTITY
-
-
-class _UnaryUnary(grpc.aio.UnaryUnaryClientInterceptor):
-    def __init__(self, outgoing: _Outgoing) -> None:
-        self._outgoing = outgoing
-
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        call = await continuation(await self._outgoing.complete(client_call_details, unary=True), request)
-        try:
-            await self._outgoing.learn(call)
-        except asyncio.CancelledError:
-            # gRPC cancels only this interceptor, not the call that it waits for.
-            call.cancel()
-            raise
-        return call
-
-
-class _UnaryStream(grpc.aio.UnaryStreamClientInterceptor):
-    def __init__(self, outgoing: _Outgoing) -> None:
-        self._outgoing = outgoing
-
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(await self._outgoing.complete(client_call_details), request)
-
-
-class _StreamUnary(grpc.aio.StreamUnaryClientInterceptor):
-    def __init__(self, outgoing: _Outgoing) -> None:
-        self._outgoing = outgoing
-
-    async def intercept_stream_unary(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await continuation(await self._outgoing.complete(client_call_details), request_iterator)
-
-
-class _StreamStream(grpc.aio.StreamStreamClientInterceptor):
-    def __init__(self, outgoing: _Outgoing) -> None:
-        self._outgoing = outgoing
-
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await continuation(await self._outgoing.complete(client_call_details), request_iterator)

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-from sqlalchemy import JSON, BigInteger, Dialect, bindparam, func, select
+from sqlalchemy import JSON, BigInteger, Dialect, bindparam, func, literal, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncTransaction
@@ -23,11 +23,13 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import DateTime, TypeDecorator, TypeEngine
 
-from service_kit import postgres_driver, sqlite_driver
+from service_kit import postgres_driver
 from service_kit.clock import Clock, SystemClock
 from service_kit.errors import ResourceExhausted, Unavailable
+from service_kit.finishing import to_the_end
 from service_kit.folder_lock import FolderLock
 from service_kit.settings import Settings
+from service_kit.sqlite_connections import Connections
 from service_kit.storage_errors import postgres_error
 from service_kit.telemetry import get_logger
 
@@ -36,6 +38,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SQLITE_READERS = 4
 _CONNECTIONS = 12
+_Pool = Connections | AsyncEngine
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -145,8 +148,9 @@ class Database:
         self._idle.set()
         self._closing = False
         readers = _SQLITE_READERS if self.is_sqlite else max(1, connections // 3)
-        self._writer = self._engine(1 if self.is_sqlite else max(1, connections - readers), read_only=False)
-        self._readers = self._engine(readers, read_only=True)
+        writers = 1 if self.is_sqlite else max(1, connections - readers)
+        self._writer = self._pool(writers, read_only=False)
+        self._readers = self._pool(readers, read_only=True)
 
     @classmethod
     async def open_service(cls, settings: Settings, service: str, *, clock: Clock | None = None) -> Self:
@@ -175,14 +179,18 @@ class Database:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("transactions_abandoned", count=self._open)
-        await self._writer.dispose()
-        await self._readers.dispose()
+        for pool in (self._writer, self._readers):
+            await (pool.dispose() if isinstance(pool, AsyncEngine) else pool.close())
         if self._folder_lock is not None:
             self._folder_lock.release()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """Give a transaction that may write. It commits at the end and rolls back when anything is raised.
+
+        On SQLite one such block of this process runs at a time, from its first line on; other processes it keeps out
+        from its first statement on, so whoever shares a file with others decides nothing before that (`lock`). When the
+        database has ended the transaction by itself, whatever else the block asks for is refused.
 
         A cancelled caller still waits for a commit or rollback that has begun, so that the connection is left clean.
 
@@ -197,6 +205,7 @@ class Database:
                 yield connection
             return
         try:
+            # Also of a lock that is free: whoever was woken for it may have it first.
             async with asyncio.timeout(self._writer_wait.total_seconds()):
                 await self._turn.acquire()
         except TimeoutError:
@@ -229,21 +238,23 @@ class Database:
     async def lock(self, tx: AsyncConnection, name: str) -> None:
         """Wait until no other transaction of this schema holds the lock `name`; it goes with the transaction.
 
-        On SQLite there is one writer, who needs no lock.
+        On SQLite there is one writer, who is that from its first statement on: this is one.
         """
-        if not self.is_sqlite:
+        if self.is_sqlite:
+            await tx.execute(select(literal(1)))
+        else:
             await tx.execute(
                 select(func.pg_advisory_xact_lock(func.hashtextextended(f"atelier/{self.schema}/{name}", 0)))
             )
 
     @asynccontextmanager
-    async def _transaction(self, engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async def _transaction(self, pool: _Pool) -> AsyncIterator[AsyncConnection]:
         if self._closing:
             raise Unavailable("The service is stopping.", retry_after=timedelta(seconds=1))
         self._open += 1
         self._idle.clear()
         try:
-            async with self._connected(engine) as connection:
+            async with _on_sqlite(pool) if isinstance(pool, Connections) else self._connected(pool) as connection:
                 yield connection
         finally:
             self._open -= 1
@@ -257,26 +268,26 @@ class Database:
             try:
                 transaction = await connection.begin()
             except BaseException:
-                await _to_the_end(connection.close())
+                await to_the_end(connection.close())
                 raise
             try:
                 yield connection
             except BaseException:
-                await _to_the_end(_roll_back(connection, transaction))
+                await to_the_end(_roll_back(connection, transaction))
                 raise
-            await _to_the_end(_commit(connection, transaction))
+            await to_the_end(_commit(connection, transaction))
         except SQLAlchemyError as error:
-            known = None if self.is_sqlite else postgres_error(error)
+            known = postgres_error(error)
             if known is None:
                 raise
             log.warning("database_refused", schema=self.schema, error=repr(error))
             raise known from error
 
-    def _engine(self, pool_size: int, *, read_only: bool) -> AsyncEngine:
+    def _pool(self, pool_size: int, *, read_only: bool) -> _Pool:
         if self.is_sqlite:
-            return sqlite_driver.engine(
+            return Connections(
                 self.url,
-                pool_size=pool_size,
+                size=pool_size,
                 wait=self._writer_wait,
                 read_only=read_only,
                 now=self._now_in_microseconds,
@@ -300,6 +311,20 @@ def _json_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
+@asynccontextmanager
+async def _on_sqlite(connections: Connections) -> AsyncIterator[AsyncConnection]:
+    connection = await connections.take()
+    try:
+        try:
+            yield connection
+        except BaseException:
+            await connections.roll_back(connection)
+            raise
+        await connections.commit(connection)
+    finally:
+        connections.give_back(connection)
+
+
 async def _connect(engine: AsyncEngine) -> AsyncConnection:
     """Take a connection. A caller that is cancelled meanwhile waits and gives it back: half-open, it would leak."""
 
@@ -311,7 +336,7 @@ async def _connect(engine: AsyncEngine) -> AsyncConnection:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         # More than one cancellation may come: of the client, and of a server that drains.
-        await _to_the_end(_give_back(task))
+        await to_the_end(_give_back(task))
         raise
 
 
@@ -337,19 +362,3 @@ async def _give_back(taking: asyncio.Future[AsyncConnection]) -> None:
     await asyncio.wait({taking})
     if not taking.cancelled() and taking.exception() is None:
         await taking.result().close()
-
-
-async def _to_the_end(step: Coroutine[Any, Any, None]) -> None:
-    """Run a step to its end even if the caller is cancelled meanwhile; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(step)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                continue
-        if not task.cancelled() and task.exception() is not None:
-            raise task.exception() from None  # type: ignore[misc]
-        raise

@@ -11,8 +11,22 @@ _PIECE_BYTES = 1 << 20
 _NOT_HERE = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
-def copy_bytes(source: int, target: int, length: int) -> int:
-    """Copy the first `length` bytes of one open file to the beginning of another. Returns how many there were.
+def make_room(file: int, size_bytes: int) -> None:
+    """Give a new file its room on the disk at once, where the system can: then its bytes are copied in less time.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file, 0, size_bytes)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+
+
+def copy_bytes(source: int, target: int, length: int, start: int = 0) -> int:
+    """Copy `length` bytes of one open file from `start` to the same place of another. Returns how many there were.
 
     Raises:
         OSError: the disk is full, or broken.
@@ -21,7 +35,8 @@ def copy_bytes(source: int, target: int, length: int) -> int:
     if hasattr(os, "copy_file_range"):
         try:
             while done < length:
-                copied = os.copy_file_range(source, target, min(_AT_ONCE, length - done), done, done)
+                at = start + done
+                copied = os.copy_file_range(source, target, min(_AT_ONCE, length - done), at, at)
                 if not copied:
                     return done
                 done += copied
@@ -29,10 +44,21 @@ def copy_bytes(source: int, target: int, length: int) -> int:
             if error.errno not in _NOT_HERE:
                 raise
     while done < length:
-        piece = memoryview(os.pread(source, min(_PIECE_BYTES, length - done), done))
+        piece = os.pread(source, min(_PIECE_BYTES, length - done), start + done)
         if not piece:
             break
-        while piece:
-            written = os.pwrite(target, piece, done)
-            piece, done = piece[written:], done + written
+        write_at(target, piece, start + done)
+        done += len(piece)
     return done
+
+
+def write_at(file: int, data: bytes, offset: int) -> None:
+    """Write bytes to a place in an open file.
+
+    Raises:
+        OSError: the disk is full, or broken.
+    """
+    rest = memoryview(data)
+    while rest:
+        written = os.pwrite(file, rest, offset)
+        rest, offset = rest[written:], offset + written

@@ -3,17 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from service_kit.errors import AtelierError, Unavailable
+from service_kit.tasks import end
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _RETRY_AFTER = timedelta(seconds=1)
+_END_LIMIT_S = 60.0
+
+
+async def to_the_end(step: Awaitable[_T]) -> _T:
+    """Return what a step returns. A caller that is cancelled waits for its end, and hears of a failure before that."""
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            # More than one cancellation may come: of the client, and of a server that drains.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error from None
+        raise
+
+
+async def thread_to_its_end(work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
+    """Return what work in a thread returns. A caller that is cancelled waits for it, and frees what it uses after."""
+    return await to_the_end(asyncio.to_thread(work, *args, **options))
+
+
+async def all_to_their_ends(works: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """Return what works beside each other return, when the last has ended, even if one fails; then raise the first."""
+    begun = [asyncio.ensure_future(work) for work in works]
+    await asyncio.gather(*begun, return_exceptions=True)
+    return [work.result() for work in begun]
 
 
 class Unbroken:
@@ -42,15 +73,16 @@ class Unbroken:
             raise
 
     async def close(self) -> None:
-        """Wait for all that is going on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        """Wait for all that is going on, for a minute at most; what still goes on then is broken off."""
+        now = asyncio.get_running_loop().time
+        until = now() + _END_LIMIT_S
+        while self._tasks and now() < until:
+            await asyncio.wait(self._tasks, timeout=until - now())
+        await self.break_off()
 
     async def break_off(self) -> None:
         """Cancel what is going on, and wait until it has ended."""
-        for task in self._tasks:
-            task.cancel()
-        await self.close()
+        await end(self._tasks)
 
 
 class OneAtATime:

@@ -1,6 +1,6 @@
 """What happens around every RPC, unary and streaming alike, in one order: request id, log, errors, identity, limits.
 
-Each concern is a layer: an async context manager around the whole call, the iteration of a stream included.
+Each concern is a layer: a function around the whole call, the iteration of a stream included.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
+from service_kit.answering import WholeBeginning, behaviour, write_all
 from service_kit.capabilities import Capabilities, LeaseClaims, holding_lease
 from service_kit.clock import Clock
 from service_kit.errors import (
@@ -64,10 +65,19 @@ _SCOPES = {
     access_pb2.ACCESS_SERVICE: Scope.SERVICE,
 }
 _REMEDIES = {
+    access_pb2.ACCESS_ADMIN: (
+        " Use an operator's key, such as admin.key, which the first start wrote into the data folder's keys."
+    ),
     access_pb2.ACCESS_WORK: (
         " Use a key of the kind worker: an operator makes one with `atelier keys create --kind worker --owner NAME`."
-    )
+    ),
 }
+_POLLS = frozenset(
+    (
+        "/atelier.router.v1.WebhookService/LeaseDeliveries",
+        "/atelier.identity.v1.IdentityService/ListRevokedKeys",
+    )
+)
 _request_id: ContextVar[str] = ContextVar("atelier_request_id", default="")
 
 
@@ -102,29 +112,31 @@ class ServerCall:
     started: float = field(default_factory=time.perf_counter)
 
 
-Layer = Callable[[ServerCall], AbstractAsyncContextManager[None]]
+Work = Callable[[], Awaitable[Any]]
+"""What a layer is around: the next layer, and at last the handler. It returns the answer of a unary call."""
+Layer = Callable[[ServerCall, Work], Awaitable[Any]]
 
 
-@asynccontextmanager
-async def identify_request(call: ServerCall) -> AsyncIterator[None]:
+async def identify_request(call: ServerCall, work: Work) -> Any:
     """Give the call an id, the client's own if it has a sane shape, and send it back in the trailing metadata."""
     wanted = call.metadata.get(REQUEST_ID, "")
     call.request_id = wanted if _REQUEST_ID_SHAPE.fullmatch(wanted) else new_id()
     call.context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
     with serving_request(call.request_id):
-        yield
+        return await work()
 
 
-@asynccontextmanager
-async def log_access(call: ServerCall) -> AsyncIterator[None]:
+async def log_access(call: ServerCall, work: Work) -> Any:
     """Write one line when the call is over."""
     try:
-        yield
+        return await work()
     except asyncio.CancelledError:
         call.code = "CANCELLED"
         raise
     finally:
-        write = log.debug if access_of(call.method) == access_pb2.ACCESS_OPEN else log.info
+        # What is asked every second while nothing happens would bury the rest.
+        asked_often = call.method in _POLLS and call.code == "OK"
+        write = log.debug if asked_often or access_of(call.method) == access_pb2.ACCESS_OPEN else log.info
         write(
             "rpc_served",
             method=call.method,
@@ -136,12 +148,10 @@ async def log_access(call: ServerCall) -> AsyncIterator[None]:
         )
 
 
-@asynccontextmanager
-async def translate_errors(call: ServerCall) -> AsyncIterator[None]:
+async def translate_errors(call: ServerCall, work: Work) -> Any:
     """Turn what is raised into a status. Only domain errors speak to the client; of a fault it hears the request id."""
     try:
-        yield
-        return
+        return await work()
     except grpc.aio.AbortError:
         call.code = str(call.context.code())
         raise
@@ -176,20 +186,18 @@ class Authentication:
         self._verifier = verifier
         self._capabilities = capabilities
 
-    @asynccontextmanager
-    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+    async def __call__(self, call: ServerCall, work: Work) -> Any:
         """Refuse the call, or let it run with its caller or its lease set."""
         access = access_of(call.method)
         if access == access_pb2.ACCESS_OPEN:
-            yield
-        elif access == access_pb2.ACCESS_LEASE:
+            return await work()
+        if access == access_pb2.ACCESS_LEASE:
             call.lease = self._lease(call)
             with holding_lease(call.lease):
-                yield
-        else:
-            call.caller = self._caller(call, access)
-            with acting_as(call.caller):
-                yield
+                return await work()
+        call.caller = self._caller(call, access)
+        with acting_as(call.caller):
+            return await work()
 
     def _lease(self, call: ServerCall) -> LeaseClaims:
         token = call.metadata.get(LEASE_TOKEN)
@@ -231,21 +239,18 @@ class Limits:
         for stream in tuple(self._streams):
             stream.reschedule(asyncio.get_running_loop().time())
 
-    @asynccontextmanager
-    async def __call__(self, call: ServerCall) -> AsyncIterator[None]:
+    async def __call__(self, call: ServerCall, work: Work) -> Any:
         """Let the call run as long as it may."""
         if not call.unary and not call.streams_out:
-            yield  # an upload: it may take long, but not pause long; see `_checked`
-            return
+            return await work()  # an upload: it may take long, but not pause long; see `_checked`
         if access_of(call.method) == access_pb2.ACCESS_WORK:
-            yield
-            return
+            return await work()
         limit = self._limit_s(call)
         try:
             async with asyncio.timeout(limit) as scope:
                 if call.streams_out:
                     self._streams.add(scope)
-                yield
+                return await work()
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -298,27 +303,27 @@ class Interceptor(grpc.aio.ServerInterceptor):
         serializers = {"request_deserializer": None, "response_serializer": handler.response_serializer}
         decode = _decoder(handler.request_deserializer)
         streams_in, streams_out = bool(handler.request_streaming), bool(handler.response_streaming)
-        behaviour: Any = (
-            (handler.stream_stream if streams_in else handler.unary_stream)
-            if streams_out
-            else (handler.stream_unary if streams_in else handler.unary_unary)
-        )
+        answer = behaviour(handler)
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            if streams_in:
+                request = _Decoded(request, decode)
+                if not streams_out:
+                    request = _checked(request, self._idle_limit)
+            else:
+                request = decode(request)
+                check_limits(request)
+            if streams_out:
+                context = cast(grpc.aio.ServicerContext[Any, Any], WholeBeginning(context))
+                return await write_all(answer(request, context), context)
+            return await answer(request, context)
 
         async def serve(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             call = ServerCall(method, context, streams_out, not streams_in and not streams_out, _metadata(context))
-            async with AsyncExitStack() as stack:
-                for layer in self._layers:
-                    await stack.enter_async_context(layer(call))
-                if streams_in:
-                    request = _Decoded(request, decode)
-                    if not streams_out:
-                        request = _checked(request, self._idle_limit)
-                else:
-                    request = decode(request)
-                    check_limits(request)
-                if streams_out:
-                    return await _write_all(behaviour(request, context), context)
-                return await behaviour(request, context)
+            work: Work = partial(handle, request, context)
+            for layer in reversed(self._layers):
+                work = partial(layer, call, work)
+            return await work()
 
         if streams_out:
             make: Any = grpc.stream_stream_rpc_method_handler if streams_in else grpc.unary_stream_rpc_method_handler
@@ -371,16 +376,6 @@ async def _checked(messages: AsyncIterator[Message], idle_limit: timedelta) -> A
             raise DeadlineExceeded(f"Nothing came for {idle_limit.total_seconds():g} s.") from None
         check_limits(message)
         yield message
-
-
-async def _write_all(result: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Send what a streaming handler gives. Its generator is closed when the client goes, not when it is collected."""
-    if not hasattr(result, "__aiter__"):
-        await result
-        return
-    async with contextlib.aclosing(result) as messages:
-        async for message in messages:
-            await context.write(message)
 
 
 def _metadata(context: grpc.aio.ServicerContext[Any, Any]) -> dict[str, str]:

@@ -14,9 +14,12 @@ from service_kit import crash
 from service_kit.errors import AtelierError
 from service_kit.server import Running
 from service_kit.settings import Settings, SettingsError, load
+from service_kit.tasks import in_time
 from service_kit.telemetry import configure_logging
 
 EXIT_CANNOT_START = 2
+EXIT_NOT_IN_TIME = 3
+STOP_LIMIT_S = 40.0
 # The youngest objects are looked through after so many new ones; Python's own 700 comes several times in each request.
 _NEW_OBJECTS = 50_000
 
@@ -57,7 +60,11 @@ async def _serve(start: Callable[[Settings], Awaitable[Running]], settings: Sett
     try:
         await asked.wait()
     finally:
-        await running.stop()
+        if not await in_time(running.stop(), STOP_LIMIT_S, running.name):
+            # Whatever holds it up would hold up the end of the event loop as well. Nothing that was promised is lost.
+            sys.stderr.write(f"{running.name} did not stop within {STOP_LIMIT_S:g} s; its log says what still ran.\n")
+            sys.stderr.flush()
+            os._exit(EXIT_NOT_IN_TIME)
 
 
 def _give_up(error: Exception) -> NoReturn:

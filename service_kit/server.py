@@ -17,6 +17,8 @@ from service_kit.clock import Clock, SystemClock
 from service_kit.errors import FailedPrecondition
 from service_kit.health import HealthBoard, HealthServicer
 from service_kit.identity import IdentityVerifier
+from service_kit.in_process.rpc import MAX_MESSAGE_BYTES
+from service_kit.in_process.server import InProcessServer
 from service_kit.interceptors import (
     IDLE_LIMIT,
     UNARY_LIMIT,
@@ -28,10 +30,8 @@ from service_kit.interceptors import (
     log_access,
     translate_errors,
 )
+from service_kit.tasks import in_time
 from service_kit.telemetry import get_logger
-
-# A page of 200 assets with the longest prompts fits.
-MAX_MESSAGE_BYTES = 16 << 20
 
 Registration = tuple[Callable[[Any, Any], None], object]
 """The generated `add_…_to_server` and the servicer to add."""
@@ -54,6 +54,8 @@ _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.so_reuseport", 0),
 ]
 _MAX_CONCURRENT_RPCS = 10_000
+# gRPC's own part of a stop, once every call was cancelled.
+_CLOSE_LIMIT_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Running:
     name: str
     target: str
     stop: Callable[[], Awaitable[None]]
+    near: InProcessServer | None = None
+    """Serves the calls of its own process, where it may."""
 
 
 class GrpcServer:
@@ -118,6 +122,8 @@ class GrpcServer:
         ]
         self._interceptor = Interceptor(layers, idle_limit)
         self._server: grpc.aio.Server | None = None
+        self.near = InProcessServer(self._interceptor)
+        """Serves the calls of this process, from `start` to `stop` as the port does."""
         self.port = 0
 
     @property
@@ -139,8 +145,11 @@ class GrpcServer:
         server = grpc.aio.server(
             interceptors=[self._interceptor], options=_OPTIONS, maximum_concurrent_rpcs=_MAX_CONCURRENT_RPCS
         )
-        names = _register(server, self._servicers)
-        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), server)
+        recorder: Any = _Recorder(server, self.near)
+        for add, servicer in self._servicers:
+            add(servicer, recorder)
+        names = tuple(recorder.names)
+        health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(self._health), recorder)
         if self._reflection:
             from grpc_reflection.v1alpha import reflection
 
@@ -154,6 +163,7 @@ class GrpcServer:
                 f"Stop the other process, or choose another address with ATELIER_{self._name.upper()}_LISTEN."
             ) from None
         await server.start()
+        self.near.start()
         self._server = server
         self._health.start(names)
         log.info("listening", service=self._name, target=self.target)
@@ -174,7 +184,9 @@ class GrpcServer:
             for fault in filter(None, outcomes):
                 log.error("drain_fault", service=self._name, error=repr(fault))
         self._limits.drain()
-        await server.stop(self._grace.total_seconds())
+        grace_s = self._grace.total_seconds()
+        stopping = asyncio.gather(server.stop(grace_s), self.near.stop(grace_s))
+        await in_time(stopping, grace_s + _CLOSE_LIMIT_S, f"the server of {self._name}")
         log.info("stopped", service=self._name)
 
     def _check_address(self) -> None:
@@ -204,10 +216,11 @@ def _host(listen: str) -> str:
 
 
 class _Recorder:
-    """Stands in for the server while servicers are added, to learn the names of their services."""
+    """Stands in for the server while servicers are added, to learn their names and to serve them near, too."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
+    def __init__(self, server: grpc.aio.Server, near: InProcessServer) -> None:
         self._server = server
+        self._near = near
         self.names: list[str] = []
 
     def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
@@ -216,10 +229,4 @@ class _Recorder:
 
     def add_registered_method_handlers(self, service_name: str, handlers: dict[str, Any]) -> None:
         self._server.add_registered_method_handlers(service_name, handlers)
-
-
-def _register(server: grpc.aio.Server, servicers: Sequence[Registration]) -> tuple[str, ...]:
-    recorder = _Recorder(server)
-    for add, servicer in servicers:
-        add(servicer, recorder)
-    return tuple(recorder.names)
+        self._near.add(service_name, handlers)

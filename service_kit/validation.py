@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -56,38 +56,61 @@ def default_of(field: FieldDescriptor) -> str:
     return limits.default_value
 
 
+class _Field(NamedTuple):
+    """A field that needs a look, with what the look asks first: a descriptor answers slowly."""
+
+    name: str
+    descriptor: FieldDescriptor
+    limits: limits_pb2.FieldLimits | None
+    is_repeated: bool
+    is_message: bool
+    has_presence: bool
+    required: bool
+    required_unless: str
+
+
 @lru_cache(maxsize=512)
-def _fields(descriptor: Descriptor) -> tuple[tuple[FieldDescriptor, limits_pb2.FieldLimits | None], ...]:
+def _fields(descriptor: Descriptor) -> tuple[_Field, ...]:
     """Return the fields that need a look: those with limits, and messages that may hold such fields."""
     found = []
     for field in descriptor.fields:
         limits = limits_of(field)
         own_message = field.message_type is not None and field.message_type.full_name.startswith("atelier.")
         if limits is not None or own_message:
-            found.append((field, limits))
+            found.append(
+                _Field(
+                    field.name,
+                    field,
+                    limits,
+                    is_repeated=field.is_repeated,
+                    is_message=field.message_type is not None,
+                    has_presence=field.has_presence,
+                    required=limits is not None and limits.required,
+                    required_unless=limits.required_unless if limits is not None else "",
+                )
+            )
     return tuple(found)
 
 
 def _problems(message: Message, prefix: str) -> Iterable[_Problem]:
-    for field, limits in _fields(message.DESCRIPTOR):
-        path = f"{prefix}{field.name}"
-        value = getattr(message, field.name)
-        if field.is_repeated:
-            yield from _list_problems(path, field, value, limits)
-        elif field.message_type is not None:
-            if message.HasField(field.name):
-                yield from _problems(value, f"{path}.")
-            elif limits is not None and limits.required:
-                yield _missing(path)
+    for name, field, limits, is_repeated, is_message, has_presence, required, other in _fields(message.DESCRIPTOR):
+        value = getattr(message, name)
+        if is_repeated:
+            if required or value:
+                yield from _list_problems(f"{prefix}{name}", field, value, limits)
+        elif is_message:
+            if message.HasField(name):
+                yield from _problems(value, f"{prefix}{name}.")
+            elif required:
+                yield _missing(f"{prefix}{name}")
         elif limits is not None:
-            present = message.HasField(field.name) if field.has_presence else True
-            other = limits.required_unless
+            present = message.HasField(name) if has_presence else True
             if other and not value and not message.HasField(other):
-                yield ErrorReason.MISSING_FIELD, FieldProblem(path, f"is required unless {other} is sent")
+                yield ErrorReason.MISSING_FIELD, FieldProblem(f"{prefix}{name}", f"is required unless {other} is sent")
             elif present:
-                yield from _value_problems(path, field, value, limits)
-            elif limits.required:
-                yield _missing(path)
+                yield from _value_problems(f"{prefix}{name}", field, value, limits)
+            elif required:
+                yield _missing(f"{prefix}{name}")
 
 
 def _list_problems(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import secrets
 from collections.abc import Iterator, Mapping
@@ -12,9 +11,10 @@ import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler.loadscope import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from tests.support.gcs import CREDENTIALS_ENV, EMULATOR_ENV, emulator, make_buckets, write_key_file
-from tests.support.limits import limited
+from tests.support.hanging import pytest_timeout_set_timer  # noqa: F401 - a hook
 from tests.support.postgres import Databases, NoPostgres, any_server
 
 hypothesis.settings.register_profile("atelier", derandomize=True, deadline=None, database=None)
@@ -25,12 +25,6 @@ PATIENTLY = "%20".join(
 )
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Give every test that is a coroutine a limit."""
-    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-        item.obj = limited(item.obj)
-
-
 class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it comes without types
     """Keeps the tests of a file in one process, for what they share; and all of the storage, which count together."""
 
@@ -38,6 +32,20 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # it comes without typ
         """Return what a test is to be run in one process with."""
         file = nodeid.partition("::")[0]
         return "tests/storage" if file.startswith("tests/storage/") else file
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Give what a process left undone to others, but for the test that ended it; return that.
+
+        The base class gives that one out again, and then waits for ever for work that nobody has.
+        """
+        units = self.assigned_work.pop(node)
+        undone = [test for unit in units.values() for test, done in unit.items() if not done]
+        for scope, unit in units.items():
+            if rest := {test: False for test in unit if test in undone[1:]}:
+                self.workqueue[scope] = rest
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return undone[0] if undone else None
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -179,10 +179,11 @@ class Assets:
         """Return the assets without a job whose own bytes lie at some keys."""
         return await self._select(select(_assets).where(_assets.c.job_id.is_(None), among(_assets.c.key, keys)))
 
-    async def has_rendition_at(self, key: str) -> bool:
-        """Tell whether any asset has a rendition at a key. Slow: it looks at all of them."""
+    async def with_rendition_at(self, key: str) -> str | None:
+        """Return the id of an asset that has a rendition at a key; None when none has. Slow: it looks at all."""
         told = cast(_assets.c.renditions, Text).contains(json.dumps(key, ensure_ascii=False), autoescape=True)
-        return (await self._connection.execute(select(_assets.c.asset_id).where(told).limit(1))).first() is not None
+        found = await self._connection.execute(select(_assets.c.asset_id).where(told).limit(1))
+        return found.scalar_one_or_none()
 
     async def due(self, limit: int) -> Sequence[Asset]:
         """Lock and return assets whose time is over, the longest first; none that somebody else has locked."""

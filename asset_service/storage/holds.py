@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 
-from sqlalchemy import ColumnElement, case, delete, func, null, or_, select
+from sqlalchemy import ColumnElement, case, delete, null, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from asset_service.storage.tables import holds
@@ -20,11 +20,6 @@ class Holds:
 
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
-
-    async def is_held(self, asset_id: str) -> bool:
-        """Return whether anybody holds an asset at this moment."""
-        query = select(func.count()).select_from(holds).where(holds.c.asset_id == asset_id, _live())
-        return bool((await self._connection.execute(query)).scalar_one())
 
     async def held_among(self, asset_ids: Sequence[str]) -> set[str]:
         """Return those of some assets that anybody holds at this moment."""

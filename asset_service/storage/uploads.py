@@ -18,8 +18,13 @@ from service_kit.identity import Owner
 
 _MEASURED = ("state", "generation", "media", "output_upload_id", "receipt")
 # Made once: to make a statement costs more than to run it.
-_OF_JOBS = select(uploads).where(among(uploads.c.job_id, "job_ids"))
-_LOCKED = _OF_JOBS.where(uploads.c.state != UploadState.DELETING.value).order_by(uploads.c.upload_id).with_for_update()
+_OF_OUTPUTS = select(uploads).where(among(uploads.c.asset_id, "asset_ids"), uploads.c.job_id.is_not(None))
+_LOCKED = (
+    select(uploads)
+    .where(among(uploads.c.job_id, "job_ids"), uploads.c.state != UploadState.DELETING.value)
+    .order_by(uploads.c.upload_id)
+    .with_for_update()
+)
 _OPEN = select(uploads.c.upload_id).where(
     among(uploads.c.upload_id, "upload_ids"), uploads.c.state == UploadState.OPEN.value
 )
@@ -44,9 +49,9 @@ class Uploads:
         """Insert uploads: before their first bytes."""
         await insert_rows(self._connection, uploads, [upload_values(upload) for upload in new], moment="created_at")
 
-    async def of_jobs(self, job_ids: Sequence[str]) -> Sequence[Upload]:
-        """Return all uploads of jobs."""
-        return await self._select(_OF_JOBS, job_ids=list(job_ids))
+    async def of_outputs(self, asset_ids: Sequence[str]) -> Sequence[Upload]:
+        """Return all uploads of jobs that may become one of some assets."""
+        return await self._select(_OF_OUTPUTS, asset_ids=list(asset_ids))
 
     async def find(self, upload_id: str) -> Upload | None:
         """Return one upload; None when there is none."""
@@ -166,9 +171,10 @@ class Uploads:
         deleting = and_(_of(owner), uploads.c.state == UploadState.DELETING.value, uploads.c.upload_id > after)
         return await self._select(select(uploads).where(deleting).order_by(uploads.c.upload_id).limit(limit))
 
-    async def keys_among(self, keys: Sequence[str]) -> set[str]:
-        """Return those of some keys that belong to an upload."""
-        return set((await self._connection.execute(select(uploads.c.key).where(among(uploads.c.key, keys)))).scalars())
+    async def at_keys(self, keys: Sequence[str]) -> dict[str, str]:
+        """Return those of some keys that belong to an upload, each with its id."""
+        query = select(uploads.c.key, uploads.c.upload_id).where(among(uploads.c.key, keys))
+        return {row.key: row.upload_id for row in await self._connection.execute(query)}
 
     async def staged(self, after: str, limit: int) -> Sequence[Upload]:
         """Return uploads whose bytes should be there, by id, after an id."""

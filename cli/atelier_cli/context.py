@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from atelier_cli.exits import UsageError, complain
+from atelier_cli.terminal import for_stdout
 
 if TYPE_CHECKING:
     from atelier_client import Atelier
@@ -91,7 +92,7 @@ class Context:
 
     def print(self, text: str = "") -> None:
         """Print a line of the result on stdout."""
-        print(text, flush=True)
+        print(for_stdout(text), flush=True)
 
     def print_json(self, value: Any) -> None:
         """Print a value as JSON on stdout: indented for a terminal, on one line for a pipe."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from atelier_cli.terminal import visible
+
 OK = 0
 JOB_FAILED = 1
 USAGE = 2
@@ -33,7 +35,7 @@ class Ended(Exception):
 
 def complain(message: str) -> None:
     """Print one line on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    print(visible(message), file=sys.stderr, flush=True)
 
 
 def explain(error: BaseException) -> int | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from atelier_cli.exits import INTERRUPTED, complain
 
 if TYPE_CHECKING:
+    from service_kit.in_process.server import InProcessServer
     from service_kit.settings import Settings
 
 STOP_SECONDS = 10.0
@@ -48,13 +49,18 @@ class Running(Protocol):
         """Ends it."""
         ...
 
+    @property
+    def near(self) -> InProcessServer | None:
+        """Serves the calls of this process; None where there is nothing to call."""
+        ...
 
-async def start_service(name: str, settings: Settings) -> Running:
-    """Start one service; returns when it is ready to serve."""
+
+async def start_service(name: str, settings: Settings, near: Mapping[str, InProcessServer] | None = None) -> Running:
+    """Start one service; returns when it is ready to serve. What it calls of `near` it calls without gRPC."""
     from service_kit.process import collect_rarely
 
     module = importlib.import_module(f"{PACKAGES[name]}.__main__")
-    running: Running = await module.start(settings)
+    running: Running = await module.start(settings, near or {})
     collect_rarely()
     return running
 
@@ -80,7 +86,8 @@ class Host:
     async def start(self) -> None:
         """Start the services in order. What was started is in `targets`, also when a later one fails."""
         for name in PACKAGES:
-            running = await start_service(name, self.settings)
+            near = {running.target: running.near for _, running in self._running if running.near is not None}
+            running = await start_service(name, self.settings, near)
             self._running.append((name, running))
             self._flags.update(dict.fromkeys(self._told(name), running.target))
 
@@ -92,15 +99,16 @@ class Host:
 
     async def stop(self, *names: str) -> None:
         """Stop these services, or all, the last started first; one that hangs does not keep the others."""
+        from service_kit.tasks import in_time
+
         failures: list[Exception] = []
         for name, running in reversed(list(self._running)):
             if names and name not in names:
                 continue
             self._running.remove((name, running))
             try:
-                await asyncio.wait_for(running.stop(), STOP_SECONDS)
-            except TimeoutError:
-                complain(f"The {name} service did not stop within {STOP_SECONDS:g} s.")
+                if not await in_time(running.stop(), STOP_SECONDS, name):
+                    complain(f"The {name} service did not stop within {STOP_SECONDS:g} s.")
             except Exception as error:  # noqa: BLE001 - raised below, when the others have stopped
                 failures.append(error)
         if failures:

@@ -1,10 +1,10 @@
-"""The tree of commands. It imports nothing that a command needs, so that `atelier --help` is quick."""
+"""The commands and their options. It imports nothing that a command needs, so that `atelier --help` is quick."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
+from atelier_cli.tree import EXITS, Parser, Tree, common_options
 from service_kit.version import __version__
 
 FORMATS = ("image", "video")
@@ -12,61 +12,22 @@ QUALITIES = ("draft", "standard", "high")
 ASPECTS = ("1:1", "16:9", "9:16", "4:3", "3:4", "3:2", "2:3")
 REFERENCE_KINDS = ("style", "composition", "init", "mask", "first_frame", "last_frame")
 SORTS = ("newest", "oldest", "title")
+WEBHOOK_EVENTS = ("started", "output", "completed")
+WEBHOOK_DIALECTS = ("native", "openai", "fal", "replicate")
 DELIVERY_STATES = ("pending", "delivered", "given_up")
 KEY_KINDS = ("user", "worker", "admin", "internal")
 JOB_STATES = ("queued", "running", "publishing", "succeeded", "failed", "cancelled")
 SERVICES = ("router", "asset", "library", "gateway")
 SHELLS = ("bash", "zsh", "fish")
 
-_EXITS = "exit codes: 0 ok, 1 job failed, 2 usage, 3 unreachable, 4 refused, 5 timed out, 6 incomplete"
-
-
-class Tree:
-    """Adds commands, each with the options that all have."""
-
-    def __init__(self, commands: Any) -> None:
-        self._commands = commands
-
-    def leaf(self, name: str, handler: str, help: str, aliases: tuple[str, ...] = ()) -> argparse.ArgumentParser:
-        """Add a command that runs `handler`, as `module:function` below `atelier_cli.commands`."""
-        command: argparse.ArgumentParser = self._commands.add_parser(
-            name, help=help, description=help, aliases=list(aliases), parents=[common_options()], epilog=_EXITS
-        )
-        command.set_defaults(handler=handler)
-        return command
-
-    def group(self, name: str, help: str) -> Tree:
-        """Add a command that only has commands below it."""
-        command = self._commands.add_parser(name, help=help, description=help)
-        return Tree(command.add_subparsers(metavar="COMMAND", required=True))
-
-
-def common_options() -> argparse.ArgumentParser:
-    """Return the options of every command. They may stand before or after the command, so they have no defaults."""
-    options = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    group = options.add_argument_group("connection and output")
-    group.add_argument(
-        "--url", metavar="URL", help="the gateway (else ATELIER_CLIENT_URL, else where `atelier up` listens)"
-    )
-    group.add_argument(
-        "--key", metavar="KEY", help="the API key (else ATELIER_CLIENT_KEY, else the data folder's admin key)"
-    )
-    group.add_argument("--key-file", metavar="FILE", help="a file with the API key")
-    group.add_argument("--data-dir", metavar="FOLDER", help="the data folder")
-    group.add_argument("--config", metavar="FILE", help="the settings file (else ATELIER_CONFIG, else ./atelier.toml)")
-    group.add_argument("--set", metavar="NAME=VALUE", action="append", help="one setting, such as router.lease_ttl=10s")
-    group.add_argument("--json", action="store_true", help="print JSON with the API's field names")
-    group.add_argument("--debug", action="store_true", help="show where an error comes from")
-    return options
-
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="atelier",
         description="Atelier: images, video and richer prompts from your own machines.",
         parents=[common_options()],
-        epilog=_EXITS,
+        epilog=EXITS,
     )
     parser.add_argument("--version", action="version", version=f"atelier {__version__}")
     tree = Tree(parser.add_subparsers(metavar="COMMAND"))
@@ -74,13 +35,13 @@ def build_parser() -> argparse.ArgumentParser:
     _add_generate(tree)
     _add_enhance(tree)
     _add_again(tree)
-    _add_jobs(tree.group("jobs", "jobs: what was asked for and how far it is"))
-    _add_workspace(tree.group("workspace", "the workspace: what jobs made, until it expires"))
-    _add_library(tree.group("library", "the library: what was saved for good"))
-    _add_keys(tree.group("keys", "API keys"))
-    _add_webhooks(tree.group("webhooks", "webhooks: what was posted, and what it is signed with"))
+    _add_jobs(tree.group("jobs", "what was asked for, and how far it is"))
+    _add_workspace(tree.group("workspace", "what jobs made, until it expires"))
+    _add_library(tree.group("library", "what was saved for good"))
+    _add_keys(tree.group("keys", "API keys: who may do what"))
+    _add_webhooks(tree.group("webhooks", "what was posted, and what it is signed with"))
     _add_models(tree.group("models", "the routing table: models and the workers that run them"))
-    _add_comfy(tree.group("comfy", "ComfyUI: workflows as templates that a worker runs"))
+    _add_comfy(tree.group("comfy", "workflows of a ComfyUI as templates that a worker runs"))
     _add_moving(tree)
     _add_care(tree)
     return parser
@@ -96,7 +57,11 @@ def _add_start(tree: Tree) -> None:
     worker = tree.leaf("worker", "serve:worker", "run a worker that takes work from a router")
     worker.add_argument("--connect", metavar="HOST:PORT", help="the router")
     # --key-file is an option of every command; here it holds the worker's key.
-    worker.add_argument("--engine", metavar="NAME", help="the engine that does the work")
+    worker.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="the engine that does the work: one of those installed, or module:Class of your own",
+    )
     worker.add_argument("--types", metavar="TYPE,…", help="the worker types to serve (else all that the engine serves)")
     worker.add_argument("--slots", metavar="N", help="how many stages to run at once")
     worker.add_argument("--name", metavar="NAME", help="a name for people")
@@ -148,6 +113,14 @@ def _add_generate(tree: Tree) -> None:
     start.add_argument("--mask", metavar="FILE", help="white where the picture of --init may change")
     start.add_argument("--first-frame", metavar="FILE", help="the first frame of a video")
     start.add_argument("--last-frame", metavar="FILE", help="its last frame, together with --first-frame")
+    told = command.add_argument_group("whom to tell")
+    told.add_argument(
+        "--webhook", metavar="URL", help="where to post when the job has ended, signed (atelier webhooks)"
+    )
+    told.add_argument(
+        "--webhook-event", action="append", default=[], choices=WEBHOOK_EVENTS, help="tell of this (default: completed)"
+    )
+    told.add_argument("--webhook-dialect", default="", choices=WEBHOOK_DIALECTS, help="its body (default: native)")
     after = command.add_argument_group("what to do with the result")
     after.add_argument("--save", action="store_true", help="save it to the library")
     after.add_argument("--out", metavar="FOLDER", help="download it into this folder")
@@ -169,14 +142,18 @@ def _add_enhance(tree: Tree) -> None:
 
 
 def _add_again(tree: Tree) -> None:
-    command = tree.leaf("again", "again:again", "the request that makes an item, or a file of Atelier, again")
+    command = tree.leaf(
+        "again", "again:again", "print the request that makes an item or a file of Atelier again, or hand it in"
+    )
     command.add_argument("thing", metavar="ITEM|FILE", help="an item of the library, or a picture or video on disk")
     command.add_argument("--as-enhanced", action="store_true", help="with the prompt as it was enhanced")
     command.add_argument("--submit", action="store_true", help="hand it in, and print the job's id")
 
 
-def _paging(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--limit", type=int, dest="page_size", metavar="N", help="how many at most (default: 50)")
+def _paging(command: argparse.ArgumentParser, default: str = "50") -> None:
+    command.add_argument(
+        "--limit", type=int, dest="page_size", metavar="N", help=f"how many at most (default: {default})"
+    )
     command.add_argument("--page-token", default="", metavar="TOKEN", help="next_page_token of the page before")
 
 
@@ -265,6 +242,15 @@ def _add_shelves(tree: Tree) -> None:
     what.add_argument("--delete", metavar="COLLECTION", help="delete one; its items stay")
 
 
+def _key_limits(command: argparse.ArgumentParser) -> None:
+    for name, what in (
+        ("requests-per-minute", "requests a minute it may make at each gateway"),
+        ("queued-jobs", "jobs submitted with it that may wait"),
+        ("running-jobs", "such jobs that may run"),
+    ):
+        command.add_argument(f"--{name}", type=int, metavar="N", help=f"{what}; 0: any number (default: the setting)")
+
+
 def _add_keys(tree: Tree) -> None:
     create = tree.leaf("create", "keys:create", "make a key and print its text, this one time")
     create.add_argument("--owner", required=True, dest="owner_id", metavar="NAME", help="the owner it acts as")
@@ -275,10 +261,14 @@ def _add_keys(tree: Tree) -> None:
         "--worker-type", action="append", default=[], metavar="TYPE", help="a worker type that its workers may serve"
     )
     create.add_argument("--valid-days", type=int, metavar="N", help="days until it stops working (default: never)")
+    _key_limits(create)
     create.add_argument("--out", metavar="FILE", help="write the text into a new file that only you can read")
     listing = tree.leaf("list", "keys:list_keys", "list keys, newest first, without their texts")
     listing.add_argument("--owner", default="", dest="owner_id", metavar="NAME", help="only those of this owner")
     _paging(listing)
+    limit = tree.leaf("limit", "keys:limit", "set what a key may do, in place of what was set before")
+    limit.add_argument("key_id", metavar="KEY_ID")
+    _key_limits(limit)
     tree.leaf("revoke", "keys:revoke", "revoke a key").add_argument("key_id", metavar="KEY_ID")
 
 
@@ -295,7 +285,7 @@ def _add_webhooks(tree: Tree) -> None:
 
 def _add_models(tree: Tree) -> None:
     tree.leaf("list", "models:list_models", "list the routing table with the connected workers")
-    tree.leaf("workers", "models:list_workers", "list the connected workers with their labels")
+    _paging(tree.leaf("workers", "models:list_workers", "list the connected workers with their labels"), "all")
     put = tree.leaf("put", "models:put", "add a row, or replace the row of that name", aliases=("add",))
     put.add_argument("name", metavar="NAME", help="the model; a name that ends in * matches what begins like it")
     put.add_argument("--worker-type", required=True, metavar="TYPE", help="the pool that does the work")
@@ -368,12 +358,13 @@ def _add_moving(tree: Tree) -> None:
 
 
 def _add_care(tree: Tree) -> None:
-    config = tree.group("config", "settings")
+    config = tree.group("config", "what is set, and where")
     config.leaf("show", "care:config_show", "show every setting, its value (secrets masked) and where it comes from")
     migrate = tree.leaf("migrate", "care:migrate", "bring the databases of all services up to date")
     migrate.add_argument("--service", choices=("router", "asset", "library"), help="only that one (default: all)")
     sweep = tree.leaf("sweep", "sweep:sweep", "compare the buckets with the rows, and delete what nothing knows")
     sweep.add_argument("--dry-run", action="store_true", help="delete nothing, only tell")
+    sweep.add_argument("--verify", action="store_true", help="read the bytes, too, and tell which are damaged; slow")
     sweep.add_argument("--bucket", choices=("workspace", "library"), help="only that one (default: both)")
     erase = tree.leaf("erase", "sweep:erase", "remove an owner from every service, for good")
     erase.add_argument("--owner", required=True, dest="owner_id", metavar="NAME", help="whom")

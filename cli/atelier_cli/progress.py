@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from atelier_cli.context import Context
 from atelier_cli.exits import TIMED_OUT, UNREACHABLE, Ended, complain
+from atelier_cli.terminal import visible
 
 if TYPE_CHECKING:
     from atelier_client import Atelier, Job, JobEvent
@@ -113,11 +114,12 @@ class Bars(Silence):
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            # Engines and routers say what stands there: it is no markup.
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[phase]}"),
+            TextColumn("{task.fields[phase]}", style="dim", markup=False),
             console=Console(stderr=True),
         )
         self._quantity = quantity
@@ -137,16 +139,18 @@ class Bars(Silence):
         if event.progress is not None:
             progress = event.progress
             task = self._task(progress.stage, progress.asset_index)
-            self._progress.update(task, completed=progress.step, total=progress.steps or None, phase=progress.phase)
+            self._progress.update(
+                task, completed=progress.step, total=progress.steps or None, phase=visible(progress.phase)
+            )
         elif event.job is not None:
             self._job(event.job)
         elif event.log is not None:
-            self._progress.console.print(event.log.line, markup=False, highlight=False)
+            self._progress.console.print(visible(event.log.line), markup=False, highlight=False)
 
     def _job(self, job: Job) -> None:
         waiting = self._task("waits", 0) if job.waits_for else self._tasks.get(("waits", 0))
         if waiting is not None:
-            self._progress.update(waiting, phase=job.waits_for, visible=bool(job.waits_for))
+            self._progress.update(waiting, phase=visible(job.waits_for), visible=bool(job.waits_for))
         for output in job.outputs:
             task = self._tasks.get(("generate", output.asset_index))
             if task is not None and output.state == "delivered":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from atelier_client._async import AsyncAtelier
-from atelier_client._calls import GenerateOptions, ImportDescription, ItemChanges, ItemFilters
+from atelier_client._calls.jobs import GenerateOptions
+from atelier_client._calls.library import ItemChanges, ItemFilters
+from atelier_client._calls.workspace import ImportDescription
 from atelier_client._policy import Policy
 from atelier_client._sync import Atelier
 from atelier_client.errors import (
@@ -28,6 +30,7 @@ from atelier_client.models import (
     ChatReply,
     Collection,
     Described,
+    EnhancedBy,
     Enhancement,
     Erased,
     Failure,
@@ -58,6 +61,7 @@ from atelier_client.models import (
     SweepFinding,
     TokenUsage,
     Warning,
+    Webhook,
     WebhookDelivery,
     WebhookSecret,
     Worker,
@@ -74,6 +78,7 @@ __all__ = [
     "Collection",
     "Described",
     "DownloadFailed",
+    "EnhancedBy",
     "Enhancement",
     "Erased",
     "Failure",
@@ -125,6 +130,7 @@ __all__ = [
     "Unavailable",
     "Unreachable",
     "Warning",
+    "Webhook",
     "WebhookDelivery",
     "WebhookSecret",
     "Worker",

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Unpack
 
 import httpx
 
-from atelier_client import _calls as calls
-from atelier_client._calls import Call, ChatOptions, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
-from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
+from atelier_client._async_connection import AsyncConnection
+from atelier_client._calls import jobs, library, operation, workspace
+from atelier_client._calls.jobs import ChatOptions, GenerateOptions
+from atelier_client._calls.library import ItemChanges, ItemFilters
+from atelier_client._calls.operation import KeyLimits
+from atelier_client._calls.workspace import ImportDescription
+from atelier_client._policy import Deadline, Follower
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
 from atelier_client.errors import AtelierError, NotAllowed, NotFound
@@ -47,11 +50,10 @@ from atelier_client.models import (
     Worker,
 )
 
-T = TypeVar("T")
 JobEvents = AsyncGenerator[JobEvent, None]
 
 
-class AsyncAtelier:
+class AsyncAtelier(AsyncConnection):
     """A connection to one Atelier gateway, for asyncio.
 
     >>> async with AsyncAtelier("http://127.0.0.1:7400", key) as atelier:
@@ -61,27 +63,10 @@ class AsyncAtelier:
     The methods, their answers and their errors are those of `Atelier`.
     """
 
-    def __init__(self, url: str, key: str = "", *, policy: Policy | None = None) -> None:
-        self.url = url.rstrip("/")
-        self._policy = policy or Policy()
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(timeout=self._policy.httpx_timeout())
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self._http.aclose()
-
     # jobs
 
     async def submit(self, prompt: str, *, model: str, **options: Unpack[GenerateOptions]) -> Submitted:
-        return await self._send(calls.generate_content(prompt, model, options))
+        return await self._send(jobs.generate_content(prompt, model, options))
 
     async def generate(
         self, prompt: str, *, model: str, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -111,18 +96,18 @@ class AsyncAtelier:
         on_text: Callable[[str], None] | None = None,
         **options: Unpack[ChatOptions],
     ) -> ChatReply:
-        job_id = (await self._send(calls.chat(messages, model, seed, options))).job_id
+        job_id = (await self._send(jobs.chat(messages, model, seed, options))).job_id
         job = succeeded(await self.wait(job_id, timeout, on_text=on_text))
         return job.reply or ChatReply()
 
     async def get_job(self, job_id: str) -> Job:
-        return await self._send(calls.get_job(job_id))
+        return await self._send(jobs.get_job(job_id))
 
     async def list_jobs(self, *, state: str = "", page_size: int | None = None, page_token: str = "") -> Page[Job]:
-        return await self._send(calls.list_jobs(state, page_size, page_token))
+        return await self._send(jobs.list_jobs(state, page_size, page_token))
 
     async def cancel(self, job_id: str) -> Job:
-        return await self._send(calls.cancel_job(job_id))
+        return await self._send(jobs.cancel_job(job_id))
 
     async def watch(self, job_id: str, after: str = "", *, timeout: float | None = None) -> JobEvents:
         follower = Follower(job_id, after, self._policy, self.url)
@@ -139,20 +124,6 @@ class AsyncAtelier:
                 deadline.left()
                 await asyncio.sleep(deadline.cut(follower.pause(broken)))
 
-    async def _events(self, follower: Follower, deadline: Deadline) -> JobEvents:
-        request = self._request(follower.call(), read=deadline.cut(SILENCE_SECONDS))
-        response = await self._http.send(request, stream=True)
-        async with contextlib.aclosing(response):
-            if response.status_code != 200:
-                await response.aread()
-            if follower.refused(response):
-                return
-            chunks = response.aiter_bytes()
-            while (chunk := await _next(chunks, deadline)) is not None:
-                for event in follower.feed(chunk):
-                    yield event
-                    deadline.left()
-
     async def wait(
         self, job_id: str, timeout: float | None = None, *, on_text: Callable[[str], None] | None = None
     ) -> Job:
@@ -168,13 +139,13 @@ class AsyncAtelier:
     # workspace
 
     async def assets(self, job_id: str = "", *, page_size: int | None = None, page_token: str = "") -> Page[Asset]:
-        return await self._send(calls.list_assets(job_id, page_size, page_token))
+        return await self._send(workspace.list_assets(job_id, page_size, page_token))
 
     async def get_asset(self, asset_id: str) -> Asset:
-        return await self._send(calls.get_asset(asset_id))
+        return await self._send(workspace.get_asset(asset_id))
 
     async def discard(self, asset_id: str) -> Asset:
-        return await self._send(calls.discard_asset(asset_id))
+        return await self._send(workspace.discard_asset(asset_id))
 
     async def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
         file = await asyncio.to_thread(Outgoing, source, filename, import_key, self._policy)
@@ -190,38 +161,40 @@ class AsyncAtelier:
         return await self._send(file.complete(reached))
 
     async def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
-        return await self._send(calls.describe_import(import_key, description))
+        return await self._send(workspace.describe_import(import_key, description))
 
     # library
 
     async def save(self, *asset_ids: str) -> tuple[SaveResult, ...]:
-        return await self._send(calls.save_to_library(asset_ids))
+        return await self._send(workspace.save_to_library(asset_ids))
 
     async def clear(self, *asset_ids: str) -> tuple[SaveResult, ...]:
-        return await self._send(calls.clear_assets(asset_ids))
+        return await self._send(workspace.clear_assets(asset_ids))
 
     async def clear_job(self, job_id: str) -> tuple[SaveResult, ...]:
-        return await self._send(calls.clear_job(job_id))
+        return await self._send(workspace.clear_job(job_id))
 
     async def clear_workspace(self, *, page_token: str = "") -> Page[SaveResult]:
-        return await self._send(calls.clear_workspace(page_token))
+        return await self._send(workspace.clear_workspace(page_token))
 
-    async def sweep(self, part: str, *, dry_run: bool = True, page_token: str = "") -> Page[SweepFinding]:
-        return await self._send(calls.sweep(part, dry_run, page_token))
+    async def sweep(
+        self, part: str, *, dry_run: bool = True, page_token: str = "", verify: bool = False
+    ) -> Page[SweepFinding]:
+        return await self._send(workspace.sweep(part, dry_run, page_token, verify))
 
     async def erase_owner(self, part: str, owner_id: str, *, tenant_id: str = "") -> Erased:
-        return await self._send(calls.erase_owner(part, owner_id, tenant_id))
+        return await self._send(workspace.erase_owner(part, owner_id, tenant_id))
 
     async def items(
         self, *, sort: str = "", page_size: int | None = None, page_token: str = "", **filters: Unpack[ItemFilters]
     ) -> Page[Item]:
-        return await self._send(calls.list_items(filters, sort, page_size, page_token))
+        return await self._send(library.list_items(filters, sort, page_size, page_token))
 
     async def count_items(self, **filters: Unpack[ItemFilters]) -> ItemCounts:
-        return await self._send(calls.count_items(filters))
+        return await self._send(library.count_items(filters))
 
     async def get_item(self, item_id: str) -> Item:
-        return await self._send(calls.get_item(item_id))
+        return await self._send(library.get_item(item_id))
 
     async def update_item(
         self,
@@ -232,28 +205,28 @@ class AsyncAtelier:
         is_favourite: bool | None = None,
         tags: Iterable[str] | None = None,
     ) -> Item:
-        return await self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
+        return await self._send(library.update_item(item_id, title, notes, is_favourite, tags))
 
     async def change_items(self, *item_ids: str, **changes: Unpack[ItemChanges]) -> tuple[ChangeResult, ...]:
-        return await self._send(calls.change_items(item_ids, changes))
+        return await self._send(library.change_items(item_ids, changes))
 
     async def recipe(self, item_id: str, *, as_enhanced: bool = False) -> dict[str, Any]:
-        return await self._send(calls.get_recipe(item_id, as_enhanced))
+        return await self._send(library.get_recipe(item_id, as_enhanced))
 
     async def create_collection(self, name: str) -> Collection:
-        return await self._send(calls.create_collection(name))
+        return await self._send(library.create_collection(name))
 
     async def collections(self) -> Page[Collection]:
-        return await self._send(calls.list_collections())
+        return await self._send(library.list_collections())
 
     async def rename_collection(self, collection_id: str, name: str) -> Collection:
-        return await self._send(calls.rename_collection(collection_id, name))
+        return await self._send(library.rename_collection(collection_id, name))
 
     async def delete_collection(self, collection_id: str) -> None:
-        await self._send(calls.delete_collection(collection_id))
+        await self._send(library.delete_collection(collection_id))
 
     async def delete_item(self, item_id: str, *, permanently: bool = False) -> None:
-        await self._send(calls.delete_item(item_id, permanently))
+        await self._send(library.delete_item(item_id, permanently))
 
     async def download(self, source: Source, to: Path | str = ".") -> Path:
         try:
@@ -269,49 +242,21 @@ class AsyncAtelier:
     async def download_zip(
         self, *item_ids: str, to: Path | str = "atelier.zip", **filters: Unpack[ItemFilters]
     ) -> Path:
-        return await self._fetch(Fetch.archive(self.url, calls.archived(item_ids, filters), to))
-
-    async def _fetch(self, fetch: Fetch) -> Path:
-        call = Call("GET", fetch.url, lambda body: None)
-        attempts = Attempts(call, self._policy, fetch.url.split("?")[0])
-        while True:
-            try:
-                # A signed address needs no key, and may lead to another host: the key stays here.
-                headers = {"accept-encoding": "identity"} | (self._headers if fetch.asked is not None else {})
-                async with self._http.stream(
-                    "GET" if fetch.asked is None else "POST",
-                    fetch.url,
-                    json=fetch.asked,
-                    headers=headers,
-                    follow_redirects=fetch.asked is None,
-                ) as response:
-                    if not response.is_success:
-                        await response.aread()
-                        pause = attempts.after_response(response)
-                        if pause is None:
-                            answer(call, response)
-                    else:
-                        with fetch.arriving() as file:
-                            async for chunk in response.aiter_bytes(1 << 16):
-                                await asyncio.to_thread(file.write, chunk)
-                        return fetch.target
-            except httpx.TransportError as error:
-                pause = attempts.after_failure(error)
-            await asyncio.sleep(pause or 0.0)
+        return await self._fetch(Fetch.archive(self.url, library.archived(item_ids, filters), to))
 
     # operators
 
     async def models(self) -> Page[Model]:
-        return await self._send(calls.list_models())
+        return await self._send(operation.list_models())
 
-    async def workers(self) -> Page[Worker]:
-        return await self._send(calls.list_workers())
+    async def workers(self, *, page_size: int | None = None, page_token: str = "") -> Page[Worker]:
+        return await self._send(operation.list_workers(page_size, page_token))
 
     async def put_model(self, model: Model) -> Model:
-        return await self._send(calls.put_model(model))
+        return await self._send(operation.put_model(model))
 
     async def delete_model(self, name: str) -> None:
-        await self._send(calls.delete_model(name))
+        await self._send(operation.delete_model(name))
 
     async def create_key(
         self,
@@ -322,70 +267,38 @@ class AsyncAtelier:
         name: str = "",
         valid_days: int | None = None,
         worker_types: Sequence[str] = (),
+        **limits: Unpack[KeyLimits],
     ) -> NewKey:
-        return await self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types))
+        return await self._send(operation.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types, limits))
 
     async def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
-        return await self._send(calls.list_keys(owner_id, page_size, page_token))
+        return await self._send(operation.list_keys(owner_id, page_size, page_token))
+
+    async def update_key(self, key_id: str, **limits: Unpack[KeyLimits]) -> Key:
+        return await self._send(operation.update_key(key_id, limits))
 
     async def revoke_key(self, key_id: str) -> Key:
-        return await self._send(calls.revoke_key(key_id))
+        return await self._send(operation.revoke_key(key_id))
 
     async def create_sign_in_code(self) -> SignInCode:
-        return await self._send(calls.create_sign_in_code())
+        return await self._send(operation.create_sign_in_code())
 
     async def webhook_deliveries(
         self, *, job_id: str = "", state: str = "", page_size: int | None = None, page_token: str = ""
     ) -> Page[WebhookDelivery]:
-        return await self._send(calls.list_webhook_deliveries(job_id, state, page_size, page_token))
+        return await self._send(operation.list_webhook_deliveries(job_id, state, page_size, page_token))
 
     async def redeliver_webhook(self, delivery_id: str) -> WebhookDelivery:
-        return await self._send(calls.redeliver_webhook(delivery_id))
+        return await self._send(operation.redeliver_webhook(delivery_id))
 
     async def webhook_secret(self) -> WebhookSecret:
-        return await self._send(calls.get_webhook_secret())
+        return await self._send(operation.get_webhook_secret())
 
     async def rotate_webhook_secret(self) -> WebhookSecret:
-        return await self._send(calls.rotate_webhook_secret())
+        return await self._send(operation.rotate_webhook_secret())
 
     async def identity(self) -> Identity:
-        return await self._send(calls.get_identity())
+        return await self._send(operation.get_identity())
 
     async def health(self) -> Health:
-        return await self._send(calls.health())
-
-    # transport
-
-    def _request(self, call: Call[T], read: float | None = None) -> httpx.Request:
-        return self._http.build_request(
-            call.method,
-            self.url + call.path,
-            params=dict(call.params) or None,
-            json=call.json,
-            content=call.content,
-            headers=self._headers | dict(call.headers),
-            timeout=self._policy.httpx_timeout(read),
-        )
-
-    async def _send(self, call: Call[T]) -> T:
-        attempts = Attempts(call, self._policy, self.url)
-        while True:
-            try:
-                response = await self._http.send(self._request(call))
-                pause = attempts.after_response(response)
-                if pause is None:
-                    return answer(call, response)
-            except httpx.TransportError as error:
-                pause = attempts.after_failure(error)
-            await asyncio.sleep(pause)
-
-
-async def _next(chunks: AsyncIterator[bytes], deadline: Deadline) -> bytes | None:
-    """Return the next chunk, or None at the end. Raises Timeout."""
-    try:
-        return await asyncio.wait_for(anext(chunks), deadline.left())
-    except StopAsyncIteration:
-        return None
-    except TimeoutError:
-        deadline.left()
-        raise
+        return await self._send(operation.health())

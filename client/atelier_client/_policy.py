@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import httpx
 
-from atelier_client._calls import Call, watch_job
+from atelier_client._calls.call import Call
+from atelier_client._calls.jobs import watch_job
 from atelier_client.errors import AtelierError, BadReply, Timeout, Unreachable, refusal
 from atelier_client.events import JobEvent, SseDecoder, job_event, json_object
 
@@ -19,6 +20,8 @@ T = TypeVar("T")
 CONNECT_SECONDS = 5.0
 # The gateway sends a comment at least every 15 s; three times that without a byte is a dead connection.
 SILENCE_SECONDS = 45.0
+# The gateway ends the stream of a job right after its last event.
+END_SECONDS = 0.1
 LONGEST_RETRY_AFTER = 30.0
 _RETRIED_STATUSES = frozenset({429, 503})
 # Stream errors after which the cursor leads on: the identity was renewed, or a service was restarted.
@@ -87,6 +90,8 @@ def transport_error(error: httpx.TransportError, address: str, timeout: float) -
     """Return the exception for a request that got no answer."""
     if isinstance(error, (httpx.ReadTimeout, httpx.WriteTimeout)):
         return Timeout(f"{address} did not answer within {timeout:g} s.")
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return Unreachable(f"{address} is no address: one begins with http:// or https://.")
     return Unreachable(f"{address} cannot be reached: {str(error) or type(error).__name__}.")
 
 

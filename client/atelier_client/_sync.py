@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Unpack
 
 import httpx
 
-from atelier_client import _calls as calls
-from atelier_client._calls import Call, ChatOptions, GenerateOptions, ImportDescription, ItemChanges, ItemFilters
-from atelier_client._policy import SILENCE_SECONDS, Attempts, Deadline, Follower, Policy, answer
+from atelier_client._calls import jobs, library, operation, workspace
+from atelier_client._calls.jobs import ChatOptions, GenerateOptions
+from atelier_client._calls.library import ItemChanges, ItemFilters
+from atelier_client._calls.operation import KeyLimits
+from atelier_client._calls.workspace import ImportDescription
+from atelier_client._connection import Connection
+from atelier_client._policy import Deadline, Follower
 from atelier_client._results import Fetch, Source, generated, succeeded
 from atelier_client._upload import Outgoing
 from atelier_client.errors import AtelierError, NotAllowed, NotFound
@@ -47,10 +47,8 @@ from atelier_client.models import (
     Worker,
 )
 
-T = TypeVar("T")
 
-
-class Atelier:
+class Atelier(Connection):
     """A connection to one Atelier gateway.
 
     >>> with Atelier("http://127.0.0.1:7400", key) as atelier:
@@ -61,30 +59,11 @@ class Atelier:
     when a connection breaks, or when the server says that it is busy.
     """
 
-    def __init__(self, url: str, key: str = "", *, policy: Policy | None = None) -> None:
-        """Prepare a client; nothing is sent yet. `key` is an API key's text."""
-        self.url = url.rstrip("/")
-        self._policy = policy or Policy()
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(timeout=self._policy.httpx_timeout())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
-
     # jobs
 
     def submit(self, prompt: str, *, model: str, **options: Unpack[GenerateOptions]) -> Submitted:
         """Hand in one job and return at once with its id and effective values."""
-        return self._send(calls.generate_content(prompt, model, options))
+        return self._send(jobs.generate_content(prompt, model, options))
 
     def generate(
         self, prompt: str, *, model: str, timeout: float | None = None, **options: Unpack[GenerateOptions]
@@ -131,21 +110,21 @@ class Atelier:
         Raises:
             JobFailed: it failed or was cancelled. Timeout: it did not end within `timeout` seconds.
         """
-        job_id = self._send(calls.chat(messages, model, seed, options)).job_id
+        job_id = self._send(jobs.chat(messages, model, seed, options)).job_id
         job = succeeded(self.wait(job_id, timeout, on_text=on_text))
         return job.reply or ChatReply()
 
     def get_job(self, job_id: str) -> Job:
         """Return one job. Raises NotFound."""
-        return self._send(calls.get_job(job_id))
+        return self._send(jobs.get_job(job_id))
 
     def list_jobs(self, *, state: str = "", page_size: int | None = None, page_token: str = "") -> Page[Job]:
         """Return a page of jobs, newest first."""
-        return self._send(calls.list_jobs(state, page_size, page_token))
+        return self._send(jobs.list_jobs(state, page_size, page_token))
 
     def cancel(self, job_id: str) -> Job:
         """Stop a job; one that has ended is returned as it is. Raises Refused with the reason `too_late`."""
-        return self._send(calls.cancel_job(job_id))
+        return self._send(jobs.cancel_job(job_id))
 
     def watch(self, job_id: str, after: str = "", *, timeout: float | None = None) -> Iterator[JobEvent]:
         """Yield a job's events until it ends, over as many connections as it takes.
@@ -167,20 +146,6 @@ class Atelier:
                 deadline.left()
                 time.sleep(deadline.cut(follower.pause(broken)))
 
-    def _events(self, follower: Follower, deadline: Deadline) -> Iterator[JobEvent]:
-        """Yield the events of one connection."""
-        request = self._request(follower.call(), read=deadline.cut(SILENCE_SECONDS))
-        response = self._http.send(request, stream=True)
-        with contextlib.closing(response), _cut_off(response, deadline.left()):
-            if response.status_code != 200:
-                response.read()
-            if follower.refused(response):
-                return
-            for chunk in response.iter_bytes():
-                for event in follower.feed(chunk):
-                    yield event
-                    deadline.left()
-
     def wait(self, job_id: str, timeout: float | None = None, *, on_text: Callable[[str], None] | None = None) -> Job:
         """Return a job when it has ended, in whatever state. Raises Timeout after `timeout` seconds."""
         text = GrowingText()
@@ -195,15 +160,15 @@ class Atelier:
 
     def assets(self, job_id: str = "", *, page_size: int | None = None, page_token: str = "") -> Page[Asset]:
         """Return a page of assets, newest first; with `job_id` those of one job."""
-        return self._send(calls.list_assets(job_id, page_size, page_token))
+        return self._send(workspace.list_assets(job_id, page_size, page_token))
 
     def get_asset(self, asset_id: str) -> Asset:
         """Return one asset with fresh addresses. Raises NotFound."""
-        return self._send(calls.get_asset(asset_id))
+        return self._send(workspace.get_asset(asset_id))
 
     def discard(self, asset_id: str) -> Asset:
         """Remove an asset from the workspace; an item that was saved from it stays."""
-        return self._send(calls.discard_asset(asset_id))
+        return self._send(workspace.discard_asset(asset_id))
 
     def upload(self, source: Path | bytes, filename: str = "", *, import_key: str = "") -> Asset:
         """Bring in a picture, to be used as a reference; with `import_key` the file of an import that was described."""
@@ -221,47 +186,49 @@ class Atelier:
 
     def describe_import(self, import_key: str, **description: Unpack[ImportDescription]) -> Described:
         """Say how a file was made that is about to be uploaded with this key: 64 hexadecimal digits of its own."""
-        return self._send(calls.describe_import(import_key, description))
+        return self._send(workspace.describe_import(import_key, description))
 
     # library
 
     def save(self, *asset_ids: str) -> tuple[SaveResult, ...]:
         """Save assets for good; each has its own result."""
-        return self._send(calls.save_to_library(asset_ids))
+        return self._send(workspace.save_to_library(asset_ids))
 
     def clear(self, *asset_ids: str) -> tuple[SaveResult, ...]:
         """Save assets that are not saved, and remove them from the workspace; what cannot be saved stays."""
-        return self._send(calls.clear_assets(asset_ids))
+        return self._send(workspace.clear_assets(asset_ids))
 
     def clear_job(self, job_id: str) -> tuple[SaveResult, ...]:
         """Clear all assets of a job."""
-        return self._send(calls.clear_job(job_id))
+        return self._send(workspace.clear_job(job_id))
 
     def clear_workspace(self, *, page_token: str = "") -> Page[SaveResult]:
         """Clear one page of the workspace, from the newest; go on with the page's token until it is empty."""
-        return self._send(calls.clear_workspace(page_token))
+        return self._send(workspace.clear_workspace(page_token))
 
-    def sweep(self, part: str, *, dry_run: bool = True, page_token: str = "") -> Page[SweepFinding]:
+    def sweep(
+        self, part: str, *, dry_run: bool = True, page_token: str = "", verify: bool = False
+    ) -> Page[SweepFinding]:
         """Compare a page of a bucket, `workspace` or `library`, with its rows. For operators."""
-        return self._send(calls.sweep(part, dry_run, page_token))
+        return self._send(workspace.sweep(part, dry_run, page_token, verify))
 
     def erase_owner(self, part: str, owner_id: str, *, tenant_id: str = "") -> Erased:
         """Erase an owner from the `jobs`, the `workspace` or the `library`; repeat until it is done. For operators."""
-        return self._send(calls.erase_owner(part, owner_id, tenant_id))
+        return self._send(workspace.erase_owner(part, owner_id, tenant_id))
 
     def items(
         self, *, sort: str = "", page_size: int | None = None, page_token: str = "", **filters: Unpack[ItemFilters]
     ) -> Page[Item]:
         """Return a page of items that have everything that is asked; `sort` is `newest`, `oldest` or `title`."""
-        return self._send(calls.list_items(filters, sort, page_size, page_token))
+        return self._send(library.list_items(filters, sort, page_size, page_token))
 
     def count_items(self, **filters: Unpack[ItemFilters]) -> ItemCounts:
         """Count items, and what there is of each format, model and tag; exact up to 10,000."""
-        return self._send(calls.count_items(filters))
+        return self._send(library.count_items(filters))
 
     def get_item(self, item_id: str) -> Item:
         """Return one item with fresh addresses. Raises NotFound."""
-        return self._send(calls.get_item(item_id))
+        return self._send(library.get_item(item_id))
 
     def update_item(
         self,
@@ -273,35 +240,35 @@ class Atelier:
         tags: Iterable[str] | None = None,
     ) -> Item:
         """Change what the owner says of an item; what is None stays as it is. Raises NotFound."""
-        return self._send(calls.update_item(item_id, title, notes, is_favourite, tags))
+        return self._send(library.update_item(item_id, title, notes, is_favourite, tags))
 
     def change_items(self, *item_ids: str, **changes: Unpack[ItemChanges]) -> tuple[ChangeResult, ...]:
         """Change many items (1,000 at most): tags, favourites, collections, trash. Each has its own result."""
-        return self._send(calls.change_items(item_ids, changes))
+        return self._send(library.change_items(item_ids, changes))
 
     def recipe(self, item_id: str, *, as_enhanced: bool = False) -> dict[str, Any]:
         """Return the request that makes an item again; `as_enhanced` with its prompt as it was enhanced."""
-        return self._send(calls.get_recipe(item_id, as_enhanced))
+        return self._send(library.get_recipe(item_id, as_enhanced))
 
     def create_collection(self, name: str) -> Collection:
         """Make a collection, or return the one that has the name."""
-        return self._send(calls.create_collection(name))
+        return self._send(library.create_collection(name))
 
     def collections(self) -> Page[Collection]:
         """Return all collections, by name."""
-        return self._send(calls.list_collections())
+        return self._send(library.list_collections())
 
     def rename_collection(self, collection_id: str, name: str) -> Collection:
         """Rename a collection. Raises NotFound; Refused when another one has the name."""
-        return self._send(calls.rename_collection(collection_id, name))
+        return self._send(library.rename_collection(collection_id, name))
 
     def delete_collection(self, collection_id: str) -> None:
         """Delete a collection; its items stay."""
-        self._send(calls.delete_collection(collection_id))
+        self._send(library.delete_collection(collection_id))
 
     def delete_item(self, item_id: str, *, permanently: bool = False) -> None:
         """Put an item into the trash; with `permanently` delete it and its bytes for good."""
-        self._send(calls.delete_item(item_id, permanently))
+        self._send(library.delete_item(item_id, permanently))
 
     def download(self, source: Source, to: Path | str = ".") -> Path:
         """Fetch the bytes of an asset, an item or a signed address into a file, or under its own name into a folder.
@@ -326,53 +293,25 @@ class Atelier:
         Raises:
             InvalidArgument: neither is said what, or they are too many. OSError: the file cannot be written.
         """
-        return self._fetch(Fetch.archive(self.url, calls.archived(item_ids, filters), to))
-
-    def _fetch(self, fetch: Fetch) -> Path:
-        call = Call("GET", fetch.url, lambda body: None)
-        attempts = Attempts(call, self._policy, fetch.url.split("?")[0])
-        while True:
-            try:
-                # A signed address needs no key, and may lead to another host: the key stays here.
-                headers = {"accept-encoding": "identity"} | (self._headers if fetch.asked is not None else {})
-                with self._http.stream(
-                    "GET" if fetch.asked is None else "POST",
-                    fetch.url,
-                    json=fetch.asked,
-                    headers=headers,
-                    follow_redirects=fetch.asked is None,
-                ) as response:
-                    if not response.is_success:
-                        response.read()
-                        pause = attempts.after_response(response)
-                        if pause is None:
-                            answer(call, response)
-                    else:
-                        with fetch.arriving() as file:
-                            for chunk in response.iter_bytes(1 << 16):
-                                file.write(chunk)
-                        return fetch.target
-            except httpx.TransportError as error:
-                pause = attempts.after_failure(error)
-            time.sleep(pause or 0.0)
+        return self._fetch(Fetch.archive(self.url, library.archived(item_ids, filters), to))
 
     # operators
 
     def models(self) -> Page[Model]:
         """Return the routing table with the workers that are connected for each row."""
-        return self._send(calls.list_models())
+        return self._send(operation.list_models())
 
-    def workers(self) -> Page[Worker]:
-        """Return the connected workers, with what their operators wrote on them."""
-        return self._send(calls.list_workers())
+    def workers(self, *, page_size: int | None = None, page_token: str = "") -> Page[Worker]:
+        """Return a page of the connected workers, with what their operators wrote on them."""
+        return self._send(operation.list_workers(page_size, page_token))
 
     def put_model(self, model: Model) -> Model:
         """Add a row to the routing table, or replace the row of that name."""
-        return self._send(calls.put_model(model))
+        return self._send(operation.put_model(model))
 
     def delete_model(self, name: str) -> None:
         """Remove a row from the routing table. Raises NotFound."""
-        self._send(calls.delete_model(name))
+        self._send(operation.delete_model(name))
 
     def create_key(
         self,
@@ -383,91 +322,49 @@ class Atelier:
         name: str = "",
         valid_days: int | None = None,
         worker_types: Sequence[str] = (),
+        **limits: Unpack[KeyLimits],
     ) -> NewKey:
         """Make a key; its text is in the answer this one time."""
-        return self._send(calls.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types))
+        return self._send(operation.create_key(owner_id, kind, tenant_id, name, valid_days, worker_types, limits))
 
     def keys(self, *, owner_id: str = "", page_size: int | None = None, page_token: str = "") -> Page[Key]:
         """Return a page of keys, newest first, without their texts."""
-        return self._send(calls.list_keys(owner_id, page_size, page_token))
+        return self._send(operation.list_keys(owner_id, page_size, page_token))
+
+    def update_key(self, key_id: str, **limits: Unpack[KeyLimits]) -> Key:
+        """Set what a key may do, in place of what was set before. Raises NotFound."""
+        return self._send(operation.update_key(key_id, limits))
 
     def revoke_key(self, key_id: str) -> Key:
         """Revoke a key. Raises NotFound."""
-        return self._send(calls.revoke_key(key_id))
+        return self._send(operation.revoke_key(key_id))
 
     def create_sign_in_code(self) -> SignInCode:
         """Make a code with which a browser signs in once, as the caller."""
-        return self._send(calls.create_sign_in_code())
+        return self._send(operation.create_sign_in_code())
 
     def webhook_deliveries(
         self, *, job_id: str = "", state: str = "", page_size: int | None = None, page_token: str = ""
     ) -> Page[WebhookDelivery]:
         """Return the caller's deliveries of webhooks, newest first."""
-        return self._send(calls.list_webhook_deliveries(job_id, state, page_size, page_token))
+        return self._send(operation.list_webhook_deliveries(job_id, state, page_size, page_token))
 
     def redeliver_webhook(self, delivery_id: str) -> WebhookDelivery:
         """Send a delivery again, at once and with all its repetitions, whatever became of it before."""
-        return self._send(calls.redeliver_webhook(delivery_id))
+        return self._send(operation.redeliver_webhook(delivery_id))
 
     def webhook_secret(self) -> WebhookSecret:
         """Return what the caller's webhooks are signed with; it is made when it is first asked for."""
-        return self._send(calls.get_webhook_secret())
+        return self._send(operation.get_webhook_secret())
 
     def rotate_webhook_secret(self) -> WebhookSecret:
         """Make a new secret. For 24 hours the one before signs, too."""
-        return self._send(calls.rotate_webhook_secret())
+        return self._send(operation.rotate_webhook_secret())
 
     def identity(self) -> Identity:
         """Return who the caller is."""
-        return self._send(calls.get_identity())
+        return self._send(operation.get_identity())
 
     def health(self) -> Health:
         """Return the gateway's health; needs no key."""
-        return self._send(calls.health())
-
-    # transport
-
-    def _request(self, call: Call[T], read: float | None = None) -> httpx.Request:
-        return self._http.build_request(
-            call.method,
-            self.url + call.path,
-            params=dict(call.params) or None,
-            json=call.json,
-            content=call.content,
-            headers=self._headers | dict(call.headers),
-            timeout=self._policy.httpx_timeout(read),
-        )
-
-    def _send(self, call: Call[T]) -> T:
-        attempts = Attempts(call, self._policy, self.url)
-        while True:
-            try:
-                response = self._http.send(self._request(call))
-                pause = attempts.after_response(response)
-                if pause is None:
-                    return answer(call, response)
-            except httpx.TransportError as error:
-                pause = attempts.after_failure(error)
-            time.sleep(pause)
-
-
-@contextlib.contextmanager
-def _cut_off(response: httpx.Response, seconds: float | None) -> Iterator[None]:
-    """Break a response's connection after a time: a blocking read has no other way to be ended punctually."""
-    stream = response.extensions.get("network_stream")
-    raw = stream.get_extra_info("socket") if stream is not None and seconds is not None else None
-    if not isinstance(raw, socket.socket):
-        yield
-        return
-
-    def cut() -> None:
-        with contextlib.suppress(OSError):
-            raw.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds or 0.0, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+        return self._send(operation.health())

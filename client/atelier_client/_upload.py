@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from atelier_client._calls import Call, create_upload, one
+from atelier_client._calls.call import Call, one
+from atelier_client._calls.workspace import create_upload
 from atelier_client._policy import LONGEST_RETRY_AFTER, Policy
 from atelier_client.errors import AtelierError, Timeout, Unreachable
 from atelier_client.models import Asset

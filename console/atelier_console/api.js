@@ -31,11 +31,12 @@ export async function signIn(code) {
 async function request(method, path, { body, headers = {}, signal } = {}) {
   const sent = { ...headers };
   if (signedIn()) sent.authorization = `Bearer ${sessionStorage.getItem(KEY)}`;
-  if (body !== undefined) sent["content-type"] = "application/json";
+  const isFile = body instanceof Blob;
+  if (body !== undefined) sent["content-type"] = isFile ? body.type || "application/octet-stream" : "application/json";
   let response;
   try {
     response = await fetch(path, {
-      method, headers: sent, signal, cache: "no-store", credentials: "omit", body: body && JSON.stringify(body),
+      method, headers: sent, signal, cache: "no-store", credentials: "omit", body: isFile ? body : body && JSON.stringify(body),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -49,6 +50,11 @@ async function request(method, path, { body, headers = {}, signal } = {}) {
 /** Call an operation and return its answer. Throws Problem. */
 export async function call(method, path, body, headers) {
   return (await request(method, path, { body, headers })).json();
+}
+
+/** Bring in a file, and return its asset. */
+export async function upload(file) {
+  return (await call("POST", `/v1/uploads?filename=${encodeURIComponent(file.name)}`, file)).asset;
 }
 
 /** Submit a job; a request that got lost is sent once more under the same name, so that it is one job. */

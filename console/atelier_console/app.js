@@ -27,8 +27,22 @@ function show(job) {
   made.begin(job);
 }
 
+/** Ask for the jobs that are shown as under way and are not: they ended, or were deleted, while we heard nothing. */
+async function settle(open) {
+  const known = new Set(open.map((job) => job.job_id));
+  for (const shown of jobs.querySelectorAll("atelier-job")) {
+    if (shown.ended || known.has(shown.dataset.id)) continue;
+    try {
+      shown.update((await call("GET", `/v1/jobs/${shown.dataset.id}`)).job);
+    } catch (problem) {
+      if (problem.status === 404) shown.remove();
+      else announce(problem.message, true);
+    }
+  }
+}
+
 const PLACES = {
-  "jobs.snapshot": (data) => data.jobs.toReversed().forEach(show),
+  "jobs.snapshot": (data) => { data.jobs.toReversed().forEach(show); settle(data.jobs); },
   "jobs.state": (job) => (hasEnded(job) ? card(job)?.update(job) : show(job)),
   "jobs.progress": (progress) => card(progress)?.progress(progress),
   "assets.snapshot": () => workspace.reload(),
@@ -90,7 +104,11 @@ $("#find").addEventListener("input", (event) => {
 $("#kinds").addEventListener("change", (event) => library.reload(event.target.value));
 document.addEventListener("make-again", (event) => fill(event.detail));
 jobs.addEventListener("use-prompt", (event) => fill({ prompt: event.detail }));
-listen(show);
+listen((job) => {
+  show(job);
+  // Somebody who looks at what was made weeks ago sees what they asked for all the same.
+  card(job)?.scrollIntoView({ block: "nearest" });
+});
 
 const code = takeCode();
 if (code) {

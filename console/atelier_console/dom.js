@@ -20,6 +20,9 @@ let clearing;
 /** Tell something to everybody for a while, also to those who do not see the page. */
 export function announce(text, problem = false) {
   const line = $("#announcer");
+  // What stands outside an open dialog is behind it, and is not read out.
+  const place = $("dialog[open]") ?? document.body;
+  if (line.parentNode !== place) place.append(line);
   clearTimeout(clearing);
   clearing = setTimeout(() => line.replaceChildren(), READING_TIME);
   line.textContent = text;

@@ -2,7 +2,7 @@
 
 import { call, follow } from "./api.js";
 import { announce, el } from "./dom.js";
-import { picture, view } from "./viewer.js";
+import { enhancer, picture, view } from "./viewer.js";
 
 const FINAL = ["succeeded", "failed", "cancelled"];
 const WORDS = {
@@ -39,6 +39,8 @@ class AtelierJob extends HTMLElement {
 
   disconnectedCallback() { this.#stop.abort(); }
 
+  get ended() { return hasEnded(this.#job); }
+
   /** Show the job as it is now; an older version changes nothing. */
   update(job) {
     if (this.#job && job.version < this.#job.version) return;
@@ -51,6 +53,7 @@ class AtelierJob extends HTMLElement {
     this.waits.textContent = waiting;
     this.waits.hidden = !waiting || hasEnded(job);
     if (job.enhanced_prompt) this.#write(job.enhanced_prompt);
+    if (job.enhanced_by) this.written.title = `Written by ${enhancer(job.enhanced_by)}`;
     this.#tell(job);
     for (const output of job.outputs) this.#frame(output.asset_index).failed(output.failure);
     this.cancel.hidden = hasEnded(job) || job.state === "publishing";

@@ -28,6 +28,12 @@ export async function save(asset) {
   });
 }
 
+/** Take an item out of the trash. */
+async function restore(item) {
+  const { results: [result] } = await call("POST", "/v1/change-items", { item_ids: [item.item_id], move: "restore" });
+  if (result.failure) throw new Error(result.failure.message);
+}
+
 async function attempt(deed) {
   try {
     await deed();
@@ -50,33 +56,46 @@ export function view(thing) {
     document.dispatchEvent(new CustomEvent("make-again", { detail: thing.provenance }));
   };
   const remove = async (word) => {
-    if (await attempt(() => call("DELETE", pathOf(thing)))) close();
+    if (!(await attempt(() => call("DELETE", pathOf(thing))))) return;
+    close();
     announce(word);
+  };
+  const putBack = async () => {
+    if (!(await attempt(() => restore(thing)))) return;
+    close();
+    announce("Back in the library.");
   };
   const actions = el("div", { className: "actions" },
     !thing.item_id && !thing.saved_item_id
       ? el("button", { type: "button", click: async () => (await save(thing)) && close() }, "Save to library") : null,
     thing.provenance?.prompt ? el("button", { type: "button", className: "quiet", click: again }, "Make again") : null,
     el("a", { href: thing.url, target: "_blank", rel: "noreferrer" }, "Open the file"),
-    thing.item_id
-      ? el("button", { type: "button", className: "quiet", click: () => remove("Moved to the trash.") }, "Move to trash")
-      : finalButton("Discard", "Discard it?", () => remove("Discarded.")),
+    thing.trashed_at ? el("button", { type: "button", className: "quiet", click: putBack }, "Put back")
+      : thing.item_id
+        ? el("button", { type: "button", className: "quiet", click: () => remove("Moved to the trash.") }, "Move to trash")
+        : finalButton("Discard", "Discard it?", () => remove("Discarded.")),
     el("button", { type: "button", className: "quiet", click: close }, "Close"));
+  // The place of announcements may have moved in here.
+  document.body.append($("#announcer"));
   dialog.replaceChildren(media, el("div", { className: "facts" },
     el("h2", { textContent: promptOf(thing), dir: "auto" }), ...facts(thing), actions));
   dialog.showModal();
 }
 
-function facts({ provenance, media, expires_at: expires, item_id: item }) {
+/** Return what rewrote a prompt in a few words. */
+export const enhancer = (by) => by &&
+  [by.engine, by.model, `${by.template ?? ""} ${by.template_version ?? ""}`.trim()].filter(Boolean).join(", ");
+
+function facts({ provenance, media, expires_at: expires, item_id: item, trashed_at: trashed }) {
   const settings = provenance?.settings;
   const rows = {
-    "Enhanced prompt": provenance?.enhanced_prompt, Not: provenance?.negative_prompt, Model: settings?.model,
+    "Enhanced prompt": provenance?.enhanced_prompt, "Enhanced by": enhancer(provenance?.enhanced_by), Not: provenance?.negative_prompt, Model: settings?.model,
     Seed: settings && String(provenance.seed), Size: `${media.width}×${media.height}`,
     Length: media.duration_ms ? `${(media.duration_ms / 1000).toFixed(1)} s` : "", Steps: settings?.steps,
     "Frames a second": settings?.frame_rate,
     Guidance: settings?.guidance, Scheduler: settings?.scheduler,
     LoRAs: settings?.loras?.map(({ name, weight }) => `${name} × ${weight}`).join(", "),
-    Engine: provenance?.engine, Kept: item ? "for good" : expires && `until ${new Date(expires).toLocaleString()}`,
+    Engine: provenance?.engine, Kept: trashed ? "in the trash" : item ? "for good" : expires && `until ${new Date(expires).toLocaleString()}`,
   };
   const shown = Object.entries(rows).filter(([, value]) => value);
   return [el("dl", {}, ...shown.flatMap(([name, value]) => [el("dt", {}, name), el("dd", { textContent: value, dir: "auto" })]))];

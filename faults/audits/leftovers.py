@@ -13,15 +13,21 @@ _COPIES = ("save:", _LATE)
 
 
 def all_empty(evidence: Evidence) -> list[Finding]:
-    """The queue, the leases, the outbox and the holds are empty, and each job was settled."""
+    """Queue, leases, outbox and holds are empty, and each job was settled that the asset service knew."""
     found = [
         Finding("left over", f"{table} has a row of {row.get('job_id') or row.get('holder') or row.get('kind')}")
         for table in MUST_EMPTY
         for row in evidence.tables[table]
         if not _ends_by_itself(row)
     ]
-    unsettled = sorted(set(jobs_by_id(evidence)) - set(settlements_by_job(evidence)))
+    known_there = {job_id for job_id, job in jobs_by_id(evidence).items() if _is_known_there(job["document"])}
+    unsettled = sorted(known_there - set(settlements_by_job(evidence)))
     return found + [Finding("never settled", job_id) for job_id in unsettled]
+
+
+def _is_known_there(document: Row) -> bool:
+    """Whether the asset service was told of a job: one of outputs or references. Of any other it never hears."""
+    return bool(document["outputs"] or document["references"])
 
 
 def _ends_by_itself(row: Row) -> bool:

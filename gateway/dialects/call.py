@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator, Awaitable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -130,14 +130,14 @@ class Call:
             AtelierError: it is refused.
             ClientGone: nobody would learn of the job. A retry may be here already, and has made it.
         """
-        if await self._has_gone():
+        if self.exchange.has_gone():
             raise ClientGone
         request.annotations.update({**notes, DIALECT: self.dialect.name})
         if self.dialect.marks_retries:
             return await self.jobs.submit(request, digest=self.digest, headers=self.headers)
         async with self.kit.unanswered.turn(self._name) as is_retry:
             accepted = await self.jobs.submit(request, digest=self.digest, headers=self.headers, is_retry=is_retry)
-            if await self._has_gone():
+            if self.exchange.has_gone():
                 self._note_unanswered()
             return accepted
 
@@ -151,16 +151,6 @@ class Call:
         """Names the caller and what it sent, without saying either."""
         said = "\n".join((self.digest, *(self.headers.get(name, "") for name in ("authorization", "x-api-key"))))
         return hashlib.sha256(said.encode()).hexdigest()
-
-    async def _has_gone(self) -> bool:
-        gone = asyncio.create_task(self.exchange.disconnected(), name="dialect-gone")
-        # A server that knows of it says so at once.
-        await asyncio.wait({gone}, timeout=0)
-        if gone.done():
-            return True
-        gone.cancel()
-        await asyncio.gather(gone, return_exceptions=True)
-        return False
 
     async def finished(self, job_id: str) -> job_pb2.Job:
         """Return a job when it has succeeded. It goes on when nobody waits for it any more.
@@ -233,3 +223,17 @@ def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None 
     """Return a reply with a JSON body."""
     merged = {"content-type": "application/json", "cache-control": "no-store", **(headers or {})}
     return Reply(status, merged, dump(value))
+
+
+async def serve(kit: Kit, dialect: Dialect, exchange: Exchange, segments: Sequence[str]) -> Reply | None:
+    """Serve a request of a dialect. The identity is asked for before anything of the body is read.
+
+    Raises:
+        AtelierError: the request is refused.
+    """
+    endpoint, values = dialect.find(exchange.method, segments)
+    exchange.schemes = dialect.schemes
+    call = kit.call(dialect, endpoint, exchange, values)
+    if not endpoint.open:
+        await call.access()
+    return await endpoint.serve(call)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.dialects.described import Described, Json
 from gateway.dialects.fields import Field
-from gateway.http import Exchange, Reply
+from gateway.http import Reply
 from gateway.status import HttpProblem, error_reply, method_not_allowed, unknown_route
 from gateway.webhooks.bodies import Renderer
 from service_kit.errors import AtelierError, InvalidArgument
 
 if TYPE_CHECKING:
-    from gateway.dialects.call import Call, Kit
+    from gateway.dialects.call import Call
 
 Serve = Callable[["Call"], Awaitable[Reply | None]]
 """Serves one request: returns the reply, or None when it has written the response itself."""
@@ -24,7 +24,8 @@ ErrorBody = Callable[[AtelierError, int, str], Any]
 """Returns an error as the JSON of a dialect: of the error, its HTTP status and the request's id."""
 
 
-_SAYS_422: set[Serve] = set()
+_SAYS_422 = "says_422"
+"""The attribute that marks what answers 422."""
 
 
 def says_422(serve: Serve) -> Serve:
@@ -37,7 +38,7 @@ def says_422(serve: Serve) -> Serve:
         except InvalidArgument as error:
             raise HttpProblem(error, status=422) from error
 
-    _SAYS_422.add(served)
+    setattr(served, _SAYS_422, True)
     return served
 
 
@@ -63,7 +64,7 @@ class Endpoint:
     @property
     def says_422(self) -> bool:
         """Whether fields that it refuses are answered with 422."""
-        return self.serve in _SAYS_422
+        return getattr(self.serve, _SAYS_422, False)
 
     def match(self, segments: Sequence[str]) -> dict[str, str] | None:
         """Return the values in the path, or None when the path is another one."""
@@ -155,17 +156,3 @@ class Dialects:
     def of(self, path: str) -> Dialect | None:
         """Return the dialect that a path belongs to; None for a native one."""
         return next((dialect for dialect in self.all if dialect.owns(path)), None)
-
-
-async def serve(kit: Kit, dialect: Dialect, exchange: Exchange, segments: Sequence[str]) -> Reply | None:
-    """Serve a request of a dialect. The identity is asked for before anything of the body is read.
-
-    Raises:
-        AtelierError: the request is refused.
-    """
-    endpoint, values = dialect.find(exchange.method, segments)
-    exchange.schemes = dialect.schemes
-    call = kit.call(dialect, endpoint, exchange, values)
-    if not endpoint.open:
-        await call.access()
-    return await endpoint.serve(call)

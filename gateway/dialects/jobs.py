@@ -16,7 +16,7 @@ from atelier.router.v1 import job_pb2, model_pb2, router_service_pb2, webhook_se
 from gateway.backends import Backends, Metadata
 from gateway.http_rules import RpcRoute
 from gateway.status import of_rpc
-from gateway.streams import Access, Watch, is_expired
+from gateway.streams import Access, OpenWatches, Watch, is_expired
 from service_kit.errors import AtelierError, DeadlineExceeded, NotFound
 from service_kit.idempotency import REQUEST_DIGEST, RETRY_COUNT
 
@@ -40,6 +40,7 @@ class Calls:
         """Call the RPCs of `routes`; each call takes `limit` at most."""
         self.backends = backends
         self.limit = limit
+        self.watches = OpenWatches()
         self._routes = {route.grpc_path: route for route in routes}
 
     def route(self, path: str) -> RpcRoute:
@@ -109,23 +110,24 @@ class Jobs:
         """Give the events of a job, the first with the job as it is, until it has ended. Close what this returns.
 
         Raises:
-            AtelierError: there is no such job, or the stream broke.
+            AtelierError: there is no such job, the stream broke, or the key was revoked meanwhile.
         """
         request = router_service_pb2.WatchJobRequest(job_id=_checked("job", job_id))
         watch = Watch(self._calls.backends, self._calls.route(f"{_ROUTER}WatchJob"), request, self._access)
-        try:
-            while await watch.open(self._calls.limit):
-                try:
-                    async with aclosing(watch.messages()) as messages:
-                        async for message in messages:
-                            if isinstance(message, router_service_pb2.WatchJobResponse):
-                                yield message
-                    return
-                except AtelierError as error:
-                    if not is_expired(error):
-                        raise
-        finally:
-            watch.cancel()
+        with self._calls.watches.follow(watch):
+            try:
+                while await watch.open(self._calls.limit):
+                    try:
+                        async with aclosing(watch.messages()) as messages:
+                            async for message in messages:
+                                if isinstance(message, router_service_pb2.WatchJobResponse):
+                                    yield message
+                        return
+                    except AtelierError as error:
+                        if not is_expired(error):
+                            raise
+            finally:
+                watch.cancel()
 
     async def wait(self, job_id: str, limit: timedelta) -> job_pb2.Job:
         """Return a job when it has ended, or as it is when `limit` is over.

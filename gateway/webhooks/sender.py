@@ -25,7 +25,7 @@ from service_kit.errors import AtelierError
 from service_kit.identity import Owner, on_behalf_of
 from service_kit.outgoing import Outgoing, Unreachable
 from service_kit.secret import Secret
-from service_kit.tasks import BackgroundTasks
+from service_kit.tasks import BackgroundTasks, end
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -91,9 +91,7 @@ class Sender:
         await self._tasks.stop()
         if self._under_way:
             _, left = await asyncio.wait(self._under_way, timeout=_STOP_GRACE_S)
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+            await end(left)
 
     async def run(self) -> None:
         """Send what becomes due, until cancelled. While the router is away, ask it less and less often."""

@@ -18,26 +18,34 @@ from service_kit.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """The sender and what it is connected with."""
+    """The sender and what it is connected with: channels with the gateway's own identity, and one to get that."""
 
     sender: Sender
-    channels: tuple[grpc.aio.Channel, ...]
+    router: grpc.aio.Channel
+    assets: grpc.aio.Channel
+    identity: grpc.aio.Channel
 
     async def close(self) -> None:
         """Stop sending."""
         await self.sender.stop()
-        for channel in self.channels:
+        for channel in (self.router, self.assets, self.identity):
             await channel.close()
 
 
-def open_sending(settings: Settings, outgoing: Outgoing, clock: Clock, renderers: Mapping[str, Renderer]) -> Sending:
+def open_sending(
+    settings: Settings,
+    outgoing: Outgoing,
+    clock: Clock,
+    renderers: Mapping[str, Renderer],
+    near: channels.Near = channels.NOBODY_NEAR,
+) -> Sending:
     """Wire the sender of a gateway; it has not started."""
     gateway, rings = settings.gateway, Keyrings(settings.keys_dir)
-    identity = channels.connect(gateway.router_target)
+    identity = channels.connect(gateway.router_target, near=near)
     tokens = channels.key_tokens(identity, lambda: rings.read_key_file("gateway.key"), clock)
     router, assets = (
-        channels.connect(target, tokens=tokens) for target in (gateway.router_target, gateway.asset_target)
+        channels.connect(target, tokens=tokens, near=near) for target in (gateway.router_target, gateway.asset_target)
     )
     limits = SenderLimits(settings.outgoing.webhooks, settings.outgoing.webhook_timeout)
     sender = Sender(router, assets, outgoing, clock, settings.core.public_url, limits, renderers)
-    return Sending(sender, (router, assets, identity))
+    return Sending(sender, router, assets, identity)

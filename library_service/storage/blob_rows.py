@@ -197,6 +197,12 @@ class BlobRows:
         """Return those of some keys that a row knows."""
         return set((await self._tx.execute(select(blobs.c.key).where(among(blobs.c.key, keys)))).scalars())
 
+    async def users_of(self, key: str, *, limit: int) -> list[str]:
+        """Return the ids of items that have the bytes at a key, in their order; empty when none has."""
+        query = select(item_files.c.item_id).distinct().join(blobs, blobs.c.blob_id == item_files.c.blob_id)
+        found = await self._tx.execute(query.where(blobs.c.key == key).order_by(item_files.c.item_id).limit(limit))
+        return list(found.scalars())
+
     async def find_live(self, *, after: str, limit: int) -> list[Live]:
         """Return blobs that are in use, or should be, by id, after an id, each with how often it is used."""
         uses = select(func.count()).select_from(item_files).where(item_files.c.blob_id == blobs.c.blob_id)

@@ -6,6 +6,8 @@ the heads of owners' events last. So no two transactions wait for each other.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -19,6 +21,7 @@ from router_service.storage.locks import Locks
 from router_service.storage.metadata import metadata
 from router_service.storage.moment import Moment
 from router_service.storage.queue import Queue
+from router_service.storage.recent import RecentEvents
 from router_service.storage.registry import Registry
 from router_service.storage.webhooks import Deliveries, SecretSeeds
 from service_kit.database import Database
@@ -64,3 +67,11 @@ class Storage(TransactionalStorage[Transaction]):
 
     def __init__(self, db: Database) -> None:
         super().__init__(db, Transaction)
+        self.recent = RecentEvents()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[Transaction]:
+        """Give a transaction that may write, and remember the events that it wrote when it has committed."""
+        async with super().write() as tx:
+            yield tx
+        self.recent.add(tx.events.written)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import Job
 from router_service.storage import codec
+from router_service.storage.recent import JobEvent
 from router_service.storage.tables import event_log
 from service_kit.events.log import NewEvent, Place
 from service_kit.identity import Owner
 
 _KIND = "job"
-
-
-@dataclass(frozen=True, slots=True)
-class JobEvent:
-    """A job as it was after one change, and where that stands in the log."""
-
-    position: int
-    job: Job
 
 
 class Events:
@@ -31,15 +23,27 @@ class Events:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
         self._new: list[NewEvent] = []
+        self._jobs: list[Job] = []
+        self._written: list[tuple[list[int], list[Job]]] = []
 
     def add(self, job: Job, document: bytes) -> None:
         """Tell of a job as it is after a change; `document` is the job as JSON."""
         self._new.append(NewEvent(job.owner, job.job_id, job.version, _KIND, document))
+        self._jobs.append(job)
 
     async def write(self) -> None:
         """Write what was added."""
-        new, self._new = self._new, []
-        await event_log.write(self._connection, new)
+        new, jobs, self._new, self._jobs = self._new, self._jobs, [], []
+        self._written.append((await event_log.write(self._connection, new), jobs))
+
+    @property
+    def written(self) -> list[JobEvent]:
+        """What was written, as far as its positions are known when the transaction has committed."""
+        return [
+            JobEvent(position, job)
+            for positions, jobs in self._written
+            for position, job in zip(positions, jobs, strict=False)
+        ]
 
     async def find_after(
         self, position: int, *, owner: Owner, job_id: str | None = None, limit: int = 200

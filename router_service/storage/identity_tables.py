@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import Column, ForeignKey, Index, Integer, String, Table, Text, text
 
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
+
+_IS_REVOKED = text("revoked_at IS NOT NULL")
 
 # A key is never deleted, so that a revoked one stays revoked; only sessions are, when they are over.
 api_keys = Table(
@@ -35,6 +37,7 @@ api_keys = Table(
     Index("api_keys_newest", "created_at", "key_id"),
     Index("api_keys_by_owner", "owner_id", "created_at", "key_id"),
     Index("api_keys_by_parent", "parent_key_id"),
+    Index("api_keys_revoked", "revoked_at", postgresql_where=_IS_REVOKED, sqlite_where=_IS_REVOKED),
 )
 
 sign_in_codes = Table(

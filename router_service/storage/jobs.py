@@ -10,13 +10,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, delete, exists, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import FINAL, Format, Job, JobState
+from router_service.domain import FINAL, Job, JobState
+from router_service.generation_domain import Format
 from router_service.storage import codec
 from router_service.storage.events import Events
 from router_service.storage.moment import Moment
 from router_service.storage.tables import jobs, outbox, outcomes
 from router_service.storage.webhooks import Deliveries
-from service_kit.bulk import among, insert_rows, update_rows
+from service_kit.bulk import among, change_rows, insert_rows
 from service_kit.database import db_now
 from service_kit.errors import Aborted, NotFound
 from service_kit.identity import Owner
@@ -138,7 +139,8 @@ class Jobs:
         """Write transitions (before, after), one a job, and an event for each version that has grown.
 
         Raises:
-            Aborted: a row is no longer the job that its transition began with.
+            Aborted: a row is no longer the job that its transition began with. On SQLite the next statement raises it,
+                or the commit.
         """
         rows = []
         for before, after in transitions:
@@ -156,9 +158,15 @@ class Jobs:
                     "document": document,
                 }
             )
-        changed = await update_rows(self._connection, jobs, rows, match=_EXPECTED)
-        if changed != len(rows):
-            raise Aborted(f"{len(rows) - changed} of {len(rows)} jobs changed at the same moment; repeat.")
+        await change_rows(
+            self._connection,
+            jobs,
+            rows,
+            match=_EXPECTED,
+            refuse=lambda changed: Aborted(
+                f"{len(rows) - changed} of {len(rows)} jobs changed at the same moment; repeat."
+            ),
+        )
 
     async def remove_ended(self, older_than: timedelta, *, limit: int) -> int:
         """Remove jobs that ended longer ago than this, with their outcomes. Returns how many.

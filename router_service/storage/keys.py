@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, delete, func, insert, literal, or_, select, tuple_, update
@@ -93,6 +93,17 @@ class Keys:
         )
         row = (await self._tx.execute(query)).one_or_none()
         return None if row is None else _to_key(row)
+
+    async def revoked_within(
+        self, window: timedelta, *, before: tuple[datetime, str] | None, limit: int
+    ) -> list[tuple[datetime, str]]:
+        """Return when keys were revoked a short while ago and their ids, newest first, after the last of a page."""
+        place = api_keys.c.revoked_at, api_keys.c.key_id
+        query = select(*place).where(api_keys.c.revoked_at > db_now(plus=-window))
+        if before is not None:
+            query = query.where(tuple_(*place) < tuple_(literal(before[0], UtcDateTime), before[1]))
+        query = query.order_by(*(column.desc() for column in place)).limit(limit)
+        return [(revoked_at, key_id) for revoked_at, key_id in await self._tx.execute(query)]
 
     async def newest(self, *, owner_id: str | None, before: tuple[datetime, str] | None, limit: int) -> list[StoredKey]:
         """Return keys, newest first, after the place (`created_at`, `key_id`); empty when there are no more."""

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from router_service.domain import LeaseRef
+from router_service.domain import Job, LeaseRef
 from router_service.storage.tables import outbox, outcomes, submissions
 from service_kit.bulk import among, delete_rows, insert_new_rows, insert_rows, update_rows
 from service_kit.database import db_now
@@ -146,6 +146,11 @@ class Ledger:
             for job_id in job_ids
         ]
         await insert_rows(self._connection, outbox, rows)
+
+    async def settle(self, jobs: Iterable[Job], now: datetime, *, claim_for: timedelta = timedelta(0)) -> None:
+        """Put the settlements of jobs that are recorded or over into the outbox, where there is anything to settle."""
+        job_ids = [job.job_id for job in jobs if job.needs_settling]
+        await self.send(OutboxKind.SETTLE, job_ids, now, claim_for=claim_for)
 
     async def claim_due(self, kind: OutboxKind, *, limit: int, claim_for: timedelta) -> list[OutboxEntry]:
         """Claim entries that are due, oldest first: nobody else gets them for a time.

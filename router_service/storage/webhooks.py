@@ -7,9 +7,23 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, literal, null, or_, select, tuple_, update
+from sqlalchemy import (
+    ScalarSelect,
+    Subquery,
+    and_,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
+from router_service.delivery_domain import deliveries_of
 from router_service.domain import Job
 from router_service.storage import codec
 from router_service.storage.webhook_tables import webhook_deliveries as deliveries
@@ -21,7 +35,6 @@ from router_service.webhook_domain import (
     DeliveryState,
     WebhookDialect,
     WebhookEvent,
-    deliveries_of,
 )
 from service_kit.bulk import among, delete_some, insert_new_rows
 from service_kit.database import db_now
@@ -30,6 +43,7 @@ from service_kit.identity import Owner
 
 # Of how many that are due those to lease are chosen, so that nobody's deliveries keep all others' waiting.
 _LOOK_AT = 2000
+_Columns = ReadOnlyColumnCollection[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +74,8 @@ class Deliveries:
         await insert_new_rows(self._connection, deliveries, new, unique=["delivery_id"], returning="delivery_id")
 
     async def any_due(self) -> bool:
-        """Tell whether a delivery is due that nothing holds back."""
-        some = select(deliveries.c.delivery_id).where(deliveries.c.due_at <= db_now(), ~_held_back()).limit(1)
-        return (await self._connection.execute(some)).first() is not None
+        """Tell whether a delivery is due. What is held back may be: `lease_due` puts it off then."""
+        return (await self._connection.execute(_ANY_DUE)).first() is not None
 
     async def lease_due(
         self, *, limit: int, lease_for: timedelta, most_per_owner: int, busy: Collection[Owner] = ()
@@ -70,18 +83,11 @@ class Deliveries:
         """Lease deliveries that are due, with the jobs as they were; nobody else gets them for a time.
 
         Every owner that is not busy has its turn before anybody has a second one; among equals the oldest go first.
-        What a receiver is told of a job goes one after the other: see `HOLDS_BACK_FOR`.
+        What a receiver is told of a job goes one after the other: see `HOLDS_BACK_FOR`. What is held back is put off
+        until that which holds it back is due, so each call looks at a bounded number of rows, however many wait.
         """
-        enough = tuple_(deliveries.c.tenant_id, deliveries.c.owner_id).not_in(
-            [(owner.tenant_id, owner.owner_id) for owner in busy]
-        )
-        late = (
-            select(deliveries.c.delivery_id, deliveries.c.tenant_id, deliveries.c.owner_id, deliveries.c.due_at)
-            .where(deliveries.c.due_at <= db_now(), enough, ~_held_back())
-            .order_by(deliveries.c.due_at)
-            .limit(_LOOK_AT)
-            .subquery()
-        )
+        due = _due(busy)
+        late = select(due).where(_waits_until(due.c).is_(null())).subquery()
         turn = func.row_number().over(partition_by=[late.c.tenant_id, late.c.owner_id], order_by=late.c.due_at)
         ranked = select(late.c.delivery_id, late.c.due_at, turn.label("turn")).subquery()
         first = (
@@ -103,8 +109,20 @@ class Deliveries:
             .returning(deliveries)
         )
         rows = (await self._connection.execute(leased)).all()
+        await self._put_off(due)
         found = [(_to_delivery(row), codec.from_json(Job, row.document)) for row in rows]
         return sorted(found, key=lambda pair: (pair[0].created_at, pair[0].delivery_id))
+
+    async def _put_off(self, due: Subquery) -> None:
+        """Let what is held back become due with what holds it back, if that is later."""
+        late = select(due.c.delivery_id).where(_waits_until(due.c) > due.c.due_at)
+        # Locked first: what is reported meanwhile is seen by the second statement, or waits for it.
+        locked = select(deliveries.c.delivery_id).where(deliveries.c.delivery_id.in_(late))
+        chosen = (await self._connection.execute(locked.with_for_update(skip_locked=True))).scalars().all()
+        if chosen:
+            until = _waits_until(deliveries.c)
+            behind = among(deliveries.c.delivery_id, chosen), deliveries.c.due_at < until
+            await self._connection.execute(update(deliveries).where(*behind).values(due_at=until))
 
     async def lock(self, delivery_ids: Collection[str]) -> dict[str, Delivery]:
         """Lock deliveries and return those that exist, by id."""
@@ -116,12 +134,21 @@ class Deliveries:
         )
         return {row.delivery_id: _to_delivery(row) for row in await self._connection.execute(query)}
 
-    async def save(self, changed: Sequence[Delivery]) -> None:
-        """Write deliveries that are locked."""
-        for delivery in changed:
-            values = {name: value for name, value in _to_row(delivery).items() if name != "delivery_id"}
-            same = deliveries.c.delivery_id == delivery.delivery_id
+    async def save(self, changed: Sequence[tuple[Delivery, Delivery]]) -> None:
+        """Write deliveries that are locked, from what they were to what they are; what they hold back moves along."""
+        for before, after in changed:
+            values = {name: value for name, value in _to_row(after).items() if name != "delivery_id"}
+            same = deliveries.c.delivery_id == after.delivery_id
             await self._connection.execute(update(deliveries).where(same).values(values))
+            later = [event.value for event in IN_ORDER[IN_ORDER.index(before.event) + 1 :]]
+            if before.holds_back and later:
+                # What was put off is due at this very moment, to which nothing else is set. What is due may be put off
+                # at the same time, by a look that has not committed: this waits for it, and sees what it did.
+                moves = or_(deliveries.c.due_at == before.due_at, deliveries.c.due_at <= db_now())
+                waited = deliveries.c.event.in_(later), moves
+                due_at = after.due_at if after.holds_back else db_now()
+                behind = update(deliveries).where(deliveries.c.job_id == before.job_id, *waited)
+                await self._connection.execute(behind.values(due_at=due_at))
 
     async def find_page(
         self,
@@ -163,20 +190,36 @@ class Deliveries:
         return await delete_some(self._connection, deliveries, deliveries.c.finished_at < db_now(plus=-older_than))
 
 
-def _held_back() -> ColumnElement[bool]:
-    """Tell of a delivery whether an earlier one of its job goes first."""
-    earlier = deliveries.alias("earlier")
+_EARLIER = deliveries.alias("earlier")
+
+
+def _due(busy: Collection[Owner]) -> Subquery:
+    """Choose those deliveries that have been due for longest, of owners who are not busy."""
+    row = deliveries.c
+    enough = tuple_(row.tenant_id, row.owner_id).not_in([(owner.tenant_id, owner.owner_id) for owner in busy])
+    needed = select(row.delivery_id, row.tenant_id, row.owner_id, row.job_id, row.event, row.due_at)
+    return needed.where(row.due_at <= db_now(), enough).order_by(row.due_at).limit(_LOOK_AT).subquery("due")
+
+
+def _waits_until(row: _Columns) -> ScalarSelect[datetime | None]:
+    """Tell of a row when the last of those that hold it back is due; NULL when none does.
+
+    As a value, for which PostgreSQL always looks the job up; a join may read all that wait.
+    """
     after = [
-        and_(deliveries.c.event == event.value, earlier.c.event.in_([before.value for before in IN_ORDER[:place]]))
+        and_(row.event == event.value, _EARLIER.c.event.in_([before.value for before in IN_ORDER[:place]]))
         for place, event in enumerate(IN_ORDER)
         if place
     ]
-    return exists().where(
-        earlier.c.job_id == deliveries.c.job_id,
-        earlier.c.due_at.is_not(None),
-        earlier.c.tries < HOLDS_BACK_FOR,
-        or_(*after),
-    )
+    holds_back = _EARLIER.c.due_at.is_not(None), _EARLIER.c.tries < HOLDS_BACK_FOR
+    same = _EARLIER.c.job_id == row.job_id
+    return select(func.max(_EARLIER.c.due_at)).where(same, *holds_back, or_(*after)).scalar_subquery()
+
+
+# Made once: gateways ask each second. In order, or PostgreSQL may read the whole table for one row that is not there.
+_ANY_DUE = (
+    select(deliveries.c.delivery_id).where(deliveries.c.due_at <= db_now()).order_by(deliveries.c.due_at).limit(1)
+)
 
 
 class SecretSeeds:

@@ -166,7 +166,7 @@ async def _check_buckets_empty(settings: Settings) -> None:
     store = open_store(settings)
     try:
         for bucket in (WORKSPACE_BUCKET, LIBRARY_BUCKET):
-            async with aclosing(store.list(bucket)) as listed:
+            async with aclosing(store.look(bucket)) as listed:
                 async for found in listed:
                     raise FailedPrecondition(
                         f"The bucket {bucket} of {settings.blobs.url} is not empty: it has {found.key}. "

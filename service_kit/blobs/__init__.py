@@ -5,15 +5,17 @@ A blob is (bucket, key, generation) with a digest and a size. Buckets have logic
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterable
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
-from service_kit.errors import ErrorReason, InvalidArgument
+from service_kit.errors import ErrorReason, Internal, InvalidArgument
 from service_kit.identity import Owner
 from service_kit.settings import Settings, SettingsError
 
@@ -43,6 +45,26 @@ class BlobInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class NotABlob:
+    """What lies where blobs lie and is none of ours: the key that its name would be, its name, and why it is none."""
+
+    bucket: str
+    key: str
+    name: str
+    size_bytes: int
+    why: str
+
+
+class UnreadableBlob(Internal):
+    """What lies at the key of a blob is torn, or was put there by somebody else."""
+
+    def __init__(self, why: str) -> None:
+        """Say why it is no blob, in words that follow a colon."""
+        super().__init__(f"What lies at the key of a blob is none: {why}.")
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
 class SignedUrl:
     """An address, and when it stops working."""
 
@@ -54,7 +76,8 @@ class BlobStore(Protocol):
     """A place for bytes. What was put is there after a crash, whole, or it is not there at all.
 
     Every method may raise Unavailable: the store cannot be reached in the time that the settings allow. A repeat is
-    harmless; one that finds its own first try done is told AlreadyExists, and `stat` shows whose bytes are there.
+    harmless; one that finds its own first try done is told AlreadyExists, and `stat` shows whose bytes are there. What
+    looks at one key raises UnreadableBlob where something lies there that is no blob.
 
     `origin` is where the addresses that it signs lead, such as https://storage.googleapis.com; empty if it signs none.
     """
@@ -79,17 +102,40 @@ class BlobStore(Protocol):
             InvalidArgument: `digest_mismatch`; nothing was written.
         """
 
-    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
-        """Write a small blob whose key is free, as `put` does, with less effort."""
+    async def put_bytes(
+        self, bucket: str, key: str, data: bytes, *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
+        """Write a small blob whose key is free, as `put` does, with less effort.
 
-    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+        Whoever has made sure of the digest gives it: it is not computed again.
+        """
+
+    async def put_file(
+        self,
+        bucket: str,
+        key: str,
+        path: Path,
+        *,
+        content_type: str,
+        sha256: str,
+        checked: asyncio.Future[Any] | None = None,
+    ) -> BlobInfo:
         """Write a blob of a whole file that has this digest and to which nobody writes any more.
 
         The store may keep the file itself, as a second name of it, instead of a copy: it must not be changed after
         this, only removed.
 
+        Args:
+            bucket: where it goes.
+            key: its name there.
+            path: the file.
+            content_type: what it is.
+            sha256: the digest that it has, in hexadecimal.
+            checked: what has to succeed before there is a blob: until then the store may send bytes, and nobody sees
+                them. Its failure is the failure of this. Whoever calls owns it, and waits for its end.
+
         Raises:
-            AlreadyExists: the key is taken; its blob is untouched.
+            AlreadyExists: the key is taken; its blob is untouched. Perhaps before the checks are done.
         """
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
@@ -105,6 +151,14 @@ class BlobStore(Protocol):
             OutOfRange: the offset lies beyond the end.
         """
 
+    async def copy_into(self, file: int, bucket: str, key: str, *, generation: str) -> BlobInfo:
+        """Copy a blob to the beginning of a file that is open for writing. Returns what is known about the blob.
+
+        Raises:
+            NotFound: there is no such blob, or it has another generation.
+            OSError: the file's disk is full, or broken.
+        """
+
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
     ) -> BlobInfo:
@@ -116,7 +170,10 @@ class BlobStore(Protocol):
         """
 
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
-        """Remove a blob of exactly this generation. Returns False when there is none, so that a repeat is harmless."""
+        """Remove a blob of exactly this generation. Returns False when there is none, so that a repeat is harmless.
+
+        What is torn at a key has no generation, and is removed: nobody could ever be rid of it otherwise.
+        """
 
     async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
         """Remove what writes that broke off long ago, with their process, have left. Returns how many.
@@ -126,6 +183,9 @@ class BlobStore(Protocol):
 
     def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
         """Give every blob whose key starts with `prefix` and comes after another, sorted by key."""
+
+    def look(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo | NotABlob]:
+        """Give what `list` gives, and between that whatever else lies there as if it were a blob."""
 
     async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return an address at which the store itself serves this generation of a blob to whoever has it, for `ttl`.
@@ -171,6 +231,23 @@ def owner_of_key(key: str) -> Owner | None:
     """Return whose blob it is, as its key says; None when it does not. A part that was too long is its digest."""
     parts = key.split("/")
     return Owner(unquote(parts[0]), unquote(parts[1])) if len(parts) > _OWNER_PARTS else None
+
+
+async def only_blobs(found: AsyncGenerator[BlobInfo | NotABlob]) -> AsyncGenerator[BlobInfo]:
+    """Give the blobs of what was found."""
+    async with aclosing(found):
+        async for entry in found:
+            if isinstance(entry, BlobInfo):
+                yield entry
+
+
+async def erase(store: BlobStore, bucket: str, key: str) -> None:
+    """Remove what lies at a key, whole or torn. A key belongs to one blob for ever, so any generation is its own."""
+    try:
+        found = await store.stat(bucket, key)
+    except UnreadableBlob:
+        found = None
+    await store.delete(bucket, key, found.generation if found is not None else "")
 
 
 def check_digest(sha256: str, expected: str | None) -> None:

@@ -20,19 +20,43 @@ from pathlib import Path
 from typing import IO, Any, Self, TypeVar
 
 import google_crc32c
-import requests
-from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.auth.credentials import Signing
-from google.auth.exceptions import GoogleAuthError
 from google.cloud import storage
-from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
+from google.cloud.storage.exceptions import DataCorruption
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from service_kit.blobs import GCS_SCHEME, WORKSPACE_BUCKET, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
+from service_kit.blobs import (
+    GCS_SCHEME,
+    WORKSPACE_BUCKET,
+    BlobInfo,
+    NotABlob,
+    SignedUrl,
+    check_bucket,
+    check_digest,
+    check_key,
+    only_blobs,
+)
 from service_kit.blobs.gcs_credentials import credentials_of
-from service_kit.blobs.gcs_objects import DIGEST, Sent, Upload, check_crc32c, crc32c_text, info_of, status_of
+from service_kit.blobs.gcs_objects import (
+    DIGEST,
+    FAILURES,
+    PART_BYTES,
+    Upload,
+    absent,
+    check_crc32c,
+    described,
+    info_of,
+    next_page,
+    number_of,
+    read_part,
+    refusal_of,
+    seen,
+    spooled,
+)
+from service_kit.blobs.gcs_session import client_of
 from service_kit.blobs.threads import Threads
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange, Unavailable
+from service_kit.file_copies import write_at
 from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
 from service_kit.telemetry import get_logger
@@ -40,26 +64,14 @@ from service_kit.telemetry import get_logger
 log = get_logger(__name__)
 T = TypeVar("T")
 
-# Parts of an upload are multiples of 256 KiB. Two of them are in memory per upload.
-PART_BYTES = 4 << 20
-READ_BYTES = 2 << 20
+# What is read at a time: first what a picture has, then more. A piece is in memory for each reader.
+READ_BYTES, LATER_BYTES = 2 << 20, 4 << 20
 _PAGE = 1000
 # What a request may take beyond its own limits.
 _SLACK = timedelta(seconds=1)
 _LONGEST_ADDRESS = timedelta(days=7)
 # How long nobody is asked for a signature after one that failed.
 _UNSIGNED_S = 60.0
-# A key is written once, so whoever has its bytes has them for good.
-_CACHE_CONTROL = "private, max-age=31536000, immutable"
-_FAILURES = (
-    GoogleAPICallError,
-    RetryError,
-    InvalidResponse,
-    DataCorruption,
-    GoogleAuthError,
-    requests.RequestException,
-    OSError,
-)
 
 
 class GcsBlobStore:
@@ -95,8 +107,7 @@ class GcsBlobStore:
                 f"blobs.url is gs:// and the prefix of buckets, got {settings.url!r}: {error}"
             ) from None
         credentials, signing = credentials_of(settings)
-        # No call needs a project: buckets are named by themselves.
-        return cls(storage.Client(project=None, credentials=credentials), prefix, settings, signing)
+        return cls(client_of(credentials, settings.connections), prefix, settings, signing)
 
     async def put(
         self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
@@ -106,28 +117,37 @@ class GcsBlobStore:
         if sha256 is not None:
             return await self._upload(bucket, key, chunks, content_type, sha256)
         with tempfile.TemporaryFile() as file:
-            sha256 = await self._spool(chunks, file)
-            async with aclosing(_pieces(file)) as pieces:
-                return await self._upload(bucket, key, pieces, content_type, sha256)
+            sha256 = await spooled(chunks, file)
+            return await self._send(bucket, key, file, content_type, sha256)
 
-    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+    async def put_bytes(
+        self, bucket: str, key: str, data: bytes, *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
         self._check(bucket, key)
 
         def send() -> storage.Blob:
             # The digest, too, is none of the event loop's work.
-            blob = self._described(bucket, key, content_type, hashlib.sha256(data).hexdigest())
+            blob = described(self._bucket(bucket), key, content_type, sha256 or hashlib.sha256(data).hexdigest())
             blob.upload_from_string(data, content_type, if_generation_match=0, checksum="crc32c", **self._bounds)
             return blob
 
         return info_of(bucket, await self._reached(bucket, key, send))
 
-    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
-        """Write a blob of a file in parts; see `BlobStore.put_file`."""
+    async def put_file(
+        self,
+        bucket: str,
+        key: str,
+        path: Path,
+        *,
+        content_type: str,
+        sha256: str,
+        checked: asyncio.Future[Any] | None = None,
+    ) -> BlobInfo:
+        """Write a blob of a file in parts, all but the last while it is checked; see `BlobStore.put_file`."""
         self._check(bucket, key)
         with await asyncio.to_thread(path.open, "rb", 0) as file:
-            async with aclosing(_pieces(file)) as pieces:
-                return await self._upload(bucket, key, pieces, content_type, sha256)
+            return await self._send(bucket, key, file, content_type, sha256, checked)
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
@@ -140,13 +160,13 @@ class GcsBlobStore:
     ) -> AsyncGenerator[bytes]:
         """Stream bytes; see `BlobStore.open_range`. The CRC32C of a whole blob is checked before its last piece."""
         self._check(bucket, key)
-        piece = b""
+        piece, checksum = b"", google_crc32c.Checksum()
         if generation is not None and (offset, length) == (0, None):
-            small = self._bucket(bucket).blob(key, generation=_number(generation, bucket, key))
-            piece = await self._read(small, 0, READ_BYTES - 1)
+            small = self._bucket(bucket).blob(key, generation=number_of(generation, bucket, key))
+            piece = await self._read(small, 0, READ_BYTES - 1, checksum)
             if 0 < len(piece) < READ_BYTES and small.crc32c:
                 # The answer said everything: a small file takes one request.
-                check_crc32c(google_crc32c.Checksum(piece), small.crc32c)
+                check_crc32c(checksum, small.crc32c)
                 yield piece
                 return
         blob = await self._known(bucket, key, generation)
@@ -155,14 +175,12 @@ class GcsBlobStore:
             raise OutOfRange(f"offset must be 0..{size_bytes}, got {offset}")
         end = size_bytes if length is None else min(offset + length, size_bytes)
         whole = (offset, end) == (0, size_bytes)
-        checksum = google_crc32c.Checksum()
         pinned = self._bucket(bucket).blob(key, generation=blob.generation)
         while offset < end:
-            last = min(offset + READ_BYTES, end) - 1
-            piece = piece or await self._read(pinned, offset, last)
+            last = min(offset + (READ_BYTES if piece else LATER_BYTES), end) - 1
+            piece = piece or await self._read(pinned, offset, last, checksum)
             if len(piece) != last + 1 - offset:
                 raise Unavailable("The object store gave fewer bytes than the file has; repeat.")
-            checksum.update(piece)
             offset += len(piece)
             if whole and offset == end:
                 check_crc32c(checksum, blob.crc32c)
@@ -176,7 +194,8 @@ class GcsBlobStore:
         self._check(*source)
         self._check(*target)
         original = await self._known(*source, generation)
-        copied = self._described(*target, original.content_type, (original.metadata or {}).get(DIGEST, ""))
+        sha256 = (original.metadata or {}).get(DIGEST, "")
+        copied = described(self._bucket(target[0]), target[1], original.content_type, sha256)
         token: str | None = None
         moved_bytes = -1
         while moved_bytes < 0 or token is not None:
@@ -190,13 +209,31 @@ class GcsBlobStore:
             raise Unavailable("The object store has made a copy with another CRC32C; repeat.")
         return info_of(target[0], copied)
 
+    async def copy_into(self, file: int, bucket: str, key: str, *, generation: str) -> BlobInfo:
+        """Write a blob into an open file, piece by piece, with its CRC32C checked; see `BlobStore.copy_into`."""
+        self._check(bucket, key)
+        blob = await self._known(bucket, key, generation)
+        offset = 0
+        writing: asyncio.Future[None] | None = None
+        try:
+            async with aclosing(self.open_range(bucket, key, generation=generation)) as pieces:
+                async for piece in pieces:
+                    # One piece is written while the next is on its way.
+                    if writing is not None:
+                        await writing
+                    writing = asyncio.ensure_future(asyncio.to_thread(write_at, file, piece, offset))
+                    offset += len(piece)
+        finally:
+            if writing is not None:
+                await writing
+        return info_of(bucket, blob)
+
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
         """Remove a blob of exactly this generation; see `BlobStore.delete`."""
         self._check(bucket, key)
-        if not generation.isascii() or not generation.isdecimal():
-            return False
-        remove = partial(self._bucket(bucket).blob(key).delete, if_generation_match=int(generation), **self._bounds)
         try:
+            number = number_of(generation, bucket, key)
+            remove = partial(self._bucket(bucket).blob(key).delete, if_generation_match=number, **self._bounds)
             await self._run(remove, bucket, key, writes=True)
         except (NotFound, AlreadyExists):
             return False
@@ -207,18 +244,22 @@ class GcsBlobStore:
         check_bucket(bucket)
         return 0
 
-    async def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
+    def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
         """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
+        return only_blobs(self.look(bucket, prefix, after=after))
+
+    async def look(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo | NotABlob]:
+        """Give every blob, and every object that has no blob's name, or no digest; see `BlobStore.look`."""
         check_bucket(bucket)
         found = self._client.list_blobs(
             self._bucket(bucket), prefix=prefix or None, start_offset=after or None, page_size=_PAGE, **self._bounds
         )
         pages = found.pages
-        while (page := await self._reached(bucket, "", partial(_next_page, pages), writes=False)) is not None:
+        while (page := await self._reached(bucket, "", partial(next_page, pages), writes=False)) is not None:
             for blob in page:
                 # The offset itself is in the answer.
                 if blob.name > after:
-                    yield info_of(bucket, blob)
+                    yield seen(bucket, blob)
 
     async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return a V4 signed address; see `BlobStore.sign`. None when nobody can sign, now or ever."""
@@ -252,43 +293,56 @@ class GcsBlobStore:
         self, bucket: str, key: str, chunks: AsyncIterable[bytes], content_type: str, sha256: str
     ) -> BlobInfo:
         """Send chunks in parts. The last part, which makes the object, goes only when the digest is the announced."""
-        blob = self._described(bucket, key, content_type, sha256)
-        upload = Upload(
-            blob,
-            chunk_size=PART_BYTES,
-            content_type=content_type,
-            if_generation_match=0,
-            checksum="crc32c",
-            **self._bounds,
-        )
-        sent = Sent()
+        upload = self._begun(bucket, key, content_type, sha256)
+        digest = hashlib.sha256()
         part = bytearray()
         async for chunk in chunks:
             part += chunk
             if len(part) >= PART_BYTES:
-                await self._reached(bucket, key, partial(sent.pass_on, upload, bytes(part)))
+                await self._reached(bucket, key, partial(upload.send, bytes(part), digest))
                 part.clear()
-        await self._reached(bucket, key, partial(sent.pass_on, upload, bytes(part)))
-        check_digest(sent.sha256.hexdigest(), sha256)
+        await self._reached(bucket, key, partial(upload.send, bytes(part), digest))
+        check_digest(digest.hexdigest(), sha256)
+        return await self._completed(bucket, key, upload)
+
+    async def _send(
+        self,
+        bucket: str,
+        key: str,
+        file: IO[bytes],
+        content_type: str,
+        sha256: str,
+        checked: asyncio.Future[Any] | None = None,
+    ) -> BlobInfo:
+        """Send a file in parts. The last part, which makes the object, goes only when the file is checked."""
+        upload = self._begun(bucket, key, content_type, sha256)
+        while await self._reached(bucket, key, partial(upload.send_part, file)):
+            if checked is not None and checked.done():
+                # Of a file that is refused no more is sent.
+                checked.result()
+        if checked is not None:
+            await asyncio.shield(checked)
+        return await self._completed(bucket, key, upload)
+
+    def _begun(self, bucket: str, key: str, content_type: str, sha256: str) -> Upload:
+        blob = described(self._bucket(bucket), key, content_type, sha256)
+        return Upload(blob, content_type=content_type, if_generation_match=0, checksum="crc32c", **self._bounds)
+
+    async def _completed(self, bucket: str, key: str, upload: Upload) -> BlobInfo:
+        """Send the last part. The client compares its CRC32C with that of the object, and does not tell which it is."""
+        damaged = False
         try:
             await self._reached(bucket, key, upload.close)
         except Unavailable as error:
             if not isinstance(error.__cause__, DataCorruption):
                 raise
+            damaged = True
         found = await self._find(bucket, key, None)
-        if found is None or found.crc32c != crc32c_text(sent.crc32c):
-            if found is not None:
-                await self.delete(bucket, key, str(found.generation))
+        if found is not None and damaged:
+            await self.delete(bucket, key, str(found.generation))
+        if found is None or damaged:
             raise Unavailable("The object store does not hold the bytes that were sent; repeat.")
         return info_of(bucket, found)
-
-    async def _spool(self, chunks: AsyncIterable[bytes], file: IO[bytes]) -> str:
-        """Write chunks into a file. Returns their SHA-256 in hexadecimal."""
-        digest = hashlib.sha256()
-        async for chunk in chunks:
-            await asyncio.to_thread(_note, file, digest, chunk)
-        await asyncio.to_thread(file.seek, 0)
-        return digest.hexdigest()
 
     def _check(self, bucket: str, key: str) -> None:
         check_bucket(bucket)
@@ -297,25 +351,16 @@ class GcsBlobStore:
     def _bucket(self, bucket: str) -> storage.Bucket:
         return self._client.bucket(f"{self._prefix}-{bucket}")
 
-    def _described(self, bucket: str, key: str, content_type: str, sha256: str) -> storage.Blob:
-        """Return an object that is not there yet, with what is to be known about it."""
-        blob = self._bucket(bucket).blob(key)
-        blob.content_type = content_type
-        blob.cache_control = _CACHE_CONTROL
-        blob.metadata = {DIGEST: sha256}
-        return blob
-
     async def _find(self, bucket: str, key: str, generation: str | None) -> storage.Blob | None:
         if generation is not None and not (generation.isascii() and generation.isdecimal()):
             return None
         number = None if generation is None else int(generation)
-        return await self._run(
-            partial(self._bucket(bucket).get_blob, key, generation=number, **self._bounds), bucket, key
-        )
+        find = partial(self._bucket(bucket).get_blob, key, generation=number, **self._bounds)
+        return await self._run(find, bucket, key)
 
-    async def _read(self, blob: storage.Blob, first: int, last: int) -> bytes:
-        """Return bytes of a blob, from the first to the last; none when it ends before the first."""
-        read = partial(blob.download_as_bytes, start=first, end=last, raw_download=True, checksum=None, **self._bounds)
+    async def _read(self, blob: storage.Blob, first: int, last: int, checksum: google_crc32c.Checksum) -> bytes:
+        """Return bytes, from the first to the last, and add them to a checksum; none when the blob ends before them."""
+        read = partial(read_part, blob, first, last, checksum, **self._bounds)
         try:
             piece: bytes = await self._run(read, blob.bucket.name.removeprefix(f"{self._prefix}-"), blob.name)
         except OutOfRange:
@@ -325,7 +370,7 @@ class GcsBlobStore:
     async def _known(self, bucket: str, key: str, generation: str | None) -> storage.Blob:
         blob = await self._find(bucket, key, generation)
         if blob is None:
-            raise _absent(bucket, key)
+            raise absent(bucket, key)
         return blob
 
     async def _reached(self, bucket: str, key: str, call: Callable[[], T], *, writes: bool = True) -> T:
@@ -347,39 +392,8 @@ class GcsBlobStore:
         """Make a request in a thread, see `Threads.run`, and say what went wrong as the domain does."""
         try:
             return await self._threads.run(call, writes=writes)
-        except _FAILURES as error:
-            status = status_of(error)
-            if status == 404:
-                raise _absent(*(source or (bucket, key))) from None
-            if status == 416:
-                raise OutOfRange(f"The blob {key} in {bucket} ends before that.") from None
-            if status == 412:
-                raise AlreadyExists(f"The key {key} in {bucket} is taken.") from None
+        except FAILURES as error:
+            if (answer := refusal_of(error, bucket, key, source)) is not None:
+                raise answer from None
             log.warning("object_store_failed", bucket=bucket, error=f"{type(error).__name__}: {error}")
             raise Unavailable("The object store cannot be reached, or refuses; repeat.") from error
-
-
-async def _pieces(file: IO[bytes]) -> AsyncGenerator[bytes]:
-    while chunk := await asyncio.to_thread(file.read, PART_BYTES):
-        yield chunk
-
-
-def _note(file: IO[bytes], digest: hashlib._Hash, chunk: bytes) -> None:
-    digest.update(chunk)
-    file.write(chunk)
-
-
-def _next_page(pages: Any) -> list[storage.Blob] | None:
-    page = next(pages, None)
-    return None if page is None else list(page)
-
-
-def _absent(bucket: str, key: str) -> NotFound:
-    return NotFound(f"There is no blob {key} in {bucket}.")
-
-
-def _number(generation: str, bucket: str, key: str) -> int:
-    """Return a generation as a number. Raises NotFound for what is none: no blob has it."""
-    if not (generation.isascii() and generation.isdecimal()):
-        raise _absent(bucket, key)
-    return int(generation)

@@ -2,8 +2,9 @@
 
 A blob is a folder `<bucket>/<key>.blob` that holds `data` and `meta.json`. It is written under `<bucket>/.tmp` and
 published by one rename, which fails when the key is taken, so that a blob is there whole or not at all, and bytes and
-meta never disagree. The generation is a random text in `meta.json`: unlike a file's times it survives a backup. A copy
-is a hard link of `data`.
+meta never disagree. One that comes as bytes in memory is a single file of that name where the system can do that: see
+`single_files`. The generation is a random text among what is known: unlike a file's times it survives a backup. A copy
+is a folder with a hard link of the bytes.
 """
 
 from __future__ import annotations
@@ -16,20 +17,31 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, SignedUrl, check_bucket, check_digest, check_key
-from service_kit.clock import parse_rfc3339, rfc3339
+from service_kit.blobs import (
+    RESERVED_SUFFIX,
+    BlobInfo,
+    NotABlob,
+    SignedUrl,
+    check_bucket,
+    check_digest,
+    check_key,
+    folders,
+    only_blobs,
+    single_files,
+)
+from service_kit.blobs.local_files import DATA, META, look_at, opened, stat_of
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange
+from service_kit.file_copies import copy_bytes, make_room
+from service_kit.finishing import thread_to_its_end
 
 CHUNK_BYTES = 1 << 20
-_TEMPORARY = ".tmp"
 _TRIES = 10
-_DATA = "data"
-_META = "meta.json"
 # Another file system, or one that has no links, or no more of them.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
@@ -49,22 +61,46 @@ class LocalBlobStore:
         final = self._path(bucket, key)
         draft = await asyncio.to_thread(self._new_draft, bucket)
         try:
-            written, size_bytes = await _write(draft / _DATA, chunks)
+            written, size_bytes = await _write(draft / DATA, chunks)
             check_digest(written, sha256)
             info = BlobInfo(bucket, key, _new_generation(), size_bytes, written, content_type, datetime.now(UTC))
-            await asyncio.to_thread(self._publish, draft, final, info)
+            await thread_to_its_end(self._publish, draft, final, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
         return info
 
-    async def put_bytes(self, bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+    async def put_bytes(
+        self, bucket: str, key: str, data: bytes, *, content_type: str, sha256: str | None = None
+    ) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
-        return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type)
+        return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type, sha256)
 
-    async def put_file(self, bucket: str, key: str, path: Path, *, content_type: str, sha256: str) -> BlobInfo:
+    async def put_file(
+        self,
+        bucket: str,
+        key: str,
+        path: Path,
+        *,
+        content_type: str,
+        sha256: str,
+        checked: asyncio.Future[Any] | None = None,
+    ) -> BlobInfo:
         """Write a blob of a file by a hard link to it, or a copy from another disk; see `BlobStore.put_file`."""
-        return await asyncio.to_thread(self._put_file, bucket, key, path, content_type, sha256)
+        final = self._path(bucket, key)
+        draft = await asyncio.to_thread(self._new_draft, bucket)
+        try:
+            size_bytes = await asyncio.to_thread(_link_synced, path, draft / DATA)
+            info = BlobInfo(bucket, key, _new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
+            # A draft that is removed while a thread publishes it would be there in part.
+            await thread_to_its_end(_complete, draft, info)
+            if checked is not None:
+                await asyncio.shield(checked)
+            await thread_to_its_end(self._show, draft, final, info)
+        except BaseException:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
+            raise
+        return info
 
     async def adopt(self, info: BlobInfo, chunks: AsyncIterable[bytes]) -> None:
         """Write a blob whose key is free as it was in another store, with the generation that rows know it by.
@@ -76,41 +112,40 @@ class LocalBlobStore:
         final = self._path(info.bucket, info.key)
         draft = await asyncio.to_thread(self._new_draft, info.bucket)
         try:
-            written, _ = await _write(draft / _DATA, chunks)
+            written, _ = await _write(draft / DATA, chunks)
             check_digest(written, info.sha256)
-            await asyncio.to_thread(self._publish, draft, final, info)
+            await thread_to_its_end(self._publish, draft, final, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
-        return await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
+        return await asyncio.to_thread(stat_of, self._path(bucket, key), bucket, key)
 
     async def open_range(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
     ) -> AsyncGenerator[bytes]:
         """Stream bytes; see `BlobStore.open_range`."""
-        opening = asyncio.ensure_future(asyncio.to_thread(self._open, bucket, key, generation))
+        opening = asyncio.ensure_future(asyncio.to_thread(self._open_at, bucket, key, generation, offset, length))
         try:
-            file, info = await asyncio.shield(opening)
+            file, left, chunk = await asyncio.shield(opening)
         except asyncio.CancelledError:
             # Whoever leaves while the thread opens the file leaves nobody else to close it.
             opening.add_done_callback(_close_opened)
             raise
         try:
-            if offset < 0 or offset > info.size_bytes:
-                raise OutOfRange(f"offset must be 0..{info.size_bytes}, got {offset}")
-            left = info.size_bytes - offset if length is None else min(length, info.size_bytes - offset)
-            await asyncio.to_thread(file.seek, offset)
             while left > 0:
-                chunk = await asyncio.to_thread(file.read, min(CHUNK_BYTES, left))
-                if not chunk:
-                    raise NotFound("The file of a blob is shorter than it was written.")
                 left -= len(chunk)
                 yield chunk
+                if left > 0:
+                    chunk = await asyncio.to_thread(_read, file, left)
         finally:
             file.close()
+
+    async def copy_into(self, file: int, bucket: str, key: str, *, generation: str) -> BlobInfo:
+        """Copy a blob inside the kernel to the beginning of an open file; see `BlobStore.copy_into`."""
+        return await asyncio.to_thread(self._copy_into, file, bucket, key, generation)
 
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
@@ -125,17 +160,21 @@ class LocalBlobStore:
     async def clear_drafts(self, bucket: str, *, older_than: timedelta) -> int:
         """Remove what broken writes have left; see `BlobStore.clear_drafts`."""
         check_bucket(bucket)
-        drafts = self._root / bucket / _TEMPORARY
-        return await asyncio.to_thread(_clear_drafts, drafts, time.time() - older_than.total_seconds())
+        drafts = self._root / bucket / folders.DRAFTS
+        return await asyncio.to_thread(folders.clear_drafts, drafts, time.time() - older_than.total_seconds())
 
-    async def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
+    def list(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo]:
         """Give every blob whose key starts with `prefix`; see `BlobStore.list`."""
+        return only_blobs(self.look(bucket, prefix, after=after))
+
+    async def look(self, bucket: str, prefix: str = "", *, after: str = "") -> AsyncGenerator[BlobInfo | NotABlob]:
+        """Give every blob, and every other file or folder that has the name of one; see `BlobStore.look`."""
         check_bucket(bucket)
-        found = _keys(self._root / bucket, prefix)
+        found = folders.keys(self._root / bucket, prefix)
         for key in await asyncio.to_thread(lambda: sorted(key for key in found if key > after)):
-            info = await asyncio.to_thread(_read_meta, self._path(bucket, key), bucket, key)
-            if info is not None:
-                yield info
+            entry = await asyncio.to_thread(look_at, self._root / bucket, bucket, key)
+            if entry is not None:
+                yield entry
 
     async def sign(self, bucket: str, key: str, generation: str, *, ttl: timedelta) -> SignedUrl | None:
         """Return None: a directory serves nobody."""
@@ -150,44 +189,24 @@ class LocalBlobStore:
         return self._root / bucket / (key + RESERVED_SUFFIX)
 
     def _new_draft(self, bucket: str) -> Path:
-        drafts = self._root / bucket / _TEMPORARY
-        _make_folders(drafts, self._root.parent)
+        drafts = self._root / bucket / folders.DRAFTS
+        folders.make_folders(drafts, self._root.parent)
         draft = drafts / secrets.token_hex(16)
         draft.mkdir(mode=0o700)
         return draft
 
-    def _put_bytes(self, bucket: str, key: str, data: bytes, content_type: str) -> BlobInfo:
+    def _put_bytes(self, bucket: str, key: str, data: bytes, content_type: str, sha256: str | None) -> BlobInfo:
         final = self._path(bucket, key)
+        sha256 = sha256 or hashlib.sha256(data).hexdigest()
+        info = BlobInfo(bucket, key, _new_generation(), len(data), sha256, content_type, datetime.now(UTC))
+        with suppress(single_files.NotHere):
+            self._at_its_key(final, info, lambda: single_files.write(final, data, single_files.note(info)))
+            return info
         draft = self._new_draft(bucket)
         try:
-            digest = hashlib.sha256()
-            with (draft / _DATA).open("xb", buffering=0) as file:
-                _write_all(file, data, digest)
+            with (draft / DATA).open("xb", buffering=0) as file:
+                _write_all(file, data)
                 os.fsync(file.fileno())
-            info = BlobInfo(
-                bucket, key, _new_generation(), len(data), digest.hexdigest(), content_type, datetime.now(UTC)
-            )
-            self._publish(draft, final, info)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-        return info
-
-    def _put_file(self, bucket: str, key: str, path: Path, content_type: str, sha256: str) -> BlobInfo:
-        final = self._path(bucket, key)
-        draft = self._new_draft(bucket)
-        try:
-            data = draft / _DATA
-            try:
-                os.link(path, data)
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                shutil.copyfile(path, data)
-            with data.open("rb") as file:
-                os.fsync(file.fileno())
-                size_bytes = os.fstat(file.fileno()).st_size
-            info = BlobInfo(bucket, key, _new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
             self._publish(draft, final, info)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -195,30 +214,61 @@ class LocalBlobStore:
         return info
 
     def _publish(self, draft: Path, final: Path, info: BlobInfo) -> None:
-        _write_meta(draft / _META, info)
-        _sync_folder(draft)
+        _complete(draft, info)
+        self._show(draft, final, info)
+
+    def _show(self, draft: Path, final: Path, info: BlobInfo) -> None:
+        self._at_its_key(final, info, lambda: draft.rename(final))
+        folders.sync_folder(final.parent)
+
+    def _at_its_key(self, final: Path, info: BlobInfo, publish: Callable[[], object]) -> None:
         for tries_left in reversed(range(_TRIES)):
             try:
-                _make_folders(final.parent, self._root)
-                draft.rename(final)
-                break
+                folders.make_folders(final.parent, self._root)
+                publish()
+                return
             except OSError as error:
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                # A folder never takes the place of a file.
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise AlreadyExists(f"The key {info.key} in {info.bucket} is taken.") from None
                 # The last blob beside it was deleted in this moment, and the folder with it, or one above.
                 if error.errno != errno.ENOENT or not tries_left:
                     raise
-        _sync_folder(final.parent)
 
     def _open(self, bucket: str, key: str, generation: str | None) -> tuple[BinaryIO, BlobInfo]:
         path = self._path(bucket, key)
-        info = _read_meta(path, bucket, key)
-        if info is None or generation not in (None, info.generation):
-            raise NotFound(f"There is no blob {key} in {bucket}.")
+        missing = NotFound(f"There is no blob {key} in {bucket}.")
         try:
-            return (path / _DATA).open("rb", buffering=0), info
-        except FileNotFoundError:
-            raise NotFound(f"There is no blob {key} in {bucket}.") from None
+            file, info, _ = opened(path, bucket, key)
+        except (FileNotFoundError, NotADirectoryError):
+            raise missing from None
+        if generation not in (None, info.generation):
+            file.close()
+            raise missing
+        return file, info
+
+    def _open_at(
+        self, bucket: str, key: str, generation: str | None, offset: int, length: int | None
+    ) -> tuple[BinaryIO, int, bytes]:
+        """Open a range. Returns its file, how many bytes it has, and the first of them: all, if it is small."""
+        file, info = self._open(bucket, key, generation)
+        try:
+            if offset < 0 or offset > info.size_bytes:
+                raise OutOfRange(f"offset must be 0..{info.size_bytes}, got {offset}")
+            left = info.size_bytes - offset if length is None else min(length, info.size_bytes - offset)
+            file.seek(offset)
+            return file, left, _read(file, left)
+        except BaseException:
+            file.close()
+            raise
+
+    def _copy_into(self, target: int, bucket: str, key: str, generation: str) -> BlobInfo:
+        file, info = self._open(bucket, key, generation)
+        with file:
+            make_room(target, info.size_bytes)
+            if copy_bytes(file.fileno(), target, info.size_bytes) < info.size_bytes:
+                raise NotFound("The file of a blob is shorter than it was written.")
+        return info
 
     def _copy(self, source: tuple[str, str], target: tuple[str, str], generation: str | None) -> BlobInfo:
         final = self._path(*target)
@@ -226,8 +276,9 @@ class LocalBlobStore:
         try:
             file, known = self._open(*source, generation)
             file.close()
+            path = self._path(*source)
             try:
-                os.link(self._path(*source) / _DATA, draft / _DATA)
+                os.link(path / DATA if path.is_dir() else path, draft / DATA)
             except FileNotFoundError:
                 raise NotFound(f"There is no blob {source[1]} in {source[0]}.") from None
             info = BlobInfo(
@@ -241,17 +292,22 @@ class LocalBlobStore:
 
     def _delete(self, bucket: str, key: str, generation: str) -> bool:
         path = self._path(bucket, key)
-        info = _read_meta(path, bucket, key)
-        if info is None or info.generation != generation:
+        found = look_at(self._root / bucket, bucket, key)
+        if found is None or (isinstance(found, BlobInfo) and found.generation != generation):
             return False
-        doomed = self._root / bucket / _TEMPORARY / secrets.token_hex(16)
+        doomed = self._root / bucket / folders.DRAFTS / secrets.token_hex(16)
         try:
-            path.rename(doomed)
+            if path.is_dir() and not path.is_symlink():
+                # A bucket that was copied from elsewhere need not have it.
+                folders.make_folders(doomed.parent, self._root)
+                path.rename(doomed)
+            else:
+                path.unlink()
         except FileNotFoundError:
             return False
-        _sync_folder(path.parent)
+        folders.sync_folder(path.parent)
         shutil.rmtree(doomed, ignore_errors=True)
-        _remove_empty(path.parent, self._root / bucket)
+        folders.remove_empty(path.parent, self._root / bucket)
         return True
 
 
@@ -267,14 +323,41 @@ async def _write(path: Path, chunks: AsyncIterable[bytes]) -> tuple[str, int]:
     return digest.hexdigest(), size_bytes
 
 
-def _write_all(file: BinaryIO, chunk: bytes, digest: hashlib._Hash) -> None:
-    digest.update(chunk)
+def _link_synced(path: Path, data: Path) -> int:
+    """Make a second name of a file, or a copy of it on another disk, synced. Returns its size in bytes."""
+    try:
+        os.link(path, data)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        shutil.copyfile(path, data)
+    with data.open("rb") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def _complete(draft: Path, info: BlobInfo) -> None:
+    """Write what is known of the bytes in a draft beside them: then it lacks its key only."""
+    _write_meta(draft / META, info)
+    folders.sync_folder(draft)
+
+
+def _write_all(file: BinaryIO, chunk: bytes, digest: hashlib._Hash | None = None) -> None:
+    if digest is not None:
+        digest.update(chunk)
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) :]
 
 
-def _close_opened(opening: asyncio.Future[tuple[BinaryIO, BlobInfo]]) -> None:
+def _read(file: BinaryIO, left: int) -> bytes:
+    chunk = file.read(max(0, min(CHUNK_BYTES, left)))
+    if left > 0 and not chunk:
+        raise NotFound("The file of a blob is shorter than it was written.")
+    return chunk
+
+
+def _close_opened(opening: asyncio.Future[tuple[BinaryIO, int, bytes]]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].close()
 
@@ -284,86 +367,7 @@ def _new_generation() -> str:
 
 
 def _write_meta(path: Path, info: BlobInfo) -> None:
-    meta = {
-        "generation": info.generation,
-        "size_bytes": info.size_bytes,
-        "sha256": info.sha256,
-        "content_type": info.content_type,
-        "created_at": rfc3339(info.created_at),
-    }
     with path.open("xb") as file:
-        file.write(json.dumps(meta).encode())
+        file.write(json.dumps(single_files.note(info)).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read_meta(path: Path, bucket: str, key: str) -> BlobInfo | None:
-    try:
-        meta = json.loads((path / _META).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return BlobInfo(
-        bucket,
-        key,
-        meta["generation"],
-        meta["size_bytes"],
-        meta["sha256"],
-        meta["content_type"],
-        parse_rfc3339(meta["created_at"]),
-    )
-
-
-def _clear_drafts(drafts: Path, before: float) -> int:
-    removed = 0
-    for draft in drafts.iterdir() if drafts.is_dir() else ():
-        try:
-            touched = max(path.stat().st_mtime for path in (draft, *draft.iterdir()))
-        except (FileNotFoundError, NotADirectoryError):
-            # Published, or removed, in this moment.
-            continue
-        if touched < before:
-            shutil.rmtree(draft, ignore_errors=True)
-            removed += 1
-    return removed
-
-
-def _keys(root: Path, prefix: str) -> Iterator[str]:
-    for folder, names, _ in os.walk(root):
-        below = Path(folder).relative_to(root).as_posix()
-        start = "" if below == "." else below + "/"
-        for name in list(names):
-            if name.endswith(RESERVED_SUFFIX):
-                key = start + name.removesuffix(RESERVED_SUFFIX)
-                if key.startswith(prefix):
-                    yield key
-        if not start and _TEMPORARY in names:
-            names.remove(_TEMPORARY)
-        names[:] = [name for name in names if not name.endswith(RESERVED_SUFFIX)]
-
-
-def _remove_empty(folder: Path, top: Path) -> None:
-    """Remove a folder and those above it that hold nothing: their names say whose blobs were there."""
-    while folder != top:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-        folder = folder.parent
-
-
-def _make_folders(folder: Path, known: Path) -> None:
-    """Make a folder and its parents up to one that is known to exist, each synced into its parent."""
-    if folder.is_dir():
-        return
-    if folder != known:
-        _make_folders(folder.parent, known)
-    folder.mkdir(mode=0o700, exist_ok=True, parents=folder == known)
-    _sync_folder(folder.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,6 +10,7 @@ KEY = "atelier"
 # As the API takes them.
 _LONGEST_SCHEDULER, _LONGEST_NAME = 64, 100
 _MOST_LORAS, _MOST_WEIGHT = 8, 4
+_PARTS_OF_ENHANCER = ("engine", "model", "template", "template_version")
 _QUALITIES = frozenset({"draft", "standard", "high"})
 
 
@@ -21,12 +22,14 @@ def parse(text: str) -> Described | None:
     found = made.get("settings")
     settings = found if isinstance(found, dict) else {}
     prompt, original = clean(made.get("prompt")), clean(made.get("original_prompt"))
+    by = _enhanced_by(made.get("enhanced_by"))
     quality = clean(settings.get("quality"))
     return Described(
         tool=KEY,
         prompt=original or prompt,
         negative_prompt=clean(made.get("negative_prompt")),
-        enhanced_prompt=prompt if original else "",
+        enhanced_prompt=prompt if original or by else "",
+        enhanced_by=by,
         model=model_name(made.get("model")),
         seed=whole(made.get("seed")),
         width=count(settings.get("width")),
@@ -39,6 +42,13 @@ def parse(text: str) -> Described | None:
         scheduler=clean(settings.get("scheduler"))[:_LONGEST_SCHEDULER],
         loras=_loras(settings.get("loras")),
     )
+
+
+def _enhanced_by(said: Any) -> tuple[tuple[str, str], ...]:
+    """Return the parts of what wrote an enhanced prompt that are said."""
+    found = said if isinstance(said, dict) else {}
+    parts = ((name, clean(found.get(name))[:_LONGEST_NAME]) for name in _PARTS_OF_ENHANCER)
+    return tuple((name, part) for name, part in parts if part)
 
 
 def _loras(said: Any) -> tuple[tuple[str, float], ...]:

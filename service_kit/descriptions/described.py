@@ -38,6 +38,7 @@ class Described:
         guidance: how closely the engine followed the prompt.
         quality: `draft`, `standard` or `high`, of Atelier's own files; empty otherwise, as frames and their rate are 0,
             and as are the scheduler and the LoRAs, which are named as our workers name them.
+        enhanced_by: of Atelier's own files the parts of what wrote the enhanced prompt, by name; none that is empty.
         made_at: when the file was made.
         notes: what could not be taken over, as sentences.
     """
@@ -58,6 +59,7 @@ class Described:
     frame_rate: int = 0
     scheduler: str = ""
     loras: tuple[tuple[str, float], ...] = ()
+    enhanced_by: tuple[tuple[str, str], ...] = ()
     made_at: datetime | None = None
     notes: tuple[str, ...] = ()
 

@@ -8,6 +8,7 @@ commits, on every database: whoever has read up to a position has missed nothing
 from __future__ import annotations
 
 import hashlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    insert,
     select,
     text,
     tuple_,
@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit import sqlite_driver
+from service_kit import sqlite_connections
 from service_kit.database import db_now, json_list
 from service_kit.events.cursor import Cursor, decode_cursor, encode_cursor
 from service_kit.events.tables import EVENT_INDEXES, event_columns, event_head_columns, event_source_columns
@@ -61,11 +61,16 @@ FROM unnest(
 ) AS mine (tenant_id, owner_id, before_last, subject_id, version, kind, payload)
 JOIN heads USING (tenant_id, owner_id)
 """  # noqa: S608 - the clock is a constant
-_TAKE_ON_SQLITE = text("""
-INSERT INTO event_heads AS head (tenant_id, owner_id, position, trimmed_to) VALUES (:tenant_id, :owner_id, :count, 0)
+# On SQLite in the trip of the commit.
+_TAKE_ON_SQLITE = """
+INSERT INTO event_heads AS head (tenant_id, owner_id, position, trimmed_to) VALUES (?, ?, ?, 0)
 ON CONFLICT (tenant_id, owner_id) DO UPDATE SET position = head.position + excluded.position
 RETURNING position
-""")
+"""
+_INSERT_ON_SQLITE = """
+INSERT INTO events (tenant_id, owner_id, position, subject_id, version, kind, payload, created_at)
+VALUES (?, ?, ?, ?, ?, ?, ?, atelier_now())
+"""
 _CHANGED = """
 SELECT events.tenant_id, events.owner_id, events.subject_id, events.position
 FROM {watched} JOIN events ON events.tenant_id = watched.tenant_id AND events.owner_id = watched.owner_id
@@ -167,7 +172,6 @@ class EventLog:
         self._heads = Table("event_heads", metadata, *event_head_columns())
         self._source = Table("event_source", metadata, *event_source_columns())
         # Made once: to make a statement and to know it again costs as much as to run it.
-        self._insert = insert(self._events).values(created_at=db_now())
         after = select(self._events).where(*_of(self._events), self._events.c.position > bindparam("after"))
         after = after.order_by(self._events.c.position).limit(bindparam("most", type_=Integer))
         self._after = after
@@ -176,41 +180,51 @@ class EventLog:
             self._source, self._heads, and_(*_of(self._heads))
         )
 
-    async def write(self, tx: AsyncConnection, new: Sequence[NewEvent]) -> None:
-        """Write events, in order, as the last step of a transaction: until it ends their owners' events are locked."""
+    async def write(self, tx: AsyncConnection, new: Sequence[NewEvent]) -> list[int]:
+        """Write events, in order, as the last step of a transaction: until it ends their owners' events are locked.
+
+        Returns a list that has their positions when the transaction has committed; on PostgreSQL it stays empty.
+        """
         counts = Counter(event.owner for event in new)
         heads = sorted(counts.items(), key=lambda head: (head[0].tenant_id, head[0].owner_id))
         if not heads:
-            return
+            return []
         behind = []
         for event in new:
             counts[event.owner] -= 1
             behind.append(counts[event.owner])
         if tx.dialect.name == "postgresql":
             send_later(tx, _WRITE_ON_POSTGRESQL, _arrays(heads, new, behind))
-        else:
-            await self._write_on_sqlite(tx, heads, new, behind)
+            return []
+        return await self._write_on_sqlite(tx, heads, new, behind)
 
     async def _write_on_sqlite(
         self, tx: AsyncConnection, heads: list[tuple[Owner, int]], new: Sequence[NewEvent], behind: list[int]
-    ) -> None:
-        reached: dict[Owner, int] = {}
-        for owner, count in heads:
-            mine = {"tenant_id": owner.tenant_id, "owner_id": owner.owner_id, "count": count}
-            reached[owner] = (await tx.execute(_TAKE_ON_SQLITE, mine)).scalar_one()
-        rows = [
-            {
-                "tenant_id": event.owner.tenant_id,
-                "owner_id": event.owner.owner_id,
-                "position": reached[event.owner] - before_last,
-                "subject_id": event.subject_id,
-                "version": event.version,
-                "kind": event.kind,
-                "payload": event.payload,
-            }
-            for event, before_last in zip(new, behind, strict=True)
-        ]
-        await sqlite_driver.send_later(tx, self._insert, rows)
+    ) -> list[int]:
+        positions: list[int] = []
+
+        def write(connection: sqlite3.Connection) -> None:
+            reached: dict[Owner, int] = {}
+            for owner, count in heads:
+                mine = (owner.tenant_id, owner.owner_id, count)
+                [(reached[owner],)] = connection.execute(_TAKE_ON_SQLITE, mine).fetchall()
+            positions.extend(reached[event.owner] - before_last for event, before_last in zip(new, behind, strict=True))
+            rows = [
+                (
+                    event.owner.tenant_id,
+                    event.owner.owner_id,
+                    at,
+                    event.subject_id,
+                    event.version,
+                    event.kind,
+                    event.payload,
+                )
+                for event, at in zip(new, positions, strict=True)
+            ]
+            connection.executemany(_INSERT_ON_SQLITE, rows).close()
+
+        await sqlite_connections.do_later(tx, write)
+        return positions
 
     async def after(
         self, tx: AsyncConnection, position: int, *, owner: Owner, subject_id: str | None = None, limit: int = 500

@@ -27,11 +27,12 @@ class Waker:
         Returns:
             The topics that were notified; none when the time is over: look anyway.
         """
-        try:
-            async with asyncio.timeout(limit.total_seconds()):
+        if not self._event.is_set():
+            over = asyncio.get_running_loop().call_later(limit.total_seconds(), self._event.set)
+            try:
                 await self._event.wait()
-        except TimeoutError:
-            return frozenset()
+            finally:
+                over.cancel()
         heard = frozenset(self._heard)
         self._heard.clear()
         self._event.clear()

@@ -137,6 +137,7 @@ ROLES: dict[str, set[str]] = {
         "UploadService.ReadReference",
         "UploadService.StartUpload",
         "UploadService.UploadOutput",
+        "UploadService.UploadOutputs",
         "UploadService.WriteUpload",
     },
     "open": {
@@ -153,6 +154,7 @@ ROLES: dict[str, set[str]] = {
         "AssetControlService.SettleJobs",
         "AssetControlService.TakeHold",
         "IdentityService.CheckKey",
+        "IdentityService.ListRevokedKeys",
         "WebhookService.LeaseDeliveries",
         "WebhookService.ReportDeliveries",
     },

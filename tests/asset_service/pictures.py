@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -23,13 +24,23 @@ def encoded(name: str, width: int = 32, height: int = 24, seed: int = 0, **optio
     return target.getvalue()
 
 
-def mp4(folder: Path, width: int = 64, height: int = 48, frames: int = 12, rate: int = 8, index: str = "last") -> bytes:
-    """Return a video of noise; its index of frames comes `first` or `last`."""
+_INDEX = {"last": {}, "first": {"movflags": "+faststart"}, "parts": {"movflags": "+frag_keyframe+empty_moov"}}
+
+
+def mp4(
+    folder: Path,
+    width: int = 64,
+    height: int = 48,
+    frames: int = 12,
+    rate: int = 8,
+    index: str = "last",
+    codec: str = "h264",
+) -> bytes:
+    """Return a video of noise; its index of frames comes `first`, `last` or in `parts`."""
     path = folder / "made.mp4"
     random = np.random.default_rng(0)
-    options = {"movflags": "+faststart"} if index == "first" else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("h264", rate=rate)
+    with av.open(str(path), "w", options=_INDEX[index]) as container:
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):
             pixels = random.integers(0, 255, (height, width, 3), dtype=np.uint8)

@@ -138,7 +138,7 @@ async def test_a_broken_stream_leaves_nothing(harness: Harness) -> None:
         began.set()
         await broken.wait()
 
-    call = harness.uploads.CreateUpload(half(), metadata=harness.as_user(ANN))
+    call = asyncio.ensure_future(harness.uploads.CreateUpload(half(), metadata=harness.as_user(ANN)))
     await began.wait()
     await eventually(harness.service.spool.names)
     call.cancel()

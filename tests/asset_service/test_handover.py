@@ -1,4 +1,4 @@
-"""Files that a worker on the same machine hands over: taken as any other, and nothing else is ever read."""
+"""Files that a worker on the same machine writes where the service has offered one: taken as any other."""
 
 from __future__ import annotations
 
@@ -7,27 +7,37 @@ import errno
 import hashlib
 import os
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from asset_service.handover import LIFETIME, MOST, Handover
-from atelier.asset.v1 import upload_service_pb2 as pb
-from atelier_worker.uploads import WHOLE_BYTES, Patience, Transfers
+from asset_service import handover as handover_module
+from asset_service.handover import LIFETIME, LINK, MOST, MOST_OF_A_JOB, Handover
+from atelier_worker import uploads as worker_uploads
 from service_kit.capabilities import LeaseClaims
-from service_kit.channels import connect
 from service_kit.errors import FailedPrecondition
 from service_kit.ids import new_id
+from tests.asset_service.handing_over import (
+    PICTURE,
+    SECRET,
+    collect,
+    names,
+    no_links,
+    no_messages,
+    offered,
+    refused,
+    uploaded,
+)
 from tests.asset_service.harness import Harness
-from tests.asset_service.pictures import png
 
-# More than goes with one message.
-PICTURE = png(1000, 800)
-assert len(PICTURE) > WHOLE_BYTES
-SECRET = b"nobody's business"
+FILES = Path("/proc/self/fd")
+
+
+@pytest.fixture(autouse=True)
+def nothing_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_uploads, "WHOLE_BYTES", 0)
 
 
 @pytest.fixture
@@ -40,59 +50,14 @@ def folder(harness: Harness) -> Path:
     return harness.service.settings.handover_dir
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-async def offered(harness: Harness, lease: LeaseClaims) -> pb.StartUploadResponse:
-    """Begin an upload as a worker that would rather hand its file over."""
-    request = pb.StartUploadRequest(
-        asset_index=0, size_bytes=len(PICTURE), sha256=hashlib.sha256(PICTURE).hexdigest(), handover=True
-    )
-    return await harness.uploads.StartUpload(request, metadata=harness.as_worker(lease))
-
-
-async def collect(harness: Harness, lease: LeaseClaims, upload_id: str) -> int:
-    request = pb.CollectUploadRequest(upload_id=upload_id)
-    return (await harness.uploads.CollectUpload(request, metadata=harness.as_worker(lease))).received_bytes
-
-
-async def refused(harness: Harness, lease: LeaseClaims, upload_id: str) -> grpc.StatusCode:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await collect(harness, lease, upload_id)
-    return caught.value.code()
-
-
-async def uploaded(harness: Harness, lease: LeaseClaims, file: Path, folder: Path | None) -> None:
-    """Upload a file as the worker does, and look at the asset."""
-    channel = connect(harness.service.server.target)
-    try:
-        token = harness.capabilities.sign_lease(lease)
-        transfers = Transfers(channel, token, Patience(timedelta(seconds=10), 0.01), handover=folder)
-        receipt = await transfers.upload_output(0, file, {})
-    finally:
-        await channel.close()
-    await harness.settle(lease.job_id, {0: receipt})
-    (asset,) = await harness.listed()
-    assert asset.media.sha256 == hashlib.sha256(PICTURE).hexdigest()
-
-
-def no_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def write(*_: Any) -> int:
-        raise AssertionError("the bytes came as messages")
-
-    monkeypatch.setattr(Transfers, "_write", write)
-
-
-async def test_a_worker_with_the_same_folder_sends_no_bytes(
+async def test_a_worker_on_another_disk_sends_no_bytes_either(
     harness: Harness, lease: LeaseClaims, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_messages(monkeypatch)
+    no_links(monkeypatch)
     file = tmp_path / "output.png"
     file.write_bytes(PICTURE)
     await uploaded(harness, lease, file, folder)
-    assert names(folder) == []
-    assert file.read_bytes() == PICTURE, "it is the worker's still"
 
 
 async def test_where_the_kernel_does_not_copy_between_two_disks_we_do(
@@ -103,6 +68,7 @@ async def test_where_the_kernel_does_not_copy_between_two_disks_we_do(
 
     no_messages(monkeypatch)
     monkeypatch.setattr(os, "copy_file_range", elsewhere, raising=False)
+    no_links(monkeypatch)
     (tmp_path / "output.png").write_bytes(PICTURE)
     await uploaded(harness, lease, tmp_path / "output.png", folder)
 
@@ -122,8 +88,8 @@ async def test_a_replica_that_offered_nothing_gets_the_bytes(
 ) -> None:
     offer = harness.service.handover.offer
 
-    async def lost(upload_id: str) -> str:
-        name = await offer(upload_id)
+    async def lost(upload_id: str, job_id: str) -> str:
+        name = await offer(upload_id, job_id)
         await harness.service.handover.end(upload_id)
         (folder / name).touch()
         return name
@@ -198,15 +164,31 @@ async def test_offers_are_few_and_short(tmp_path: Path) -> None:
     now = 0.0
     handover = Handover(tmp_path / "handover", now=lambda: now)
     await handover.prepare()
-    assert len({await handover.offer(str(number)) for number in range(MOST + 1)}) == MOST + 1
+    assert len({await handover.offer(str(number), "job") for number in range(MOST_OF_A_JOB + 1)}) == MOST_OF_A_JOB + 1
     with pytest.raises(FailedPrecondition):
         handover.take("0")
     os.close(handover.take("1"))
     now = LIFETIME.total_seconds() + 1
-    await handover.offer("new")
+    await handover.offer("new", "job")
     assert len(names(tmp_path / "handover")) == 1
     await handover.close()
     assert names(tmp_path / "handover") == []
+
+
+async def test_who_asks_for_many_ends_the_offers_of_nobody_else(tmp_path: Path) -> None:
+    handover = Handover(tmp_path / "handover")
+    await handover.prepare()
+    theirs = await handover.offer("theirs", "quiet")
+    for number in range(2 * MOST):
+        assert await handover.offer(str(number), "greedy")
+    for number in range(MOST):
+        await handover.offer(f"{number} of many", f"job {number}")
+    assert await handover.offer("late", "another") == "", "there are too many"
+    assert len(names(tmp_path / "handover")) == MOST
+    os.close(handover.take("theirs"))
+    assert theirs
+    assert await handover.offer("late", "another"), "and now there is room"
+    await handover.close()
 
 
 async def test_the_loop_that_ends_things_ends_offers(
@@ -231,4 +213,49 @@ async def test_what_a_dead_process_left_goes_when_it_is_old(tmp_path: Path) -> N
     os.utime(tmp_path / "old", (0, 0))
     (tmp_path / "new").touch()
     await Handover(tmp_path).prepare()
-    assert names(tmp_path) == ["new"]
+    (tmp_path / ("new" + LINK)).touch()
+    (tmp_path / ("gone" + LINK)).touch()
+    await Handover(tmp_path).prepare()
+    assert names(tmp_path) == ["new", "new" + LINK]
+
+
+async def test_a_folder_goes_when_it_is_empty_and_is_told_once_when_it_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(handover_module.log, "warning", lambda event, name, why: told.append(name))
+    for name in ("empty" + LINK, "full" + LINK, "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "something").touch()
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / ("empty" + LINK) / "something").unlink()
+    (tmp_path / "outside").symlink_to(tmp_path.parent)
+    os.utime(tmp_path / "outside", (0, 0), follow_symlinks=False)
+    handover = Handover(tmp_path)
+    await handover.prepare()
+    await handover.clear()
+    assert names(tmp_path) == ["a", "full" + LINK]
+    assert told == ["a", "full" + LINK]
+    (tmp_path / "a" / "something").unlink()
+    os.utime(tmp_path / "a", (0, 0))
+    await handover.clear()
+    assert names(tmp_path) == ["full" + LINK]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "folder"])
+async def test_what_has_no_bytes_is_not_even_opened(tmp_path: Path, kind: str) -> None:
+    """Of a pipe, or a folder, nobody learns by its size alone that it is no file."""
+    handover, opened = Handover(tmp_path), len(names(FILES))
+    name = "0" * 32
+    for place in (tmp_path / ((await handover.offer("u", "job")) + LINK), tmp_path / name):
+        if kind == "fifo":
+            os.mkfifo(place)
+        else:
+            place.mkdir()
+    with pytest.raises(FailedPrecondition):
+        handover.take_link("u")
+    if kind == "fifo":
+        reader = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK)
+        assert await handover.open_for(name) is None
+        os.close(reader)
+    assert len(names(FILES)) == opened

@@ -12,7 +12,7 @@ import pytest
 from service_kit import channels
 from service_kit.clock import SystemClock
 from service_kit.errors import InvalidArgument
-from service_kit.ids import new_id
+from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import Callers, Harness, eventually, refusal
 from tests.asset_service.pictures import encoded, mp4, png
 from tests.support.hostile_files import HostileFile, hostile_files
@@ -104,6 +104,6 @@ async def test_hostile_files_of_a_worker_leave_nothing_either(harness: Harness, 
         assert (file.name, error.reason) == (file.name, file.reason)
     await harness.service.expiry.look()
     async with harness.service.storage.read() as tx:
-        assert await tx.uploads.of_jobs([job_id]) == []
+        assert await tx.uploads.of_outputs([asset_id(job_id, index) for index in range(64)]) == []
     assert await harness.service.spool.names() == []
     assert await harness.blobs() == []

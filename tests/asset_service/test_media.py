@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from asset_service.media import MAX_SIDE, Shape, measure, sniff
+from asset_service.media import MAX_SIDE, measure, sniff
 from asset_service.probing import Probe
+from asset_service.shape_domain import Shape
 from service_kit.errors import ErrorReason, InvalidArgument, Unavailable
 from tests.asset_service.pictures import encoded, mp4, png
 from tests.support.hostile_files import gif_of, png_of, webp_of
@@ -38,6 +39,14 @@ def test_a_picture_is_as_wide_as_it_is_shown(tmp_path: Path) -> None:
 def test_a_video_is_measured(tmp_path: Path) -> None:
     path = tmp_path / "video"
     path.write_bytes(mp4(tmp_path, 80, 60, frames=20, rate=10))
+    assert measure(path) == Shape("video/mp4", 80, 60, 2000)
+
+
+@pytest.mark.parametrize("codec", ["h264", "mpeg4", "libvpx-vp9"])
+@pytest.mark.parametrize("index", ["first", "last", "parts"])
+def test_a_video_is_measured_wherever_its_index_is(tmp_path: Path, codec: str, index: str) -> None:
+    path = tmp_path / "video"
+    path.write_bytes(mp4(tmp_path, 80, 60, frames=20, rate=10, index=index, codec=codec))
     assert measure(path) == Shape("video/mp4", 80, 60, 2000)
 
 

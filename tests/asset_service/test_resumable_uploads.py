@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -46,8 +47,8 @@ async def get(harness: Harness, upload_id: str, owner: Owner = ANN) -> pb.Resuma
     return (await harness.uploads.GetUpload(request, metadata=harness.as_user(owner))).upload
 
 
-async def complete(harness: Harness, upload_id: str, owner: Owner = ANN) -> asset_pb2.Asset:
-    request = pb.CompleteUploadRequest(upload_id=upload_id)
+async def complete(harness: Harness, upload_id: str, owner: Owner = ANN, **said: Any) -> asset_pb2.Asset:
+    request = pb.CompleteUploadRequest(upload_id=upload_id, **said)
     return (await harness.uploads.CompleteUpload(request, metadata=harness.as_user(owner))).asset
 
 
@@ -89,6 +90,17 @@ async def test_it_goes_on_only_where_it_ends(harness: Harness) -> None:
         assert "must be 100" in error.message
     error = await refusal(append(harness, begun.upload_id, bytes(len(PICTURE)), 100))
     assert (type(error), error.reason) == (ResourceExhausted, ErrorReason.BODY_TOO_LARGE)
+
+
+async def test_who_asks_how_far_it_is_waits_for_no_writer(harness: Harness, clock: ManualClock) -> None:
+    begun = await begin(harness)
+    added = await append(harness, begun.upload_id, PICTURE[:10])
+    clock.advance(timedelta(minutes=5))
+    async with harness.service.storage.write():
+        async with asyncio.timeout(5):
+            assert await get(harness, begun.upload_id) == added
+    longer = await append(harness, begun.upload_id, PICTURE[10:20], 10)
+    assert longer.expires_at.ToDatetime() - added.expires_at.ToDatetime() == timedelta(minutes=5)
 
 
 async def test_somebody_else_learns_nothing(harness: Harness) -> None:
@@ -147,12 +159,52 @@ async def test_one_that_is_given_up_or_forgotten_leaves_nothing(harness: Harness
     [
         ({"sha256": "short"}, ErrorReason.INVALID_VALUE),
         ({"size_bytes": 0}, ErrorReason.OUT_OF_RANGE),
+        ({"sha256": ""}, ErrorReason.MISSING_FIELD),
+        ({"open_ended": True}, ErrorReason.CONFLICTING_FIELDS),
+        ({"open_ended": True, "size_bytes": 0}, ErrorReason.CONFLICTING_FIELDS),
         ({"filename": "a\nb"}, ErrorReason.INVALID_VALUE),
         ({"size_bytes": 1 << 40}, ErrorReason.BODY_TOO_LARGE),
     ],
 )
 async def test_what_is_announced_is_checked(harness: Harness, changes: dict[str, Any], reason: ErrorReason) -> None:
     assert (await refusal(begin(harness, **changes))).reason is reason
+
+
+@on_both_databases
+async def test_an_open_ended_one_says_at_its_end_how_long_it_is(harness: Harness) -> None:
+    begun = await begin(harness, size_bytes=0, sha256="", open_ended=True)
+    assert begun.size_bytes == 0
+    await append(harness, begun.upload_id, PICTURE[:30_000])
+    # 0 says nothing.
+    for said, reason in ((0, ErrorReason.MISSING_FIELD), (len(PICTURE), ErrorReason.INCOMPLETE_UPLOAD)):
+        assert (await refusal(complete(harness, begun.upload_id, size_bytes=said))).reason is reason
+    await append(harness, begun.upload_id, PICTURE[30_000:], 30_000)
+    for _ in range(2):
+        asset = await complete(harness, begun.upload_id, size_bytes=len(PICTURE))
+        assert (asset.asset_id, asset.media.size_bytes) == (begun.upload_id, len(PICTURE))
+    assert asset.media.sha256 == hashlib.sha256(PICTURE).hexdigest()
+
+
+async def test_an_open_ended_one_has_its_limits_and_its_digest(tmp_path: Path, clock: ManualClock) -> None:
+    async with running(tmp_path, clock, asset__max_upload_bytes="40000") as harness:
+        begun = await begin(harness, size_bytes=0, sha256="", open_ended=True)
+        over = await refusal(append(harness, begun.upload_id, PICTURE[:50_000]))
+        assert over.reason is ErrorReason.BODY_TOO_LARGE
+        kept = (await get(harness, begun.upload_id)).received_bytes
+        assert kept == 40_000
+        wrong = await refusal(complete(harness, begun.upload_id, size_bytes=kept, sha256="0" * 64))
+        assert wrong.reason is ErrorReason.DIGEST_MISMATCH
+        assert await nothing_is_left(harness)
+
+
+async def test_what_is_said_at_the_end_is_checked_against_the_beginning(harness: Harness) -> None:
+    begun = await begin(harness)
+    await append(harness, begun.upload_id, PICTURE)
+    longer = await refusal(complete(harness, begun.upload_id, size_bytes=len(PICTURE) + 1))
+    assert longer.reason is ErrorReason.INCOMPLETE_UPLOAD
+    other = await refusal(complete(harness, begun.upload_id, sha256="0" * 64))
+    assert other.reason is ErrorReason.INVALID_VALUE
+    assert (await complete(harness, begun.upload_id, size_bytes=len(PICTURE))).asset_id == begun.upload_id
 
 
 async def test_an_owner_has_a_bounded_number_of_them(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

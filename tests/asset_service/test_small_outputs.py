@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from asset_service.small_outputs import MAX_UNDER_WAY_BYTES
+from asset_service.small_outputs import MAX_BYTES, MAX_UNDER_WAY_BYTES, SmallFile
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.type.v1 import media_pb2
+from atelier_worker.uploads import WHOLE_BYTES
 from service_kit.blobs import BlobInfo
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import (
@@ -21,7 +22,7 @@ from service_kit.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from service_kit.ids import new_id
+from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import BOB, Harness, refusal
 from tests.asset_service.pictures import encoded, png
 
@@ -108,7 +109,7 @@ async def test_a_settled_job_takes_nothing_more_and_keeps_nothing(harness: Harne
     await harness.service.expiry.look()
     assert await harness.blobs() == []
     async with harness.service.storage.read() as tx:
-        assert await tx.uploads.of_jobs([job_id]) == []
+        assert await tx.uploads.of_outputs([asset_id(job_id, 0)]) == []
 
 
 async def test_what_is_wrong_is_refused(harness: Harness) -> None:
@@ -116,6 +117,8 @@ async def test_what_is_wrong_is_refused(harness: Harness) -> None:
         ([file(png(), sha256="0" * 64)], ErrorReason.DIGEST_MISMATCH),
         ([file(png(), sha256="nonsense")], None),
         ([file(b"no picture")], ErrorReason.UNSUPPORTED_MEDIA),
+        ([file(b"\x89PNG\r\n\x1a\n and no more")], ErrorReason.MEDIA_DAMAGED),
+        ([file(png(300, 300), sha256="0" * 64)], ErrorReason.DIGEST_MISMATCH),
         ([file(png(), THUMB)], None),
         ([file(png()), file(png(seed=1))], None),
         ([file(png()), file(png(), THUMB), file(png(), THUMB)], None),
@@ -166,6 +169,34 @@ async def test_what_waits_to_be_written_is_bounded(harness: Harness) -> None:
     await upload(harness, harness.lease(new_id()), file(png()))
 
 
+async def test_what_nobody_waits_for_any_more_counts_while_it_is_written(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_outputs, writing, goes_on = harness.service.small_outputs, asyncio.Event(), asyncio.Event()
+    put = harness.service.store.put_bytes
+
+    async def slow(bucket: str, key: str, data: bytes, *, content_type: str, sha256: str) -> BlobInfo:
+        writing.set()
+        await goes_on.wait()
+        return await put(bucket, key, data, content_type=content_type, sha256=sha256)
+
+    monkeypatch.setattr(harness.service.store, "put_bytes", slow)
+    picture = png()
+    one = SmallFile(None, hashlib.sha256(picture).hexdigest(), picture)
+    taking = asyncio.create_task(small_outputs.take(harness.lease(new_id()), 0, [one]))
+    await writing.wait()
+    taking.cancel()
+    await asyncio.wait({taking})
+    assert small_outputs._under_way_bytes == len(picture)
+    goes_on.set()
+    await harness.service.unbroken.close()
+    assert not small_outputs._under_way_bytes
+
+
+def test_what_a_worker_sends_whole_is_taken_whole() -> None:
+    assert WHOLE_BYTES <= MAX_BYTES
+
+
 async def test_more_than_one_message_may_carry_is_refused(harness: Harness) -> None:
     lease = harness.lease(new_id(), max_bytes=1 << 30)
     too_large = file(b"x" * ((4 << 20) + 1))
@@ -181,13 +212,13 @@ async def test_an_output_has_failed_only_when_nothing_of_it_is_being_written_any
     store, writing, goes_on, written = harness.service.store, asyncio.Event(), asyncio.Event(), asyncio.Event()
     put = store.put_bytes
 
-    async def slow(bucket: str, key: str, data: bytes, *, content_type: str) -> BlobInfo:
+    async def slow(bucket: str, key: str, data: bytes, *, content_type: str, sha256: str) -> BlobInfo:
         if content_type == "image/webp":
             await writing.wait()
             raise Unavailable("The thumbnail cannot be written.")
         writing.set()
         await goes_on.wait()
-        info = await put(bucket, key, data, content_type=content_type)
+        info = await put(bucket, key, data, content_type=content_type, sha256=sha256)
         written.set()
         return info
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from asset_service import spool as spool_module
 from asset_service.spool import Spool
+from service_kit.file_copies import copy_bytes
 
 FIRST, SECOND = b"first" * 1000, b"second" * 1000
 
@@ -65,3 +67,35 @@ async def test_who_is_cancelled_waits_until_nothing_is_written_any_more(
     with pytest.raises(asyncio.CancelledError):
         await writing
     assert spool.path("u").read_bytes() == FIRST
+
+
+async def test_both_files_stay_open_while_a_piece_is_copied(
+    spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Closed, their numbers go to the next files that are opened, and the rest would be written into those.
+    began, go_on, open_then = threading.Event(), threading.Event(), []
+
+    def slow(source: int, target: int, length: int, start: int = 0) -> int:
+        if start:
+            began.set()
+            go_on.wait(10)
+            open_then.append((os.fstat(source).st_size, os.fstat(target).st_size))
+        return copy_bytes(source, target, length, start)
+
+    def broken(*_: object) -> int:
+        began.wait(10)
+        raise OSError
+
+    monkeypatch.setattr(spool_module, "_COPIED_BYTES", len(FIRST))
+    monkeypatch.setattr(spool_module, "copy_bytes", slow)
+    monkeypatch.setattr(os, "preadv", broken)
+    path, size = tmp_path / "source", 2 * len(FIRST)
+    path.write_bytes(FIRST * 2)
+    taking = asyncio.create_task(spool.take_in("u", os.open(path, os.O_RDONLY), size, lambda: None))
+    await asyncio.to_thread(began.wait, 10)
+    await asyncio.wait([taking], timeout=0.05)
+    go_on.set()
+    with pytest.raises(OSError):
+        await taking
+    assert open_then == [(size, size)]
+    assert not spool.path("u").stat().st_size, "the room of a copy that broke off is free again"

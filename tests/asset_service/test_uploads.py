@@ -70,7 +70,7 @@ async def test_an_upload_goes_on_after_the_stream_was_cut_and_the_service_restar
             yield upload_service_pb2.WriteUploadRequest(upload_id=started.upload_id, data=data[:half])
             await arrived.wait()
 
-        call = harness.uploads.WriteUpload(cut(), metadata=harness.as_worker(lease))
+        call = asyncio.ensure_future(harness.uploads.WriteUpload(cut(), metadata=harness.as_worker(lease)))
 
         async def half_arrived() -> bool:
             return (await harness.start(lease, data)).received_bytes == half

@@ -14,14 +14,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from atelier.type.v1 import generation_pb2
-from atelier_worker.engine import Lora, Task
+from atelier_worker.engine import EnhancedBy, Lora, Task
 from atelier_worker.engines import files
 from library_service.domain import Item
 from library_service.shelf_wire import recipe
 from service_kit.identity import Owner
 from tests.asset_service.harness import Harness
 from tests.asset_service.pictures import mp4, png
-from tests.support.gallery_fixtures import TOOLS
+from tests.support.galleries.gallery import TOOLS
 
 TASK = Task(
     stage="generate",
@@ -94,6 +94,18 @@ async def test_the_prompt_as_it_was_given_is_told_from_the_enhanced_one(harness:
     asset = await harness.bring((tmp_path / "a.png").read_bytes())
     assert (asset.provenance.prompt, asset.provenance.enhanced_prompt) == ("a lantern", "a lantern 提灯")
     assert recipe(item_of(asset.provenance), as_enhanced=False).enhance_prompt
+    assert not asset.provenance.HasField("enhanced_by")
+
+
+async def test_what_wrote_an_enhanced_prompt_is_read_from_the_file(harness: Harness, tmp_path: Path) -> None:
+    # A prompt that was left as it is was enhanced nevertheless.
+    task = replace(TASK, enhanced_by=EnhancedBy("transformers", "chat", "enhance/sdxl", "v" * 101))
+    files.save_png(Image.new("RGB", (16, 16)), tmp_path / "a.png", files.made_with(task, 8, "sketch"))
+    made = (await harness.bring((tmp_path / "a.png").read_bytes())).provenance
+    assert (made.prompt, made.enhanced_prompt, made.enhance_prompt) == (TASK.prompt, TASK.prompt, True)
+    by = generation_pb2.EnhancedBy(engine="transformers", model="chat", template="enhance/sdxl")
+    by.template_version = "v" * 100
+    assert made.enhanced_by == by
 
 
 async def test_a_video_of_ours_is_made_again_from_the_file_alone(harness: Harness, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import webbrowser
 import zipfile
 from pathlib import Path
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -136,11 +135,11 @@ def test_a_video_gives_its_request(tmp_path: Path) -> None:
     with Mp4Writer(tmp_path / "kite.mp4", (32, 18), 8, made_with(task, 9, "sketch"), encoder="sketch") as writer:
         for _ in range(4):
             writer.add(Image.new("RGB", (32, 18), "teal"))
-    request, notes = request_of(tmp_path / "kite.mp4")
+    request, notes = request_of(tmp_path / "kite.mp4", as_enhanced=False)
     assert notes == []
     assert request == {
         **{"prompt": "a kite", "negative_prompt": "", "model": "wan", "format": "video", "quantity": 1, "seed": 9},
-        **{"quality": "draft", "aspect_ratio": "16:9", "steps": 4, "duration_seconds": 2.0, "frame_rate": 8},
+        **{"quality": "draft", "width": 832, "height": 464, "steps": 4, "duration_seconds": 2.0, "frame_rate": 8},
     }
 
 
@@ -158,6 +157,24 @@ def test_an_empty_library_says_why(run: Run, api: ScriptedApi, state: str, said:
     done = run("library", "list", "--url", api.url)
     assert (done.code, done.out) == (0, "")
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "reply", "said"),
+    [
+        (("library", "collections"), "collections", "no collections\n"),
+        (("webhooks", "deliveries"), "deliveries", "no deliveries\n"),
+    ],
+)
+def test_an_empty_list_says_so(run: Run, api: ScriptedApi, words: tuple[str, ...], reply: str, said: str) -> None:
+    api.script(reply_json({reply: [], "next_page_token": ""}))
+    done = run(*words, "--url", api.url)
+    assert (done.code, done.out, done.err) == (0, "", said)
+
+
+def test_a_job_for_a_prompt_makes_text_and_not_nothing_of_nothing(run: Run, api: ScriptedApi) -> None:
+    api.script(reply_json({"jobs": [{"job_id": "j1", "state": "succeeded", "enhancement_only": True}]}))
+    assert run("jobs", "list", "--url", api.url).out.split() == ["j1", "succeeded", "text"]
 
 
 @pytest.mark.parametrize("noun", ["workspace", "library"])
@@ -178,7 +195,7 @@ def test_open_hands_the_address_to_the_browser(
 
 def test_keys(atelier: Run, up: UpProcess, run: Run, tmp_path: Path) -> None:
     out = tmp_path / "ada.key"
-    done = atelier("keys", "create", "--owner", "ada", "--name", "a laptop", "--out", str(out))
+    done = atelier("keys", "create", "--owner", "ada", "--name", "a laptop", "--queued-jobs", "3", "--out", str(out))
     assert done.out == f"{out}\n"
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert out.read_text().strip() not in done.out + done.err
@@ -188,16 +205,20 @@ def test_keys(atelier: Run, up: UpProcess, run: Run, tmp_path: Path) -> None:
     (key,) = atelier("keys", "list", "--owner", "ada", "--json").json["keys"]
     assert (key["kind"], key["name"]) == ("user", "a laptop")
     assert "a laptop" in atelier("keys", "list", "--owner", "ada").out
+    assert (key.get("requests_per_minute"), key["queued_jobs"]) == (None, 3)
+    limited = atelier("keys", "limit", key["key_id"], "--requests-per-minute", "90", "--running-jobs", "0")
+    assert limited.out == "requests a minute: 90\nqueued jobs: as the settings say\nrunning jobs: any number\n"
+    assert atelier("keys", "limit", "none", "--queued-jobs", "1").code == 4
     assert atelier("keys", "revoke", key["key_id"]).code == 0
     assert "revoked" in atelier("keys", "list", "--owner", "ada").out
     assert atelier("keys", "create", "--owner", "ada", "--out", str(out)).code == 2
 
 
-def test_webhooks(atelier: Run, up: UpProcess) -> None:
-    body = {"prompt": "a heron", "model": "sdxl", "format": "image", "webhook": {"url": "https://hooks.invalid/"}}
-    with httpx.Client(base_url=up.url, headers={"x-api-key": up.key}) as http:
-        job_id = http.post("/v1/generate-content", json=body).raise_for_status().json()["job_id"]
-        http.post(f"/v1/jobs/{job_id}/cancel", json={}).raise_for_status()
+def test_webhooks(atelier: Run) -> None:
+    told = ("--webhook", "https://hooks.invalid/", "--webhook-event", "completed", "--webhook-dialect", "openai")
+    job_id = atelier("generate", "a heron", *told, "--no-wait").out.strip()
+    atelier("jobs", "cancel", job_id)
+    assert atelier("generate", "a heron", *told[2:], "--no-wait").code == 2
     (delivery,) = atelier("webhooks", "deliveries", "--job", job_id, "--json").json["deliveries"]
     assert delivery["delivery_id"] in atelier("webhooks", "deliveries", "--job", job_id, "--state", "pending").out
     assert atelier("webhooks", "deliveries", "--job", job_id, "--state", "delivered").out == ""
@@ -224,6 +245,10 @@ def test_models(atelier: Run) -> None:
     assert (row["aliases"], row["max_quantity"], row["connected_workers"]) == (["tiny-alias"], 2, 1)
     assert atelier("generate", "x", "--model", "tiny", "--quantity", "3").code == 4
     assert "tiny" in atelier("models", "list").out
+    first = atelier("models", "workers", "--limit", "1", "--json").json
+    assert len(first["workers"]) == 1
+    if first["next_page_token"]:
+        assert f"--page-token {first['next_page_token']}" in atelier("models", "workers", "--limit", "1").err
     assert atelier("models", "delete", "tiny").code == 0
     assert "tiny" not in atelier("models", "list").out
 

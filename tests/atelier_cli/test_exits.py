@@ -63,6 +63,37 @@ def test_2_when_it_was_used_wrongly(run: Run, words: list[str], said: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["generate", "x", "--size", "100"],
+            "atelier generate: there is no option or argument --size 100\n  See `atelier generate --help`.\n",
+        ),
+        (
+            ["library", "delete"],
+            "atelier library delete: the following arguments are required: ITEM\n"
+            "  See `atelier library delete --help`.\n",
+        ),
+    ],
+)
+def test_2_says_what_is_wrong_and_not_every_option_before_it(run: Run, words: list[str], said: str) -> None:
+    assert run(*words).err == said
+
+
+def test_3_when_the_address_is_none(run: Run) -> None:
+    done = run("jobs", "list", "--url", "localhost:7400")
+    assert done.code == 3
+    assert "localhost:7400 is no address: one begins with http:// or https://." in done.err
+
+
+def test_4_when_it_takes_an_operator_says_which_key(up: UpProcess, run: Run, atelier: Run) -> None:
+    key = atelier("keys", "create", "--owner", "grace").out.strip()
+    done = run("keys", "list", "--url", up.url, "--key", key)
+    assert done.code == 4
+    assert "Use an operator's key, such as admin.key" in done.err
+
+
+@pytest.mark.parametrize(
     ("reference", "said"),
     [("fox.png:moon", "must be one of style"), ("fox.png:style:much", "must be a number from 0 to 1, got 'much'")],
 )

@@ -52,6 +52,29 @@ def test_what_steers_a_generation_comes_back_with_it_and_what_is_unknown_is_told
     assert atelier("generate", "a red fox", "--lora", "ink:much").code == 2
 
 
+def test_what_is_made_of_an_enhanced_prompt_keeps_both_and_what_wrote_it(atelier: Run, tmp_path: Path) -> None:
+    words = ("--enhance", "--seed", "5", *SMALL, "--out", str(tmp_path), "--save", "--json")
+    made = atelier("generate", "a red fox", *words).json
+    job, item_id, path = made["job"], made["results"][0]["item"]["item_id"], made["files"][0]
+    assert job["enhanced_prompt"].startswith("a red fox") and job["enhanced_prompt"] != job["prompt"]
+    by = {"engine": "sketch", "template": "sketch/words", "template_version": "v1"}
+    kept = atelier("library", "show", item_id, "--json").json["item"]["provenance"]
+    for said in (job, made["assets"][0]["provenance"], kept):
+        assert (said["prompt"], said["enhanced_prompt"]) == ("a red fox", job["enhanced_prompt"])
+        assert {name: part for name, part in said["enhanced_by"].items() if part} == by
+    shown = (("jobs", job["job_id"]), ("library", item_id), ("workspace", made["assets"][0]["asset_id"]))
+    for group, thing in shown:
+        assert "sketch, sketch/words v1" in atelier(group, "show", thing).out
+    for thing in (item_id, path):
+        asked, exact = atelier("again", thing).json, atelier("again", thing, "--as-enhanced").json
+        assert (asked["prompt"], asked["enhance_prompt"]) == ("a red fox", True)
+        assert (exact["prompt"], exact.get("enhance_prompt", False)) == (job["enhanced_prompt"], False)
+    again = atelier("again", path, "--submit", "--json").json["job_id"]
+    atelier("jobs", "watch", again)
+    second = atelier("jobs", "show", again, "--json").json["job"]
+    assert (second["prompt"], second["enhanced_prompt"]) == ("a red fox", job["enhanced_prompt"])
+
+
 def test_people_read_lines(atelier: Run, tmp_path: Path) -> None:
     done = atelier("generate", "a red fox", *SMALL, "--save", "--out", str(tmp_path))
     assert done.code == 0

@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from atelier_cli.exits import REFUSED
+from atelier_cli.exits import REFUSED, USAGE
 from atelier_client import Atelier
-from atelier_client._calls import Call
+from atelier_client._calls.call import Call
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET, open_store
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.settings import load
@@ -194,11 +194,13 @@ async def test_nothing_of_a_person_is_left_in_any_table_bucket_or_file(house: Ho
     assert sorted(set(left) - {"asset.settlements.job_id"}) == []
 
     # Again, and for somebody whom nobody knows; and nothing more is taken for an erased owner.
-    assert atelier("--json", "erase", "--owner", WHO).json == {"owner_id": WHO, "done": True}
-    assert atelier("erase", "--owner", "nobody-knows").code == 0
+    unasked = atelier("erase", "--owner", WHO)
+    assert (unasked.code, "give --yes" in unasked.err) == (USAGE, True)
+    assert atelier("--json", "erase", "--owner", WHO, "--yes").json == {"owner_id": WHO, "done": True}
+    assert atelier("erase", "--owner", "nobody-knows", "--yes").code == 0
     refused = atelier("keys", "create", "--owner", WHO)
     assert (refused.code, "erased" in refused.err) == (REFUSED, True)
-    assert atelier("erase", "--owner", "admin").code == REFUSED
+    assert atelier("erase", "--owner", "admin", "--yes").code == REFUSED
     assert sorted(await house.places_of(WHO)) == []
 
 
@@ -218,6 +220,8 @@ async def test_a_sweep_tells_of_blobs_without_rows_and_deletes_them(up: UpProces
     swept = atelier("sweep")
     assert swept.out.count("deleted: blob_without_row") == 2
     assert atelier("--json", "sweep").json["findings"] == []
+    read = atelier("--json", "sweep", "--verify", "--bucket", "workspace").json
+    assert (read["findings"], read["blobs"] > 0) == ([], read["verified_bytes"] > 0)
     for bucket, key in strays:
         assert await store.stat(bucket, key) is None
 

@@ -72,6 +72,7 @@ class ScriptedApi:
     def __init__(self, url: str) -> None:
         self.url = url
         self.seen: list[Seen] = []
+        self.connections: set[object] = set()
         self._script: deque[Reply] = deque()
         self.closing = threading.Event()
 
@@ -96,6 +97,7 @@ def scripted_api() -> Iterator[ScriptedApi]:
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             headers = {name.lower(): value for name, value in self.headers.items()}
+            api.connections.add(self.client_address)
             reply = api.next(Seen(self.command, self.path, headers, body))
             self.close_connection = reply.ending != "whole" or reply.status == 0
             if reply.status:

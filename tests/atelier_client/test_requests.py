@@ -21,6 +21,7 @@ from atelier_client import (
     Timeout,
     Unavailable,
     Unreachable,
+    Webhook,
 )
 from tests.atelier_client.either import QUICK, Either
 from tests.atelier_client.scripted import DROP, Reply, ScriptedApi, refusal, reply_json
@@ -61,6 +62,35 @@ def test_what_steers_a_generation_is_sent_and_read(api: ScriptedApi, client: Eit
     assert sent["loras"] == [{"name": "ink"}, {"name": "grain", "weight": -0.5}]
     effective = submitted.generation_settings
     assert (effective.guidance, effective.scheduler, effective.loras) == (0, "euler", (Lora("ink", 1),))
+
+
+def test_a_webhook_is_said_as_far_as_it_is_known(api: ScriptedApi, client: Either) -> None:
+    api.script(reply_json(ACCEPTED), reply_json(ACCEPTED))
+    client.submit("a fox", model="sdxl", format="image", webhook=Webhook("https://hooks.example/a"))
+    told = Webhook("https://hooks.example/a", ("started", "completed"), "openai")
+    client.submit("a fox", model="sdxl", format="image", webhook=told)
+    assert [seen.json["webhook"] for seen in api.seen] == [
+        {"url": "https://hooks.example/a"},
+        {"url": "https://hooks.example/a", "events": ["started", "completed"], "dialect": "openai"},
+    ]
+
+
+def test_workers_come_in_pages(api: ScriptedApi, client: Either) -> None:
+    api.script(reply_json({"workers": [{"name": "attic"}], "next_page_token": "t"}), reply_json({"workers": []}))
+    page = client.workers(page_size=1)
+    assert ([worker.name for worker in page], page.next_page_token) == (["attic"], "t")
+    assert len(client.workers(page_token="t")) == 0
+    assert [seen.path for seen in api.seen] == ["/v1/workers?page_size=1", "/v1/workers?page_token=t"]
+
+
+def test_a_key_has_limits(api: ScriptedApi, client: Either) -> None:
+    key = {"key_id": "k1", "requests_per_minute": 90, "running_jobs": 0}
+    api.script(reply_json({"key": key, "secret": "s"}), reply_json({"key": key}))
+    client.create_key("ada", requests_per_minute=90, running_jobs=0)
+    changed = client.update_key("k1", queued_jobs=3)
+    assert (changed.requests_per_minute, changed.queued_jobs, changed.running_jobs) == (90, None, 0)
+    assert api.seen[0].json == {"owner_id": "ada", "requests_per_minute": 90, "running_jobs": 0}
+    assert (api.seen[1].method, api.seen[1].path, api.seen[1].json) == ("PUT", "/v1/keys/k1", {"queued_jobs": 3})
 
 
 def test_a_frame_rate_is_asked_for_and_registered(api: ScriptedApi, client: Either) -> None:

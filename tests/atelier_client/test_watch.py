@@ -41,6 +41,18 @@ def test_events_are_typed_and_the_last_one_ends_it(api: ScriptedApi, client: Eit
     assert api.seen[0].headers["accept"] == "text/event-stream"
 
 
+@pytest.mark.parametrize("ending", ["whole", "silent"])
+def test_the_end_of_a_stream_is_awaited_for_a_moment(api: ScriptedApi, client: Either, ending: str) -> None:
+    """Then its connection serves the next request; a stream that does not end keeps nobody."""
+    api.script(
+        reply_json({"job_id": "j1"}), stream(event("state", DONE, "c1"), ending=ending), reply_json({"assets": []})
+    )
+    began = time.monotonic()
+    assert client.generate("a fox", model="sdxl", format="image").assets == ()
+    assert time.monotonic() - began < 5.0
+    assert len(api.connections) == (1 if ending == "whole" else 2)
+
+
 @pytest.mark.parametrize(
     "trouble",
     [
@@ -53,9 +65,12 @@ def test_events_are_typed_and_the_last_one_ends_it(api: ScriptedApi, client: Eit
             event("snapshot", RUNNING, "c1"),
             b'event: error\ndata: {"error": {"status": "UNAUTHENTICATED", "reason": "expired_identity"}}\n\n',
         ),
-        stream(event("snapshot", RUNNING, "c1"), b'event: error\ndata: {"error": {"status": "UNAVAILABLE"}}\n\n'),
+        *(
+            stream(event("snapshot", RUNNING, "c1"), b'event: error\ndata: {"error": {"status": "%s"}}\n\n' % status)
+            for status in (b"UNAVAILABLE", b"RESOURCE_EXHAUSTED")
+        ),
     ],
-    ids=["broken", "ended early", "half an event", "identity expired", "service down"],
+    ids=["broken", "ended early", "half an event", "identity expired", "service down", "too many watch"],
 )
 def test_a_lost_stream_goes_on_after_the_last_cursor(api: ScriptedApi, client: Either, trouble: Reply) -> None:
     api.script(trouble, DROP, refusal(503, "UNAVAILABLE", retry_after=0), stream(event("state", DONE, "c2")))

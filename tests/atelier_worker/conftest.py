@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from atelier_worker.uploads import Patience
+from atelier_worker.patience import Patience
 from atelier_worker.worker import run_worker
 from service_kit.settings import Settings, for_tests
 from tests.atelier_worker.fake_router import KEY, LIMIT_S, FakeRouter, within

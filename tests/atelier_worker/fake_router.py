@@ -15,6 +15,8 @@ from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2_grpc
+from service_kit.errors import AtelierError
+from service_kit.rpc_errors import DETAILS_KEY, grpc_code, to_status
 
 LIMIT_S = 10.0
 KEY = "atl_0123456789abcdef_secret"
@@ -164,7 +166,7 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
         raise NotImplementedError
 
     ListKeys = UpdateKey = RevokeKey = CreateSignInCode = ExchangeSignInCode = GetIdentity = CreateKey
-    GetOwnerLimits = PutOwnerLimits = CheckKey = CreateKey
+    GetOwnerLimits = PutOwnerLimits = CheckKey = ListRevokedKeys = CreateKey
 
 
 class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
@@ -177,6 +179,7 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
         self.tokens: set[str] = set()
         self.calls: list[str] = []
         self.failures: dict[str, deque[grpc.StatusCode]] = defaultdict(deque)
+        self.refusals: dict[str, AtelierError] = {}
         self.break_writes_after: int | None = None
         self.write_gate: asyncio.Event | None = None
         self.writing = asyncio.Event()
@@ -190,9 +193,15 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
         self.tokens.add(dict(context.invocation_metadata())["atelier-lease-token"])
         if self.failures[name]:
             await context.abort(self.failures[name].popleft(), f"{name} fails")
+        if name in self.refusals:
+            error = self.refusals[name]
+            details = ((DETAILS_KEY, to_status(error, "r1").SerializeToString()),)
+            await context.abort(grpc_code(error), error.message, trailing_metadata=details)
 
     async def UploadOutput(self, request: Any, context: Any) -> Any:
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "an asset service of the first release")
+
+    UploadOutputs = UploadOutput
 
     async def StartUpload(self, request: upload_service_pb2.StartUploadRequest, context: Any) -> Any:
         await self._enter("StartUpload", context)

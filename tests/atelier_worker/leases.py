@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 
 JOB = "0197a000-0000-7000-8000-000000000001"
+REFERENCE = "0197a000-0000-7000-8000-00000000000a"
 
 
 def ref(job_id: str = JOB, fence: int = 1, stage: int = 0) -> pb.LeaseRef:
@@ -26,6 +28,19 @@ def lease(script: str, *, job_id: str = JOB, fence: int = 1, quantity: int = 1, 
     made = pb.Lease(ref=ref(job_id, fence), attempt=1, token="lease-token")
     made.spec.CopyFrom(pb.StageSpec(kind=kind, prompt=script, settings=settings))
     made.ttl.FromTimedelta(timedelta(seconds=30))
+    return made
+
+
+def with_reference(content: bytes, script: str = "references") -> pb.Lease:
+    """Return a lease with one picture to start from, whose bytes these are."""
+    made = lease(script)
+    leased = made.spec.references.add()
+    leased.reference.CopyFrom(
+        generation_pb2.ReferenceImage(asset_id=REFERENCE, kind=generation_pb2.REFERENCE_KIND_INIT, strength=0.25)
+    )
+    leased.media.content_type = "image/png"
+    leased.media.size_bytes = len(content)
+    leased.media.sha256 = hashlib.sha256(content).hexdigest()
     return made
 
 

@@ -103,6 +103,15 @@ class ScriptedEngine:
         read, written = map(int, counts) if counts else (None, None)
         context.finish(reason, prompt_tokens=read, completion_tokens=written)  # type: ignore[arg-type]
 
+    def do_wrote(self, argument: str, task: Task, context: Context) -> None:
+        """`wrote MODEL TEMPLATE VERSION`: what wrote the prompt; shorter by words that are not said."""
+        names = dict(zip(("model", "template", "template_version"), argument.split(), strict=False))
+        context.finish("stop", **names)  # type: ignore[arg-type]
+
+    def do_enhancer(self, argument: str, task: Task, context: Context) -> None:
+        """Warn of what wrote the prompt."""
+        context.warn(str(task.enhanced_by))
+
     def do_chat(self, argument: str, task: Task, context: Context) -> None:
         """Write everything that is known of the conversation."""
         context.write(f"{task.stage} {task.format} {task.indexes} {task.chat}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from atelier_worker.uploads import Patience
+from atelier_worker.patience import Patience
 from atelier_worker.worker import run_plan
 from atelier_worker.worker_file import read_worker_file
 from service_kit.settings import for_tests

@@ -123,9 +123,9 @@ async def test_a_router_that_does_not_answer_is_said_once(tmp_path: Path) -> Non
     ]
 
 
-def weights(folder: Path, *names: str, **options: object) -> dict[str, Finding]:
+def weights(folder: Path, *names: str, engine: str = "sketch", **options: object) -> dict[str, Finding]:
     models = [{"name": name, "source": str(folder / name)} for name in names]
-    plan = EnginePlan("e", "sketch", {"models": models, **options}, "attic-e")
+    plan = EnginePlan("e", engine, {"models": models, **options}, "attic-e")
     return {one.check: one for one in checkup.look_at_weights(plan)}
 
 
@@ -141,6 +141,8 @@ async def test_weights_that_are_broken_or_too_large(tmp_path: Path, monkeypatch:
     assert bad["memory for e"].seen == "fine needs about 4 MiB, and cuda:0 has 3 MiB free"
     assert 'dtype = "bfloat16"' in bad["memory for e"].remedy
     assert weights(tmp_path, "fine", dtype="bfloat16")["memory for e"].ok, "in half precision it fits"
+    assert weights(tmp_path, "fine", engine="diffusers")["memory for e"].ok, "its auto is half precision on a GPU"
+    assert "and cpu has" in weights(tmp_path, "fine", engine="diffusers", device="cpu")["memory for e"].seen
     gone = weights(tmp_path, "fine", device="cuda:3")["memory for e"]
     assert (gone.seen, gone.remedy) == ("there is no cuda:3 on this machine", "Name another device: cuda:0.")
     assert "and cpu has" in weights(tmp_path, "fine", device="cpu")["memory for e"].seen

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from atelier_worker import connection
 from tests.atelier_worker.conftest import StartWorker, files, open_gate, pass_gate
 from tests.atelier_worker.fake_router import KEY, LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
@@ -85,6 +86,23 @@ async def test_what_could_not_be_handed_back_is_named_and_handed_back_later(
     router.refuse_work = None
     later = await router.session()
     assert list(later.hello.leases) == [ref()]
+    assert (await later.expect("lease_reject")).ref == ref()
+    assert await worker.exit_code() == 0
+
+
+async def test_a_worker_that_goes_down_does_not_sit_out_a_long_pause_with_what_it_has_to_hand_back(
+    router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_FIRST_PAUSE_S", 3600.0)
+    monkeypatch.setattr(connection, "_LONGEST_PAUSE_S", 3600.0)
+    worker = await start_worker(drain_grace=timedelta(0))
+    session = await router.session()
+    await session.say(lease=lease("progress 0 1 2; hang"))
+    await session.report("progress")
+    session.end()
+    await within(session.closed.wait())
+    worker.drain()
+    later = await router.session()
     assert (await later.expect("lease_reject")).ref == ref()
     assert await worker.exit_code() == 0
 

@@ -32,10 +32,29 @@ class Strict:
 """
 
 
+OWN = """
+class Own:
+    name, concurrency = "own", 1
+
+    def __init__(self, options):
+        pass
+
+    def run(self, task, context):
+        pass
+
+class WithoutOptions:
+    name, concurrency = "own", 1
+
+    def run(self, task, context):
+        pass
+"""
+
+
 @pytest.fixture(autouse=True)
 def _modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "needy_engine.py").write_text(NEEDY)
     (tmp_path / "strict_engine.py").write_text(STRICT)
+    (tmp_path / "own_engine.py").write_text(OWN)
     monkeypatch.syspath_prepend(str(tmp_path))
 
 
@@ -79,6 +98,37 @@ def test_a_wrong_option_is_said_as_the_engine_says_it() -> None:
     assert load_engine("strict_engine:Strict", {"device": "cpu"}).name == "strict"
     sentence = "[[engine]] pictures: devise is not known. Did you mean device?"
     assert refusal("strict_engine:Strict", {"devise": "cpu"}) == sentence
+
+
+def test_a_class_that_is_not_there_or_takes_no_options() -> None:
+    assert refusal("own_engine:Owm") == "There is no 'Owm' in the module 'own_engine': an engine is named module:Class."
+    assert refusal("own_engine:WithoutOptions") == (
+        "The engine 'own_engine:WithoutOptions' cannot be made: it is given one argument, its options. "
+        "Write `def __init__(self, options)`."
+    )
+
+
+@pytest.mark.parametrize(
+    ("part", "said", "sentence"),
+    [
+        ("worker_types", "sdxl", "has worker_types = 'sdxl'; they are texts in a tuple, such as (\"sdxl\",)."),
+        ("models", ["mine", 7], "has models = ['mine', 7]; they are texts in a tuple, such as (\"sdxl\",)."),
+        ("stages", "generate", "has stages = 'generate'; they are texts in a tuple, such as (\"generate\",)."),
+        (
+            "stages",
+            ("generate", "talk"),
+            "has the stage 'talk', which nobody asks for; there are generate, enhance, chat.",
+        ),
+        ("concurrency", 0, "has concurrency = 0; it is a number from 1."),
+        ("concurrency", "2", "has concurrency = '2'; it is a number from 1."),
+    ],
+)
+def test_what_an_engine_says_wrongly_of_itself_is_refused(
+    part: str, said: object, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_engine("own_engine:Own", {}).name == "own"
+    monkeypatch.setattr(f"own_engine.Own.{part}", said, raising=False)
+    assert refusal("own_engine:Own") == f"The engine 'own_engine:Own' {sentence}"
 
 
 def test_the_entry_points_are_those_of_the_environment() -> None:

@@ -210,6 +210,17 @@ async def test_an_engine_that_cannot_be_made_says_why() -> None:
     await engine.stop()
 
 
+async def test_who_is_cancelled_while_an_engine_stops_is_cancelled_when_it_has() -> None:
+    engine = EngineClient(ENGINE, {})
+    await within(engine.start())
+    stopping = asyncio.create_task(engine.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await within(asyncio.wait({stopping}))
+    assert stopping.cancelled()
+    assert engine.pid is None
+
+
 async def test_secrets_do_not_reach_the_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ATELIER_WORKER_KEY", "atl_secret")
     engine = EngineClient(ENGINE, {})

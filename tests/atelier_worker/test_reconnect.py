@@ -168,10 +168,10 @@ async def test_a_full_disk_takes_nothing(
 async def test_an_outcome_that_cannot_be_forgotten_does_not_end_the_session(
     router: FakeRouter, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(spool: Spool, completion_id: str) -> None:
+    def fails(path: Path, missing_ok: bool = False) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(Spool, "forget", fails)
+    monkeypatch.setattr(Path, "unlink", fails)
     await start_worker()
     session = await router.session()
     for job in ("one", "two"):

@@ -30,11 +30,14 @@ async def test_one_stage_from_hello_to_its_outcome(router: FakeRouter, start_wor
     assert session.hello.slots == 4
     assert (await session.expect("credits")).free == 4
 
-    await session.say(lease=lease("progress 0 1 2; deliver 0 10; deliver 1 2000000; warn paler", quantity=2))
+    await session.say(
+        lease=lease("progress 0 1 2; deliver 0 10; deliver 1 2000000; warn paler; warn paler", quantity=2)
+    )
     outcome = await session.expect("outcome")
     await session.answer(outcome)
 
-    assert session.kinds()[:3] == ["credits", "lease_ack", "credits"]
+    # What is free now may be said before the outcome or after it.
+    assert session.kinds()[:2] == ["credits", "lease_ack"]
     assert outcome.ref == ref()
     assert [(entry.asset_index, entry.receipt) for entry in outcome.outputs.outputs] == [
         (0, "receipt-0"),
@@ -46,19 +49,6 @@ async def test_one_stage_from_hello_to_its_outcome(router: FakeRouter, start_wor
     assert router.assets.tokens == {"lease-token"}
     worker.drain()
     assert await worker.exit_code() == 0
-
-
-async def test_text_comes_in_pieces_that_join_to_the_outcome(router: FakeRouter, start_worker: StartWorker) -> None:
-    await start_worker()
-    session = await router.session()
-    await session.say(lease=lease("write a rów; write  of; write  boats 提灯", enhance=True))
-    outcome = await session.expect("outcome")
-    assert outcome.text == "a rów of boats 提灯"
-    text = ""
-    for report in session.reports():
-        assert report.text.offset == len(text)
-        text += report.text.text
-    assert text == outcome.text
 
 
 async def test_credits_are_absolute_and_follow_the_engine(
@@ -161,17 +151,6 @@ async def test_what_steers_a_generation_reaches_the_engine(router: FakeRouter, s
         outcome = await session.expect("outcome")
         assert list(outcome.warnings) == [said]
         await session.answer(outcome)
-
-
-async def test_a_prompt_is_enhanced_without_what_steers_its_picture(
-    router: FakeRouter, start_worker: StartWorker
-) -> None:
-    await start_worker()
-    session = await router.session()
-    sent = lease("steered; write done", enhance=True)
-    sent.spec.settings.guidance = 7
-    await session.say(lease=sent)
-    assert list((await session.expect("outcome")).warnings) == ["None '' [] []"]
 
 
 async def test_what_the_router_warns_of_is_logged(

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
 
-from atelier.type.v1 import error_pb2, generation_pb2, media_pb2
+from atelier.type.v1 import error_pb2, media_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
+from service_kit.errors import ErrorReason, InvalidArgument
 from tests.atelier_worker.conftest import StartWorker, pass_gate
 from tests.atelier_worker.fake_router import FakeRouter, within
-from tests.atelier_worker.leases import lease
+from tests.atelier_worker.leases import REFERENCE, lease, with_reference
 
 MIB = 1 << 20
-REFERENCE = "0197a000-0000-7000-8000-00000000000a"
 
 
 async def test_a_broken_upload_goes_on_where_it_stopped(router: FakeRouter, start_worker: StartWorker) -> None:
@@ -97,6 +96,18 @@ async def test_when_no_output_can_be_stored_another_attempt_may(router: FakeRout
     assert (failure.failure.reason, failure.retryable) == (error_pb2.ERROR_REASON_OUTPUT_LOST, True)
 
 
+async def test_a_file_that_nobody_takes_is_told_and_not_made_again(
+    router: FakeRouter, start_worker: StartWorker
+) -> None:
+    router.assets.refusals["FinishUpload"] = InvalidArgument("It is a song.", ErrorReason.UNSUPPORTED_MEDIA)
+    await start_worker()
+    session = await router.session()
+    await session.say(lease=lease("deliver 0 5"))
+    failure = (await session.expect("outcome")).failure
+    assert (failure.failure.reason, failure.retryable) == (error_pb2.ERROR_REASON_ENGINE_FAILED, False)
+    assert failure.failure.message == "The engine delivered a file that is not taken. It is a song."
+
+
 async def test_renditions_go_with_their_output(router: FakeRouter, start_worker: StartWorker) -> None:
     await start_worker()
     session = await router.session()
@@ -116,18 +127,6 @@ async def test_a_rendition_that_is_refused_does_not_cost_the_output(
     await session.say(lease=lease("thumb 0"))
     assert (await session.expect("outcome")).outputs.outputs[0].receipt == "receipt-0"
     assert router.assets.finished == [(0, [])]
-
-
-def with_reference(content: bytes, script: str = "references") -> pb.Lease:
-    made = lease(script)
-    leased = made.spec.references.add()
-    leased.reference.CopyFrom(
-        generation_pb2.ReferenceImage(asset_id=REFERENCE, kind=generation_pb2.REFERENCE_KIND_INIT, strength=0.25)
-    )
-    leased.media.content_type = "image/png"
-    leased.media.size_bytes = len(content)
-    leased.media.sha256 = hashlib.sha256(content).hexdigest()
-    return made
 
 
 async def test_references_lie_on_the_disk_of_the_engine(router: FakeRouter, start_worker: StartWorker) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1 import upload_service_pb2_grpc
-from atelier_worker.uploads import WHOLE_BYTES, Patience, TransferFailed, Transfers
+from atelier_worker.patience import Patience, TransferFailed
+from atelier_worker.uploads import WHOLE_BYTES, Transfers
 from tests.atelier_worker.fake_router import FakeAssets
 
 

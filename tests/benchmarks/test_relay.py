@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,11 @@ async def test_the_engine_writes_what_the_upstream_does(tmp_path: Path, monkeypa
         monkeypatch.setenv(UPSTREAM, str(server.sockets[0].getsockname()[1]))
         listener, engine = Listener(tmp_path), RelayEngine({})
         task: Any = dataclasses.replace(ENHANCE, stage="chat", chat=Chat((Message("user", "hello"),)))
-        await asyncio.to_thread(engine.run, task, listener)
-    assert len(listener.text) == TOKENS
-    assert listener.finishes == [("stop", 1, TOKENS)]
+        with contextlib.closing(engine):
+            for _ in range(2):
+                await asyncio.to_thread(engine.run, task, listener)
+    assert len(listener.text) == 2 * TOKENS
+    assert listener.finishes == 2 * [("stop", 1, TOKENS)]
 
 
 def taken(ours: float, theirs: float) -> dict[str, list[float]]:

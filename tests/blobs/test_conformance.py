@@ -68,6 +68,18 @@ async def test_a_file_becomes_a_blob_that_stays_when_the_file_goes(store: BlobSt
     assert await read(store, BUCKET, "default/ann/file") == content
 
 
+async def test_a_blob_is_copied_into_an_open_file(store: BlobStore, tmp_path: Path) -> None:
+    for number, content in enumerate((b"small", b"copied" * 800_000)):
+        info = await store.put_bytes(BUCKET, f"default/ann/{number}", content, content_type="video/mp4")
+        path = tmp_path / str(number)
+        with path.open("wb") as file:
+            assert await store.copy_into(file.fileno(), BUCKET, info.key, generation=info.generation) == info
+            for key, generation in ((info.key, "1"), ("default/ann/none", info.generation)):
+                with pytest.raises(NotFound):
+                    await store.copy_into(file.fileno(), BUCKET, key, generation=generation)
+        assert path.read_bytes() == content
+
+
 async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore) -> None:
     info = await store.put_bytes(BUCKET, "default/ann/small", b"small", content_type="image/png")
     assert (info.sha256, info.size_bytes) == (hashlib.sha256(b"small").hexdigest(), 5)

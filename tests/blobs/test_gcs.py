@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,33 @@ async def test_no_more_requests_are_made_at_once_than_allowed(tmp_path: Path, gc
     assert len([thread for thread in threading.enumerate() if thread.name.startswith("gcs")]) == 2
     await store.close()
     assert [thread for thread in threading.enumerate() if thread.name.startswith("gcs")] == []
+
+
+async def test_requests_go_through_the_proxy_that_the_environment_names(
+    tmp_path: Path, gcs_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            asked.append(await reader.readline())
+            writer.close()
+            await writer.wait_closed()
+
+    proxy = await asyncio.start_server(answer, "127.0.0.1", 0)
+    monkeypatch.setenv(EMULATOR_ENV, "http://storage.test")
+    monkeypatch.setenv("no_proxy", "elsewhere.test")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+    store = open_store(for_tests(tmp_path, blobs__url=gcs_url, **IMPATIENT))
+    # As it was at the start: nobody looks again.
+    monkeypatch.delenv("http_proxy")
+    with pytest.raises(Unavailable):
+        await store.put_bytes(BUCKET, "a", b"x", content_type="image/png")
+    await store.close()
+    proxy.close()
+    await proxy.wait_closed()
+    # The client asks for the bucket, too, for its own traces.
+    assert any(line.startswith(b"POST http://storage.test/upload/") for line in asked)
 
 
 async def test_whoever_is_cancelled_leaves_no_write_behind(store: BlobStore) -> None:

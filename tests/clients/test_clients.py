@@ -60,7 +60,9 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack
     folder = tmp_path_factory.mktemp("clients")
     files = make_certificates(folder, "localhost")
     async with AsyncExitStack() as opened:
-        system = await opened.enter_async_context(running_system(folder / "data"))
+        system = await opened.enter_async_context(
+            running_system(folder / "data", asset__max_upload_bytes=str(120 << 20))
+        )
         tls = await opened.enter_async_context(unreliable(system.url, {}, tls=files.server()))
         environ = {
             "PATH": os.environ["PATH"],

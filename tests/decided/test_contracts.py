@@ -24,6 +24,8 @@ ZERO_IS_ABSENT = {
     "atelier.router.v1.Model.position",
     "atelier.router.v1.LoadedModel.size_bytes",
     "atelier.asset.v1.CreateUploadRequest.size_bytes",
+    "atelier.asset.v1.BeginUploadRequest.size_bytes",
+    "atelier.asset.v1.CompleteUploadRequest.size_bytes",
     "atelier.asset.v1.WriteUploadRequest.offset",
 }
 

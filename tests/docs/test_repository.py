@@ -21,10 +21,11 @@ READS_OLD_TABLES = (
     "cli/atelier_cli/importing/",
     "service_kit/descriptions/",
     "tests/moving_in/",
-    "tests/support/gallery_fixtures.py",
+    "tests/support/galleries/",
     "docs/moving-in.md",
     "docs/adr/0037-moving-in.md",
 )
+PLACE = re.compile(r"`(\w[\w.-]*/[\w./-]+\.(?:py|toml|proto|js|html|md|jsonl))(?::([\w.]+))?`")
 OLD_NAMES = ["-".join(("queue", "job")), "-".join(("enhance", "prompt")), "_".join(("workspace", "items"))]
 
 
@@ -56,6 +57,20 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_and_names_in_them_exist(page: Path) -> None:
+    for path, name in PLACE.findall(prose(page)):
+        if not (ROOT / path.split("/")[0]).is_dir():
+            # A file of every service, such as storage/tables.py.
+            continue
+        assert (ROOT / path).is_file(), f"{page.name} names {path}"
+        last = name.rpartition(".")[2]
+        text = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^\s*(?:(?:async )?def|class) {last}\b|^{last}\b", text, re.MULTILINE), (
+            f"{path} has no {name}"
+        )
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_are_named_exist(page: Path) -> None:
     text = page.read_text("utf-8")
     known = {setting.name for setting in SETTINGS}
@@ -64,6 +79,15 @@ def test_settings_that_are_named_exist(page: Path) -> None:
     assert set(SETTING.findall(text)) - files <= known
     variables = {setting.env for setting in SETTINGS} | {f"{row.env}_FILE" for row in SETTINGS if row.secret}
     assert set(VARIABLE.findall(text)) <= variables | {"ATELIER_CONFIG"}
+
+
+def test_every_page_and_folder_is_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in LINK.findall(readme)}
+    assert {page for page in pages() if page.parent.name != "adr"} - linked <= {ROOT / "README.md"}
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    folders = {name.split("/")[0] for name in tracked.stdout.decode().split("\0") if "/" in name}
+    assert {name for name in folders if not name.startswith(".")} <= set(re.findall(r"^(\w+)/ ", readme, re.MULTILINE))
 
 
 def test_the_names_of_before_are_nowhere() -> None:

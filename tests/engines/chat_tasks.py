@@ -18,6 +18,7 @@ class Heard:
         self.workdir = workdir
         self.pieces: list[str] = []
         self.ended: tuple[str, int | None, int | None] | None = None
+        self.written_by: tuple[str, str, str] | None = None
         self.logs: list[str] = []
         self.warnings: list[str] = []
         self.phases: list[str] = []
@@ -57,10 +58,14 @@ class Heard:
         *,
         prompt_tokens: int | None = None,
         completion_tokens: int | None = None,
+        model: str = "",
+        template: str = "",
+        template_version: str = "",
     ) -> None:
-        """Keep how it ended."""
+        """Keep how it ended, and what wrote it."""
         self.check_cancelled()
         self.ended = (reason, prompt_tokens, completion_tokens)
+        self.written_by = (model, template, template_version)
 
     def log(self, line: str) -> None:
         """Keep a line."""

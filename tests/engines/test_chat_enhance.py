@@ -44,12 +44,13 @@ def speak(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
 def test_a_prompt_becomes_richer_within_its_budget_and_says_so(folder: Path) -> None:
     heard = said(make_engine(folder), enhance_task("a red kite", model="sdxl"))
 
-    assert heard.logs == ["enhance/v1/sdxl, written by tiny"]
+    assert heard.logs == ["enhance/sdxl v1, written by tiny"]
     assert len(heard.pieces) > 5
     assert 0 < tokens_of(heard.text) <= 75
-    assert heard.warnings == ["The enhanced prompt was cut: enhance/v1/sdxl keeps a prompt for sdxl within 75 tokens."]
+    assert heard.warnings == ["The enhanced prompt was cut: enhance/sdxl v1 keeps a prompt for sdxl within 75 tokens."]
     assert heard.phases[-1] == "writing"
-    assert heard.ended is None
+    assert heard.ended == ("length", None, None)
+    assert heard.written_by == ("tiny", "enhance/sdxl", "v1")
 
 
 def test_a_seed_gives_the_same_prompt(folder: Path) -> None:
@@ -94,5 +95,5 @@ def test_a_blank_and_an_endless_prompt_are_refused(folder: Path) -> None:
     engine = make_engine(folder)
     with pytest.raises(EngineError, match="prompt is blank"):
         said(engine, enhance_task("  "))
-    with pytest.raises(EngineError, match=r"has \d{4} tokens together with enhance/v1/sdxl; .* at most 4096"):
+    with pytest.raises(EngineError, match=r"has \d{4} tokens together with enhance/sdxl v1; .* at most 4096"):
         said(engine, enhance_task("kite " * 1000))

@@ -82,9 +82,11 @@ async def test_a_richer_prompt_streams_and_its_template_is_logged(client: AsyncA
     deltas = [event.text_delta for event in events if event.text_delta]
     assert len(deltas) > 1
     assert max(delta.offset + len(delta.text) for delta in deltas) == len(job.enhanced_prompt)
-    assert [event.log.line for event in events if event.log] == ["enhance/v1/sdxl, written by chat"]
+    assert [event.log.line for event in events if event.log] == ["enhance/sdxl v1, written by chat"]
+    assert job.enhanced_by is not None
+    assert str(job.enhanced_by) == "transformers, chat, enhance/sdxl v1"
     # Random words come to no end by themselves: what is kept of them is said.
-    assert any("enhance/v1/sdxl" in warning.message for warning in job.warnings)
+    assert any("enhance/sdxl v1" in warning.message for warning in job.warnings)
 
 
 async def test_from_a_request_to_a_saved_item(http: httpx.AsyncClient, client: AsyncAtelier) -> None:

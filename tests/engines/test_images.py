@@ -14,39 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from atelier_worker.engine import Cancelled, EngineError, Lora
+from atelier_worker.engine import Cancelled, EngineError
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from atelier_worker.engines.diffusers_engine.schedulers import SCHEDULERS
 from atelier_worker.engines.residency import NotEnoughMemory
-from tests.engines import tiny_sdxl
 from tests.engines.viewer import Make, maker, reference, save_picture
 
 pytestmark = [
     # diffusers hands a tensor to numpy in the old way.
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    # peft, of a second LoRA, and of one that is taken out because it does not fit.
-    pytest.mark.filterwarnings("ignore:Adapter lora_.* was active which is now deleted:UserWarning"),
-    pytest.mark.filterwarnings("ignore:Already found a `peft_config` attribute:UserWarning"),
 ]
 
 
 @pytest.fixture(scope="module")
-def lora_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("loras")
-    return {
-        "ink": str(tiny_sdxl.save_lora(folder)),
-        "oil 2.1": str(tiny_sdxl.save_lora(folder, "oil.safetensors", seed=2)),
-        "other": str(tiny_sdxl.save_lora(folder, "other.safetensors", width=3)),
-        "lost": str(tiny_sdxl.save_lora(folder, "lost.safetensors")),
-    }
-
-
-@pytest.fixture(scope="module")
-def engine(tiny_sdxl_folder: Path, lora_files: dict[str, str]) -> DiffusersEngine:
-    model = {"name": "sdxl", "source": str(tiny_sdxl_folder), "loras": lora_files}
-    made = DiffusersEngine({"device": "cpu", "models": [model]})
-    Path(lora_files["lost"]).unlink()
-    return made
+def engine(tiny_sdxl_folder: Path) -> DiffusersEngine:
+    return DiffusersEngine({"device": "cpu", "models": [{"name": "sdxl", "source": str(tiny_sdxl_folder)}]})
 
 
 @pytest.fixture(scope="module")
@@ -189,33 +171,6 @@ def test_guidance(make: Make, tiny_sdxl_folder: Path) -> None:
     assert make(guidance=1.0, negative_prompt="fog").warnings == [
         "With a guidance of 1 the negative prompt has no effect."
     ]
-
-
-def test_loras_by_name(make: Make) -> None:
-    before = make().bytes_of()
-    ink = make(loras=(Lora("ink"),))
-    lighter = make(loras=(Lora("ink", 0.4),))
-    both = make(loras=(Lora("ink", 0.4), Lora("oil 2.1", 0.8)))
-    assert len({before, ink.bytes_of(), lighter.bytes_of(), both.bytes_of()}) == 4
-    assert make(loras=(Lora("ink"),)).bytes_of() == ink.bytes_of()
-    assert make(loras=(Lora("oil 2.1", 0.8), Lora("ink", 0.4))).pixels().tobytes() == both.pixels().tobytes()
-    assert make().bytes_of() == before
-    with Image.open(both.delivered[0]) as opened:
-        said = json.loads(str(opened.info["atelier"]))
-    assert said["settings"]["loras"] == [{"name": "ink", "weight": 0.4}, {"name": "oil 2.1", "weight": 0.8}]
-
-
-def test_a_lora_that_cannot_be_used(make: Make) -> None:
-    before = make().bytes_of()
-    with pytest.raises(EngineError, match=r"no LoRA 'chalk' .* there are: ink, lost, oil 2\.1, other"):
-        make(loras=(Lora("chalk"),))
-    with pytest.raises(EngineError, match="named twice"):
-        make(loras=(Lora("ink"), Lora("ink")))
-    for name in ("lost", "other"):
-        with pytest.raises(EngineError, match=f"LoRA '{name}' cannot be used with this model") as error:
-            make(loras=(Lora("ink"), Lora(name)))
-        assert "/" not in str(error.value)
-    assert make().bytes_of() == before
 
 
 @pytest.mark.parametrize(

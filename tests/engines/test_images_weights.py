@@ -68,6 +68,16 @@ def weights_of(header: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(data)
 
 
+def scheduler_of(timesteps: object) -> Callable[[Path], Any]:
+    """Make the scheduler one that was trained with so many steps."""
+
+    def spoil(folder: Path) -> None:
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | {"num_train_timesteps": timesteps}))
+
+    return spoil
+
+
 def other_class(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "LTXPipeline"}), "utf-8")
@@ -98,6 +108,13 @@ def other_class(folder: Path) -> None:
         (index_of([1]), "index.json is no index of weights, or is broken; download it again"),
         (index_of("{"), "index.json is no index of weights, or is broken; download it again"),
         (index_of("[" * 100_000), "index.json is no index of weights, or is broken; download it again"),
+        (scheduler_of(0), "num_train_timesteps from 1 to 100000, got 0; download it again"),
+        (scheduler_of("many"), "num_train_timesteps from 1 to 100000, got 'many'"),
+        (scheduler_of(10**9), "num_train_timesteps from 1 to 100000, got 1000000000"),
+        (
+            lambda folder: (folder / "scheduler" / "scheduler_config.json").write_text("{"),
+            "scheduler_config.json cannot be read; download it again",
+        ),
         (weights_of("[" * 100_000), "is no safetensors file, or is broken"),
         (weights_of('{"a": {"dtype": "F32", "shape": [-5], "data_offsets": [0, 0]}}'), "or is broken"),
         (weights_of('{"a": {"dtype": "F32", "shape": ["x"], "data_offsets": [0, 0]}}'), "or is broken"),

@@ -20,12 +20,13 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from faults.auditor import audit
-from faults.collect import collect
+from faults.collect import collect, read_blob
 from faults.engine import video_template
 from faults.evidence import Evidence, Report
 from faults.run import run_schedule
 from faults.schedule import JobPlan, Schedule
 from faults.sweeping import sweep
+from service_kit.blobs.local import LocalBlobStore
 from tests.support.postgres import Databases, NoPostgres, PostgresServer
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -84,7 +85,7 @@ class Scene:
                 connection.execute(statement)
 
     def blob_of_an_asset(self) -> Path:
-        """Return the folder of the bytes of some asset."""
+        """Return the blob of some asset: a folder, or a file when it is small."""
         with psycopg.connect(self.database_url) as connection:
             row = connection.execute("SELECT bucket, key FROM asset.workspace_assets ORDER BY asset_id").fetchone()
         assert row is not None
@@ -153,12 +154,17 @@ def output_shown_too_early(notes: Evidence) -> None:
 
 
 def changed_bytes(scene: Scene) -> None:
-    data = scene.blob_of_an_asset() / "data"
-    data.write_bytes(data.read_bytes()[:-1] + b"x")
+    blob = scene.blob_of_an_asset()
+    data, _ = read_blob(blob)
+    path = blob / "data" if blob.is_dir() else blob
+    content = bytearray(path.read_bytes())
+    content[len(data) - 1] ^= 1
+    path.write_bytes(content)
 
 
 def lost_bytes(scene: Scene) -> None:
-    shutil.rmtree(scene.blob_of_an_asset())
+    blob = scene.blob_of_an_asset()
+    shutil.rmtree(blob) if blob.is_dir() else blob.unlink()
 
 
 def bytes_of_another(notes: Evidence) -> None:
@@ -167,7 +173,7 @@ def bytes_of_another(notes: Evidence) -> None:
 
 def blob_of_nobody(scene: Scene) -> None:
     blob = scene.blob_of_an_asset()
-    shutil.copytree(blob, blob.with_name("nobody.blob"))
+    (shutil.copytree if blob.is_dir() else shutil.copy)(blob, blob.with_name("nobody.blob"))
 
 
 def change_not_told(notes: Evidence) -> None:
@@ -208,6 +214,10 @@ def lease_left(scene: Scene) -> None:
         "INSERT INTO router.outbox (kind, job_id, tries, due_at, created_at)"
         " SELECT kind, job_id, tries, t, t FROM entry",
     )
+
+
+def settlement_lost(scene: Scene) -> None:
+    scene.sql(f"DELETE FROM asset.settlements WHERE job_id = '{scene.succeeded()}'")
 
 
 def outcome_twice(scene: Scene) -> None:
@@ -270,6 +280,7 @@ IN_STORE: list[tuple[Callable[[Scene], None], str]] = [
     (lost_bytes, "blob missing"),
     (blob_of_nobody, "unknown blob"),
     (lease_left, "left over"),
+    (settlement_lost, "never settled"),
     (outcome_twice, "recorded twice"),
     (item_lost, "item missing"),
     (item_of_no_save, "item of no save"),
@@ -355,3 +366,11 @@ def test_only_a_note_of_a_late_copy_that_nobody_tried_may_be_there(
 def test_evidence_that_was_kept_is_read_back(finished: Finished, tmp_path: Path) -> None:
     finished.evidence.save(tmp_path)
     assert Evidence.load(tmp_path) == finished.evidence
+
+
+async def test_a_copy_has_the_bytes_of_a_blob_and_not_what_is_noted_of_that(tmp_path: Path) -> None:
+    store = LocalBlobStore(tmp_path)
+    await store.put_bytes("workspace-temp", "small", b"few", content_type="image/png")
+    copied = await store.copy(("workspace-temp", "small"), ("user-library", "copy"))
+    data, noted = await asyncio.to_thread(read_blob, tmp_path / "user-library" / "copy.blob")
+    assert (data, noted["generation"]) == (b"few", copied.generation)

@@ -12,7 +12,12 @@ from gateway.dialects.registry import DIALECTS
 from tests.gateway.conftest import World
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-SIGNED = {"/fal/storage/upload", "/replicate/v1/predictions/{id}/stream"}
+SIGNED = {
+    "/fal/storage/upload",
+    "/fal/storage/parts/complete",
+    "/fal/storage/parts/{part}",
+    "/replicate/v1/predictions/{id}/stream",
+}
 """What looks at the identity itself, because a signature of ours in the address may stand for it."""
 
 

@@ -12,6 +12,7 @@ import grpc
 import httpx
 import pytest
 
+from gateway.openapi import document
 from gateway.status import HTTP_STATUS
 from service_kit import errors
 from service_kit.errors import ErrorReason, FieldProblem, InvalidArgument, ResourceExhausted
@@ -177,6 +178,14 @@ async def test_queries_that_are_right(same_world: World) -> None:
     assert response.status_code == 200
     request = same_world.behaviour.last("ListJobs").request
     assert (request.page_size, request.state, request.page_token) == (7, 2, "a+b")
+
+
+async def test_an_empty_enum_counts_as_left_out(same_world: World) -> None:
+    assert (await same_world.http.get("/v1/jobs?state=&format=video", headers=ANN)).status_code == 200
+    request = same_world.behaviour.last("ListJobs").request
+    assert (request.state, request.format) == (0, 2)
+    parameters = document()["paths"]["/v1/jobs"]["get"]["parameters"]
+    assert {entry["name"] for entry in parameters if entry.get("allowEmptyValue")} == {"state", "format"}
 
 
 async def test_a_path_and_a_body_that_contradict(same_world: World) -> None:

@@ -15,6 +15,7 @@ from atelier.library.v1 import library_service_pb2
 from atelier.router.v1 import job_pb2, router_service_pb2
 from gateway import events as merged
 from gateway.events import decode_cursors, encode_cursors
+from service_kit.errors import ResourceExhausted
 from tests.gateway.conftest import World
 from tests.gateway.fakes import ANN
 from tests.gateway.sse import Event, events
@@ -121,6 +122,28 @@ async def test_a_source_that_is_down_says_so_and_the_others_go_on(
         back = await _take(lines, "resync", "items.saved")
         assert back["resync"].data == {"source": "items"}
         assert world.behaviour.last("WatchItems").request.after == "item-cursor"
+
+
+async def test_a_source_that_has_too_many_to_serve_is_asked_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merged, "_FIRST_PAUSE", 0.01)
+    served = 0
+
+    async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
+        nonlocal served
+        served += 1
+        if served < 3:
+            raise ResourceExhausted("8192 requests of this kind wait already; repeat in a moment.")
+        yield _job("job-cursor")
+        await asyncio.Event().wait()
+
+    world.behaviour.streams["WatchJobs"] = watch
+    _say(world, "WatchItems", _saved("item-cursor"))
+    async with world.http.stream("GET", "/v1/events", headers=ANN) as response, aclosing(events(response)) as lines:
+        seen = await _take(lines, "unavailable", "jobs.state")
+        assert seen["unavailable"].data == {"source": "jobs"}
+    assert served == 3
 
 
 async def test_the_end_of_a_token_is_not_seen(world: World) -> None:

@@ -13,7 +13,7 @@ import pytest
 from gateway.feeds import Seat
 from gateway.news import News, Watched
 from gateway.streams import Access, Watch
-from service_kit.errors import AtelierError, NotFound, Unauthenticated, Unavailable
+from service_kit.errors import AtelierError, ErrorReason, NotFound, Unauthenticated, Unavailable
 from service_kit.identity import KeyKind, Owner
 from tests.gateway.conftest import MakeWorld, World
 from tests.gateway.fakes import ANN
@@ -163,7 +163,7 @@ async def _status(world: World) -> int:
 
 async def test_streams_end_when_their_key_is_revoked(world: World, log: JobLog) -> None:
     await log.add()
-    world.behaviour.token_ttl = timedelta(seconds=1)
+    world.behaviour.token_ttl = timedelta(seconds=3)
     async with watching(world) as first, watching(world) as second:
         assert await _versions(first, 1) == await _versions(second, 1) == [1]
 
@@ -247,6 +247,33 @@ async def test_who_is_slow_slows_nobody_and_misses_nothing(world: World, log: Jo
     assert fast.errors == slow.errors == []
     quick.leave()
     late.leave()
+
+
+async def test_a_token_that_ends_at_once_is_not_asked_for_again_and_again(
+    world: World, log: JobLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.streams.EXPIRED_PAUSE_S", 3600.0)
+    calls = 0
+
+    async def counted(request: Any, context: Any) -> AsyncIterator[Any]:
+        nonlocal calls
+        calls += 1
+        async for message in log.watch(request, context):
+            yield message
+
+    world.behaviour.streams["WatchJob"] = counted
+    await log.add()
+    client = Client()
+    seat = _seat(world, client)
+    assert await seat.join()
+    assert await client.until(1) == [at(1)]
+    # The first call has told something, so the next follows at once. It is taken, and ends before it has told anything.
+    await log.fail(Unauthenticated("The token has expired.", ErrorReason.EXPIRED_IDENTITY))
+    await log.quiet()
+    for _ in range(20):
+        assert (await world.http.get("/v1/jobs", headers=ANN)).status_code == 200
+    assert calls == 2
+    seat.leave()
 
 
 async def test_who_has_caught_up_is_not_told_again_what_the_stream_tells_others(world: World, log: JobLog) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,9 +13,10 @@ from atelier.identity.v1 import identity_service_pb2
 from atelier.type.v1 import access_pb2
 from gateway.http_rules import RpcRoute, routes
 from gateway.identity import Credential, Identities, credential_of
+from gateway.revocations import Revocations, keys_of
 from service_kit.clock import ManualClock
 from service_kit.errors import Unauthenticated, Unavailable
-from service_kit.identity import IssuedToken, KeyKind, Owner
+from service_kit.identity import Caller, IdentityVerifier, IssuedToken, KeyKind, Owner
 from service_kit.secret import Secret
 from tests.gateway.conftest import World
 from tests.gateway.fakes import ANN
@@ -176,6 +178,92 @@ async def test_many_requests_with_one_key_cause_one_exchange() -> None:
     exchange.gate.set()
     assert await asyncio.gather(*waiting[1:]) == ["token-1"] * 19
     assert exchange.calls == 1
+
+
+class Verifier(IdentityVerifier):
+    """Knows one token of a key and one of a session."""
+
+    def __init__(self) -> None:
+        """Needs no key."""
+
+    def verify(self, token: str) -> Caller:
+        if token not in ("of a key", "of a session"):
+            raise Unauthenticated
+        owner = Owner("default", "ann")
+        caller = Caller(owner, owner, KeyKind.USER, frozenset(), "k", ManualClock().now())
+        return replace(caller, key_id="s", session_of="k") if token == "of a session" else caller
+
+
+def test_a_token_is_of_its_key_and_that_of_a_session_also_of_the_one_that_signed_in() -> None:
+    assert keys_of(Verifier(), "of a key") == ("k",)
+    assert set(keys_of(Verifier(), "of a session")) == {"s", "k"}
+    assert keys_of(Verifier(), "nonsense") == ()
+
+
+async def test_the_tokens_of_some_keys_are_forgotten() -> None:
+    exchange = Exchanger(ManualClock())
+    identities = Identities(exchange, exchange.clock, keys_of={"token-1": ("a",), "token-2": ("s", "b")}.__getitem__)
+    assert [await identities.token(_key(name)) for name in ("a", "b")] == ["token-1", "token-2"]
+    identities.forget({"x"})
+    assert exchange.calls == 2
+    # The key that a session comes from.
+    identities.forget({"b"})
+    exchange.error = Unauthenticated()
+    assert await identities.token(_key("a")) == "token-1"
+    with pytest.raises(Unauthenticated):
+        await identities.token(_key("b"))
+
+
+async def test_a_token_that_was_on_its_way_while_its_key_was_revoked_is_forgotten_at_the_next_look() -> None:
+    exchange = Exchanger(ManualClock())
+    identities = Identities(exchange, exchange.clock, keys_of=lambda token: ("k",))
+    checks = []
+
+    class Feeds:
+        async def recheck(self) -> None:
+            checks.append(exchange.calls)
+
+    class Router:
+        def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+            async def answer(request: Any, **options: Any) -> identity_service_pb2.ListRevokedKeysResponse:
+                return identity_service_pb2.ListRevokedKeysResponse(key_ids=["k"])
+
+            return answer
+
+    revocations = Revocations(Router(), identities, [Feeds()], timedelta(seconds=1))  # type: ignore[arg-type]
+    await revocations.look()
+    assert await identities.token(_key("a")) == "token-1"
+    for _ in range(2):
+        await revocations.look()
+    assert checks == [0, 1]
+    exchange.error = Unauthenticated()
+    with pytest.raises(Unauthenticated):
+        await identities.token(_key("a"))
+
+
+async def test_every_page_of_revoked_keys_is_read_and_one_that_names_none_is_the_last() -> None:
+    exchange = Exchanger(ManualClock())
+    identities = Identities(exchange, exchange.clock, keys_of=lambda token: ("last",))
+    pages = {"": (["first"], "2"), "2": (["last"], "3"), "3": ([], "3")}
+
+    class Feeds:
+        async def recheck(self) -> None:
+            pass
+
+    class Router:
+        def unary_unary(self, *arguments: Any, **options: Any) -> Any:
+            async def answer(request: Any, **options: Any) -> identity_service_pb2.ListRevokedKeysResponse:
+                key_ids, following = pages[request.page_token]
+                return identity_service_pb2.ListRevokedKeysResponse(key_ids=key_ids, next_page_token=following)
+
+            return answer
+
+    await identities.token(_key("a"))
+    async with asyncio.timeout(5):
+        await Revocations(Router(), identities, [Feeds()], timedelta(seconds=1)).look()  # type: ignore[arg-type]
+    exchange.error = Unauthenticated()
+    with pytest.raises(Unauthenticated):
+        await identities.token(_key("a"))
 
 
 async def test_a_refusal_is_remembered_for_a_moment_only() -> None:

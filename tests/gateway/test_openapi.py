@@ -51,6 +51,16 @@ def test_every_rpc_with_a_route_is_in_it_and_every_operation_has_an_example() ->
     assert {"/v1/events", "/v1/health", "/media/{bucket}/{key}"} <= document()["paths"].keys()
 
 
+def test_operations_stand_in_the_order_of_the_contracts() -> None:
+    of_router = [
+        operation["operationId"]
+        for operations in document()["paths"].values()
+        for operation in operations.values()
+        if operation["tags"] == ["RouterService"]
+    ]
+    assert of_router[0] == "GenerateContent" and of_router[-1] == "EraseOwnerInRouter"
+
+
 def test_everything_is_described() -> None:
     for name, operation in OPERATIONS.items():
         assert operation["summary"] and operation["description"], name

@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -175,3 +176,80 @@ async def test_a_browser_signs_in_once(http: httpx.AsyncClient) -> None:
         assert (await browser.get("/v1/identity")).json()["kind"] == "session"
         assert (await browser.post(GENERATE, json={})).status_code == 401
         assert (await browser.post("/v1/sessions", json={"code": code})).status_code == 401
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.revocations.PAUSE", timedelta(milliseconds=20))
+
+
+async def test_a_revoked_key_is_of_no_use_soon_and_its_streams_end(quick_looks: None, http: httpx.AsyncClient) -> None:
+    made = (await http.post("/v1/keys", json={"owner_id": "ada"})).json()
+    other = (await http.post("/v1/keys", json={"owner_id": "bob"})).json()
+    ada, bob = ({"x-api-key": key["secret"]} for key in (made, other))
+    async with (
+        asyncio.timeout(15),
+        http.stream("GET", "/v1/events", headers=ada) as merged,
+        http.stream("GET", "/v1/events/jobs", headers=ada) as single,
+        http.stream("GET", "/v1/events/jobs", headers=bob) as spared,
+    ):
+        assert [each.status_code for each in (merged, single, spared)] == [200] * 3
+        await http.delete(f"/v1/keys/{made['key']['key_id']}")
+        for response in (merged, single):
+            last = [event async for event in events(response) if event.name != "comment"][-1]
+            assert (last.name, last.data["error"]["status"]) == ("error", "UNAUTHENTICATED")
+        assert (await http.get("/v1/jobs", headers=ada)).status_code == 401
+        await http.post("/v1/generate-content", json={"prompt": "x", "model": "sdxl", "format": "image"}, headers=bob)
+        async with aclosing(events(spared)) as lines:
+            heard = [await anext(lines) for _ in range(3)]
+        assert "state" in {event.name for event in heard}
+
+
+async def test_streams_of_dialects_end_with_their_key_each_in_its_own_words(
+    quick_looks: None, http: httpx.AsyncClient
+) -> None:
+    made = (await http.post("/v1/keys", json={"owner_id": "ada"})).json()
+    admin = {"x-api-key": http.headers["x-api-key"]}
+    http.headers["x-api-key"] = made["secret"]
+    picture = {"model": "sdxl", "prompt": "a heron"}
+    said = {"model": "chat", "messages": [{"role": "user", "content": "a bird?"}], "stream": True}
+    prediction = (await http.post("/replicate/v1/models/any/sdxl/predictions", json={"input": {"prompt": "x"}})).json()
+    queued = (await http.post("/fal/queue/fal-ai/sdxl", json={"prompt": "a heron"})).json()
+    status = f"/fal/queue/fal-ai/sdxl/requests/{queued['request_id']}/status/stream"
+    ways: dict[str, tuple[str, str, Any]] = {
+        "images": ("POST", "/openai/v1/images/generations", {**picture, "stream": True}),
+        "waiting": ("POST", "/openai/v1/images/generations", picture),
+        "chat": ("POST", "/openai/v1/chat/completions", said),
+        "responses": ("POST", "/openai/v1/responses", {"model": "chat", "input": "a bird?", "stream": True}),
+        "fal": ("POST", "/fal/run/fal-ai/sdxl/stream", {"prompt": "a heron"}),
+        "fal status": ("GET", status, None),
+        "replicate": ("GET", f"/replicate/v1/predictions/{prediction['id']}/stream", None),
+    }
+
+    async def last(name: str) -> tuple[str, str]:
+        method, path, body = ways[name]
+        async with http.stream(method, path, json=body) as response:
+            opened[name].set()
+            if name == "waiting":
+                return str(response.status_code), (await response.aread()).decode()
+            told = [event async for event in events(response) if event.name != "comment"]
+            return told[-1].name, told[-1].text
+
+    opened = {name: asyncio.Event() for name in ways}
+    async with asyncio.timeout(15):
+        reading = {name: asyncio.create_task(last(name)) for name in ways}
+        await asyncio.gather(*(each.wait() for name, each in opened.items() if name != "waiting"))
+        assert (await http.delete(f"/v1/keys/{made['key']['key_id']}", headers=admin)).status_code == 200
+        heard = {name: await task for name, task in reading.items()}
+    why = "The key is wrong, or works no more."
+    of_openai = {"message": why, "type": "authentication_error", "param": None, "code": "invalid_identity"}
+    names = {name: event for name, (event, _) in heard.items()}
+    assert names == dict.fromkeys(("images", "responses", "replicate"), "error") | {"waiting": "401"} | dict.fromkeys(
+        ("chat", "fal", "fal status"), "message"
+    )
+    assert heard.pop("replicate")[1] == why
+    data = {name: json.loads(text) for name, (_, text) in heard.items()}
+    assert data["images"] == {"type": "error", "error": of_openai}
+    assert data["chat"] == data["waiting"] == {"error": of_openai}
+    assert (data["responses"]["message"], data["responses"]["code"]) == (why, "invalid_identity")
+    assert data["fal"] == data["fal status"] == {"error": why, "error_type": "bad_request"}

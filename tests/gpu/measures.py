@@ -19,7 +19,6 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from atelier_worker.engine import Cancelled, EngineError, Task
-from atelier_worker.engines import files
 from atelier_worker.engines.diffusers_engine import DiffusersEngine
 from atelier_worker.engines.residency import NotEnoughMemory, free_unused, image_working_bytes, memory_of
 from tests.atelier_worker.engines.listener import IMAGE
@@ -208,7 +207,7 @@ def direct(place: Place, tmp_path: Path) -> float:
         generator = torch.Generator("cpu").manual_seed(number)
         size = {"width": place.side, "height": place.side}
         picture = pipeline(IMAGE.prompt, generator=generator, num_inference_steps=place.steps, **size).images[0]
-        files.save_png(picture, tmp_path / f"{number}.png", "{}")
+        picture.save(tmp_path / f"{number}.png")
         taken.append(time.perf_counter() - began)
     del pipeline
     free_unused()

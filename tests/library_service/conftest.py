@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.library_service.house import House
+from tests.library_service.house import ADA, House, picture
 
 
 @pytest.fixture
@@ -17,3 +17,9 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         house = House(tmp_path, stack)
         await house.start()
         yield house
+
+
+@pytest.fixture
+async def asset_id(house: House) -> str:
+    [asset_id] = await house.make_job(ADA, [(picture("red"), picture("red", format="WEBP"))])
+    return asset_id

@@ -148,8 +148,7 @@ class House:
     async def is_held(self, asset_id: str) -> bool:
         """Tell whether anybody holds an asset."""
         async with self.asset.storage.read() as tx:
-            held: bool = await tx.holds.is_held(asset_id)
-        return held
+            return bool(await tx.holds.held_among([asset_id]))
 
     async def is_held_by_a_save(self, asset_id: str) -> bool:
         """Tell whether a save holds an asset; an item that waits for its renditions is none."""

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-import grpc
 import pytest
 
 from atelier.asset.v1 import asset_service_pb2
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.type.v1 import error_pb2
-from library_service.domain import Mark
 from library_service.storage.blob_rows import BlobRows
-from service_kit import channels, crash
+from service_kit import crash
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET
-from service_kit.errors import NotFound, Unavailable
-from tests.library_service.house import ADA, House, picture
+from tests.library_service.house import ADA, House
 
 SAVE_POINTS = ("library.save.held", "library.save.copying", "library.save.copied", "library.save.committed")
+
+
 DELETE_POINT = "library.delete.committed"
 
 
 class PowerCut(BaseException):
     """Ends what runs as a dying process does: nothing that handles errors sees it."""
-
-
-@pytest.fixture
-async def asset_id(house: House) -> str:
-    [asset_id] = await house.make_job(ADA, [(picture("red"), picture("red", format="WEBP"))])
-    return asset_id
 
 
 def die_at(monkeypatch: pytest.MonkeyPatch, point: str) -> None:
@@ -214,7 +206,7 @@ async def test_a_save_whose_client_left_is_done_once(
     monkeypatch.setattr(house.library.saving, "save", watched_save)
     save = pb.SaveToLibraryRequest(asset_ids=[asset_id])
     async with house.as_(ADA) as ada:
-        first = ada.library.SaveToLibrary(save)
+        first = asyncio.ensure_future(ada.library.SaveToLibrary(save))
         await copying.wait()
         first.cancel()
         await left.wait()
@@ -240,7 +232,7 @@ async def test_a_save_that_the_end_of_the_process_breaks_off_leaves_nothing(
 
     monkeypatch.setattr(house.library.store, "copy", copy)
     async with house.as_(ADA) as ada:
-        call = ada.library.SaveToLibrary(pb.SaveToLibraryRequest(asset_ids=[asset_id]))
+        call = asyncio.ensure_future(ada.library.SaveToLibrary(pb.SaveToLibraryRequest(asset_ids=[asset_id])))
         await copying.wait()
         call.cancel()
         async with asyncio.timeout(10):
@@ -307,96 +299,3 @@ async def test_a_long_copy_renews_its_hold(house: House, asset_id: str, monkeypa
         [result] = await house.library.saving.save(house.caller(ADA), [asset_id])
 
     assert result.item is not None
-
-
-async def test_without_the_asset_service_items_are_served_and_saving_says_repeat(house: House, asset_id: str) -> None:
-    [other] = await house.make_job(ADA, [(picture("blue"),)])
-    async with house.as_(ADA) as ada:
-        [saved] = await ada.save(asset_id)
-        await house.stop_asset()
-
-        assert len((await ada.items()).items) == 1
-        assert (await ada.save(asset_id))[0].item == saved.item
-        with pytest.raises(grpc.aio.AioRpcError) as down:
-            await ada.save(other)
-        assert down.value.code() is grpc.StatusCode.UNAVAILABLE
-        mixed = await ada.save(asset_id, other)
-        assert mixed[0].item == saved.item
-        assert mixed[1].failure.reason == error_pb2.ERROR_REASON_SERVICE_UNAVAILABLE
-
-        await ada.library.DeleteItem(pb.DeleteItemRequest(item_id=saved.item.item_id))
-        await house.library_sees_assets(False)
-        assert house.library.health.serving
-
-        await house.start_asset()
-        await channels.wait_ready(house.library.copier._assets._channel, timedelta(seconds=10))
-        house.clock.advance(timedelta(minutes=1))
-        await house.library_sees_assets(True)
-        await house.library.deliveries.deliver_due()
-    async with house.as_(ADA) as ada:
-        assert await ada.saved_as(asset_id) == ""
-
-
-async def test_without_its_key_the_library_says_repeat_and_forgets_nothing(house: House, asset_id: str) -> None:
-    key_file = house.folder / "keys" / "library.key"
-    key = key_file.read_text()
-    await house.restart_library()
-    key_file.unlink()
-    async with house.library.storage.write() as tx:
-        await tx.outbox.owe_mark(ADA, asset_id=asset_id, item_id="an item", version=1)
-    async with house.as_(ADA) as ada:
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await ada.save(asset_id)
-        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert "library.key" not in (refused.value.details() or "")
-        await house.library.deliveries.deliver_due()
-
-        key_file.write_text(key)
-        house.clock.advance(timedelta(seconds=1))
-        await house.library.deliveries.deliver_due()
-        assert await ada.saved_as(asset_id) == "an item"
-
-
-async def test_a_refused_delivery_blocks_no_other(house: House, asset_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, refused = house.library.deliveries._assets.mark_saved, 0
-
-    async def mark(marks: Sequence[Mark]) -> None:
-        nonlocal refused
-        if any(mark.asset_id == "bad" for mark in marks):
-            refused += len(marks) == 1
-            raise NotFound
-        await real(marks)
-
-    monkeypatch.setattr(house.library.deliveries._assets, "mark_saved", mark)
-    async with house.library.storage.write() as tx:
-        await tx.outbox.owe_mark(ADA, asset_id="bad", item_id="", version=1)
-    async with house.as_(ADA) as ada:
-        [saved] = await ada.save(asset_id)
-        assert await ada.saved_as(asset_id) == saved.item.item_id
-    await house.library.deliveries.deliver_due()
-
-    assert refused == 1
-
-
-async def test_a_failed_delivery_waits_longer_each_time(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    tries = 0
-
-    async def release(holder: str) -> None:
-        nonlocal tries
-        tries += 1
-        raise Unavailable
-
-    monkeypatch.setattr(house.library.deliveries._assets, "release_hold", release)
-    async with house.library.storage.write() as tx:
-        await tx.outbox.owe_release("save:x")
-    waits = []
-    for expected in range(1, 5):
-        await house.library.deliveries.deliver_due()
-        waited = timedelta(0)
-        while tries == expected:
-            house.clock.advance(timedelta(milliseconds=250))
-            waited += timedelta(milliseconds=250)
-            await house.library.deliveries.deliver_due()
-        waits.append(waited.total_seconds())
-
-    assert waits == [0.5, 1, 2, 4]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 
 from atelier.library.v1 import library_service_pb2 as pb
+from atelier.router.v1 import router_service_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
+from library_service.domain import Item
+from library_service.shelf_wire import recipe
+from service_kit.identity import Owner
 from service_kit.ids import new_id
-from tests.library_service.house import ADA, BOB, Desk, House, next_of, picture
+from tests.library_service.house import ADA, BOB, Desk, House, next_of, picture, provenance
 
 
 async def saved(house: House, desk: Desk, count: int) -> list[pb.Item]:
@@ -223,3 +227,16 @@ async def test_a_recipe_is_the_request_that_makes_this_very_item(house: House) -
     assert (request.seed, request.quantity, request.enhance_prompt) == (8, 1, True)
     assert list(request.reference_images) == list(made.reference_images)
     assert (exact.prompt, exact.enhance_prompt) == (made.enhanced_prompt, False)
+
+
+@pytest.mark.parametrize("warns", [False, True])
+@pytest.mark.parametrize("enhanced", ["", "a tall white lighthouse"])
+def test_a_request_that_asked_for_an_enhancement_asks_for_it_again(enhanced: str, *, warns: bool) -> None:
+    made = provenance(new_id(), 0)
+    made.enhanced_prompt, made.enhance_prompt, made.warn_on_enhancement_failure = enhanced, True, warns
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    item = Item("i", Owner("default", "ada"), "a", "image", made.SerializeToString(), (), moment, None, 1)
+    asked, exact = (recipe(item, as_enhanced=wanted) for wanted in (False, True))
+    warn = router_service_pb2.ON_ENHANCEMENT_FAILURE_WARN if warns else 0
+    assert (asked.prompt, asked.enhance_prompt, asked.on_enhancement_failure) == (made.prompt, True, warn)
+    assert (exact.prompt, exact.enhance_prompt, exact.on_enhancement_failure) == (enhanced or made.prompt, False, 0)

@@ -15,7 +15,7 @@ from sqlalchemy import Table, select
 
 import asset_service.__main__ as asset_main
 import router_service.__main__ as router_main
-from asset_service.media import Shape
+from asset_service.shape_domain import Shape
 from asset_service.storage import MIGRATIONS as ASSET_MIGRATIONS
 from asset_service.storage.tables import metadata as asset_tables
 from router_service.storage import MIGRATIONS as ROUTER_MIGRATIONS
@@ -30,7 +30,8 @@ from service_kit.identity import Caller, KeyKind, Owner, Scope, acting_as
 from service_kit.keyring import Keyrings
 from service_kit.migrate import ensure_schema
 from service_kit.settings import Settings, for_tests
-from tests.model.processes import Blobs, Channel, Gone, Hop, Methods, Process, ProcessDatabase
+from tests.model.hops import Channel, Hop
+from tests.model.processes import Blobs, Gone, Methods, Process, ProcessDatabase
 
 MAX_ATTEMPTS = 2
 MAX_LEASES = 4

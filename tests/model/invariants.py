@@ -279,6 +279,11 @@ def _check_rows(job: Job, state: State) -> None:
         assert settling is None
     elif job.state is _P:
         assert settling is not None, "what is recorded is settled"
+    elif not job.outputs and not job.references:
+        assert settling is None, "of what has neither outputs nor references there is nothing to settle"
+        assert job.job_id not in state.settlements
+        assert not any(row.job_id == job.job_id for row in state.uploads.values()), "and nothing is uploaded for it"
+        assert not any(row.holder == f"job:{job.job_id}" for row in state.holds), "and nothing is held"
     else:
         assert settling is not None or job.job_id in state.settlements, "however a job ends, it is settled"
 

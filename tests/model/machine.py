@@ -21,7 +21,7 @@ from tests.model.house import LEASE_TTL
 from tests.model.invariants import OWNERS
 from tests.model.processes import Gone
 from tests.model.services import Services
-from tests.model.workers import SLOTS, Worker
+from tests.model.workers import PNG, SLOTS, Worker
 from tests.model.working import Working
 from tests.model.world import Work, only
 
@@ -66,7 +66,7 @@ class Machine(Clients, Services, Working):
             await worker.connect(self.router(index), [])
             await worker.credit(SLOTS)
         for owner in OWNERS:
-            data = f"of {owner.owner_id}".encode()
+            data = PNG + f"of {owner.owner_id}".encode()
             request = upload_service_pb2.CreateUploadRequest(data=data, size_bytes=len(data))
             path = "/atelier.asset.v1.UploadService/CreateUpload"
             reply = await self.as_owner(self.assets(0), path, only(request), owner)

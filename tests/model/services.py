@@ -98,7 +98,7 @@ class Services(World):
     async def _settle(self, routers: Sequence[Running], *, recorded: bool) -> None:
         """Send what is due, and before it what the routers have recorded themselves; they claim it from now on."""
         if recorded:
-            await at_once(router.do(_send_handed_over) for router in routers)
+            await at_once(router.do(_send_claimed) for router in routers)
         await self.settle_due(routers)
 
     async def settle_due(self, routers: Sequence[Running]) -> None:
@@ -140,6 +140,6 @@ class Services(World):
         return f"{chosen.name} dies at its point number {1 + points}"
 
 
-async def _send_handed_over(service: Any) -> None:
-    service.handover.open()
-    await service.settlement.send_handed_over()
+async def _send_claimed(service: Any) -> None:
+    service.claimed.open()
+    await service.settlement.send_claimed()

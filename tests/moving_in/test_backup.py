@@ -26,7 +26,7 @@ from service_kit.database import Database
 from service_kit.errors import Aborted, FailedPrecondition, InvalidArgument, ResourceExhausted
 from service_kit.settings import Settings, for_tests
 from tests.moving_in.conftest import Run
-from tests.support.gallery_fixtures import picture_bytes
+from tests.support.galleries.pictures import picture_bytes
 from tests.support.gcs import make_buckets
 from tests.support.system import System, running_system
 

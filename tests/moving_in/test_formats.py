@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from service_kit.descriptions import automatic1111, comfyui, every_tool, invokeai, texts
 from service_kit.descriptions.described import MAX_TEXT, Described, clean, model_name, whole
-from tests.support.gallery_fixtures import TOOLS, Fixture
+from tests.support.galleries.gallery import TOOLS
+from tests.support.galleries.pictures import Fixture
 
 CASES = [(tool, fixture) for tool, fixtures in TOOLS.items() for fixture in fixtures]
 QUICK = settings(max_examples=80, deadline=None, database=None)

@@ -16,7 +16,9 @@ import pytest
 
 from atelier_client import Asset, Atelier, Item
 from tests.moving_in.conftest import Run
-from tests.support.gallery_fixtures import LARGEST, picture_bytes, seed_dump, write_gallery
+from tests.support.galleries.gallery import write_gallery
+from tests.support.galleries.old_tables import seed_dump
+from tests.support.galleries.pictures import LARGEST, picture_bytes
 from tests.support.system import PATIENT, UpProcess, clean_environ
 
 MANY = 40

@@ -92,7 +92,8 @@ async def proxy(target: str) -> AsyncIterator[str]:
     Yields its address.
     """
     async with grpc.aio.insecure_channel(target) as channel:
-        server = grpc.aio.server()
+        # Nobody else may be given its port.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((_Handlers(channel),))
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()

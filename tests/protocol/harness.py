@@ -17,7 +17,7 @@ from atelier.asset.v1 import asset_service_pb2_grpc, upload_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2_grpc
 from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as worker
-from atelier_worker.uploads import Patience
+from atelier_worker.patience import Patience
 from atelier_worker.worker import run_worker
 from router_service.sessions import Session
 from service_kit import settings as kit_settings

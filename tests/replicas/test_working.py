@@ -49,7 +49,8 @@ async def test_a_cancel_at_one_replica_reaches_the_worker_at_the_other(replicas:
     assert cancelled.job.state == job_pb2.JOB_STATE_CANCELLED
     # It has said nothing meanwhile: nobody answers a heartbeat.
     assert (await one.hear("cancel")).cancel.ref == lease.ref
-    assert here.service.relay.latest_progress(accepted.job_id) == []
+    with here.service.relay.watch_job(accepted.job_id) as pending:
+        assert not pending.progress
 
 
 async def test_a_cancel_that_nobody_passes_on_comes_with_the_next_heartbeat(replicas: Replicas) -> None:

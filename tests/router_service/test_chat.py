@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from atelier.router.v1 import chat_pb2, job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2 as worker
+from router_service.first_words import AWAITED_S
 from service_kit.errors import AtelierError, ErrorReason
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import WAIT_S, Router, ScriptedWorker
@@ -56,6 +58,22 @@ async def test_a_conversation_is_leased_as_it_was_sent_and_answered_when_it_is_r
     assert job.reply == chat_pb2.ChatReply(text="Yes.", finish_reason=chat_pb2.FINISH_REASON_LENGTH, usage=usage)
     assert [(stage.kind, stage.state) for stage in job.stages] == [(job_pb2.STAGE_KIND_CHAT, job_pb2.STAGE_STATE_DONE)]
     assert (job.requested, job.prompt, job.enhanced_prompt) == (0, "", "")
+
+
+async def test_a_text_leaves_nothing_to_settle_for_its_lease_uploads_nothing(router: Router) -> None:
+    await router.stop_settling()
+    scripted = await talker(router)
+    for ends in ({"text": "Yes."}, {"failure": worker.StageFailure(failure=job_pb2.Failure(message="No."))}):
+        accepted = await ask(router)
+        lease = await scripted.take()
+        for _ in range(2):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await scripted.upload(lease, 0)
+            assert from_rpc_error(caught.value).reason is ErrorReason.OUT_OF_RANGE
+            await scripted.finish(lease, completion_id=accepted.job_id, **ends)
+        # It would not be removed while the asset service has to hear of it.
+        await router.jobs.DeleteJob(pb.DeleteJobRequest(job_id=accepted.job_id))
+    assert await router.asset_ids(accepted.job_id) == []
 
 
 async def test_an_empty_reply_is_one_if_the_engine_says_why_it_ends(router: Router) -> None:
@@ -156,6 +174,9 @@ async def test_a_worker_is_heard_on_while_it_is_noted_that_its_texts_go_out(rout
     scripted = await talker(router, free=2)
     accepted = [await ask(router, cannot_restart=True) for _ in range(2)]
     leases = [await scripted.take() for _ in accepted]
+    # They have been silent for so long that it has to be noted anew.
+    router.clock.advance(timedelta(seconds=AWAITED_S))
+    await router.service.dispatch.unmark_silent()
     watching = [router.jobs.WatchJob(pb.WatchJobRequest(job_id=lease.ref.job_id)) for lease in leases]
     async with asyncio.timeout(WAIT_S):
         async with router.service.storage.write():

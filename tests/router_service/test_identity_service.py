@@ -99,6 +99,20 @@ async def test_a_customers_service_acts_for_owners_of_its_tenant_only(router: Ro
     assert (await refusal(usurped))[0] is grpc.StatusCode.PERMISSION_DENIED
 
 
+async def test_what_was_revoked_lately_is_named_to_services(router: Router) -> None:
+    first, second, _ = [(await made(router)).key.key_id for _ in range(3)]
+    service = await signed_in(router, router.service.rings.read_key_file("gateway.key").reveal())
+
+    async def revoked() -> list[str]:
+        return list((await service.ListRevokedKeys(pb.ListRevokedKeysRequest())).key_ids)
+
+    assert await revoked() == []
+    await router.identities.RevokeKey(pb.RevokeKeyRequest(key_id=first))
+    router.clock.advance(timedelta(minutes=4))
+    await router.identities.RevokeKey(pb.RevokeKeyRequest(key_id=second))
+    assert await revoked() == [second, first]
+
+
 async def test_a_revoked_key_signs_nobody_in(router: Router) -> None:
     response = await made(router)
     revoked = await router.identities.RevokeKey(pb.RevokeKeyRequest(key_id=response.key.key_id))

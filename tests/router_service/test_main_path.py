@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
+from atelier.asset.v1 import asset_pb2, asset_service_pb2
 from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
+from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as worker
+from router_service import watch
 from service_kit.events.watching import ONCE, WATCH
 from tests.router_service.support import WAIT_S, Router
 
@@ -117,6 +122,21 @@ async def test_a_late_watcher_gets_the_newest_preview_and_the_text_so_far(router
         assert [event.WhichOneof("event") for event in everything] == ["snapshot"]
 
 
+async def test_a_snapshot_says_whether_more_jobs_have_not_ended(
+    router: Router, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_MOST_JOBS", 2)
+    once = ((WATCH, ONCE),)
+    told = []
+    accepted = []
+    for _ in range(3):
+        accepted.append((await router.submit()).job_id)
+        async for event in router.jobs.WatchJobs(pb.WatchJobsRequest(), metadata=once):
+            told.append(([job.job_id for job in event.snapshot.jobs], event.snapshot.more))
+    first, second, third = accepted
+    assert told == [([first], False), ([second, first], False), ([third, second], True)]
+
+
 async def test_a_finished_stream_that_is_resumed_says_that_it_has_ended(router: Router) -> None:
     one = await router.worker()
     accepted = await router.submit()
@@ -131,12 +151,17 @@ async def test_a_finished_stream_that_is_resumed_says_that_it_has_ended(router: 
     assert [event.WhichOneof("event") async for event in unknown] == ["snapshot"]
 
 
+async def assets_of(router: Router, job_id: str) -> list[asset_pb2.Asset]:
+    return list((await router.assets.ListAssets(asset_service_pb2.ListAssetsRequest(job_id=job_id))).assets)
+
+
 async def test_an_enhanced_job_has_two_stages_and_shows_both_prompts(router: Router) -> None:
     one = await router.worker()
     accepted = await router.submit(prompt="harbour at night", enhance_prompt=True)
     first = await one.take()
     assert (first.ref.stage, first.spec.prompt) == (0, "harbour at night")
-    assert await one.finish(first, text="harbour at night, lamps on wet stone") == "recorded"
+    by = generation_pb2.EnhancedBy(engine="ignored", model="chat", template="enhance/sdxl", template_version="v" * 101)
+    assert await one.finish(first, text="harbour at night, lamps on wet stone", enhanced_by=by) == "recorded"
     second = await one.take()
     assert second.ref.stage == 1
     assert second.ref.fence > first.ref.fence
@@ -148,6 +173,20 @@ async def test_an_enhanced_job_has_two_stages_and_shows_both_prompts(router: Rou
     job = await router.ended(accepted.job_id)
     assert (job.prompt, job.enhanced_prompt) == ("harbour at night", "harbour at night, lamps on wet stone")
     assert [stage.state for stage in job.stages] == [job_pb2.STAGE_STATE_DONE, job_pb2.STAGE_STATE_DONE]
+    kept = generation_pb2.EnhancedBy(
+        engine="scripted", model="chat", template="enhance/sdxl", template_version="v" * 100
+    )
+    assert (first.spec.HasField("enhanced_by"), second.spec.enhanced_by, job.enhanced_by) == (False, kept, kept)
+    [asset] = await assets_of(router, accepted.job_id)
+    made = asset.provenance
+    assert (made.enhanced_by, made.enhance_prompt, made.warn_on_enhancement_failure) == (kept, True, False)
+
+
+async def test_a_worker_that_does_not_say_what_wrote_a_prompt_is_named_by_its_engine(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(enhancement_only=True)
+    await one.finish(await one.take(), text="harbour at night, lamps")
+    assert (await router.ended(accepted.job_id)).enhanced_by == generation_pb2.EnhancedBy(engine="scripted")
 
 
 async def test_a_failed_enhancement_is_a_warning_only_if_the_client_said_so(router: Router) -> None:
@@ -163,3 +202,7 @@ async def test_a_failed_enhancement_is_a_warning_only_if_the_client_said_so(rout
     job = await router.ended(lenient.job_id)
     assert job.state == job_pb2.JOB_STATE_SUCCEEDED
     assert [warning.code for warning in job.warnings] == ["enhancement_failed"]
+    assert not job.HasField("enhanced_by")
+    [asset] = await assets_of(router, lenient.job_id)
+    made = asset.provenance
+    assert (made.enhanced_prompt, made.enhance_prompt, made.warn_on_enhancement_failure) == ("", True, True)

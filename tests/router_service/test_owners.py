@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from atelier.router.v1 import job_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from router_service.fairness import Shares, rank
 from router_service.storage.queue import Candidate
@@ -16,6 +17,7 @@ from service_kit.errors import FailedPrecondition
 from service_kit.identity import Owner
 from service_kit.paging import encode_page_token
 from tests.router_service.support import WAIT_S, Router
+from tests.router_service.test_sizes_and_lists import deleted
 
 ANN, BOB = Owner("default", "ann"), Owner("default", "bob")
 EQUAL = Shares.parse([], most_running=0)
@@ -77,6 +79,31 @@ async def test_a_stream_of_all_jobs_holds_the_owners_own_and_resumes(router: Rou
         third: Any = await resumed.read()
     assert (third.state.job_id, third.state.version) == (mine.job_id, second.state.version + 1)
     resumed.cancel()
+
+
+async def test_who_was_away_hears_of_the_end_of_a_job_that_was_deleted(router: Router) -> None:
+    stream = router.jobs.WatchJobs(pb.WatchJobsRequest())
+    async with asyncio.timeout(WAIT_S):
+        before: Any = await stream.read()
+    stream.cancel()
+    mine = await router.submit()
+    await router.jobs.CancelJob(pb.CancelJobRequest(job_id=mine.job_id))
+    await deleted(router, mine.job_id)
+    told: list[Any] = []
+    resumed = router.jobs.WatchJobs(pb.WatchJobsRequest(after=before.cursor))
+    async with asyncio.timeout(WAIT_S):
+        while not told or told[-1].state.state != job_pb2.JOB_STATE_CANCELLED:
+            told.append(await resumed.read())
+    resumed.cancel()
+    assert {event.state.job_id for event in told} == {mine.job_id}
+    # Later than events are kept the answer is a snapshot: what is not in it has ended.
+    router.clock.advance(timedelta(days=60))
+    await router.service.reaper.purge()
+    late = router.jobs.WatchJobs(pb.WatchJobsRequest(after=before.cursor))
+    async with asyncio.timeout(WAIT_S):
+        first: Any = await late.read()
+    late.cancel()
+    assert first.HasField("snapshot") and not first.snapshot.jobs
 
 
 def candidate(

@@ -8,14 +8,15 @@ import pytest
 from atelier.router.v1 import job_pb2, model_pb2
 from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
-from router_service.domain import Format, Quality, StageKind
+from router_service.domain import StageKind
+from router_service.generation_domain import Format, Quality
 from router_service.models import Match, RoutingTable, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
 from router_service.storage import codec
-from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.errors import ErrorReason, InvalidArgument
 from service_kit.rpc_errors import from_rpc_error
 from tests.router_service.support import Router
+from tests.support.shipped_models import CHAT, SHIPPED
 
 TABLE = RoutingTable([codec.from_json(ModelRow, row["document"]) for row in (*SHIPPED, *CHAT)])
 

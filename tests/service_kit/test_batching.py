@@ -51,6 +51,38 @@ async def test_a_lone_item_is_run_at_once_and_what_comes_meanwhile_together() ->
     assert runs.batches == [[1], [2, 3, 4]]
 
 
+async def test_who_finds_the_turn_free_and_given_to_another_waits_no_longer_either() -> None:
+    turn, ours = asyncio.Lock(), Runs()
+    our = Batcher("ours", ours, turn=turn, turn_within=timedelta(milliseconds=10))
+    await turn.acquire()
+    other = asyncio.create_task(turn.acquire())
+    await asyncio.sleep(0)
+    refused = asyncio.create_task(our.submit(1))
+    await asyncio.sleep(0)
+    # The batch is about to look. The other one is woken now, and has the turn after that.
+    turn.release()
+    async with asyncio.timeout(10):
+        with pytest.raises(ResourceExhausted):
+            await refused
+    assert await other
+
+
+async def test_who_has_no_turn_in_time_is_told_so_and_has_one_later() -> None:
+    turn, theirs, ours = asyncio.Lock(), Runs(), Runs()
+    ours.gate.set()
+    their = Batcher("theirs", theirs, turn=turn)
+    our = Batcher("ours", ours, turn=turn, turn_within=timedelta(milliseconds=10))
+    holding = await submitted(their, 1)
+    refused = await asyncio.gather(*await submitted(our, 2, 3), return_exceptions=True)
+    assert {str(error) for error in refused} == {"Other work kept the database for 0.01 seconds; repeat in a moment."}
+    assert all(isinstance(error, ResourceExhausted) and error.retry_after for error in refused)
+    theirs.gate.set()
+    assert await asyncio.gather(*holding) == [10]
+    assert await our.submit(4) == 40
+    assert ours.batches == [[4]]
+    assert not turn.locked()
+
+
 async def test_what_comes_while_another_batcher_has_the_turn_is_one_batch() -> None:
     turn, theirs, ours = asyncio.Lock(), Runs(), Runs()
     ours.gate.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from sqlalchemy import BigInteger, Boolean, Column, LargeBinary, MetaData, String, Table, UniqueConstraint, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from service_kit import bulk
 from service_kit.clock import ManualClock
 from service_kit.database import Database, Json, UtcDateTime
+from service_kit.errors import Aborted
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 metadata = MetaData()
@@ -115,6 +117,23 @@ async def test_a_row_is_changed_only_if_it_is_as_expected(db: Database) -> None:
     ]
 
 
+async def test_a_change_of_a_row_that_is_not_as_expected_undoes_its_transaction(db: Database) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("a", count=1), row("b", count=2)])
+    match = ("name", "count")
+    for expected, is_refused in ((1, False), (1, True), (7, True), (5, False)):
+        rows = [{"name": "b", "count": 2, "new_count": 2}, {"name": "a", "count": expected, "new_count": 5}]
+        try:
+            async with db.write() as tx:
+                await bulk.change_rows(tx, things, rows, match=match, refuse=lambda count: Aborted(f"only {count}"))
+                await bulk.insert_rows(tx, things, [row(f"{expected}{is_refused}", count=9 + expected, kind=None)])
+            assert not is_refused
+        except Aborted as error:
+            assert is_refused and error.message == "only 1"
+        assert [(found[0], found[2]) for found in await stored(db)][-2:] == [("a", 5), ("b", 2)]
+    assert [found[0] for found in await stored(db)] == ["1False", "5False", "a", "b"]
+
+
 async def test_a_text_among_some_by_value_and_by_name(db: Database) -> None:
     async with db.write() as tx:
         await bulk.insert_rows(tx, things, [row("a"), row("b'\"", count=2), row("c", count=3)])
@@ -152,6 +171,21 @@ async def test_a_row_that_breaks_a_rule_undoes_its_transaction_and_harms_no_late
         async with db.write() as tx:
             await bulk.insert_rows(tx, things, [row(name)])
     assert [found[0] for found in await stored(db)] == ["fourth", "third"]
+
+
+async def test_nothing_is_committed_beside_a_change_that_failed_later_though_somebody_passed_over_it(
+    db: Database,
+) -> None:
+    async with db.write() as tx:
+        await bulk.insert_rows(tx, things, [row("one")])
+    with pytest.raises(DBAPIError):
+        async with db.write() as tx:
+            await bulk.insert_rows(tx, things, [row("one")])
+            with pytest.raises(DBAPIError):
+                await tx.execute(select(things))
+            with suppress(DBAPIError):
+                await bulk.insert_rows(tx, things, [row("two")])
+    assert [found[0] for found in await stored(db)] == ["one"]
 
 
 async def test_what_is_left_for_later_is_seen_by_the_next_statement_and_gone_with_a_rollback(db: Database) -> None:

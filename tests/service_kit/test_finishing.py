@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from service_kit.errors import Unavailable
-from service_kit.finishing import OneAtATime
+from service_kit.finishing import OneAtATime, thread_to_its_end
 
 
 async def test_work_ends_though_its_caller_has_gone_and_the_next_waits_for_it() -> None:
@@ -74,3 +75,24 @@ async def test_what_goes_wrong_is_raised_and_logged_when_nobody_waits(
         await waiting
     await finishing.break_off()
     assert "unawaited_work_failed" in caplog.text + "".join(capsys.readouterr())
+
+
+async def test_who_uses_a_thread_is_there_until_it_ends_however_often_it_is_cancelled() -> None:
+    began, may_end, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        may_end.wait(10)
+        ended.set()
+
+    caller = asyncio.create_task(thread_to_its_end(work))
+    await asyncio.to_thread(began.wait, 10)
+    for _ in range(3):
+        caller.cancel()
+        await asyncio.sleep(0.01)
+    assert not caller.done()
+
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert ended.is_set()

@@ -124,16 +124,13 @@ async def test_forged_key_ids_do_not_have_the_ring_read_each_time(rings: Keyring
 
 def test_a_file_keeps_its_address_for_a_while_and_each_has_its_own(rings: Keyrings, clock: ManualClock) -> None:
     signer = rings.media_signer("asset", clock, base_url="http://x")
-    clock.advance(TTL / 12 - (clock.now() - datetime.fromtimestamp(0, UTC)) % (TTL / 12))
-
-    def urls() -> list[str]:
-        return [signer.sign("workspace-temp", *blob, TTL).url for blob in (("a", "1"), ("a", "2"), ("b", "1"))]
-
-    first = urls()
-    assert len(set(first)) == 3
-    clock.advance(TTL / 12 - timedelta(seconds=1))
-    assert urls() == first
-    clock.advance(timedelta(seconds=1))
-    assert not set(urls()) & set(first)
-    again = signer.sign("workspace-temp", "a", "1", TTL)
-    assert signer.sign("workspace-temp", "a", "1", TTL / 2).url != again.url
+    blobs = (("a", "1"), ("a", "2"), ("b", "1"))
+    assert len({signer.sign("workspace-temp", *blob, TTL).url for blob in blobs}) == 3
+    for blob in blobs:
+        first = signer.sign("workspace-temp", *blob, TTL)
+        clock.advance(first.expires_at - TTL * 11 / 12 - clock.now() - timedelta(seconds=1))
+        assert signer.sign("workspace-temp", *blob, TTL) == first
+        clock.advance(timedelta(seconds=1))
+        again = signer.sign("workspace-temp", *blob, TTL)
+        assert again.expires_at - first.expires_at == TTL / 12
+        assert signer.sign("workspace-temp", *blob, TTL / 2).url != again.url

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
 
 import pytest
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, func, insert, select, text, update
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError, InternalError
 
 from service_kit import bulk
@@ -20,11 +15,11 @@ from service_kit.clock import ManualClock
 from service_kit.database import Database, Json, UtcDateTime, db_now
 from service_kit.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from service_kit.storage_errors import disk_full, is_full, postgres_error
-from tests.conftest import databases_for_tests
-from tests.support.postgres import NoPostgres, PostgresServer
-from tests.support.processes import ROOT
+from tests.support.postgres import PostgresServer
 
 metadata = MetaData()
+
+
 things = Table(
     "things",
     metadata,
@@ -354,41 +349,6 @@ def test_another_kind_of_database_is_refused() -> None:
 def test_both_spellings_of_the_scheme_mean_psycopg() -> None:
     for spelling in ("postgres", "postgresql", "postgresql+psycopg2"):
         assert Database(f"{spelling}://a@localhost/b").url.drivername == "postgresql+psycopg"
-
-
-async def test_without_a_server_tests_fail_in_ci_and_are_skipped_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing() -> Path:
-        raise NoPostgres("There is no PostgreSQL.")
-
-    monkeypatch.setattr("tests.support.postgres.find_binaries", nothing)
-    with pytest.raises(NoPostgres):
-        next(databases_for_tests({"CI": "true"}))
-    for laptop in ({}, {"CI": ""}, {"CI": "false"}):
-        with pytest.raises(pytest.skip.Exception, match="no PostgreSQL"):
-            next(databases_for_tests(laptop))
-
-
-async def test_a_server_that_is_named_is_used(postgres_url: str) -> None:
-    giving = databases_for_tests({"TEST_DATABASE_URL": postgres_url})
-    databases = next(giving)
-    url = databases.create(migrated=False)
-    assert make_url(url).port == make_url(postgres_url).port
-    databases.drop(url)
-    assert list(giving) == []
-
-
-def test_a_server_does_not_outlive_a_test_run_that_is_killed() -> None:
-    script = (
-        "import os; from tests.support.postgres import PostgresServer; server = PostgresServer(); server.start(); "
-        "print(server.folder, flush=True); os.kill(os.getpid(), 9)"
-    )
-    run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    folder = Path(run.stdout.strip())
-    assert folder.name.startswith("atelier-pg-")
-    until = time.monotonic() + 30
-    while folder.exists() and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not folder.exists()
 
 
 async def test_a_cancelled_statement_takes_what_it_carried_along_and_leaves_its_connection_usable(

@@ -6,13 +6,14 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from service_kit import crash
 from service_kit.errors import FailedPrecondition
-from service_kit.process import run
+from service_kit.process import EXIT_NOT_IN_TIME, run
 from service_kit.server import Running
 from service_kit.settings import Settings
 
@@ -96,3 +97,21 @@ def test_a_fault_is_not_taken_for_a_sentence() -> None:
 
     with pytest.raises(ValueError, match="a fault of ours"):
         run(start)
+
+
+def test_a_part_that_does_not_stop_in_time_is_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("service_kit.process.STOP_LIMIT_S", 0.01)
+    monkeypatch.setattr("service_kit.process.os._exit", sys.exit)
+
+    async def stop() -> None:
+        await asyncio.Event().wait()
+
+    async def start(settings: Settings) -> Running:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        return Running("part", "127.0.0.1:1", stop)
+
+    with pytest.raises(SystemExit, match=str(EXIT_NOT_IN_TIME)):
+        run(start)
+    assert "part did not stop within 0.01 s" in capsys.readouterr().err

@@ -6,16 +6,8 @@ import dataclasses
 from datetime import datetime, timedelta
 from typing import Any
 
-from router_service.domain import (
-    Format,
-    GenerationSettings,
-    Job,
-    Output,
-    Quality,
-    Stage,
-    StageKind,
-    StageState,
-)
+from router_service.domain import Job, Output, Stage, StageKind, StageState
+from router_service.generation_domain import Format, GenerationSettings, Quality
 from service_kit.identity import Owner
 
 

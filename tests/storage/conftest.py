@@ -16,12 +16,12 @@ from psycopg import sql
 import asset_service.storage
 import library_service.storage
 import router_service.storage
-from router_service.storage.shipped_models import CHAT, SHIPPED
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.migrate import upgrade
 from tests.storage.exercised import BACKENDS, Recorder, storage_classes
 from tests.support.postgres import SERVICES, Databases, metadata_of
+from tests.support.shipped_models import CHAT, SHIPPED
 
 _RECORDER = Recorder()
 _LAST = "test_exercised.py"

@@ -13,7 +13,7 @@ from service_kit.clock import ManualClock
 from service_kit.erasure import owner_digest
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.identity import Owner
-from tests.storage.test_asset import ANN, BOB, OTHER, asset, put, upload
+from tests.storage.asset_rows import ANN, BOB, OTHER, asset, put, upload
 
 DAY = timedelta(days=1)
 

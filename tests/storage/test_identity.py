@@ -93,6 +93,32 @@ async def test_a_revoked_key_takes_its_sessions_with_it_and_keeps_its_time(db: D
         assert await keys.find_live("other") is not None
 
 
+async def test_the_keys_revoked_last_are_told_newest_first_as_long_as_they_are_news(
+    db: Database, clock: ManualClock
+) -> None:
+    for key_id in ("k1", "k2", "k3"):
+        async with db.write() as tx:
+            keys = Keys(tx)
+            await keys.add(key(key_id, clock))
+            await keys.add(session(f"{key_id}-session", clock, parent_key_id=key_id))
+            if key_id != "k3":
+                await keys.revoke(key_id)
+        clock.advance(SECOND)
+    async with db.read() as tx:
+        keys = Keys(tx)
+
+        async def told(window: timedelta, **page: Any) -> list[str]:
+            return [key_id for _, key_id in await keys.revoked_within(window, **{"before": None, "limit": 10} | page)]
+
+        assert await told(SECOND * 10) == ["k2-session", "k2", "k1-session", "k1"]
+        assert await told(SECOND * 10, limit=2) == ["k2-session", "k2"]
+        assert await told(SECOND * 2.5) == ["k2-session", "k2"]
+        assert await told(SECOND * 2) == []
+        # Those of one moment, too, are each on one page.
+        (first,) = await keys.revoked_within(SECOND * 10, before=None, limit=1)
+        assert await told(SECOND * 10, before=first) == ["k2", "k1-session", "k1"]
+
+
 async def test_a_session_dies_with_its_key(db: Database, clock: ManualClock) -> None:
     async with db.write() as tx:
         keys = Keys(tx)

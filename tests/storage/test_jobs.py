@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from router_service.chat_domain import Chat, ChatMessage, ChatReply, ChatRole, TokenUsage
-from router_service.domain import Failure, Format, Job, JobState, LeaseRef, Reference
+from router_service.domain import Failure, Job, JobState, LeaseRef
+from router_service.generation_domain import Format, Reference
 from router_service.storage import Storage
 from router_service.storage.jobs import Place, Wanted
 from router_service.storage.ledger import OutboxKind

@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from router_service.domain import LeaseRef
+from router_service.generation_domain import Reference
 from router_service.storage import Storage
 from router_service.storage.ledger import OutboxKind, Submission
 from service_kit.clock import ManualClock
 from service_kit.database import Database
 from service_kit.identity import Owner
+from tests.storage.both import job
 
 ANN, BOB, CAT = Owner("t", "ann"), Owner("t", "bob"), Owner("u", "ann")
 SECOND, MOMENT = timedelta(seconds=1), timedelta(microseconds=1)
@@ -119,6 +121,22 @@ async def test_what_has_to_be_told_is_claimed_oldest_first_and_by_one(router: St
         assert [entry.job_id for entry in await tx.ledger.claim_due(OutboxKind.CONFIRM, limit=9, claim_for=CLAIM)] == [
             "j2"
         ]
+
+
+async def test_only_what_the_asset_service_may_have_something_of_is_settled(
+    router: Storage, clock: ManualClock
+) -> None:
+    held = Reference("a1", "init", 0.5)
+    ended = [
+        job("pictures", clock.now()),
+        job("text", clock.now(), outputs=()),
+        job("text with a reference", clock.now(), outputs=(), references=(held,)),
+    ]
+    async with router.write() as tx:
+        await tx.ledger.settle(ended, clock.now())
+    async with router.write() as tx:
+        due = await tx.ledger.claim_due(OutboxKind.SETTLE, limit=9, claim_for=CLAIM)
+        assert [entry.job_id for entry in due] == ["pictures", "text with a reference"]
 
 
 async def test_an_entry_may_be_claimed_by_whoever_writes_it(router: Storage, clock: ManualClock) -> None:

@@ -11,7 +11,7 @@ from library_service.storage import Storage
 from library_service.storage.tables import collection_items, item_files, item_tags, user_library
 from service_kit.clock import ManualClock
 from service_kit.database import Database, db_now
-from tests.storage.test_library import ANN, item
+from tests.storage.library_rows import ANN, item
 from tests.storage.test_library_search import save
 
 DAY = timedelta(days=1)

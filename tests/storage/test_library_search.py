@@ -19,7 +19,7 @@ from library_service.storage.saves import NewItem
 from service_kit.clock import ManualClock
 from service_kit.errors import AlreadyExists
 from service_kit.identity import Owner
-from tests.storage.test_library import ANN, BOB, OTHER, caller, item, keep
+from tests.storage.library_rows import ANN, BOB, OTHER, caller, item, keep
 
 REQUESTS = Path(__file__).parents[1] / "data" / "requests.jsonl"
 NOT_ASCII = "雨の夜の横丁、提灯の明かりと水たまりの反射 — café “Zoë”, naïve style, 🌧️"

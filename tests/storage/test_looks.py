@@ -10,7 +10,7 @@ import pytest_asyncio
 from router_service.looks import Looks
 from router_service.storage import Storage
 from service_kit.clock import ManualClock
-from service_kit.errors import NotFound
+from service_kit.errors import NotFound, ResourceExhausted
 from service_kit.identity import Owner
 from tests.storage.both import job
 
@@ -59,3 +59,13 @@ async def test_nobody_misses_what_did_not_fit_into_one_look(written: Storage) ->
     together = Looks(written, most_events=2)
     told = await asyncio.gather(*(together.events(0, ANN, job_id) for job_id in ("j3", "j1", "j2")))
     assert [[event.position for event in events] for events in told] == [[], [1, 3], [2, 4]]
+
+
+async def test_who_finds_too_many_waiting_is_told_to_come_back(written: Storage) -> None:
+    together = Looks(written, most_waiting=2)
+    *seen, refused = await asyncio.gather(*(together.job("j1", ANN) for _ in range(3)), return_exceptions=True)
+    assert [isinstance(each, tuple) for each in seen] == [True, True]
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.retry_after is not None
+    assert (await together.job("j1", ANN))[1].job_id == "j1"
+    await together.close()

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import Connection, update
 
-from router_service.domain import Format, StageKind
+from router_service.domain import StageKind
+from router_service.generation_domain import Format
 from router_service.registry_domain import ConnectedWorker, LoadedModel, ModelRow
 from router_service.storage import Storage
-from router_service.storage.shipped_models import CHAT, SHIPPED
 from router_service.storage.tables import models
 from service_kit.clock import ManualClock
+from tests.support.shipped_models import CHAT, SHIPPED
 
 SECOND = timedelta(seconds=1)
 ROW = ModelRow("mine-*", 5, StageKind.GENERATE, "gpu", ("alias",), (Format.VIDEO,), 2, 512, 9, 60)
 WORKER = ConnectedWorker("k1/one", "s1", ("sdxl", "chat"), (), 4, (("gpu", "a"), ("zone", "b")), "1.0")
+
+
+def test_all_migrations_together_leave_the_routing_table_that_ships(sqlite_templates: Path) -> None:
+    """Each writes its own values: changing what ships takes a migration, which installations of before get, too."""
+    with closing(sqlite3.connect(sqlite_templates / "router.sqlite3")) as connection:
+        rows = connection.execute("SELECT document FROM models UNION ALL SELECT document FROM chat_models").fetchall()
+    documents = {document["name"]: document for document in (json.loads(row[0]) for row in rows)}
+    assert documents == {row["name"]: row["document"] for row in (*SHIPPED, *CHAT)}
 
 
 async def test_the_routing_table_ships_and_is_listed_in_order(router: Storage) -> None:

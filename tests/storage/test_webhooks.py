@@ -52,7 +52,7 @@ async def test_transitions_write_deliveries_with_the_job_as_it_was(router: Stora
             ((again, _),) = await tx.deliveries.lease_due(limit=9, lease_for=MINUTE, most_per_owner=9)
             assert (again.delivery_id, again.lease) == (delivery.delivery_id, 2)
             await tx.deliveries.lock([again.delivery_id])
-            await tx.deliveries.save([replace(again, due_at=None, finished_at=clock.now())])
+            await tx.deliveries.save([(again, replace(again, due_at=None, finished_at=clock.now()))])
         leased.append((delivery, then))
     (started, running), (completed, then) = leased
     assert started.event is WebhookEvent.STARTED and running.state is JobState.RUNNING
@@ -139,7 +139,7 @@ async def test_the_log_is_read_in_pages_changed_and_forgotten(router: Storage, c
             last_status=204,
             last_error="x",
         )
-        await tx.deliveries.save([done])
+        await tx.deliveries.save([(newest, done)])
         assert await tx.deliveries.find_page(ANN, state=DeliveryState.DELIVERED, limit=9) == [done]
     async with router.write() as tx:
         assert await tx.deliveries.remove_finished(MINUTE) == 0

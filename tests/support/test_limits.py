@@ -3,24 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 
 import pytest
 
-from tests.support.limits import closing_in_time, limited
-
-
-async def test_every_test_that_is_a_coroutine_has_a_limit(request: pytest.FixtureRequest) -> None:
-    assert inspect.unwrap(request.node.obj) is not request.node.obj
-
-
-async def test_one_that_waits_for_ever_fails() -> None:
-    async def waits() -> None:
-        await asyncio.Event().wait()
-
-    with pytest.raises(TimeoutError):
-        await limited(waits, 0.01)()
+from tests.support.limits import closing_in_time
 
 
 async def test_parts_that_do_not_end_fail_their_test() -> None:

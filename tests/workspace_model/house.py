@@ -27,8 +27,9 @@ from service_kit.database_clock import DatabaseClock
 from service_kit.identity import ON_BEHALF_OF, Caller, KeyKind, Owner, Scope, parse_on_behalf_of
 from service_kit.keyring import Keyrings
 from service_kit.settings import Settings, for_tests
+from tests.model.hops import Hop
 from tests.model.house import Running
-from tests.model.processes import Blobs, Gone, Hop, Methods, Process, ProcessDatabase, outside
+from tests.model.processes import Blobs, Gone, Methods, Process, ProcessDatabase, outside
 
 REPLICAS = 2
 _KEPT = {"event_source", "deletion_pause"}

@@ -29,6 +29,7 @@ from service_kit.ids import new_id
 from service_kit.sweeping import sweep_all
 from tests.model.house import Running
 from tests.model.processes import Gone
+from tests.model.workers import PNG
 from tests.workspace_model.house import House
 from tests.workspace_model.invariants import SEEN, State, Witness
 
@@ -294,7 +295,7 @@ class Machine(RuleBasedStateMachine):
 
 
 def _file(text: str, rendition: media_pb2.RenditionKind.ValueType = media_pb2.RENDITION_KIND_UNSPECIFIED) -> Any:
-    data = text.encode()
+    data = PNG + text.encode()
     return upload_service_pb2.OutputFile(rendition=rendition, sha256=hashlib.sha256(data).hexdigest(), data=data)
 
 

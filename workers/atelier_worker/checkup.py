@@ -18,7 +18,7 @@ from pathlib import Path
 
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineInfo, EngineUnavailable
-from atelier_worker.greeting import START_A_ROUTER, greet
+from atelier_worker.greeting import Greeted, greet
 from atelier_worker.member import models_of, worker_types_of
 from atelier_worker.plans import EnginePlan, ProcessPlan
 from atelier_worker.weight_files import BrokenFile, memory_bytes, safetensors_in
@@ -58,10 +58,10 @@ async def check_up(file: Path, environ: Mapping[str, str]) -> AsyncIterator[Find
         info, made = await _make(engine)
         yield made
         if router_answers:
-            greeted = await _greet(plan, engine, info)
+            greeted = await greet(plan, engine, info)
             # Said once: it is the same for all, and each question may take its whole deadline.
-            router_answers = greeted.remedy != START_A_ROUTER
-            yield greeted
+            router_answers = greeted.answered
+            yield _of_router(plan, engine, greeted)
 
 
 async def _make(plan: EnginePlan) -> tuple[EngineInfo | None, Finding]:
@@ -83,14 +83,12 @@ async def _make(plan: EnginePlan) -> tuple[EngineInfo | None, Finding]:
     return info, Finding(what, True, f"{info.name} for {types}: {models}")
 
 
-async def _greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None) -> Finding:
-    """Ask the router whether it takes this worker."""
-    problem, remedy, warnings = await greet(process, plan, info)
+def _of_router(process: ProcessPlan, plan: EnginePlan, greeted: Greeted) -> Finding:
     what = f"router for {plan.name}"
-    if problem:
-        return Finding(what, False, problem, remedy)
-    if warnings:
-        return Finding(what, False, "; ".join(warnings))
+    if greeted.problem:
+        return Finding(what, False, greeted.problem, greeted.remedy)
+    if greeted.warnings:
+        return Finding(what, False, "; ".join(greeted.warnings))
     return Finding(what, True, f"{process.connect} takes this worker")
 
 
@@ -100,7 +98,7 @@ def look_at_weights(plan: EnginePlan) -> list[Finding]:
     largest, of_model = 0, ""
     for model in _models(plan.options):
         name, source = str(model.get("name", "")), Path(str(model.get("source", "")))
-        dtype = str(model.get("dtype", plan.options.get("dtype", "auto")))
+        dtype = _dtype_of(plan, model)
         if not source.is_absolute():
             # An id of a hub, or a name of an upstream.
             continue
@@ -123,6 +121,17 @@ def look_at_weights(plan: EnginePlan) -> list[Finding]:
         if size > largest:
             largest, of_model = size, name
     return [*findings, _memory(plan, of_model, largest)] if largest else findings
+
+
+def _dtype_of(plan: EnginePlan, model: Mapping[str, object]) -> str:
+    """The type of a model's numbers in memory: `auto` of `diffusers` is by the device, elsewhere as in the files."""
+    dtype = str(model.get("dtype", plan.options.get("dtype", "auto")))
+    if plan.engine != "diffusers":
+        return dtype
+    from atelier_worker.engines.diffusers_engine.models import effective_dtype
+
+    device, _ = _free(str(plan.options.get("device", "auto")))
+    return effective_dtype(dtype, device)
 
 
 def _models(options: Mapping[str, object]) -> list[Mapping[str, object]]:

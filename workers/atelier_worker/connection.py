@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from datetime import timedelta
 
@@ -20,6 +19,7 @@ from atelier_worker.targets import Target, Targets
 from service_kit.ids import new_id
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.secret import Secret
+from service_kit.tasks import woken
 from service_kit.telemetry import get_logger
 
 _EXCHANGE_LIMIT_S = 10.0
@@ -69,6 +69,8 @@ class Connection:
         self._session: Session | None = None
         self._dialled: tuple[Target, grpc.aio.Channel] | None = None
         self._leaving = asyncio.Event()
+        self._disturbed = asyncio.Event()
+        self._longest_pause_s = _LONGEST_PAUSE_S
         self._reachable = True
         self._token_refusals = 0
         self._superseded = 0
@@ -94,19 +96,26 @@ class Connection:
                     pause_s = _FIRST_PAUSE_S
                 await self._pause(pause_s if self._targets.round_over else _FIRST_PAUSE_S)
                 if self._targets.round_over:
-                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                    pause_s = min(pause_s * 2, self._longest_pause_s)
         finally:
             await self._hang_up()
 
     async def _pause(self, pause_s: float) -> None:
-        """Wait a part of this time, all of what the router has asked for, or until `leave`."""
-        jitter_s = pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._leaving.wait(), self._told_to_wait_s + jitter_s)
+        """Wait a part of this time, all of what the router has asked for, or until `leave` or `hurry`."""
+        jitter_s = min(pause_s, self._longest_pause_s) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
+        await woken(self._disturbed, self._told_to_wait_s + jitter_s)
+        if not self._leaving.is_set():
+            self._disturbed.clear()
+
+    def hurry(self) -> None:
+        """Have a router tried at once, and in short pauses from now on: something is to be said before we go."""
+        self._longest_pause_s = _FIRST_PAUSE_S
+        self._disturbed.set()
 
     def leave(self) -> None:
         """Have `run` return soon."""
         self._leaving.set()
+        self._disturbed.set()
         if self._session is not None:
             self._session.leave()
 

@@ -7,9 +7,11 @@ from typing import Any
 import grpc
 
 MAX_MESSAGE_BYTES = 4 << 20
+# An output of 8 MiB that goes whole, and what is around it.
+_MAX_SENT_BYTES = 9 << 20
 _OPTIONS: list[tuple[str, Any]] = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_SENT_BYTES),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

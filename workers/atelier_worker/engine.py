@@ -16,6 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 ENTRY_POINT_GROUP = "atelier.engines"
 PREVIEW_LIMIT_BYTES = 64 * 1024
+STAGES = ("generate", "enhance", "chat")
 RENDITION_KINDS = ("thumb_256", "thumb_1024", "poster", "clip")
 
 _NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
@@ -67,6 +68,16 @@ class Lora:
 
 
 @dataclass(frozen=True, slots=True)
+class EnhancedBy:
+    """What rewrote a prompt: the `engine`, its `model`, and the `template` that it was told by. Any may be empty."""
+
+    engine: str = ""
+    model: str = ""
+    template: str = ""
+    template_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One stage to run.
 
@@ -76,6 +87,8 @@ class Task:
     there in a chat stage, which has no prompt, and only there. `guidance` is how closely to follow the prompt (None:
     the model's own), `scheduler` names how noise is taken away (empty: the model's own). `stage_key` names the
     stage of its job, the same in every attempt (empty: not known), for whoever hands work on and must not do it twice.
+    `enhanced_by` is what wrote the prompt of a `generate` stage, if it is an enhanced one; what its owner wrote is
+    `options["original_prompt"]` then, unless that is the same.
     """
 
     stage: Literal["generate", "enhance", "chat"]
@@ -99,6 +112,7 @@ class Task:
     scheduler: str = ""
     loras: tuple[Lora, ...] = ()
     stage_key: str = ""
+    enhanced_by: EnhancedBy | None = None
 
 
 class Cancelled(Exception):
@@ -141,8 +155,15 @@ class Context(Protocol):
         *,
         prompt_tokens: int | None = None,
         completion_tokens: int | None = None,
+        model: str = "",
+        template: str = "",
+        template_version: str = "",
     ) -> None:
-        """Say why the text of a chat stage ends, and what was counted; both counts or none. Once, after the text."""
+        """Say how a text ends. Once, after the text.
+
+        Of a chat stage: why, and what was counted, both counts or none. Of an enhance stage: what wrote it, `model`,
+        `template` and `template_version`, at most 100 characters each. It stays with whatever is made of the prompt.
+        """
 
     def log(self, line: str) -> None:
         """Write one line to the job's log."""

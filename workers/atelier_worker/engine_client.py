@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +16,9 @@ from atelier_worker.engine_events import EngineInfo, EngineUnavailable, TaskEnd,
 from atelier_worker.engine_process import EngineProcess
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S, EngineTasks, Tally
 from atelier_worker.task_watch import Limits
+from service_kit.finishing import to_the_end
 from service_kit.ids import new_id
+from service_kit.tasks import woken
 from service_kit.telemetry import get_logger
 
 _MAKE_LIMIT_S = 900.0
@@ -144,8 +145,8 @@ class EngineClient:
         if self._host is not None:
             self._host.process.ask_to_end()
         if self._supervisor is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+            # It ends by itself, in seconds: the process is killed if it does not. Whoever is cancelled here stays so.
+            await to_the_end(self._supervisor)
 
     async def run(self, task: Task, workdir: Path, sink: TaskSink) -> TaskEnd:
         """Run one task to its end. Cancelling this coroutine cancels the task.
@@ -175,11 +176,13 @@ class EngineClient:
         if host is None or self._info is None:
             return 0
         request_id = new_id()
-        gift = host.gifts[request_id] = asyncio.get_running_loop().create_future()
+        gift: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        host.gifts[request_id] = gift
         give = pb.GiveRoom(request_id=request_id, device=device, wanted_bytes=wanted_bytes)
         host.process.write(pb.HostRequest(give_room=give))
         try:
-            return await asyncio.wait_for(gift, limit_s)
+            async with asyncio.timeout(limit_s):
+                return await gift
         except TimeoutError:
             log.warning("engine_gives_no_room", engine=self._name, device=device, limit_s=limit_s)
             return 0
@@ -201,8 +204,7 @@ class EngineClient:
             pause_s = restart_pause_s(failures)
             self.restarts += 1
             log.warning("engine_restarts", engine=self._name, pause_s=pause_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await woken(self._stopping, pause_s)
 
     async def _run_process(self) -> None:
         """Run one process to its end."""

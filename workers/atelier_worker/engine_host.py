@@ -25,6 +25,7 @@ from atelier_worker.engine_options import OptionsError
 from atelier_worker.engine_wire import task_from_proto
 from atelier_worker.host_context import HostContext, encodable
 from atelier_worker.host_rooms import Rooms
+from atelier_worker.host_text import Flusher
 
 EXIT_NOT_USABLE = 2
 
@@ -42,6 +43,7 @@ class Host:
         self._configured = threading.Event()
         self._options: dict[str, object] = {}
         self._rooms = Rooms(self.send)
+        self._flusher = Flusher()
 
     def serve(self, engine_name: str) -> int:
         """Make the engine and run tasks; when the worker closes the pipe the process ends. Returns only on failure."""
@@ -51,9 +53,9 @@ class Host:
         try:
             engine = load_engine(engine_name, self._options)
         except EngineNotUsable as error:
-            if not isinstance(error.__cause__, OptionsError | ModuleNotFoundError):
-                # Those two are said whole by the sentence; of any other fault the place is worth something.
-                traceback.print_exception(error.__cause__ or error)
+            if not isinstance(error.__cause__, OptionsError | ModuleNotFoundError | None):
+                # Those are said whole by the sentence; of any other fault the place is worth something.
+                traceback.print_exception(error.__cause__)
             self.send(pb.HostResponse(refused=pb.Refused(message=encodable(error))))
             return EXIT_NOT_USABLE
         concurrency = max(1, int(engine.concurrency))
@@ -68,9 +70,9 @@ class Host:
         reader.join()
         return 0
 
-    def send(self, message: pb.HostResponse) -> None:
-        """Write one frame. Safe from any thread."""
-        view = memoryview(frames.encode(message))
+    def send(self, *messages: pb.HostResponse) -> None:
+        """Write frames, one behind the other. Safe from any thread."""
+        view = memoryview(b"".join(map(frames.encode, messages)))
         try:
             with self._write_lock:
                 while view:
@@ -93,7 +95,7 @@ class Host:
                 self._options = json.loads(request.configure.options_json)
                 self._configured.set()
             case "run":
-                self._contexts[request.run.task_id] = HostContext(request.run, self.send, self._rooms)
+                self._contexts[request.run.task_id] = HostContext(request.run, self.send, self._rooms, self._flusher)
                 self._waiting.put(request.run)
             case "cancel":
                 context = self._contexts.get(request.cancel.task_id)
@@ -114,7 +116,7 @@ class Host:
             # A thread that the engine left behind must not speak for a task that has ended.
             context.cancel()
             del self._contexts[request.task_id]
-            self.send(pb.HostResponse(ended=ended))
+            self.send(*context.last_words(), pb.HostResponse(ended=ended))
 
     def _run(self, engine: Engine, request: pb.RunTask, context: HostContext) -> pb.TaskEnded:
         ended = pb.TaskEnded(task_id=request.task_id)

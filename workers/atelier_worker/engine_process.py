@@ -22,6 +22,7 @@ _TAIL_BYTES = 8 << 10
 _TAIL_LINES = 12
 # A child of the engine may hold its standard error open for ever.
 _LAST_LINES_LIMIT_S = 0.5
+_LOOKS = 5
 
 log = get_logger(__name__)
 
@@ -87,11 +88,14 @@ class EngineProcess:
 
     async def reap(self) -> str:
         """End what is left of the process and return how it ended, for the operator."""
-        had_ended = await self._has_ended()
+        had_ended = await self._has_ended(_LAST_LINES_LIMIT_S)
         if not had_ended:
             self.kill("it closed its pipe and went on")
-        await self._process.wait()
-        self._end_children()
+            # What it started may hold its pipes: before Python 3.12.4 asyncio waits for these as well, and for ever.
+            for _ in range(_LOOKS):
+                if await self._has_ended(_STOP_LIMIT_S):
+                    break
+        end_left_behind(self._process.pid)
         if self._kill_timer is not None:
             self._kill_timer.cancel()
         await asyncio.wait((self._printing,), timeout=_LAST_LINES_LIMIT_S)
@@ -104,15 +108,11 @@ class EngineProcess:
         text = self._tail.decode("utf-8", "replace").replace("\r", "\n")
         return [line.rstrip() for line in text.split("\n") if line.strip()][-_TAIL_LINES:]
 
-    def _end_children(self) -> None:
-        """End what the engine has started and left behind: it may hold memory of the device, and pipes."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def _has_ended(self) -> bool:
+    async def _has_ended(self, limit_s: float) -> bool:
         """Tell whether it ends by itself, having closed its pipe: its exit code then says how."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _LAST_LINES_LIMIT_S)
+            async with asyncio.timeout(limit_s):
+                await self._process.wait()
         return self._process.returncode is not None
 
     async def _relay(self) -> None:
@@ -124,6 +124,22 @@ class EngineProcess:
             with contextlib.suppress(OSError, ValueError):
                 sys.stderr.write(chunk.decode("utf-8", "replace"))
                 sys.stderr.flush()
+
+
+def end_left_behind(group: int) -> None:
+    """End what a process that was reaped has started and left in its group: it may hold memory of a device, and pipes.
+
+    As long as one of them lives, no process gets the number of their group. So if there is one of that number, none
+    of them did, and the group is somebody else's.
+    """
+    try:
+        os.kill(group, 0)
+    except ProcessLookupError:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    except PermissionError:
+        # Somebody else's, and of another user.
+        return
 
 
 def describe_end(code: int | None, why_killed: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, cast
 
 from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier.router.v1 import chat_pb2
-from atelier_worker.engine import Chat, Lora, Message, Reference, Task
+from atelier.type.v1 import generation_pb2
+from atelier_worker.engine import Chat, EnhancedBy, Lora, Message, Reference, Task
 
 _ROLES = {
     "system": chat_pb2.CHAT_ROLE_SYSTEM,
@@ -51,6 +53,7 @@ def task_to_proto(task_id: str, workdir: Path, task: Task) -> pb.RunTask:
         scheduler=task.scheduler,
         loras=[pb.TaskLora(name=lora.name, weight=lora.weight) for lora in task.loras],
         stage_key=task.stage_key,
+        enhanced_by=None if task.enhanced_by is None else generation_pb2.EnhancedBy(**asdict(task.enhanced_by)),
     )
 
 
@@ -80,7 +83,13 @@ def task_from_proto(message: pb.RunTask) -> Task:
         scheduler=message.scheduler,
         loras=tuple(Lora(lora.name, lora.weight) for lora in message.loras),
         stage_key=message.stage_key,
+        enhanced_by=enhanced_by_from_proto(message.enhanced_by) if message.HasField("enhanced_by") else None,
     )
+
+
+def enhanced_by_from_proto(message: generation_pb2.EnhancedBy) -> EnhancedBy:
+    """Return what wrote a prompt."""
+    return EnhancedBy(message.engine, message.model, message.template, message.template_version)
 
 
 def chat_from_proto(message: chat_pb2.Chat) -> Chat:

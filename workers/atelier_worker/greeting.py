@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import grpc
 
@@ -25,7 +26,7 @@ from service_kit.version import __version__
 
 _LIMIT_S = 10.0
 _PART_LIMIT_S = 2.0
-START_A_ROUTER = (
+_START_A_ROUTER = (
     "Start it with `atelier up`, or name its host:port as connect in [worker] (by default port 7401); between "
     "machines, let the firewall pass it."
 )
@@ -33,28 +34,37 @@ _NEW_KEY = (
     "An operator makes one: atelier keys create --kind worker --owner NAME --out worker.key; name it as key_file."
 )
 
-Greeted = tuple[str, str, tuple[str, ...]]
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """What came of it: `problem` and `remedy` are empty when all is well; `answered` tells whether a router said it."""
+
+    problem: str = ""
+    remedy: str = ""
+    warnings: tuple[str, ...] = ()
+    answered: bool = True
 
 
 async def greet(process: ProcessPlan, plan: EnginePlan, info: EngineInfo | None) -> Greeted:
-    """Return the problem, its remedy, and the router's warnings; the first two are empty when there is no problem.
+    """Introduce a worker, and return what the router made of it.
 
     A worker of that name which runs is not disturbed: this one has a name of its own for the moment.
     """
     try:
-        target = await asyncio.wait_for(Targets(process.connect).next(), _LIMIT_S)
+        async with asyncio.timeout(_LIMIT_S):
+            target = await Targets(process.connect).next()
     except SettingsError as error:
-        return str(error), "Correct connect in [worker].", ()
+        return Greeted(str(error), "Correct connect in [worker].")
     except (OSError, TimeoutError):
-        return f"the name of the router {process.connect} has no address", START_A_ROUTER, ()
+        return _nobody(f"the name of the router {process.connect} has no address")
     channel = dial(target.address, name=target.name)
     try:
         async with asyncio.timeout(_LIMIT_S):
-            return "", "", await _introduce(channel, process, _introduction(plan, info))
+            return Greeted(warnings=await _introduce(channel, process, _introduction(plan, info)))
     except grpc.aio.AioRpcError as error:
         return _problem(error, target.address)
     except TimeoutError:
-        return f"the router at {target.address} does not answer within {_LIMIT_S:g} seconds", START_A_ROUTER, ()
+        return _nobody(f"the router at {target.address} does not answer within {_LIMIT_S:g} seconds")
     finally:
         await channel.close()
 
@@ -117,10 +127,14 @@ def _problem(error: grpc.aio.AioRpcError, address: str) -> Greeted:
     said = from_rpc_error(error).message
     match error.code():
         case grpc.StatusCode.UNAUTHENTICATED:
-            return f"the router at {address} does not know the worker's key", _NEW_KEY, ()
+            return Greeted(f"the router at {address} does not know the worker's key", _NEW_KEY)
         case grpc.StatusCode.UNAVAILABLE:
-            return f"no router answers at {address}", START_A_ROUTER, ()
+            return _nobody(f"no router answers at {address}")
         case grpc.StatusCode.UNIMPLEMENTED:
-            return f"what answers at {address} is no router of Atelier", START_A_ROUTER, ()
+            return _nobody(f"what answers at {address} is no router of Atelier")
         case _:
-            return f"the router at {address} refuses this worker: {said}", "", ()
+            return Greeted(f"the router at {address} refuses this worker: {said}")
+
+
+def _nobody(problem: str) -> Greeted:
+    return Greeted(problem, _START_A_ROUTER, answered=False)

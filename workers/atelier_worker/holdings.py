@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from atelier.router.v1 import model_pb2
+from atelier.router.v1 import job_pb2, model_pb2
 from atelier.type.v1 import error_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import lease_wire
@@ -16,10 +16,13 @@ from atelier_worker.dial import dial
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
 from atelier_worker.outbox import Outbox
+from atelier_worker.outcome_files import OutcomeFiles
+from atelier_worker.patience import Patience
 from atelier_worker.refs import Ref
 from atelier_worker.spool import Spool
 from atelier_worker.stage_run import StageRun, Stop
-from atelier_worker.uploads import Patience, Transfers
+from atelier_worker.uploads import Transfers
+from atelier_worker.whole_outputs import WholeOutputs
 from service_kit import crash
 from service_kit.telemetry import get_logger
 
@@ -37,6 +40,7 @@ log = get_logger(__name__)
 @dataclass(slots=True)
 class _Unanswered:
     outcome: pb.Outcome
+    ref: Ref
     lost: bool = False
 
 
@@ -59,14 +63,17 @@ class Holdings:
         self._engine_name = engine_name
         self._slots = slots
         self._spool = spool
+        self._files = OutcomeFiles(spool)
         self._outbox = outbox
         self._patience = patience
         self._handover = handover
         self._runs: dict[Ref, StageRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unanswered = {outcome.completion_id: _Unanswered(outcome) for outcome in spool.load_outcomes()}
+        self._unanswered = {
+            outcome.completion_id: _Unanswered(outcome, Ref.of(outcome.ref)) for outcome in spool.load_outcomes()
+        }
         self._handed_back: dict[Ref, str] = {}
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._channels: dict[str, tuple[grpc.aio.Channel, WholeOutputs]] = {}
         self._upload_endpoint = ""
         self._connected = False
         self._draining = False
@@ -96,7 +103,7 @@ class Holdings:
 
     def refs(self) -> list[pb.LeaseRef]:
         """Return every lease that is held: running, ended with an unanswered outcome, or being handed back."""
-        ended = [Ref.of(entry.outcome.ref) for entry in self._unanswered.values() if not entry.lost]
+        ended = [entry.ref for entry in self._unanswered.values() if not entry.lost]
         return [ref.to_proto() for ref in dict.fromkeys([*self._runs, *ended, *self._handed_back])]
 
     # What the router says.
@@ -125,7 +132,7 @@ class Holdings:
     def take(self, lease: pb.Lease) -> None:
         """Take a lease and start on it, or hand it back."""
         ref = Ref.of(lease.ref)
-        if ref in self._runs or any(Ref.of(entry.outcome.ref) == ref for entry in self._unanswered.values()):
+        if ref in self._runs or any(entry.ref == ref for entry in self._unanswered.values()):
             self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
             self.tell_credits(repeat=True)
             return
@@ -136,12 +143,13 @@ class Holdings:
             self._refuse(ref, refusal)
             return
         try:
-            workdir = self._spool.new_task_dir()
+            workdir = self._spool.new_task_dir() if _has_files(lease) else self._spool.task_dir()
         except OSError as error:
             self._refuse(ref, f"the worker's disk cannot be written: {error.strerror}")
             return
-        self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
+        # First, so that the engine hears of it before the router does: somebody waits for what it makes.
         self._start(ref, lease, workdir)
+        self._outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=lease.ref)))
 
     def cancel(self, message: pb.LeaseRef, grace_s: float = 0.0) -> None:
         """Stop a stage whose job was cancelled; its outcome says so."""
@@ -161,12 +169,12 @@ class Holdings:
             log.info("lease_lost", job_id=ref.job_id, stage=ref.stage)
             run.stop(Stop.LOST)
         for entry in self._unanswered.values():
-            if Ref.of(entry.outcome.ref) == ref:
+            if entry.ref == ref:
                 entry.lost = True
         # A router that believes a lease unanswered gives no other until it hears how much is wanted.
         self.tell_credits(repeat=True)
 
-    async def answered(self, ack: pb.OutcomeAck) -> None:
+    def answered(self, ack: pb.OutcomeAck) -> None:
         """Forget an outcome: the router has recorded it, or it no longer counts."""
         if ack.status == pb.OUTCOME_STATUS_UNSPECIFIED:
             log.error("outcome_answer_unknown", completion_id=ack.completion_id)
@@ -174,11 +182,7 @@ class Holdings:
         if self._unanswered.pop(ack.completion_id, None) is not None:
             status = pb.OutcomeStatus.Name(ack.status).removeprefix("OUTCOME_STATUS_").lower()
             log.info("outcome_answered", job_id=ack.ref.job_id, stage=ack.ref.stage, status=status)
-            try:
-                await asyncio.to_thread(self._spool.forget, ack.completion_id)
-            except OSError as error:
-                # After a restart it is sent once more, and answered as a repeat.
-                log.error("outcome_not_forgotten", job_id=ack.ref.job_id, error=str(error))
+            self._files.forget(ack)
         self._changed()
 
     # The worker's own life.
@@ -208,7 +212,9 @@ class Holdings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for channel in self._channels.values():
+        await self._files.close()
+        for channel, whole_outputs in self._channels.values():
+            await whole_outputs.close()
             await channel.close()
 
     def _free(self) -> int:
@@ -234,7 +240,10 @@ class Holdings:
         self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=ref.to_proto(), reason=reason)))
 
     def _start(self, ref: Ref, lease: pb.Lease, workdir: Path) -> None:
-        transfers = Transfers(self._upload_channel(), lease.token, self._patience, handover=self._handover)
+        channel, whole_outputs = self._upload_channel()
+        transfers = Transfers(
+            channel, lease.token, self._patience, handover=self._handover, whole_outputs=whole_outputs
+        )
         run = self._runs[ref] = StageRun(
             lease,
             engine=self._engine,
@@ -249,12 +258,21 @@ class Holdings:
         task.add_done_callback(self._tasks.discard)
         self._changed()
 
-    def _upload_channel(self) -> grpc.aio.Channel:
+    def _upload_channel(self) -> tuple[grpc.aio.Channel, WholeOutputs]:
         if self._upload_endpoint not in self._channels:
-            self._channels[self._upload_endpoint] = dial(self._upload_endpoint)
+            channel = dial(self._upload_endpoint)
+            self._channels[self._upload_endpoint] = channel, WholeOutputs(channel)
         return self._channels[self._upload_endpoint]
 
     async def _run(self, run: StageRun) -> None:
+        try:
+            await self._run_and_offer(run)
+            self._runs.pop(run.ref, None)
+            self._changed()
+        finally:
+            await run.clear()
+
+    async def _run_and_offer(self, run: StageRun) -> None:
         try:
             outcome = await run.run()
         except Exception:
@@ -268,8 +286,6 @@ class Holdings:
                 self._hand_back(run.ref, "the worker goes down before it has finished")
         else:
             await self._offer(run.ref, outcome)
-        self._runs.pop(run.ref, None)
-        self._changed()
 
     def _hand_back(self, ref: Ref, reason: str) -> None:
         """Hand back a lease that was begun. Nobody answers that, so it is named and said again in a later session."""
@@ -280,12 +296,12 @@ class Holdings:
     async def _offer(self, ref: Ref, outcome: pb.Outcome) -> None:
         """Make an outcome durable, then send it behind the last reports of its stage."""
         try:
-            await asyncio.to_thread(self._spool.keep, outcome)
+            await self._files.keep(outcome)
         except OSError as error:
             # It is still sent from memory: only a crash before the answer would cost the work.
             log.error("outcome_not_spooled", job_id=ref.job_id, error=str(error))
         crash.reach("worker.outcome.spooled")
-        self._unanswered[outcome.completion_id] = _Unanswered(outcome)
+        self._unanswered[outcome.completion_id] = _Unanswered(outcome, ref)
         last = self._outbox.reports.close(ref)
         if self._connected:
             if last:
@@ -301,3 +317,8 @@ class Holdings:
             self._idle.clear()
         else:
             self._idle.set()
+
+
+def _has_files(lease: pb.Lease) -> bool:
+    """Tell whether a stage reads or makes files."""
+    return lease.spec.kind == job_pb2.STAGE_KIND_GENERATE or bool(lease.spec.references)

@@ -14,6 +14,7 @@ from atelier.engine.v1 import engine_host_pb2 as pb
 from atelier.router.v1 import chat_pb2
 from atelier_worker.engine import PREVIEW_LIMIT_BYTES, RENDITION_KINDS, Cancelled
 from atelier_worker.host_rooms import Rooms
+from atelier_worker.host_text import Flusher, Text
 from atelier_worker.renditions import complete
 
 _NO_RENDITIONS: Mapping[str, Path] = MappingProxyType({})
@@ -25,28 +26,45 @@ _FINISH_REASONS = {"stop": chat_pb2.FINISH_REASON_STOP, "length": chat_pb2.FINIS
 class HostContext:
     """The `Context` of one task. Every method may be called from any thread."""
 
-    def __init__(self, task: pb.RunTask, send: Callable[[pb.HostResponse], None], rooms: Rooms) -> None:
-        """Speak for one task through `send`, and ask for room through `rooms`; both are safe from any thread."""
+    def __init__(
+        self, task: pb.RunTask, send: Callable[[pb.HostResponse], None], rooms: Rooms, flusher: Flusher
+    ) -> None:
+        """Speak for one task through `send`, and ask for room through `rooms`; all are safe from any thread."""
         self._task_id = task.task_id
-        self._workdir = Path(task.workdir)
+        self._folder = task.workdir
         self._indexes = frozenset(task.indexes)
-        self._send = send
+        self._send_now = send
+        self._text = Text(self._send_text, flusher)
         self._rooms = rooms
         self._lock = threading.Lock()
-        self._cancelled = threading.Event()
+        self._is_cancelled = False
+        self._finish: pb.TaskFinish | None = None
         self._steps: dict[int, int] = {}
         self._settled: set[int] = set()
 
     def cancel(self) -> None:
         """Have the next call raise `Cancelled`. For the host, which also calls it when the task has ended."""
-        self._cancelled.set()
+        self._is_cancelled = True
+
+    def last_words(self) -> list[pb.HostResponse]:
+        """Return what waits to be said of the text. For the host, which says it when the task has ended."""
+        text, finish = encodable(self._text.take()), self._finish
+        said = [pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=text))] if text else []
+        return said if finish is None else [*said, pb.HostResponse(finish=finish)]
 
     @property
     def workdir(self) -> Path:
-        return self._workdir
+        # The worker makes it where there will be files for sure; a text seldom needs one.
+        folder = self._workdir
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @property
+    def _workdir(self) -> Path:
+        return Path(self._folder)
 
     def check_cancelled(self) -> None:
-        if self._cancelled.is_set():
+        if self._is_cancelled:
             raise Cancelled
 
     def progress(self, step: int, steps: int, *, asset_index: int | None = None, phase: str = "") -> None:
@@ -70,8 +88,7 @@ class HostContext:
 
     def write(self, delta: str) -> None:
         self.check_cancelled()
-        if text := encodable(delta):
-            self._send(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=text)))
+        self._text.add(str(delta))
 
     def finish(
         self,
@@ -79,6 +96,9 @@ class HostContext:
         *,
         prompt_tokens: int | None = None,
         completion_tokens: int | None = None,
+        model: str = "",
+        template: str = "",
+        template_version: str = "",
     ) -> None:
         self.check_cancelled()
         if reason not in _FINISH_REASONS:
@@ -87,7 +107,12 @@ class HostContext:
         if prompt_tokens is not None and completion_tokens is not None:
             usage = chat_pb2.TokenUsage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens)
         message = pb.TaskFinish(task_id=self._task_id, reason=_FINISH_REASONS[reason], usage=usage)
-        self._send(pb.HostResponse(finish=message))
+        wrote = {"model": model, "template": template, "template_version": template_version}
+        for name, said in wrote.items():
+            if said:
+                setattr(message.enhanced_by, name, encodable(said))
+        # It counts only when the task has ended, and travels with that.
+        self._finish = message
 
     def log(self, line: str) -> None:
         self.check_cancelled()
@@ -119,6 +144,15 @@ class HostContext:
 
     def make_room(self, device: str, wanted_bytes: int) -> int:
         return self._rooms.ask(str(device), int(wanted_bytes), self.check_cancelled)
+
+    def _send(self, message: pb.HostResponse) -> None:
+        """Send what comes after the text that was written before it."""
+        self._text.flush()
+        self._send_now(message)
+
+    def _send_text(self, written: str) -> None:
+        if text := encodable(written):
+            self._send_now(pb.HostResponse(text=pb.TaskText(task_id=self._task_id, text=text)))
 
     def _settle(self, asset_index: int) -> None:
         with self._lock:

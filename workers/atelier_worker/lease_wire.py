@@ -9,7 +9,7 @@ from atelier.router.v1 import job_pb2
 from atelier.type.v1 import error_pb2, generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.engine import Lora, Reference, Task
-from atelier_worker.engine_wire import chat_from_proto
+from atelier_worker.engine_wire import chat_from_proto, enhanced_by_from_proto
 from service_kit.ids import new_id
 
 _QUALITIES = {generation_pb2.QUALITY_DRAFT: "draft", generation_pb2.QUALITY_HIGH: "high"}
@@ -54,6 +54,7 @@ def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
         guidance=settings.guidance if settings.HasField("guidance") and not is_text else None,
         scheduler="" if is_text else settings.scheduler,
         loras=() if is_text else tuple(Lora(lora.name, lora.weight) for lora in settings.loras),
+        enhanced_by=enhanced_by_from_proto(spec.enhanced_by) if spec.HasField("enhanced_by") else None,
     )
 
 

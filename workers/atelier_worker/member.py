@@ -15,19 +15,20 @@ from atelier_worker.engine_events import EngineInfo, EngineUnavailable
 from atelier_worker.holdings import Holdings
 from atelier_worker.neighbours import Neighbours
 from atelier_worker.outbox import Outbox
+from atelier_worker.patience import Patience
 from atelier_worker.plans import EnginePlan, ProcessPlan
 from atelier_worker.session import Introduction
 from atelier_worker.spool import Spool, open_spool
 from atelier_worker.targets import Targets
-from atelier_worker.uploads import Patience
 from service_kit.errors import AtelierError
 from service_kit.ids import new_id
 from service_kit.settings import SettingsError
+from service_kit.tasks import woken
 from service_kit.telemetry import get_logger
 from service_kit.version import __version__
 
 _DEFAULT_WORKER_TYPES = ("chat", "sdxl", "wan")
-_HAND_BACK_LIMIT_S = 2.0
+_HAND_BACK_LIMIT_S = 5.0
 # An engine that could not be made is tried again after so long: weights may be on a disk that comes later.
 AGAIN_AFTER_S = 300.0
 
@@ -120,9 +121,7 @@ class Member:
             await self._run(targets, spool, stop)
         except EngineUnavailable as error:
             self._become(State.UNUSABLE, str(error))
-            try:
-                await asyncio.wait_for(stop.wait(), AGAIN_AFTER_S)
-            except TimeoutError:
+            if not await woken(stop, AGAIN_AFTER_S):
                 self._become(State.STARTING)
 
     async def _run(self, targets: Targets, spool: Spool, stop: asyncio.Event) -> None:
@@ -184,7 +183,7 @@ class Member:
             await asyncio.wait((connected, stopped), return_when=asyncio.FIRST_COMPLETED)
             if stopped.done():
                 self._become(State.DRAINING)
-                await _drain(connected, holdings, self._process.drain_grace)
+                await _drain(connection, connected, holdings, self._process.drain_grace)
                 connection.leave()
             await connected
         finally:
@@ -216,7 +215,7 @@ async def _unless(stop: asyncio.Event, starting: Coroutine[Any, Any, EngineInfo]
         await asyncio.gather(made, stopped, return_exceptions=True)
 
 
-async def _drain(connected: asyncio.Task[None], holdings: Holdings, grace: timedelta) -> None:
+async def _drain(connection: Connection, connected: asyncio.Task[None], holdings: Holdings, grace: timedelta) -> None:
     """Let the running stages end; what has not ended in time is handed back to be tried elsewhere."""
     holdings.drain()
     idle = asyncio.create_task(holdings.wait_idle(), name="idle")
@@ -224,6 +223,7 @@ async def _drain(connected: asyncio.Task[None], holdings: Holdings, grace: timed
         await asyncio.wait((connected, idle), timeout=grace.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         if not idle.done() and not connected.done():
             holdings.stop_all()
+            connection.hurry()
             await asyncio.wait((connected, idle), timeout=_HAND_BACK_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
     finally:
         idle.cancel()

@@ -68,11 +68,12 @@ class Outbox:
             if self._ending:
                 return []
             due = self.reports.due_at()
+            alarm = None if due is None else asyncio.get_running_loop().call_at(due, self._wake.set)
             try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+                await self._wake.wait()
+            finally:
+                if alarm is not None:
+                    alarm.cancel()
 
     def _take_some(self, most: int) -> list[pb.WorkRequest]:
         taken: list[pb.WorkRequest] = []

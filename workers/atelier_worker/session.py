@@ -199,9 +199,9 @@ class Session:
             if not isinstance(message, pb.WorkResponse):
                 raise SessionLost("the router closed the session")
             for one in message.batch.responses if message.HasField("batch") else (message,):
-                await self._hear(one)
+                self._hear(one)
 
-    async def _hear(self, message: pb.WorkResponse) -> None:
+    def _hear(self, message: pb.WorkResponse) -> None:
         match message.WhichOneof("message"):
             case "lease":
                 self._holdings.take(message.lease)
@@ -215,7 +215,7 @@ class Session:
             case "lost":
                 self._holdings.lose(message.lost.ref)
             case "outcome_ack":
-                await self._holdings.answered(message.outcome_ack)
+                self._holdings.answered(message.outcome_ack)
             case "drain":
                 log.info("router_drains")
             case "reconnect":

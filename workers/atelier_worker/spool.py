@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -20,6 +23,7 @@ from service_kit.telemetry import get_logger
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_UNNAMED = 1000
 _LEAST_FREE_BYTES = 16 << 20
+_ROOM_IS_KNOWN_S = 0.5
 
 log = get_logger(__name__)
 
@@ -33,6 +37,8 @@ class Spool:
         self._outcomes = folder / "outcomes"
         self._tasks = folder / "tasks"
         self._lock = FolderLock(folder, "worker")
+        self._has_room = True
+        self._look_again_at = -math.inf
 
     def open(self) -> None:
         """Take the folder and clear what a killed process left of its tasks.
@@ -60,12 +66,18 @@ class Spool:
         file = self._folder / "worker_id"
         if not file.exists():
             host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "worker"
-            _write(file, f"{host}-{new_id()[-8:]}".encode())
+            (error,) = _write([(file, f"{host}-{new_id()[-8:]}".encode())])
+            if error is not None:
+                raise error
         return file.read_text("utf-8").strip()
+
+    def task_dir(self) -> Path:
+        """Return where the folder of one task will be, if it needs one: whoever writes there makes it."""
+        return self._tasks / new_id()
 
     def new_task_dir(self) -> Path:
         """Make an empty folder for one task."""
-        folder = self._tasks / new_id()
+        folder = self.task_dir()
         folder.mkdir()
         return folder
 
@@ -83,19 +95,40 @@ class Spool:
         return found
 
     def has_room(self) -> bool:
-        """Tell whether the disk has room for another task. Small outputs fit; large ones fail and are tried again."""
+        """Tell whether the disk has room for another task, as it was a moment ago.
+
+        Small outputs fit; large ones fail and are tried again.
+        """
+        now = time.monotonic()
+        if now >= self._look_again_at:
+            self._look_again_at = now + _ROOM_IS_KNOWN_S
+            try:
+                self._has_room = shutil.disk_usage(self._folder).free >= _LEAST_FREE_BYTES
+            except OSError:
+                self._has_room = False
+        return self._has_room
+
+    def change(
+        self, keep: Sequence[pb.Outcome], forget: Sequence[str]
+    ) -> tuple[list[OSError | None], list[OSError | None]]:
+        """Write outcomes so that neither a crash nor a power cut loses them, and remove others by completion id.
+
+        Returns:
+            For each of both, in order, why it was not done, or None.
+        """
+        contents = [(self._file(outcome.completion_id), outcome.SerializeToString()) for outcome in keep]
+        kept = _write(contents)
+        return kept, [self._remove(completion_id) for completion_id in forget]
+
+    def _remove(self, completion_id: str) -> OSError | None:
         try:
-            return shutil.disk_usage(self._folder).free >= _LEAST_FREE_BYTES
-        except OSError:
-            return False
+            self._file(completion_id).unlink(missing_ok=True)
+        except OSError as error:
+            return error
+        return None
 
-    def keep(self, outcome: pb.Outcome) -> None:
-        """Write an outcome so that neither a crash nor a power cut loses it."""
-        _write(self._outcomes / f"{outcome.completion_id}.outcome", outcome.SerializeToString())
-
-    def forget(self, completion_id: str) -> None:
-        """Remove an outcome that was answered."""
-        (self._outcomes / f"{completion_id}.outcome").unlink(missing_ok=True)
+    def _file(self, completion_id: str) -> Path:
+        return self._outcomes / f"{completion_id}.outcome"
 
 
 def open_spool(base: Path, name: str, folder: str = "") -> Spool:
@@ -135,14 +168,34 @@ def _outcome_in(file: Path) -> pb.Outcome | None:
     return outcome if whole else None
 
 
-def _write(file: Path, content: bytes) -> None:
+def _write(contents: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
+    """Write files of one folder, each as a whole, and flush them; return for each why it failed, or None."""
+    errors: list[OSError | None] = [_write_one(file, content) for file, content in contents]
+    if None not in errors:
+        return errors
+    try:
+        _flush_folder(contents[0][0].parent)
+    except OSError as error:
+        return [failed or error for failed in errors]
+    return errors
+
+
+def _write_one(file: Path, content: bytes) -> OSError | None:
+    """Write a file that appears under its name when its bytes are on disk; that it does is not flushed."""
     temporary = file.with_name(f".{file.name}.new")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
-    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+    except OSError as error:
+        return error
+    return None
+
+
+def _flush_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

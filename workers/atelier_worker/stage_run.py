@@ -19,9 +19,10 @@ from atelier_worker.engine import PREVIEW_LIMIT_BYTES, Reference
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineUnavailable, TaskEnd
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
+from atelier_worker.patience import TransferFailed
 from atelier_worker.refs import Ref
 from atelier_worker.reports import Reports
-from atelier_worker.uploads import TransferFailed, Transfers
+from atelier_worker.uploads import Transfers
 from service_kit import crash
 from service_kit.telemetry import get_logger
 
@@ -58,7 +59,7 @@ class StageRun:
         reports: Reports,
         on_engine_done: Callable[[], None],
     ) -> None:
-        """Prepare a run in an empty folder, which it removes. `on_engine_done` hears when the engine is free again."""
+        """Prepare a run in an empty folder. `on_engine_done` hears when the engine is free again."""
         self.ref = Ref.of(lease.ref)
         self.in_engine = True
         self._lease = lease
@@ -94,8 +95,13 @@ class StageRun:
             for upload in self._uploads:
                 upload.cancel()
             await asyncio.gather(*self._uploads, return_exceptions=True)
-            await asyncio.to_thread(shutil.rmtree, self._workdir, ignore_errors=True)
         return outcome
+
+    async def clear(self) -> None:
+        """Remove the folder, after `run` has ended and its outcome is on its way: nobody waits for that."""
+        # A text seldom has one, and to look costs less than a change of threads.
+        if self._workdir.exists():
+            await asyncio.to_thread(shutil.rmtree, self._workdir, ignore_errors=True)
 
     def stop(self, why: Stop, grace_s: float = DEFAULT_CANCEL_GRACE_S) -> None:
         """End the run early: the engine stops at its next step, uploads are dropped."""
@@ -146,7 +152,9 @@ class StageRun:
         self._reports.log(self.ref, line)
 
     def on_warning(self, message: str) -> None:
-        if len(self._warnings) < _MOST_WARNINGS:
+        # Engines say it for each batch, and again for each attempt.
+        known = message[:_WARNING_CHARACTERS] in self._warnings
+        if not known and len(self._warnings) < _MOST_WARNINGS:
             self._warnings.append(message[:_WARNING_CHARACTERS])
 
     def on_delivered(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> None:
@@ -212,11 +220,20 @@ class StageRun:
                 self._receipts[asset_index] = await self._transfers.upload_output(asset_index, path, renditions)
         except (TransferFailed, OSError) as error:
             log.warning("output_lost", job_id=self.ref.job_id, asset_index=asset_index, error=str(error))
-            lost = "The output was made, but it could not be stored."
-            self._failures[asset_index] = lease_wire.failure(error_pb2.ERROR_REASON_OUTPUT_LOST, lost)
-            self._any_retryable = True
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(path.unlink)
+            self._note_lost(asset_index, error)
+        if self.in_engine:
+            # There may be many of them. The last goes with the folder.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(path.unlink)
+
+    def _note_lost(self, asset_index: int, error: TransferFailed | OSError) -> None:
+        """Note why an output is not stored. A file that nobody takes is the engine's fault, and would be again."""
+        if isinstance(error, TransferFailed) and error.is_refused:
+            self.on_failed(asset_index, f"The engine delivered a file that is not taken. {error}", retryable=False)
+            return
+        lost = "The output was made, but it could not be stored."
+        self._failures[asset_index] = lease_wire.failure(error_pb2.ERROR_REASON_OUTPUT_LOST, lost)
+        self._any_retryable = True
 
     async def _settle_uploads(self) -> None:
         """Wait for every upload. One that was stopped is no fault; a fault of ours is not swallowed."""
@@ -267,6 +284,8 @@ class StageRun:
             outcome.finish_reason = self._finish.reason
             if self._finish.HasField("usage"):
                 outcome.usage.CopyFrom(self._finish.usage)
+            if self._finish.HasField("enhanced_by"):
+                outcome.enhanced_by.CopyFrom(self._finish.enhanced_by)
         if self._text_cut:
             outcome.finish_reason = chat_pb2.FINISH_REASON_LENGTH
 

@@ -4,89 +4,79 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import random
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import grpc
 
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceStub
 from atelier.type.v1 import media_pb2
+from atelier_worker import shared_folder
+from atelier_worker.patience import Patience, TransferFailed
+from atelier_worker.whole_outputs import WholeOutputs
 from service_kit import crash
 from service_kit.errors import ErrorReason
-from service_kit.file_copies import copy_bytes
 from service_kit.rpc_errors import from_rpc_error
 from service_kit.telemetry import get_logger
+
+if TYPE_CHECKING:
+    from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceAsyncStub
 
 CHUNK_BYTES = 16 << 20
 """How much of a file is sent before the service has said that it has it: the most that a break sends again."""
 _PIECE_BYTES = 1 << 20
-WHOLE_BYTES = 2 << 20
+WHOLE_BYTES = 8 << 20
 """Up to this size an output goes with its renditions in one message, and is sent anew when the call breaks off."""
+_WHOLE_FILE_BYTES = 4 << 20
+_HANDED_OVER_BYTES = 2 << 20
+"""From this size on a reference is handed over as a file, where the asset service is on the same machine."""
+_READ_AGAIN_BYTES = 8 << 20
+"""Up to this size such a file is read again, and its digest compared: that takes milliseconds."""
 _CALL_LIMIT_S = 60.0
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
-# A broken connection or a busy service passes; these are answers.
-_FINAL_CODES = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-        grpc.StatusCode.OUT_OF_RANGE,
-    }
-)
 _RENDITIONS = {
     "thumb_256": media_pb2.RENDITION_KIND_THUMB_256,
     "thumb_1024": media_pb2.RENDITION_KIND_THUMB_1024,
     "poster": media_pb2.RENDITION_KIND_POSTER,
     "clip": media_pb2.RENDITION_KIND_CLIP,
 }
-_OFFERED = re.compile(r"[0-9a-f]{32}")
-_T = TypeVar("_T")
 _Mode = Literal["wb", "ab"]
 
 log = get_logger(__name__)
-
-
-class TransferFailed(Exception):
-    """Bytes could not be moved. `retryable` tells whether it may work later; the message is a sentence for the log."""
-
-    def __init__(self, message: str, *, retryable: bool) -> None:
-        super().__init__(message)
-        self.retryable = retryable
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long one file is tried without moving forward, and the pauses between."""
-
-    limit: timedelta = timedelta(minutes=2)
-    first_pause_s: float = _FIRST_PAUSE_S
 
 
 class Transfers:
     """Uploads and reads for one lease."""
 
     def __init__(
-        self, channel: grpc.aio.Channel, token: str, patience: Patience, *, handover: Path | None = None
+        self,
+        channel: grpc.aio.Channel,
+        token: str,
+        patience: Patience,
+        *,
+        handover: Path | None = None,
+        whole_outputs: WholeOutputs | None = None,
     ) -> None:
         """Speak to the asset service behind `channel` with the lease's token.
 
-        Large files go through the folder `handover` if the service finds it to be its own.
+        Large files go through the folder `handover` if the service finds it to be its own; small ones with those of the
+        other leases that share `whole_outputs`.
         """
-        self._stub = UploadServiceStub(channel)
+        self._channel = channel
+        self._token = token
         self._metadata = (("atelier-lease-token", token),)
+        self._whole_outputs = whole_outputs or WholeOutputs(channel)
         self._patience = patience
         self._takes_whole = True
         self._handover = handover
+
+    @cached_property
+    def _stub(self) -> UploadServiceAsyncStub:
+        """The calls of the service, made for the leases that need them: a text does not."""
+        return UploadServiceStub(self._channel)
 
     async def upload_output(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str:
         """Upload one output with its renditions and return the receipt.
@@ -100,7 +90,26 @@ class Transfers:
         if receipt is not None:
             crash.reach("worker.upload.finished")
             return receipt
-        upload_id = await self._upload_file(asset_index, media_pb2.RENDITION_KIND_UNSPECIFIED, path)
+        async with self._linked(asset_index, path) as linked:
+            upload_id = linked or await self._upload_output_file(asset_index, path)
+            rendition_ids = await self._upload_renditions(asset_index, renditions)
+            if linked:
+                finished = await self._finish_linked(upload_id, rendition_ids, asset_index, path)
+            else:
+                finished = await self._finish(upload_id, rendition_ids)
+        if finished is None:
+            # The link was of no use.
+            upload_id = await self._upload_output_file(asset_index, path)
+            finished = await self._finish(upload_id, rendition_ids)
+        if finished is None:
+            raise TransferFailed("The asset service gave no receipt.", retryable=True)
+        crash.reach("worker.upload.finished")
+        return finished.receipt
+
+    async def _upload_output_file(self, asset_index: int, path: Path) -> str:
+        return await self._upload_file(asset_index, media_pb2.RENDITION_KIND_UNSPECIFIED, path)
+
+    async def _upload_renditions(self, asset_index: int, renditions: Mapping[str, Path]) -> list[str]:
         rendition_ids: list[str] = []
         for kind, file in renditions.items():
             try:
@@ -109,15 +118,69 @@ class Transfers:
                 if error.retryable:
                     raise
                 log.warning("rendition_refused", asset_index=asset_index, rendition=kind, error=str(error))
-        request = pb.FinishUploadRequest(upload_id=upload_id, rendition_upload_ids=rendition_ids)
+        return rendition_ids
 
-        async def finish(_: Callable[[], None]) -> str:
-            reply = await self._stub.FinishUpload(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
-            return reply.receipt
+    async def _finish(
+        self, upload_id: str, rendition_ids: Sequence[str], *, linked: bool = False
+    ) -> pb.FinishUploadResponse | None:
+        """Return what an output is; None when its bytes are to be sent, as the service has no link to them."""
+        request = pb.FinishUploadRequest(upload_id=upload_id, rendition_upload_ids=rendition_ids, linked=linked)
 
-        receipt = await self._persist(finish)
-        crash.reach("worker.upload.finished")
-        return receipt
+        async def finish(_: Callable[[], None]) -> pb.FinishUploadResponse | None:
+            try:
+                return await self._stub.FinishUpload(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+            except grpc.aio.AioRpcError as error:
+                if not linked or from_rpc_error(error).reason is not ErrorReason.INCOMPLETE_UPLOAD:
+                    raise
+                log.info("handover_failed", error=error.details())
+                return None
+
+        return await self._patience.keep_trying(finish)
+
+    async def _finish_linked(
+        self, upload_id: str, rendition_ids: Sequence[str], asset_index: int, path: Path
+    ) -> pb.FinishUploadResponse | None:
+        """Finish an output that is taken from a link, and see that what was taken is what is there."""
+        # Beside the service, which digests its copy.
+        digested = asyncio.create_task(asyncio.to_thread(digest, path), name="uploads.digest")
+        try:
+            finished = await self._finish(upload_id, rendition_ids, linked=True)
+            sha256, _ = await digested
+        finally:
+            digested.cancel()
+        if finished is not None and finished.media.sha256 != sha256:
+            raise TransferFailed(
+                f"The file of output {asset_index} changed while it was uploaded; deliver files that are finished.",
+                retryable=True,
+            )
+        return finished
+
+    @asynccontextmanager
+    async def _linked(self, asset_index: int, path: Path) -> AsyncIterator[str | None]:
+        """Begin the upload of a file to which a link lies where the service can take it. Gives None when there is none.
+
+        Its digest comes out while the service copies, so the answer's is compared with it (`_finish_linked`).
+        """
+        size_bytes = await asyncio.to_thread(shared_folder.size_to_link, path, self._handover)
+        if self._handover is None or not size_bytes:
+            yield None
+            return
+        start = pb.StartUploadRequest(asset_index=asset_index, size_bytes=size_bytes, handover=True)
+        try:
+            found = await self._stub.StartUpload(start, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+        except grpc.aio.AioRpcError as error:
+            # A service of an earlier release wants a digest. Whatever else it is will be said again.
+            log.debug("link_not_taken", error=error.details())
+            found = pb.StartUploadResponse()
+        if not shared_folder.is_offered(found.handover_name):
+            yield None
+            return
+        link = await asyncio.to_thread(shared_folder.link, path, self._handover / found.handover_name)
+        try:
+            yield found.upload_id if link else None
+        finally:
+            if link:
+                await asyncio.shield(asyncio.to_thread(shared_folder.remove, link))
 
     async def read_reference(self, asset_id: str, media: media_pb2.Media, path: Path) -> None:
         """Write the bytes of a reference to a file, and check that they are those that the lease describes.
@@ -125,24 +188,26 @@ class Transfers:
         Raises:
             TransferFailed: they cannot be read, or are others.
         """
+        folder = self._handover if media.size_bytes >= _HANDED_OVER_BYTES else None
 
         async def read(_: Callable[[], None]) -> str:
-            request = pb.ReadReferenceRequest(asset_id=asset_id)
+            place = None if folder is None else await asyncio.to_thread(shared_folder.make_empty, folder)
+            request = pb.ReadReferenceRequest(asset_id=asset_id, handover_name=place.name if place else "")
             call = self._stub.ReadReference(request, metadata=self._metadata)
-            sha256 = hashlib.sha256()
-            mode: _Mode = "wb"
             try:
                 async with asyncio.timeout(_CALL_LIMIT_S):
-                    async for piece in call:
-                        await asyncio.to_thread(_append, path, piece.data, sha256, mode)
-                        mode = "ab"
+                    return await _receive(call, media, path, place)
             except TimeoutError:
                 raise TransferFailed("The reference did not arrive in time.", retryable=True) from None
+            except OSError as error:
+                # There is no room, perhaps for a moment only.
+                raise TransferFailed(f"The reference could not be written: {error.strerror}.", retryable=True) from None
             finally:
                 call.cancel()
-            return sha256.hexdigest()
+                if place is not None:
+                    await asyncio.shield(asyncio.to_thread(shared_folder.remove, place))
 
-        if await self._persist(read) != media.sha256:
+        if await self._patience.keep_trying(read) != media.sha256:
             raise TransferFailed(f"The bytes of the reference {asset_id} are not those it had.", retryable=False)
 
     async def _upload_whole(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str | None:
@@ -154,10 +219,15 @@ class Transfers:
         if request is None or not self._takes_whole:
             return None
 
+        alone = False
+
         async def send(_: Callable[[], None]) -> str | None:
+            nonlocal alone
             try:
-                reply = await self._stub.UploadOutput(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
+                return await self._whole_outputs.send(self._token, request, alone=alone)
             except grpc.aio.AioRpcError as error:
+                # What harms one in such a call harms no other twice.
+                alone = True
                 if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                     # A service of an earlier release.
                     self._takes_whole = False
@@ -166,9 +236,8 @@ class Transfers:
                     # Perhaps only a rendition is refused: file by file it can be left out.
                     return None
                 raise
-            return reply.receipt
 
-        return await self._persist(send)
+        return await self._patience.keep_trying(send)
 
     async def _upload_file(self, asset_index: int, rendition: media_pb2.RenditionKind.ValueType, path: Path) -> str:
         sha256, size_bytes = await asyncio.to_thread(digest, path)
@@ -195,14 +264,14 @@ class Transfers:
                     return found.upload_id
                 received = await self._write(found.upload_id, path, received)
 
-        return await self._persist(send)
+        return await self._patience.keep_trying(send)
 
     async def _hand_over(self, found: pb.StartUploadResponse, path: Path) -> int:
         """Write a file where the service can take it. Returns how many bytes it has then: none if that did not work."""
-        if self._handover is None or not _OFFERED.fullmatch(found.handover_name):
+        if self._handover is None or not shared_folder.is_offered(found.handover_name):
             return 0
         try:
-            await asyncio.to_thread(_fill, self._handover / found.handover_name, path)
+            await asyncio.to_thread(shared_folder.fill, self._handover / found.handover_name, path)
             request = pb.CollectUploadRequest(upload_id=found.upload_id)
             reply = await self._stub.CollectUpload(request, metadata=self._metadata, timeout=_CALL_LIMIT_S)
         except OSError as error:
@@ -227,29 +296,6 @@ class Transfers:
         finally:
             call.cancel()
 
-    async def _persist(self, attempt: Callable[[Callable[[], None]], Awaitable[_T]]) -> _T:
-        """Try until it works, is refused, or has not moved forward for the limit of patience."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._patience.limit.total_seconds()
-        pause_s = self._patience.first_pause_s
-
-        def moved() -> None:
-            nonlocal give_up_at, pause_s
-            pause_s = self._patience.first_pause_s
-            give_up_at = loop.time() + self._patience.limit.total_seconds()
-
-        while True:
-            try:
-                return await attempt(moved)
-            except grpc.aio.AioRpcError as error:
-                failed = _as_failure(error)
-            except TransferFailed as error:
-                failed = error
-            if not failed.retryable or loop.time() + pause_s > give_up_at:
-                raise failed
-            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
 
 def digest(path: Path) -> tuple[str, int]:
     """Return the SHA-256 in lower-case hexadecimal and the size in bytes of a file."""
@@ -260,7 +306,8 @@ def digest(path: Path) -> tuple[str, int]:
 
 def _whole(asset_index: int, files: Mapping[media_pb2.RenditionKind.ValueType, Path]) -> pb.UploadOutputRequest | None:
     """Return an output with its renditions as one message; None when it is too large for that."""
-    if sum(path.stat().st_size for path in files.values()) > WHOLE_BYTES:
+    sizes = [path.stat().st_size for path in files.values()]
+    if max(sizes) > _WHOLE_FILE_BYTES or sum(sizes) > WHOLE_BYTES:
         return None
     request = pb.UploadOutputRequest(asset_index=asset_index)
     for rendition, path in files.items():
@@ -277,24 +324,36 @@ async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.W
         offset += len(data)
 
 
-def _fill(offered: Path, path: Path) -> None:
-    """Write a file into one that is there already: it has another name in any other folder."""
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        target = os.open(offered, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            copy_bytes(source, target, os.fstat(source).st_size)
-        finally:
-            os.close(target)
-    finally:
-        os.close(source)
-
-
 # A call may be cancelled while its thread works, so no file stays open between two pieces.
 def _read_piece(path: Path, offset: int, length: int) -> bytes:
     with path.open("rb") as stream:
         stream.seek(offset)
         return stream.read(length)
+
+
+async def _receive(
+    messages: AsyncIterable[pb.ReadReferenceResponse], media: media_pb2.Media, path: Path, place: Path | None
+) -> str:
+    """Write a reference to a file, from messages or from the place that the service has filled.
+
+    Returns:
+        The SHA-256 of what came: over the wire, or in a file that is read at once. Of a larger file it is the one that
+        the service found when it stored the bytes: another digest would tell of nothing but a broken disk, which
+        `atelier sweep --verify` looks for.
+    """
+    sha256 = hashlib.sha256()
+    mode: _Mode = "wb"
+    async for message in messages:
+        if message.handed_over_sha256 and place is not None:
+            size_bytes = await asyncio.to_thread(shared_folder.move_out, place, path)
+            if size_bytes != media.size_bytes:
+                return ""
+            if size_bytes > _READ_AGAIN_BYTES:
+                return message.handed_over_sha256
+            return (await asyncio.to_thread(digest, path))[0]
+        await asyncio.to_thread(_append, path, message.data, sha256, mode)
+        mode = "ab"
+    return sha256.hexdigest()
 
 
 def _append(path: Path, data: bytes, sha256: hashlib._Hash, mode: _Mode) -> None:
@@ -303,9 +362,3 @@ def _append(path: Path, data: bytes, sha256: hashlib._Hash, mode: _Mode) -> None
         while rest:
             rest = rest[stream.write(rest) :]
     sha256.update(data)
-
-
-def _as_failure(error: grpc.aio.AioRpcError) -> TransferFailed:
-    known = from_rpc_error(error)
-    final = error.code() in _FINAL_CODES or known.reason in (ErrorReason.ALREADY_SETTLED, ErrorReason.BODY_TOO_LARGE)
-    return TransferFailed(known.message, retryable=not final)

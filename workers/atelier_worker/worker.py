@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from atelier_worker.member import Member, State
 from atelier_worker.neighbours import Neighbours
+from atelier_worker.patience import Patience
 from atelier_worker.plans import ProcessPlan, plan_of_settings
 from atelier_worker.status_server import StatusServer
-from atelier_worker.uploads import Patience
 from service_kit.errors import AtelierError
 from service_kit.settings import Settings, SettingsError
 

@@ -22,7 +22,7 @@ def again(context: Context) -> int:
     arguments = context.arguments
     path = Path(arguments.thing)
     if path.is_file():
-        request, notes = request_of(path)
+        request, notes = request_of(path, as_enhanced=arguments.as_enhanced)
         for note in notes:
             context.note(note)
     elif _ITEM.fullmatch(arguments.thing):
@@ -48,8 +48,10 @@ def again(context: Context) -> int:
     return OK
 
 
-def request_of(path: Path) -> tuple[dict[str, Any], list[str]]:
+def request_of(path: Path, *, as_enhanced: bool) -> tuple[dict[str, Any], list[str]]:
     """Return the request that a file's own words make, and what they do not say.
+
+    Of an enhanced prompt it has what its owner wrote, and asks for an enhancement; or, `as_enhanced`, what came of it.
 
     Raises:
         UsageError: the file does not say how it was made, or not in our words.
@@ -67,24 +69,41 @@ def request_of(path: Path) -> tuple[dict[str, Any], list[str]]:
             "quantity": 1,
             "seed": int(made["seed"]),
             "quality": str(settings["quality"]),
-            "aspect_ratio": _nearest_aspect(int(settings["width"]), int(settings["height"])),
+            **_size(settings),
             "steps": int(settings["steps"]),
         }
         if "frames" in settings:
             request["duration_seconds"] = int(settings["frames"]) / int(settings["fps"])
             request["frame_rate"] = int(settings["fps"])
         request |= {name: settings[name] for name in ("guidance", "scheduler", "loras") if name in settings}
-        return request, _notes(made, settings)
+        if not as_enhanced and (made.get("original_prompt") or made.get("enhanced_by")):
+            request["prompt"] = str(made.get("original_prompt") or made["prompt"])
+            request["enhance_prompt"] = True
+        return request, _notes(made, settings, as_enhanced=as_enhanced)
     except (TypeError, KeyError, ValueError, AttributeError, ZeroDivisionError):
-        raise UsageError(f"{path} does not say how it was made: only files that Atelier made do.") from None
+        raise UsageError(
+            f"{path} does not say how it was made: its engine did not write it, or another program left it out. "
+            "Of what is in the library give the item's id."
+        ) from None
 
 
-def _notes(made: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+def _size(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the shape as it was asked for; the very size where that was asked for, and of older files."""
+    if settings.get("aspect_ratio") in ASPECTS:
+        return {"aspect_ratio": settings["aspect_ratio"]}
+    return {"width": int(settings["width"]), "height": int(settings["height"])}
+
+
+def _notes(made: Mapping[str, Any], settings: Mapping[str, Any], *, as_enhanced: bool) -> list[str]:
     notes = []
-    if made.get("original_prompt"):
+    if made.get("original_prompt") and as_enhanced:
         notes.append(f"the prompt is the enhanced one; it was given as: {made['original_prompt']}")
+    elif made.get("original_prompt"):
+        notes.append(f"its prompt was enhanced, as --as-enhanced has it, to: {made['prompt']}")
     if settings.get("references"):
-        notes.append(f"{len(settings['references'])} reference pictures are not in the file: add them to the request")
+        count = len(settings["references"])
+        which = "the reference picture is" if count == 1 else f"the {count} reference pictures are"
+        notes.append(f"{which} not in the file: add what is missing to the request")
     return notes
 
 
@@ -103,13 +122,3 @@ def _said(path: Path) -> str:
             return container.metadata.get(_KEY, "")
     except (av.FFmpegError, ValueError):
         return ""
-
-
-def _nearest_aspect(width: int, height: int) -> str:
-    """Return the ratio that a size was rounded from: sizes are multiples of 8 or 16, so the nearest one."""
-
-    def distance(aspect: str) -> float:
-        wide, _, high = aspect.partition(":")
-        return abs(width / height / (int(wide) / int(high)) - 1)
-
-    return min(ASPECTS, key=distance)

@@ -11,9 +11,20 @@ from atelier_cli.context import Context
 from atelier_cli.exits import INTERRUPTED, JOB_FAILED, OK, Ended, UsageError
 from atelier_cli.parser import REFERENCE_KINDS
 from atelier_cli.progress import display_for, follow, tell_end
+from atelier_cli.terminal import for_stdout
 
 if TYPE_CHECKING:
-    from atelier_client import Asset, Atelier, GenerateOptions, Job, Lora, ReferenceImage, SaveResult, Submitted
+    from atelier_client import (
+        Asset,
+        Atelier,
+        GenerateOptions,
+        Job,
+        Lora,
+        ReferenceImage,
+        SaveResult,
+        Submitted,
+        Webhook,
+    )
 
 
 def generate(context: Context) -> int:
@@ -46,7 +57,7 @@ def enhance(context: Context) -> int:
             job = event.job or job
             if event.text_delta is not None and not context.json:
                 anew, piece = text.add(event.text_delta)
-                print(("\n" if anew else "") + piece, end="", flush=True)
+                print(for_stdout(("\n" if anew else "") + piece), end="", flush=True)
     job = tell_end(context, job)
     if job.state != "succeeded":
         return JOB_FAILED
@@ -54,7 +65,7 @@ def enhance(context: Context) -> int:
         context.print_json({"job": job.raw})
     else:
         # What was missed on the way is in the finished job.
-        print(
+        context.print(
             job.enhanced_prompt.removeprefix(text.text)
             if job.enhanced_prompt.startswith(text.text)
             else f"\n{job.enhanced_prompt}"
@@ -79,7 +90,21 @@ def _options(arguments: argparse.Namespace, references: Sequence[ReferenceImage]
         "scheduler": arguments.scheduler or "",
         "loras": [_lora(text) for text in arguments.lora],
         "reference_images": references,
+        "webhook": _webhook(arguments),
     }
+
+
+def _webhook(arguments: argparse.Namespace) -> Webhook | None:
+    """Return where to tell of the job; None: nowhere. Raises UsageError for words about a webhook without its URL."""
+    from atelier_client import Webhook
+
+    if arguments.webhook:
+        return Webhook(arguments.webhook, tuple(arguments.webhook_event), arguments.webhook_dialect)
+    if arguments.webhook_event or arguments.webhook_dialect:
+        raise UsageError(
+            "--webhook-event and --webhook-dialect say how to tell of the job: say where, with --webhook URL."
+        )
+    return None
 
 
 def _lora(text: str) -> Lora:

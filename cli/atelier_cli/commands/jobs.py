@@ -34,16 +34,18 @@ def list_jobs(context: Context) -> int:
         return OK
     context.table(
         ("JOB", "STATE", "MADE", "CREATED", "PROMPT"),
-        [
-            (job.job_id, job.state, f"{job.delivered}/{job.requested}", moment(job.created_at), shortened(job.prompt))
-            for job in page
-        ],
+        [(job.job_id, job.state, _made(job), moment(job.created_at), shortened(job.prompt)) for job in page],
     )
     if page.next_page_token:
         context.note(f"more: --page-token {page.next_page_token}")
     if not len(page):
         context.note("no jobs")
     return OK
+
+
+def _made(job: Job) -> str:
+    """Return how much of it is there; a job for a prompt makes text and no outputs."""
+    return "text" if job.enhancement_only else f"{job.delivered}/{job.requested}"
 
 
 def show(context: Context) -> int:
@@ -63,6 +65,7 @@ def _print_job(context: Context, job: Job) -> None:
         "failure": f"{job.failure.message} ({job.failure.reason})" if job.failure else "",
         "prompt": job.prompt,
         "enhanced": job.enhanced_prompt,
+        "enhancer": str(job.enhanced_by or ""),
         "negative": job.negative_prompt,
         "model": f"{settings.model} ({settings.worker_type})",
         "makes": " ".join(part for part in (settings.format, settings.size) if part),

@@ -24,6 +24,9 @@ def create(context: Context) -> int:
             name=arguments.name,
             valid_days=arguments.valid_days,
             worker_types=arguments.worker_type,
+            requests_per_minute=arguments.requests_per_minute,
+            queued_jobs=arguments.queued_jobs,
+            running_jobs=arguments.running_jobs,
         )
     if out is not None:
         with os.fdopen(os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -66,6 +69,28 @@ def list_keys(context: Context) -> int:
     )
     if page.next_page_token:
         context.note(f"more: --page-token {page.next_page_token}")
+    return OK
+
+
+def limit(context: Context) -> int:
+    """Set what a key may do."""
+    arguments = context.arguments
+    with context.client() as client:
+        key = client.update_key(
+            arguments.key_id,
+            requests_per_minute=arguments.requests_per_minute,
+            queued_jobs=arguments.queued_jobs,
+            running_jobs=arguments.running_jobs,
+        )
+    if context.json:
+        context.print_json({"key": key.raw})
+        return OK
+    for name, value in (
+        ("requests a minute", key.requests_per_minute),
+        ("queued jobs", key.queued_jobs),
+        ("running jobs", key.running_jobs),
+    ):
+        context.print(f"{name}: {'as the settings say' if value is None else value or 'any number'}")
     return OK
 
 

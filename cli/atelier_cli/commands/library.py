@@ -37,6 +37,7 @@ def show(context: Context) -> int:
         "notes": item.notes,
         "prompt": made.prompt,
         "enhanced": made.enhanced_prompt,
+        "enhancer": str(made.enhanced_by or ""),
         "made by": f"{made.settings.model} seed {made.seed} engine {made.engine}" if made.job_id else "",
         "job": f"{made.job_id} output {made.asset_index}" if made.job_id else "",
         "saved": moment(item.created_at),

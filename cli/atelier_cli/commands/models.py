@@ -36,8 +36,9 @@ def list_models(context: Context) -> int:
 
 def list_workers(context: Context) -> int:
     """List the connected workers."""
+    arguments = context.arguments
     with context.client() as client:
-        page = client.workers()
+        page = client.workers(page_size=arguments.page_size, page_token=arguments.page_token)
     if context.json:
         context.print_json(page.raw)
         return OK
@@ -59,6 +60,8 @@ def list_workers(context: Context) -> int:
             for worker in page
         ],
     )
+    if page.next_page_token:
+        context.note(f"more: --page-token {page.next_page_token}")
     return OK
 
 

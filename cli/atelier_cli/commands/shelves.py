@@ -121,6 +121,8 @@ def collections(context: Context) -> int:
         context.print_json(page.raw)
         return OK
     context.table(("COLLECTION", "ITEMS", "NAME"), [(each.collection_id, str(each.size), each.name) for each in page])
+    if not len(page):
+        context.note("no collections")
     return OK
 
 

@@ -24,12 +24,12 @@ def sweep(context: Context) -> int:
     """Compare buckets with rows, page by page, and tell what does not fit, and why."""
     arguments = context.arguments
     findings: list[dict[str, Any]] = []
-    looked = {"blobs": 0, "rows": 0}
+    looked = {"blobs": 0, "rows": 0, "verified_bytes": 0}
     with context.client() as client:
         for bucket in (arguments.bucket,) if arguments.bucket else BUCKETS:
             token, is_first = "", True
             while token or is_first:
-                page = client.sweep(bucket, dry_run=arguments.dry_run, page_token=token)
+                page = client.sweep(bucket, dry_run=arguments.dry_run, verify=arguments.verify, page_token=token)
                 findings += [dict(found.raw) for found in page]
                 for name in looked:
                     looked[name] += int(page.raw.get(name) or 0)
@@ -41,16 +41,21 @@ def sweep(context: Context) -> int:
         what = found["subject"] or f"{found['size_bytes']} bytes"
         context.print(f"{found['action']}: {found['kind']} {found['bucket']}/{found['key']} ({what})")
         context.print(f"    {found['explanation']}")
-    context.note(f"{looked['blobs']} blobs and {looked['rows']} rows looked at, {len(findings)} do not fit")
+    read = f", {looked['verified_bytes']} bytes read" if arguments.verify else ""
+    context.note(f"{looked['blobs']} blobs and {looked['rows']} rows looked at{read}, {len(findings)} do not fit")
     return OK
 
 
 def erase(context: Context) -> int:
     """Erase an owner from the router, the workspace and the library, until nothing is left."""
     arguments = context.arguments
-    if not arguments.yes and sys.stdin.isatty():
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                f"Without a terminal nobody can be asked: give --yes to erase {arguments.owner_id} for good."
+            )
         context.note(f"Everything of {arguments.owner_id} goes, for good: jobs, assets, items, keys.")
-        if input("Type the owner's name to go on: ") != arguments.owner_id:
+        if _answer("Type the owner's name to go on: ") != arguments.owner_id:
             raise UsageError("Nothing was erased.")
     until = time.monotonic() + _PATIENCE_S
     with context.client() as client:
@@ -64,6 +69,14 @@ def erase(context: Context) -> int:
     else:
         context.print(f"{arguments.owner_id} is erased")
     return OK
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question)
+    except EOFError:
+        # Ctrl-D.
+        return ""
 
 
 def _round(client: Atelier, owner_id: str, tenant_id: str) -> dict[str, int]:

@@ -39,6 +39,8 @@ def deliveries(context: Context) -> int:
     )
     if page.next_page_token:
         context.note(f"more: --page-token {page.next_page_token}")
+    if not len(page):
+        context.note("no deliveries")
     return OK
 
 

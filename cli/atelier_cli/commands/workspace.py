@@ -62,6 +62,7 @@ def show(context: Context) -> int:
         "file": asset.filename,
         "prompt": made.prompt,
         "enhanced": made.enhanced_prompt,
+        "enhancer": str(made.enhanced_by or ""),
         "made by": f"{made.settings.model} seed {made.seed} engine {made.engine}" if asset.job_id else "",
         "saved as": asset.saved_item_id,
         "expires": moment(asset.expires_at),

@@ -1,14 +1,14 @@
-"""fal's API under `/fal/queue`, `/fal/run` and `/fal/proxy`."""
+"""fal's API under `/fal/queue`, `/fal/run`, `/fal/storage` and `/fal/proxy`."""
 
 from __future__ import annotations
 
 from gateway.dialects.dialect import Dialect
-from gateway.dialects.fal import queue, run, storage, webhooks
+from gateway.dialects.fal import parts, queue, run, storage, webhooks
 from gateway.dialects.fal.answers import error_body, error_headers
 from gateway.dialects.fal.described import DESCRIBED, ERROR, PROXY
 from gateway.dialects.fal.proxy import proxy_endpoints
 
-_SERVED = (*queue.ENDPOINTS, *run.ENDPOINTS, *storage.ENDPOINTS)
+_SERVED = (*queue.ENDPOINTS, *run.ENDPOINTS, *storage.ENDPOINTS, *parts.ENDPOINTS)
 _PROXY = proxy_endpoints(_SERVED)
 
 FAL = Dialect(

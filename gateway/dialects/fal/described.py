@@ -21,7 +21,7 @@ from gateway.dialects.described import (
     thing,
 )
 from gateway.dialects.dialect import Serve
-from gateway.dialects.fal import queue, run, storage
+from gateway.dialects.fal import parts, queue, run, storage
 from gateway.dialects.fields import Kind, mapped, noted
 
 _BLAMED = thing(loc=list_of({"type": ["string", "integer"]}), msg=TEXT, type=TEXT)
@@ -43,6 +43,7 @@ _RESULT: Json = {
     ]
 }
 
+_WHERE_TO = thing(upload_url=TEXT, file_url=TEXT, file_name=TEXT)
 _SUBMISSION = (
     mapped("X-Fal-Queue-Priority", "`priority` among the jobs of the same owner.", "low", choices=("normal", "low")),
     noted("X-Fal-Runner-Hint", "warm", note="An annotation of the job."),
@@ -81,11 +82,14 @@ DESCRIBED: Mapping[Serve, Described] = {
         _SUBMISSION,
         refuses=frozenset({499, 504}),
     ),
-    storage.initiate: Described(
-        {200: says(thing(upload_url=TEXT, file_url=TEXT, file_name=TEXT), "Where to send the file.")}
-    ),
-    storage.refuse_parts: Described({}, refuses=frozenset({413})),
+    storage.initiate: Described({200: says(_WHERE_TO, "Where to send the file.")}),
     storage.upload: Described({200: says(MAP, "The file is here.")}, raw="The file."),
+    parts.initiate: Described({200: says(_WHERE_TO, "Where to send the parts: `/1`, `/2` and so on below its path.")}),
+    parts.take: Described(
+        {200: says(thing(partNumber=WHOLE, etag=TEXT), "The part is here.")},
+        raw="The part.",
+    ),
+    parts.complete: Described({200: says(MAP, "The file is here.")}),
 }
 
 PROXY = Described(

@@ -20,8 +20,9 @@ from gateway.dialects.progress import Live, moment, peek
 from gateway.http import Reply
 from gateway.render import dump
 from gateway.sse import unnamed
+from gateway.status import http_status
 from service_kit.clock import rfc3339
-from service_kit.errors import FailedPrecondition, InvalidArgument
+from service_kit.errors import AtelierError, FailedPrecondition, InvalidArgument
 
 PRIORITIES = {"normal": 0, "low": -10}
 """fal's priorities as ours: they order only the jobs of the same owner."""
@@ -168,16 +169,25 @@ async def status_stream(call: Call) -> None:
 
 
 async def _statuses(call: Call, job: job_pb2.Job, *, wants_logs: bool) -> AsyncGenerator[bytes, None]:
-    async with aclosing(call.jobs.watch(job.job_id)) as events:
-        async for event in events:
-            changed = job_of(event)
-            if changed is not None:
-                job = changed
-                lines = answers.logs_of(job, Live()) if wants_logs and has_ended(job) else []
-                yield data(await _told(call, job, lines))
-            elif event.WhichOneof("event") == "log" and wants_logs:
-                line = answers.log_line(event.log.line, rfc3339(call.kit.context.clock.now()))
-                yield data(await _told(call, job, [line]))
+    try:
+        async with aclosing(call.jobs.watch(job.job_id)) as events:
+            async for event in events:
+                changed = job_of(event)
+                if changed is not None:
+                    job = changed
+                    lines = answers.logs_of(job, Live()) if wants_logs and has_ended(job) else []
+                    yield data(await _told(call, job, lines))
+                elif event.WhichOneof("event") == "log" and wants_logs:
+                    line = answers.log_line(event.log.line, rfc3339(call.kit.context.clock.now()))
+                    yield data(await _told(call, job, [line]))
+    except AtelierError as error:
+        yield broken(error)
+
+
+def broken(error: AtelierError) -> bytes:
+    """Return the event that says why a stream ends early."""
+    error_type = answers.error_headers(error, http_status(error))[answers.ERROR_TYPE]
+    return data({"error": error.message, "error_type": error_type})
 
 
 def data(value: object) -> bytes:

@@ -14,10 +14,10 @@ from gateway.dialects.call import Call
 from gateway.dialects.dialect import Endpoint, says_422
 from gateway.dialects.fal import answers
 from gateway.dialects.fal.inputs import FIELDS
-from gateway.dialects.fal.queue import accept, data, ended, in_time
+from gateway.dialects.fal.queue import accept, broken, data, ended, in_time
 from gateway.dialects.jobs import has_ended, job_of
 from gateway.http import Reply
-from gateway.status import HttpProblem, http_status
+from gateway.status import HttpProblem
 from service_kit.errors import AtelierError, DeadlineExceeded, Unavailable
 
 LONGEST = timedelta(hours=1)
@@ -91,8 +91,7 @@ async def _pieces(call: Call, job_id: str) -> AsyncGenerator[bytes, None]:
                     yield data(await _last(call, job))
                     return
     except AtelierError as error:
-        error_type = answers.error_headers(error, http_status(error))[answers.ERROR_TYPE]
-        yield data({"error": error.message, "error_type": error_type})
+        yield broken(error)
 
 
 def _preview(preview: router_service_pb2.Preview) -> dict[str, Any]:

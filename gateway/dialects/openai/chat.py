@@ -20,6 +20,7 @@ from gateway.status import HttpProblem, http_status
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 
 _DONE = unnamed(b"[DONE]")
+_TEXT = "text"
 
 
 async def complete(call: Call) -> Reply | None:
@@ -32,7 +33,8 @@ async def complete(call: Call) -> Reply | None:
         call, values, messages, {"max_tokens": name}, max_tokens=most, stop=values.list("stop")
     )
     if values.get("stream"):
-        await call.stream(_frames(call, accepted, include_usage=include_usage))
+        chunks = _Chunks(accepted, include_usage=include_usage)
+        await call.stream(_frames(call, accepted.job_id, chunks), chunks.choice({"role": "assistant", "content": ""}))
         return None
     job = await call.finished(accepted.job_id)
     answer = {
@@ -96,26 +98,35 @@ def _head(accepted: router_service_pb2.GenerateContentResponse, kind: str) -> di
     }
 
 
-async def _frames(
-    call: Call, accepted: router_service_pb2.GenerateContentResponse, *, include_usage: bool
-) -> AsyncGenerator[bytes, None]:
-    head = _head(accepted, "chat.completion.chunk") | ({"usage": None} if include_usage else {})
+class _Chunks:
+    """The events of one streamed reply."""
 
-    def chunk(delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
+    def __init__(self, accepted: router_service_pb2.GenerateContentResponse, *, include_usage: bool) -> None:
+        self._head = _head(accepted, "chat.completion.chunk") | ({"usage": None} if include_usage else {})
+        self._include_usage = include_usage
+        # Everything but the text is the same in each of them.
+        self._before, _, self._after = self.choice({"content": _TEXT}).rpartition(dump(_TEXT))
+
+    def choice(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
+        """Return a chunk of the one choice."""
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return unnamed(dump({**head, "choices": [choice]}))
+        return unnamed(dump({**self._head, "choices": [choice]}))
 
-    yield chunk({"role": "assistant", "content": ""})
+    def piece(self, text: str) -> bytes:
+        """Return the chunk of a piece of the text."""
+        return self._before + dump(text) + self._after
+
+    def end(self, reply: chat_pb2.ChatReply) -> bytes:
+        """Return all that comes after the text."""
+        counted = unnamed(dump({**self._head, "choices": [], "usage": usage(reply)})) if self._include_usage else b""
+        return self.choice({}, _finish_reason(reply)) + counted + _DONE
+
+
+async def _frames(call: Call, job_id: str, chunks: _Chunks) -> AsyncGenerator[bytes, None]:
     try:
-        async with aclosing(text.pieces(call, accepted.job_id)) as pieces:
+        async with aclosing(text.pieces(call, job_id)) as pieces:
             async for piece in pieces:
-                if isinstance(piece, job_pb2.Job):
-                    yield chunk({}, _finish_reason(piece.reply))
-                    if include_usage:
-                        yield unnamed(dump({**head, "choices": [], "usage": usage(piece.reply)}))
-                    yield _DONE
-                else:
-                    yield chunk({"content": piece})
+                yield chunks.end(piece.reply) if isinstance(piece, job_pb2.Job) else chunks.piece(piece)
     except HttpProblem as problem:
         yield unnamed(dump(error_body(problem.error, problem.status or 500, call.exchange.request_id)))
     except AtelierError as error:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ from service_kit.database import UtcDateTime
 from service_kit.events.exchange import frames
 from service_kit.events.exchange.member import Exchange, Message
 from service_kit.postgres_driver import connect
+from service_kit.tasks import beside_each_other
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -124,9 +126,7 @@ class PostgresExchange(Exchange):
 
     async def run(self) -> None:
         """Send and receive until cancelled. A connection that is lost is made again; nothing is raised for it."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._connected(self._listen))
-            tasks.create_task(self._connected(self._work))
+        await beside_each_other(partial(self._connected, self._listen), partial(self._connected, self._work))
 
     async def _connected(self, use: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]]) -> None:
         pause_s = _FIRST_PAUSE_S

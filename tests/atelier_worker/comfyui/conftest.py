@@ -51,10 +51,12 @@ def template_of(workflow: str | dict[str, Any], folder: Path, *options: str) -> 
 def make_engine(tmp_path: Path) -> MakeEngine:
     """Makes engines: `make_engine(url, workflow, *options of the import, **options of the engine)`."""
 
-    def make(url: str, workflow: str | dict[str, Any], *options: str, **more: Any) -> ComfyEngine:
+    def make(
+        url: str, workflow: str | dict[str, Any], *options: str, patience: Patience = QUICK, **more: Any
+    ) -> ComfyEngine:
         model: dict[str, Any] = {"name": "sdxl", "template": str(template_of(workflow, tmp_path, *options))}
         model |= {name: more.pop(name) for name in ("lora_names",) if name in more}
         table = {"engine": "comfyui", "name": "comfy", "url": url, "models": [model]} | more
-        return ComfyEngine(table, patience=QUICK)
+        return ComfyEngine(table, patience=patience)
 
     return make

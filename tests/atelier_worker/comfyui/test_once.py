@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from atelier_worker.engine import Cancelled, EngineError
-from tests.atelier_worker.comfyui.conftest import MakeEngine
+from tests.atelier_worker.comfyui.conftest import QUICK, MakeEngine
 from tests.atelier_worker.comfyui.stand_in import StandIn
 from tests.atelier_worker.comfyui.tasks import SMALL, Listener, sampling
 from tests.atelier_worker.engines.listener import Listener as _Listener
@@ -183,3 +183,20 @@ def test_a_prompt_that_takes_too_long_is_stopped(comfyui: StandIn, tmp_path: Pat
     with pytest.raises(EngineError, match=r"took longer than 0\.2 seconds"):
         engine.run(SMALL, Listener(tmp_path))
     assert comfyui.interrupts == 1
+
+
+def test_a_node_that_is_silent_for_long_is_said_to_run_still(
+    comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine
+) -> None:
+    """A worker ends a task that says nothing for minutes, and a step of a large video takes longer."""
+    comfyui.hold_at = 1
+
+    def go_on(listener: _Listener) -> bool:
+        if listener.steps.count((0, 1, 3)) > 3:
+            comfyui.hold_at = None
+        return False
+
+    listener = Listener(tmp_path, cancel_when=go_on)
+    engine = make_engine(comfyui.url, "sdxl", patience=replace(QUICK, look_s=0.0, say_s=0.0), prompt_timeout="10s")
+    engine.run(SMALL, listener)
+    assert 0 in listener.delivered

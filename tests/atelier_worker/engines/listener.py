@@ -26,6 +26,7 @@ class Listener:
     previews: list[tuple[int, bytes, str]] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
     finishes: list[tuple[str, int | None, int | None]] = field(default_factory=list)
+    written_by: tuple[str, str, str] = ("", "", "")
     warnings: list[str] = field(default_factory=list)
     delivered: dict[int, Path] = field(default_factory=dict)
     renditions: dict[int, dict[str, Path]] = field(default_factory=dict)
@@ -46,8 +47,18 @@ class Listener:
         self.text.append(delta)
         self.check_cancelled()
 
-    def finish(self, reason: str, *, prompt_tokens: int | None = None, completion_tokens: int | None = None) -> None:
+    def finish(
+        self,
+        reason: str,
+        *,
+        prompt_tokens: int | None = None,
+        completion_tokens: int | None = None,
+        model: str = "",
+        template: str = "",
+        template_version: str = "",
+    ) -> None:
         self.finishes.append((reason, prompt_tokens, completion_tokens))
+        self.written_by = (model, template, template_version)
 
     def log(self, line: str) -> None:
         self.check_cancelled()

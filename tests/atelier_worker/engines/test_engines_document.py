@@ -16,7 +16,8 @@ from atelier_worker.engines.diffusers_engine.settings import read_settings as re
 from atelier_worker.engines.openai_engine.options import read_options as read_openai
 from atelier_worker.engines.transformers_engine.options import read_options as read_transformers
 from atelier_worker.worker_file import read_worker_file
-from router_service.domain import Quality, StageKind
+from router_service.domain import StageKind
+from router_service.generation_domain import Quality
 from router_service.models import ASPECT_RATIOS, effective_size, effective_steps
 from router_service.registry_domain import ModelRow
 from service_kit.comfy_template import Template, read_workflow, write_template

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import av
@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from atelier_worker.engine import Reference
+from asset_service import picture_walk
+from atelier_worker.engine import EnhancedBy, Reference
 from atelier_worker.engines import files
 from service_kit import renditions
 from tests.atelier_worker.engines.listener import IMAGE, VIDEO
@@ -154,6 +155,18 @@ def test_a_file_made_from_an_enriched_prompt_carries_both() -> None:
     task = replace(IMAGE, prompt="a cat, soft light", options={"original_prompt": "a cat"})
     made = json.loads(files.made_with(task, 8, "sketch"))
     assert (made["prompt"], made["original_prompt"]) == ("a cat, soft light", "a cat")
+    assert "enhanced_by" not in made, "a router of the release before does not say it"
+    by = EnhancedBy("transformers", "chat", "enhance/sdxl", "v1")
+    made = json.loads(files.made_with(replace(task, enhanced_by=by), 8, "sketch"))
+    assert made["enhanced_by"] == asdict(by)
+    made = json.loads(files.made_with(replace(task, enhanced_by=EnhancedBy("sketch")), 8, "sketch"))
+    assert made["enhanced_by"] == {"engine": "sketch"}
+
+
+def test_a_file_says_its_shape_as_it_was_asked_for() -> None:
+    assert "aspect_ratio" not in json.loads(files.made_with(IMAGE, 8, "sketch"))["settings"]
+    asked = replace(IMAGE, options={"aspect_ratio": "3:2"})
+    assert json.loads(files.made_with(asked, 8, "sketch"))["settings"]["aspect_ratio"] == "3:2"
 
 
 def test_metadata_is_one_line_of_sorted_json() -> None:
@@ -226,3 +239,15 @@ def test_a_picture_and_its_thumbnails_are_written_at_once_and_are_what_they_are_
     (tmp_path / "full" / "image.png").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
         files.save_picture(picture, tmp_path / "full", made)
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a <script>alert(1)</script>", "<!DOCTYPE html>", "<?php", "a poster of %PDF-1.7", "<html>"]
+)
+def test_no_prompt_makes_a_file_look_like_something_else(tmp_path: Path, prompt: str) -> None:
+    made = files.made_with(replace(IMAGE, prompt=prompt), 8, "sketch")
+    assert json.loads(made)["prompt"] == prompt
+    files.save_png(noise(16, 16), tmp_path / "a.png", made)
+    content = (tmp_path / "a.png").read_bytes()
+    assert prompt.encode() not in content
+    assert picture_walk.walk(memoryview(content), "image/png").width == 16

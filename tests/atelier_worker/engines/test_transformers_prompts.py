@@ -132,14 +132,14 @@ def test_never_more_than_the_budget_and_never_half_a_word(text: str, tokens: int
 @pytest.mark.parametrize(
     ("model", "name"),
     [
-        ("sdxl", "enhance/v1/sdxl"),
-        ("Juggernaut-XL", "enhance/v1/sdxl"),
-        ("wan2.2-t2v", "enhance/v1/wan"),
-        ("flux-dev", "enhance/v1/flux"),
-        ("stable-diffusion-3.5", "enhance/v1/flux"),
-        ("stable-diffusion-xl", "enhance/v1/sdxl"),
-        ("sketch", "enhance/v1/default"),
-        ("", "enhance/v1/default"),
+        ("sdxl", "enhance/sdxl v1"),
+        ("Juggernaut-XL", "enhance/sdxl v1"),
+        ("wan2.2-t2v", "enhance/wan v1"),
+        ("flux-dev", "enhance/flux v1"),
+        ("stable-diffusion-3.5", "enhance/flux v1"),
+        ("stable-diffusion-xl", "enhance/sdxl v1"),
+        ("sketch", "enhance/default v1"),
+        ("", "enhance/default v1"),
     ],
 )
 def test_a_model_has_the_template_of_its_family(model: str, name: str) -> None:
@@ -148,5 +148,7 @@ def test_a_model_has_the_template_of_its_family(model: str, name: str) -> None:
 
 def test_templates_have_names_of_their_own_and_budgets() -> None:
     assert len({one.name for one in TEMPLATES}) == len(TEMPLATES)
-    assert all("/v" in one.name and one.budget > 0 and one.system for one in TEMPLATES)
+    assert all(
+        one.name == f"{one.title} {one.version}" and one.version and one.budget > 0 and one.system for one in TEMPLATES
+    )
     assert template_for("sdxl").budget == 75

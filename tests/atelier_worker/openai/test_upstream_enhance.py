@@ -22,7 +22,8 @@ def test_the_prompt_is_asked_for_with_the_template_of_its_model(upstream: StandI
     assert asked["temperature"] == template.temperature
     assert "".join(context.text) == "A red kite over dunes, dusk."
     assert context.lines[0] == f"{template.name}, written by the upstream's Qwen/Qwen3-8B"
-    assert not context.finishes, "an enhancement has no reason to end"
+    assert context.finishes == [("stop", None, None)]
+    assert context.written_by == ("chat", "enhance/sdxl", "v1")
 
 
 def test_thoughts_a_preface_and_what_follows_are_left_out(upstream: StandIn, tmp_path: Path) -> None:
@@ -38,7 +39,8 @@ def test_a_prompt_that_is_too_long_is_cut_and_the_upstream_left(upstream: StandI
     context = heard(tmp_path)
     engine_for(upstream).run(replace(ENHANCE, model="sdxl"), context)
     assert "".join(context.text).startswith("kite number 0, kite number 1")
-    assert context.warnings == ["The enhanced prompt was cut: enhance/v1/sdxl keeps it within 75 tokens."]
+    assert context.warnings == ["The enhanced prompt was cut: enhance/sdxl v1 keeps it within 75 tokens."]
+    assert context.finishes == [("length", None, None)]
 
 
 def test_a_preface_alone_is_not_yet_written_and_can_be_tried_again(upstream: StandIn, tmp_path: Path) -> None:

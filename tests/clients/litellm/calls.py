@@ -88,6 +88,32 @@ def completion_after_500() -> None:
     assert answer.choices[0].message.content
 
 
+@call("responses")
+def responses() -> None:
+    answer = litellm.responses("Name a bird.", "openai/chat", instructions="Be brief.", **told())
+    assert answer.status == "completed" and answer.error is None, answer
+    assert answer.output_text and answer.usage.output_tokens > 0
+
+
+@call("responses streamed")
+def responses_streamed() -> None:
+    events = list(litellm.responses("Name a bird.", "openai/chat", stream=True, **told()))
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed"), events
+    written = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert written and events[-1].response.output_text == written
+
+
+@call("responses after a 500, which it does not repeat; once more with the same key")
+def responses_after_500() -> None:
+    ways = {**told(FAULTY_URL), "max_retries": 2, "extra_headers": {"Idempotency-Key": "heron-2"}}
+    try:
+        litellm.responses(ONCE, "openai/chat", **ways)
+    except litellm.InternalServerError:
+        assert litellm.responses(ONCE, "openai/chat", **ways).output_text
+        return
+    raise AssertionError("it was repeated")
+
+
 @call("errors")
 def errors() -> None:
     try:

@@ -118,6 +118,23 @@ async def test_a_picture_starts_from_another(fal: Any, picture: bytes) -> None:
     assert len(again["images"]) == 1
 
 
+async def test_a_file_is_uploaded_where_the_constant_of_the_client_points(
+    system: System, certificates: Certificates, picture: bytes, tmp_path: Path
+) -> None:
+    async with connected(system, certificates, {}) as (fal, proxy):
+        module = sys.modules["fal_client.client"]
+        # Neither a variable of the environment nor an argument names them: a release that reads one is news.
+        assert (module.REST_URL, module.CDN_URL) == ("https://rest.fal.ai", "https://v3.fal.media")
+        module.REST_URL = f"{proxy.url}/fal"  # type: ignore[attr-defined]
+        url = await fal.upload(picture, "image/png", repository="fal")
+        assert url.startswith(f"{system.url}/fal/files/")
+        made = await fal.run("fal-ai/sdxl/image-to-image", {**SMALL, "image_url": url})
+        assert len(made["images"]) == 1
+        path = tmp_path / "teal.png"
+        path.write_bytes(picture)
+        assert (await fal.upload_file(path, repository="fal")).startswith(f"{system.url}/fal/files/")
+
+
 async def test_a_request_is_followed_and_cancelled(fal: Any, http: httpx.AsyncClient) -> None:
     handle = await fal.submit("fal-ai/sdxl", LONG)
     assert handle.status_url.endswith(f"/fal/queue/fal-ai/sdxl/requests/{handle.request_id}/status")

@@ -87,12 +87,6 @@ async def test_a_file_is_brought_without_a_key(http: httpx.AsyncClient, picture:
     assert len(response.json()["images"]) == 1
 
 
-async def test_a_file_that_would_come_in_parts_is_too_large(http: httpx.AsyncClient) -> None:
-    target = "https://rest.fal.ai/storage/upload/initiate-multipart?storage_type=fal-cdn-v3"
-    response = await proxied(http, "POST", target, {"content_type": "video/mp4", "file_name": "long.mp4"})
-    assert (response.status_code, response.json()["detail"]) == (413, "The body is larger than 33554432 bytes.")
-
-
 async def test_text_is_written_and_streamed(http: httpx.AsyncClient) -> None:
     body = {"prompt": "Name a bird.", "system_prompt": "Be brief.", "max_tokens": 32, "temperature": 0.5, "top_p": 0.9}
     whole = (await http.post("/fal/run/fal-ai/chat", json=body)).json()

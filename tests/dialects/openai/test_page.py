@@ -18,7 +18,11 @@ WHERE = "http://127.0.0.1:7400"
 
 
 async def test_the_page_works_as_it_is_written(system: System, tmp_path: Path) -> None:
-    lines = joined(PAGE, "sh").replace(WHERE, system.url).replace("~/.atelier", str(system.settings.core.data_dir))
+    lines = (
+        joined(PAGE, "sh")
+        .replace(WHERE, system.url)
+        .replace("~/.local/share/atelier", str(system.settings.core.data_dir))
+    )
     script = tmp_path / "reader.py"
     script.write_text(joined(PAGE, "python"), "utf-8")
     process = await asyncio.create_subprocess_exec(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -48,6 +50,8 @@ def made_with(task: Task, seed: int, engine: str, more: Mapping[str, object] = _
         "quality": task.quality,
         "references": [{"kind": reference.kind, "strength": reference.strength} for reference in task.references],
     }
+    if task.options.get("aspect_ratio"):
+        settings["aspect_ratio"] = task.options["aspect_ratio"]
     if task.format == "video":
         settings |= {"frames": task.frames, "fps": task.fps}
     if task.guidance is not None:
@@ -66,14 +70,22 @@ def made_with(task: Task, seed: int, engine: str, more: Mapping[str, object] = _
     }
     if task.options.get("original_prompt"):
         made["original_prompt"] = task.options["original_prompt"]
-    return json.dumps(made, ensure_ascii=False, sort_keys=True)
+    if task.enhanced_by is not None:
+        made["enhanced_by"] = {name: said for name, said in asdict(task.enhanced_by).items() if said}
+    text = json.dumps(made, ensure_ascii=False, sort_keys=True)
+    # The same JSON, but no prompt of a page or of a document makes the file look like one.
+    return text.replace("<", "\\u003c").replace("%PDF", "\\u0025PDF")
 
 
 def save_png(image: Image.Image, path: Path, made: str) -> None:
-    """Write a PNG that says how it was made (see `made_with`): an iTXt chunk under the key `atelier`."""
+    """Write a PNG that says how it was made (see `made_with`): an iTXt chunk under the key `atelier`.
+
+    Rows are filtered, and of the rest only runs of equal bytes are packed. A picture like a photograph is no larger so
+    than by searching for longer repetitions, and is written in less than half the time.
+    """
     info = PngInfo()
     info.add_itxt(KEY, made)
-    image.save(path, "PNG", pnginfo=info, compress_level=4)
+    image.save(path, "PNG", pnginfo=info, compress_level=1, compress_type=zlib.Z_RLE)
 
 
 def save_picture(image: Image.Image, folder: Path, made: str) -> tuple[Path, dict[str, Path]]:

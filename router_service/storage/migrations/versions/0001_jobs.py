@@ -1,9 +1,10 @@
 """Jobs, queue, leases, outcomes, outbox, submissions, models, workers, events; and the routing table as it ships."""
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
-from router_service.storage.shipped_models import SHIPPED
 from service_kit.database import Json, UtcDateTime
 from service_kit.events.tables import create_event_tables
 
@@ -11,6 +12,51 @@ revision = "0001"
 down_revision = None
 
 _serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+def _row(name: str, position: int, **document: Any) -> dict[str, Any]:
+    return {"name": name, "position": position, "document": {"name": name, "position": position, **document}}
+
+
+# As the first release shipped them: what is changed later, a later migration changes.
+_SHIPPED: tuple[dict[str, Any], ...] = (
+    _row("enhancer", 10, stage="enhance", worker_type="chat", deadline_seconds=120),
+    _row(
+        "sdxl",
+        20,
+        stage="generate",
+        worker_type="sdxl",
+        aliases=["sdxl-base-1.0"],
+        formats=["image"],
+        base_size=1024,
+        default_steps=12,
+        deadline_seconds=900,
+    ),
+    _row("sdxl*", 30, stage="generate", worker_type="sdxl", formats=["image"], base_size=1024, default_steps=12),
+    _row(
+        "wan",
+        40,
+        stage="generate",
+        worker_type="wan",
+        aliases=["wan-2.1"],
+        formats=["video", "image"],
+        base_size=640,
+        default_steps=12,
+        max_quantity=4,
+        deadline_seconds=1800,
+    ),
+    _row(
+        "*",
+        1000,
+        stage="generate",
+        worker_type="wan",
+        formats=["video", "image"],
+        base_size=640,
+        default_steps=12,
+        max_quantity=4,
+        deadline_seconds=1800,
+    ),
+)
 
 
 def upgrade() -> None:
@@ -114,4 +160,4 @@ def upgrade() -> None:
         sa.Column("seen_at", UtcDateTime, nullable=False),
     )
     create_event_tables(op)
-    op.bulk_insert(models, [dict(row) for row in SHIPPED])
+    op.bulk_insert(models, [dict(row) for row in _SHIPPED])

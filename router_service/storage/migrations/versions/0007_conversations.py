@@ -3,11 +3,13 @@
 import sqlalchemy as sa
 from alembic import op
 
-from router_service.storage.shipped_models import CHAT
 from service_kit.database import Json
 
 revision = "0007"
 down_revision = "0006"
+
+# As it was shipped then: what is changed later, a later migration changes.
+_CHAT = {"name": "chat", "position": 15, "stage": "chat", "worker_type": "chat", "deadline_seconds": 600}
 
 
 def upgrade() -> None:
@@ -23,7 +25,8 @@ def upgrade() -> None:
     )
     # An operator may have a row of that name, for a generation.
     taken = set(op.get_bind().execute(sa.text("SELECT name FROM models")).scalars())
-    op.bulk_insert(rows, [dict(row) for row in CHAT if row["name"] not in taken])
+    if _CHAT["name"] not in taken:
+        op.bulk_insert(rows, [{"name": _CHAT["name"], "position": _CHAT["position"], "document": _CHAT}])
     op.add_column("workers", sa.Column("chats", sa.Boolean))
     # Empty for a job that the release before accepts from now on: it is only in lists of all formats.
     op.add_column("jobs", sa.Column("format", sa.String(16)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from atelier_worker.engine import Context, EngineError, Task
@@ -38,14 +39,10 @@ class ComfyEngine:
         # One prompt runs in ComfyUI while the files of another one are on their way.
         self.concurrency = read.integer("slots", 2, least=1)
         timeout_s = read.duration_s("timeout", 30.0)
-        self._patience = Patience(
+        self._patience = replace(
+            own,
             reach_s=read.duration_s("reach_timeout", own.reach_s),
-            lost_s=own.lost_s,
-            look_s=own.look_s,
-            listen_s=own.listen_s,
-            show_s=own.show_s,
             prompt_s=read.duration_s("prompt_timeout", own.prompt_s),
-            stop_s=own.stop_s,
         )
         self._limit_bytes = read.size_bytes("output_limit", _OUTPUT_LIMIT_BYTES)
         self._models = {model.name: model for model in map(_model, read.tables("models"))}

@@ -19,6 +19,7 @@ from atelier_worker.engine import Cancelled, Context, EngineError
 from atelier_worker.engines.comfyui_engine import failures, watch
 from atelier_worker.engines.comfyui_engine.api import AnswerLost, ComfyApi, NotThere, Place, Refused, State
 from atelier_worker.engines.comfyui_engine.previews import small_preview
+from atelier_worker.engines.watched import SAY_S
 from atelier_worker.task_watch import LOADING
 from service_kit.comfy_template import Workflow
 
@@ -36,8 +37,8 @@ class Patience:
 
     `reach_s`: for a ComfyUI that cannot be reached; `lost_s`: for a prompt whose answer was lost to show up before it
     is sent again; `look_s`: between looks at the queue while the socket is quiet; `listen_s`: between looks at the
-    cancel; `show_s`: between pictures that are shown; `prompt_s`: for one prompt; `stop_s`: for one that was stopped to
-    be gone.
+    cancel; `show_s`: between pictures that are shown; `say_s`: before a prompt that runs silently is said to run still;
+    `prompt_s`: for one prompt; `stop_s`: for one that was stopped to be gone.
     """
 
     reach_s: float = 30.0
@@ -45,6 +46,7 @@ class Patience:
     look_s: float = 5.0
     listen_s: float = 0.25
     show_s: float = 0.25
+    say_s: float = SAY_S
     prompt_s: float = 3600.0
     stop_s: float = 10.0
 
@@ -111,6 +113,7 @@ class PromptRun:
         self._pause = pause
         self._step, self._steps, self._phase = 0, max(1, order.steps), ""
         self._shown_at = clock() - patience.show_s
+        self._said_at = clock()
 
     def run(self, first: int = 0) -> Done:
         """Have the work done, beginning with the run number `first`.
@@ -237,6 +240,9 @@ class PromptRun:
             if place.state is State.WAITING:
                 self._phase = "waiting in ComfyUI's queue"
                 self._say()
+            elif now - self._said_at >= self._patience.say_s:
+                # A node may be silent for longer than a worker waits for an engine; `prompt_s` is what ends it.
+                self._say()
 
     def _tell(self, event: watch.Event, now: float) -> None:
         if isinstance(event, watch.Step):
@@ -256,6 +262,7 @@ class PromptRun:
         self._say()
 
     def _say(self) -> None:
+        self._said_at = self._clock()
         self._context.progress(self._step, self._steps, asset_index=self._order.index, phase=self._phase)
 
     # Stopping.

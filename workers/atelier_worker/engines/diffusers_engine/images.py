@@ -106,7 +106,7 @@ def _pictures(
     task = plan.task
     for index in batch:
         context.progress(0, plan.steps, asset_index=index, phase="reading the prompt")
-    apply_loras(model, task.loras)
+    apply_loras(model, task.loras, context.warn)
     apply_style(model, None if plan.style is None else plan.style.strength)
     pipeline = plan.pipeline(model, new_scheduler(plan.scheduler, model.pipeline.scheduler))
     vae, kept = pipeline.vae, pipeline.vae.dtype

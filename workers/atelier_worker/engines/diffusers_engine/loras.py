@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from atelier_worker.engine import EngineError, Lora
 from atelier_worker.engines.diffusers_engine.models import Model
 from atelier_worker.engines.diffusers_engine.settings import ModelSettings
 
 _log = logging.getLogger(__name__)
+# The weights of LoRAs and LoKrs, as trainers and libraries call them; what else is in a file are numbers beside them.
+_WEIGHT = re.compile(r"lora[._](A|B|up|down|mid)\b|lokr_w")
 
 
 def check_loras(loras: Sequence[Lora], settings: ModelSettings) -> None:
@@ -27,10 +31,11 @@ def check_loras(loras: Sequence[Lora], settings: ModelSettings) -> None:
             raise EngineError(f"The LoRA {lora.name!r} is named twice; name it once, with the weight that you want.")
 
 
-def apply_loras(model: Model, loras: Sequence[Lora]) -> None:
+def apply_loras(model: Model, loras: Sequence[Lora], warn: Callable[[str], None]) -> None:
     """Make a model be what a task wants: with exactly these LoRAs at their weights. The caller holds its lock.
 
-    LoRAs stay in until a task wants others, so that a series of tasks with the same ones reads them once.
+    LoRAs stay in until a task wants others, so that a series of tasks with the same ones reads them once. `warn` is
+    told which of them are in only in part.
 
     Raises:
         EngineError: a file is missing, or does not fit the model; the model is then without LoRAs.
@@ -48,6 +53,11 @@ def apply_loras(model: Model, loras: Sequence[Lora]) -> None:
         # Always in the same order: what they add is added up, and another order rounds otherwise.
         ordered = sorted(loras, key=lambda lora: lora.name)
         model.pipeline.set_adapters([_adapter(lora.name) for lora in ordered], [lora.weight for lora in ordered])
+    for name, (left_out, there) in sorted(model.misfits.items()):
+        warn(
+            f"{left_out} of the {there} weights of the LoRA {name!r} do not fit this model and were left out: was "
+            "it made for another one?"
+        )
 
 
 def _put_in(model: Model, name: str) -> None:
@@ -73,12 +83,33 @@ def _put_in(model: Model, name: str) -> None:
     if not any(_adapter(name) in names for names in pipeline.get_list_adapters().values()):
         _log.error("lora_has_nothing_for_model lora=%s path=%s", name, path)
         raise unusable
+    there, taken = _weights_in(path), _weights_of(pipeline, _adapter(name))
+    if taken < there:
+        _log.warning("lora_fits_in_part lora=%s left_out=%d of=%d", name, there - taken, there)
+        model.misfits[name] = there - taken, there
+
+
+def _weights_in(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as opened:
+        names = opened.keys()
+    return sum(_WEIGHT.search(name) is not None for name in names)
+
+
+def _weights_of(pipeline: Any, adapter: str) -> int:
+    """How many weights an adapter has in all components: the libraries leave out, unsaid, what has no place there."""
+    parts = (part for part in pipeline.components.values() if hasattr(part, "named_parameters"))
+    names = (name for part in parts for name, _ in part.named_parameters())
+    ends = (f".{adapter}", f".{adapter}.weight", f".{adapter}.bias")
+    return sum(name.endswith(ends) and _WEIGHT.search(name) is not None for name in names)
 
 
 def _take_out(model: Model) -> None:
     if model.adapters:
         model.pipeline.unload_lora_weights()
         model.adapters = ()
+        model.misfits.clear()
 
 
 def _adapter(name: str) -> str:

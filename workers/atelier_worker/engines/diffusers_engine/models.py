@@ -24,7 +24,8 @@ class Model:
     """A model in memory. `pipeline` is the one that the folder names, with all its components on `device`.
 
     Tasks make pipelines of their own from its components and never step its scheduler; one task at a time holds `lock`.
-    `adapters` are the names of the LoRAs that are in it now, `styled` tells whether its IP-Adapter is.
+    `adapters` are the names of the LoRAs that are in it now, `misfits` of those which are in only in part: how many
+    weights had no place, and of how many. `styled` tells whether its IP-Adapter is in.
     """
 
     settings: ModelSettings
@@ -33,6 +34,7 @@ class Model:
     device: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     adapters: tuple[str, ...] = ()
+    misfits: dict[str, tuple[int, int]] = field(default_factory=dict)
     styled: bool = False
     controlnet: Any = None
 

@@ -95,7 +95,7 @@ def run_model(task: Task, context: Context, settings: ModelSettings, device: str
         said = VideoSettings(settings.guidance, settings.scheduler, settings.flow_shift, tiling)
         needed = video_working_bytes(task.width, task.height, task.frames, dtype=dtype, tiled=tiling)
         with use(needed) as model, offloaded(model, offload):
-            apply_loras(model, task.loras)
+            apply_loras(model, task.loras, context.warn)
             film(model.pipeline, task, context, said, reel)
 
     tiling = settings.tiling

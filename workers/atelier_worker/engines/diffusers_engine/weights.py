@@ -31,6 +31,7 @@ PIPELINES: Mapping[str, str] = MappingProxyType(
 )
 """The classes of pipelines that the engine runs → their family."""
 
+_MOST_TIMESTEPS = 100_000
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _EXAMPLES = {"sdxl": "stabilityai/stable-diffusion-xl-base-1.0", "wan": "Wan-AI/Wan2.2-TI2V-5B-Diffusers"}
 _WITHOUT_WEIGHTS = (
@@ -146,6 +147,7 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
     parts = {
         name: str(kind[1]) for name, kind in index.items() if isinstance(kind, list) and len(kind) == 2 and kind[1]
     }
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json", settings)
     for name, kind in parts.items():
         _check_part(folder / name, settings, may_be_missing=not kind.endswith(_WITHOUT_WEIGHTS))
     elements = {
@@ -154,6 +156,20 @@ def look(folder: Path, settings: ModelSettings) -> Weights:
     family = PIPELINES[pipeline]
     _check_settings(family, settings)
     return Weights(folder, pipeline, family, MappingProxyType(elements), _beside(settings))
+
+
+def _check_scheduler(file: Path, settings: ModelSettings) -> None:
+    """Refuse a scheduler that was trained with no steps: it fails in the midst of a job, with numbers of its own."""
+    try:
+        read = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"model {settings.name}: {file} cannot be read; download it again. ({error})") from error
+    count = read.get("num_train_timesteps", 1) if isinstance(read, dict) else None
+    if type(count) is not int or not 1 <= count <= _MOST_TIMESTEPS:
+        raise WeightsError(
+            f"model {settings.name}: {file} must have num_train_timesteps from 1 to {_MOST_TIMESTEPS}, got "
+            f"{count!r:.40}; download it again."
+        )
 
 
 def _look_at_file(file: Path, settings: ModelSettings) -> Weights:
@@ -170,6 +186,7 @@ def _look_at_file(file: Path, settings: ModelSettings) -> Weights:
             f"model {settings.name}: {folder} configures a {pipeline}; checkpoints in one file are read of SDXL only."
         )
     _check_settings("sdxl", settings)
+    _check_scheduler(folder / "scheduler" / "scheduler_config.json", settings)
     elements = MappingProxyType({"checkpoint": _elements_in(file, settings)})
     return Weights(folder, pipeline, "sdxl", elements, _beside(settings), file)
 

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
 from atelier_worker.engine import Chat, Context, EngineError, Task
 from atelier_worker.engine_options import OptionsError
@@ -123,6 +124,8 @@ class OpenAIEngine:
             raise EngineError("The upstream wrote no prompt; try again.", retryable=True)
         if prompt.cut:
             context.warn(f"The enhanced prompt was cut: {template.name} keeps it within {template.budget} tokens.")
+        reason: Literal["stop", "length"] = "length" if prompt.cut else "stop"
+        context.finish(reason, model=model.name, template=template.title, template_version=template.version)
 
     async def _converse(
         self, model: Model, asked: Chat, seed: int, context: Context, writer: Callable[[], chat.Write]

@@ -11,7 +11,8 @@ from atelier_worker.engines.residency.device_memory import whole_name
 from atelier_worker.engines.residency.residency import MEMORY_WAIT_S
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
-"""What `dtype` takes; what `auto` is, each engine says."""
+"""What `dtype` takes. `auto` is what an engine's weights want: those of pictures and videos half precision on a GPU
+(`diffusers_engine.models.effective_dtype`), those of conversations what they were saved as (`transformers_engine`)."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:[0-9]{1,3})?")
 

@@ -16,6 +16,8 @@ from .reading import read, words_of
 from .rng import generator
 from .vocabulary import COMPOSITION, DETAIL, FAMILIES, LIGHT, MEDIUM, PALETTE, TECHNIQUE
 
+# By these it is known what wrote a prompt: another version when the same prompt and seed give another text.
+TEMPLATE, TEMPLATE_VERSION = "sketch/words", "v1"
 _STEPS = 12
 _LEAST_WORDS = 15
 _LANGUAGE_WARNING = (
@@ -69,6 +71,7 @@ def run(task: Task, context: Context, step_delay: float) -> None:
             done = step
             context.progress(step, _STEPS, phase="writing")
         pause(step_delay * _STEPS / len(tokens), context)
+    context.finish("stop", template=TEMPLATE, template_version=TEMPLATE_VERSION)
 
 
 def tokens_of(text: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from atelier_worker.engine import Context, EngineError, Message, Task
 from atelier_worker.engines.residency import Residency
@@ -55,6 +55,8 @@ def run(task: Task, context: Context, files: ChatFiles, residency: Residency[Dec
         raise EngineError(f"The model {files.name} wrote no prompt; try again.", retryable=True)
     if budget.cut:
         context.warn(_cut_warning(template, task.model, ask.most if broken_off else None))
+    reason: Literal["stop", "length"] = "length" if budget.cut else "stop"
+    context.finish(reason, model=files.name, template=template.title, template_version=template.version)
 
 
 def _ask(task: Task, context: Context, files: ChatFiles, template: Template) -> Ask:

@@ -1,7 +1,7 @@
 """What the language model is told to make of a prompt, for each family of models that pictures and videos are made with.
 
-A template is known by its name: a change of its text, its temperature or its budget that changes what comes out is a
-new version beside the old one. The job's log says which one was used.
+A template is known by its name and version: a change of its text, its temperature or its budget that changes what comes
+out is a new version. Which one was used stays with the job and with what is made of it.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from fnmatch import fnmatchcase
 class Template:
     """How prompts for one family of models are made richer.
 
-    `budget` is the most tokens that a prompt may have, counted as the models of the family do (`budget.tokens_of`).
-    `patterns` are what the names of these models look like, in lower case.
+    `title` and `version` are kept with what is made. `budget` is the most tokens that a prompt may have, counted as the
+    models of the family do (`budget.tokens_of`). `patterns` are what their names look like, in lower case.
     """
 
-    name: str
+    title: str
+    version: str
     patterns: tuple[str, ...]
     budget: int
     temperature: float
     top_p: float
     system: str
+
+    @property
+    def name(self) -> str:
+        """Title and version, for logs and warnings."""
+        return f"{self.title} {self.version}"
 
 
 _RULES = """
@@ -53,7 +59,8 @@ Name the subject first, then what it does and where, then composition, light, co
 # The first template with a pattern that fits is used; the last one fits every name.
 TEMPLATES: tuple[Template, ...] = (
     Template(
-        "enhance/v1/wan",
+        "enhance/wan",
+        "v1",
         ("*wan*", "*hunyuan*video*", "*ltx*", "*cogvideo*", "*mochi*", "*video*"),
         budget=220,
         temperature=0.7,
@@ -61,7 +68,8 @@ TEMPLATES: tuple[Template, ...] = (
         system=_WAN + "\n" + _RULES,
     ),
     Template(
-        "enhance/v1/flux",
+        "enhance/flux",
+        "v1",
         ("*flux*", "*sd3*", "*stable-diffusion-3*", "*qwen-image*", "*z-image*", "*pixart*", "*sana*", "*chroma*"),
         budget=200,
         temperature=0.7,
@@ -69,14 +77,15 @@ TEMPLATES: tuple[Template, ...] = (
         system=_FLUX + "\n" + _RULES,
     ),
     Template(
-        "enhance/v1/sdxl",
+        "enhance/sdxl",
+        "v1",
         ("*sdxl*", "*sd-*", "*sd1*", "*sd2*", "*stable-diffusion*", "*pony*", "*illustrious*", "*juggernaut*"),
         budget=75,
         temperature=0.7,
         top_p=0.9,
         system=_SDXL + "\n" + _RULES,
     ),
-    Template("enhance/v1/default", ("*",), budget=120, temperature=0.7, top_p=0.9, system=_DEFAULT + "\n" + _RULES),
+    Template("enhance/default", "v1", ("*",), budget=120, temperature=0.7, top_p=0.9, system=_DEFAULT + "\n" + _RULES),
 )
 
 

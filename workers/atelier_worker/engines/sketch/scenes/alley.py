@@ -7,13 +7,14 @@ import math
 import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
-from .base import Layer, Scene
+from .base import Layer
 from .kit import lantern, person, rain, stars
+from .receding import Receding
 
 _SIGNS: tuple[RGB, ...] = ((255, 72, 96), (80, 220, 230), (255, 196, 70), (190, 110, 255), (110, 240, 150))
 
 
-class Alley(Scene):
+class Alley(Receding):
     """Two rows of eaves towards a lit end, lanterns along them, figures with umbrellas, puddles."""
 
     name = "alley"
@@ -48,9 +49,6 @@ class Alley(Scene):
             )
         return layers
 
-    def _at(self, x: float, y: float, depth: float) -> tuple[float, float]:
-        return x + (self.vx - x) * depth, y + (self.vy - y) * depth
-
     def _sky(self, c: Canvas) -> None:
         tint = self.look.hues[0].rgb(0.25) if self.look.hues else (16, 18, 44)
         c.gradient(0, 0, self.w, self.h, [darker(tint, 0.6), tint, lighter(tint, 0.12)])
@@ -75,22 +73,7 @@ class Alley(Scene):
             near, far = depths[i], depths[i + 1]
             rng = self.rand("shop", side, i)
 
-            def quad(
-                u0: float,
-                u1: float,
-                y0: float,
-                y1: float,
-                color: RGB,
-                alpha: float = 1.0,
-                near: float = near,
-                far: float = far,
-            ) -> None:
-                d0, d1 = near + (far - near) * u0, near + (far - near) * u1
-                c.poly(
-                    [self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)],
-                    color,
-                    alpha,
-                )
+            quad = self.side_wall(c, edge, near, far)
 
             wood = mix(self.bar, (90, 60, 46), 0.25 * i / 3 + 0.2 * float(rng.random()))
             quad(0, 1, -0.8, bottom, wood)
@@ -119,17 +102,17 @@ class Alley(Scene):
             # The eaves stand out over the alley.
             inner = edge - side * 0.16
             roof = [
-                self._at(edge, self.h * 0.22, near),
-                self._at(inner, self.h * 0.34, near),
-                self._at(inner, self.h * 0.34, far),
-                self._at(edge, self.h * 0.22, far),
+                self.at(edge, self.h * 0.22, near),
+                self.at(inner, self.h * 0.34, near),
+                self.at(inner, self.h * 0.34, far),
+                self.at(edge, self.h * 0.22, far),
             ]
             c.poly(roof, (36, 34, 46))
             c.line([roof[1], roof[2]], (92, 84, 96), 0.012 * (1 - near))
             for k in range(8):
                 d = near + (far - near) * k / 8
                 c.line(
-                    [self._at(edge, self.h * 0.22, d), self._at(inner, self.h * 0.34, d)],
+                    [self.at(edge, self.h * 0.22, d), self.at(inner, self.h * 0.34, d)],
                     (62, 58, 72),
                     0.006 * (1 - near),
                 )
@@ -142,7 +125,7 @@ class Alley(Scene):
 
     def _sign(self, c: Canvas, x: float, depth: float, color: RGB, rng: np.random.Generator) -> None:
         """An upright lit sign with strokes that stand for letters."""
-        (sx, sy), s = self._at(x, -0.06, depth), 1 - depth
+        (sx, sy), s = self.at(x, -0.06, depth), 1 - depth
         wide, tall = 0.05 * s, 0.3 * s
         c.rect(sx - wide - 0.006, sy - 0.006, sx + wide + 0.006, sy + tall + 0.006, (20, 16, 24))
         c.rect(sx - wide, sy, sx + wide, sy + tall, mix(color, (20, 16, 30), 0.55))
@@ -162,7 +145,7 @@ class Alley(Scene):
         for side in (-1, 1):
             edge = (self.w + 0.03 if side > 0 else -0.03) - side * 0.2
             for depth in (0.78, 0.66, 0.52, 0.36, 0.16):
-                x, y = self._at(edge, self.h * 0.46, depth)
+                x, y = self.at(edge, self.h * 0.46, depth)
                 lantern(
                     c,
                     x,
@@ -179,14 +162,14 @@ class Alley(Scene):
         """Wet stones: the alley above, upside down and broken up."""
         base = self.vy + 0.1
         c.reflect(base, tint=(22, 22, 40), amount=0.62, ripple=0.013, depth=1.0, rng=self.rand("ripples"))
-        left, right = self._at(-0.03, self.h * 1.12, 0), self._at(self.w + 0.03, self.h * 1.12, 0)
+        left, right = self.at(-0.03, self.h * 1.12, 0), self.at(self.w + 0.03, self.h * 1.12, 0)
         rng = self.rand("stones")
         for r in range(1, 14):
             depth = 1 - 1 / (1 + 0.28 * (14 - r))
-            y = self._at(0, self.h * 1.12, depth)[1]
+            y = self.at(0, self.h * 1.12, depth)[1]
             if y < base:
                 continue
-            a, b = self._at(left[0], 0, depth)[0], self._at(right[0], 0, depth)[0]
+            a, b = self.at(left[0], 0, depth)[0], self.at(right[0], 0, depth)[0]
             c.line([(a, y), (b, y)], (14, 14, 26), 0.004 * (1.3 - depth), 0.55)
             for _ in range(6):
                 x = a + (b - a) * float(rng.random())
@@ -213,7 +196,7 @@ class Alley(Scene):
     def _people(self, c: Canvas) -> None:
         rng = self.rand("people")
         for k, (offset, depth) in enumerate(sorted(self.figures, key=lambda f: -f[1])):
-            x, base = self._at(self.w * 0.5 + offset * 2.6, self.h * 1.02, depth)
+            x, base = self.at(self.w * 0.5 + offset * 2.6, self.h * 1.02, depth)
             tall = 0.72 * (1 - depth)
             c.oval(x, base, tall * 0.2, tall * 0.03, (8, 8, 16), 0.6)
             c.gradient(

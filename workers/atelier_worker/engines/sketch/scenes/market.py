@@ -7,8 +7,9 @@ import math
 import numpy as np
 
 from ..canvas import RGB, Canvas, darker, lighter, mix
-from .base import Layer, Scene
+from .base import Layer
 from .kit import person
+from .receding import Receding
 
 _CLOTHS: tuple[RGB, ...] = (
     (196, 44, 58),
@@ -22,7 +23,7 @@ _CLOTHS: tuple[RGB, ...] = (
 )
 
 
-class Market(Scene):
+class Market(Receding):
     """A lane of stalls that ends in a horseshoe arch, cloths across it, sunbeams down into it."""
 
     name = "market"
@@ -50,9 +51,6 @@ class Market(Scene):
             Layer("spices", self._spices, 0.9),
             Layer("lamps", self._lamps, 0.9, "sway"),
         ]
-
-    def _at(self, x: float, y: float, depth: float) -> tuple[float, float]:
-        return x + (self.vx - x) * depth, y + (self.vy - y) * depth
 
     def _far(self, c: Canvas) -> None:
         look = self.look
@@ -91,22 +89,7 @@ class Market(Scene):
             rng = self.rand("stall", side, i)
             near, far = depths[i], depths[i + 1]
 
-            def quad(
-                u0: float,
-                u1: float,
-                y0: float,
-                y1: float,
-                color: RGB,
-                alpha: float = 1.0,
-                near: float = near,
-                far: float = far,
-            ) -> None:
-                d0, d1 = near + (far - near) * u0, near + (far - near) * u1
-                c.poly(
-                    [self._at(edge, y0, d0), self._at(edge, y0, d1), self._at(edge, y1, d1), self._at(edge, y1, d0)],
-                    color,
-                    alpha,
-                )
+            quad = self.side_wall(c, edge, near, far)
 
             wall = self.look.far(darker(self.wall, 0.45 if side == self.shaded else 0.05), 0.1 * i)
             quad(0, 1, -0.6, self.h * 1.08, wall)
@@ -135,10 +118,10 @@ class Market(Scene):
                 quad(0.08 + 0.22 * k, 0.27 + 0.22 * k, self.h * 0.785, self.h * 0.79, lighter(pile, 0.3))
             inner = edge - side * 0.2
             awning = [
-                self._at(edge, self.h * 0.02, near),
-                self._at(inner, self.h * 0.16, near),
-                self._at(inner, self.h * 0.16, far),
-                self._at(edge, self.h * 0.02, far),
+                self.at(edge, self.h * 0.02, near),
+                self.at(inner, self.h * 0.16, near),
+                self.at(inner, self.h * 0.16, far),
+                self.at(edge, self.h * 0.02, far),
             ]
             base = self.look.tone(self.cloths[(i * 2 + (side > 0)) % 8])
             c.poly(awning, base)
@@ -146,10 +129,10 @@ class Market(Scene):
                 d0, d1 = near + (far - near) * k / 8, near + (far - near) * (k + 1) / 8
                 c.poly(
                     [
-                        self._at(edge, self.h * 0.02, d0),
-                        self._at(inner, self.h * 0.16, d0),
-                        self._at(inner, self.h * 0.16, d1),
-                        self._at(edge, self.h * 0.02, d1),
+                        self.at(edge, self.h * 0.02, d0),
+                        self.at(inner, self.h * 0.16, d0),
+                        self.at(inner, self.h * 0.16, d1),
+                        self.at(edge, self.h * 0.02, d1),
                     ],
                     lighter(base, 0.6),
                 )
@@ -157,8 +140,8 @@ class Market(Scene):
     def _ground(self, c: Canvas) -> None:
         rng = self.rand("ground")
         stone = self.look.tone((190, 146, 108))
-        a, b = self._at(-0.03, self.h * 1.08, 0), self._at(self.w + 0.03, self.h * 1.08, 0)
-        far_a, far_b = self._at(-0.03, self.h * 1.08, 0.66), self._at(self.w + 0.03, self.h * 1.08, 0.66)
+        a, b = self.at(-0.03, self.h * 1.08, 0), self.at(self.w + 0.03, self.h * 1.08, 0)
+        far_a, far_b = self.at(-0.03, self.h * 1.08, 0.66), self.at(self.w + 0.03, self.h * 1.08, 0.66)
         lane = [a, far_a, far_b, b]
         with c.clipped(lane) as v:
             v.gradient(0, far_a[1], self.w, self.h, [lighter(self.look.light, 0.1), stone, darker(stone, 0.4)])
@@ -172,8 +155,8 @@ class Market(Scene):
         """Cloths hung across the lane, sagging, lit through."""
         for i, depth in enumerate(self.rows):
             s = 1 - depth
-            y = self._at(0, self.h * (0.04 + 0.02 * (i % 2)), depth)[1]
-            left, right = self._at(self.w * 0.02, 0, depth)[0], self._at(self.w * 0.98, 0, depth)[0]
+            y = self.at(0, self.h * (0.04 + 0.02 * (i % 2)), depth)[1]
+            left, right = self.at(self.w * 0.02, 0, depth)[0], self.at(self.w * 0.98, 0, depth)[0]
             cloth = self.look.tone(self.cloths[(i * 3 + 1) % 8], 0.12)
             sag = self.drop * s * 1.4
             rim = [
@@ -191,7 +174,7 @@ class Market(Scene):
     def _people(self, c: Canvas) -> None:
         rng = self.rand("people")
         for k, depth in enumerate((0.62, 0.56, 0.44)):
-            x, base = self._at(self.w * (0.24, 0.8, 0.3 if self.vx > self.w / 2 else 0.72)[k], self.h * 1.02, depth)
+            x, base = self.at(self.w * (0.24, 0.8, 0.3 if self.vx > self.w / 2 else 0.72)[k], self.h * 1.02, depth)
             robe = self.look.tone(((230, 220, 200), (70, 60, 90), (150, 70, 50), (60, 90, 96))[int(rng.integers(4))])
             tall = 0.56 * (1 - depth)
             person(c, x, base, tall, robe, away=True)

@@ -1,0 +1,82 @@
+"""References on their way out, to workers whose leases name them: as messages, or into a file on the same machine."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
+
+from asset_service.domain import MAX_PIECE_BYTES
+from asset_service.handover import Handover
+from service_kit.blobs import BlobInfo, BlobStore
+from service_kit.capabilities import LeaseClaims
+from service_kit.errors import ErrorReason, PermissionDenied
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+class References:
+    """Reads blobs for leases."""
+
+    def __init__(self, store: BlobStore, handover: Handover) -> None:
+        self._store = store
+        self._handover = handover
+
+    async def hand_over(self, lease: LeaseClaims, reference_id: str, name: str) -> str | None:
+        """Write a reference into the empty file that a worker has made where files are handed over.
+
+        Returns:
+            The SHA-256 that its bytes had when they were stored; None when it must be read, since there is no such
+            file, or no room for it.
+
+        Raises:
+            PermissionDenied: `invalid_lease`; the lease does not name it.
+            NotFound: its bytes are gone.
+        """
+        bucket, key, generation = granted_reference(lease, reference_id)
+        file = await self._handover.open_for(name)
+        if file is None:
+            return None
+        copying = asyncio.ensure_future(self._store.copy_into(file, bucket, key, generation=generation))
+        try:
+            return (await asyncio.shield(copying)).sha256
+        except OSError as error:
+            log.info("reference_not_handed_over", error=type(error).__name__)
+            return None
+        finally:
+            # A thread writes there until it ends, even when the caller has gone.
+            copying.add_done_callback(partial(_close, file))
+
+    async def read(self, lease: LeaseClaims, reference_id: str) -> AsyncGenerator[bytes]:
+        """Stream a reference in pieces of a message.
+
+        Raises:
+            PermissionDenied: `invalid_lease`; the lease does not name it.
+            NotFound: its bytes are gone.
+        """
+        bucket, key, generation = granted_reference(lease, reference_id)
+        async with aclosing(self._store.open_range(bucket, key, generation=generation)) as chunks:
+            async for chunk in chunks:
+                for start in range(0, len(chunk), MAX_PIECE_BYTES):
+                    yield chunk[start : start + MAX_PIECE_BYTES]
+
+
+def _close(file: int, copying: asyncio.Future[BlobInfo]) -> None:
+    os.close(file)
+    if not copying.cancelled() and copying.exception() is not None:
+        log.debug("reference_not_handed_over", error=type(copying.exception()).__name__)
+
+
+def granted_reference(lease: LeaseClaims, reference_id: str) -> tuple[str, str, str]:
+    """Return bucket, key and generation of a reference that a lease may read.
+
+    Raises:
+        PermissionDenied: `invalid_lease`; the lease does not name it.
+    """
+    for reference in lease.references:
+        if reference.asset_id == reference_id:
+            return reference.bucket, reference.key, reference.generation
+    raise PermissionDenied("The lease does not grant this reference.", ErrorReason.INVALID_LEASE)

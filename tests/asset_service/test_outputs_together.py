@@ -1,0 +1,105 @@
+"""Several small outputs in one message: each under its own lease, each with an answer of its own."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+from google.rpc.error_details_pb2 import RequestInfo
+
+from atelier.asset.v1 import upload_service_pb2 as pb
+from service_kit.capabilities import LeaseClaims
+from service_kit.errors import ErrorReason
+from service_kit.ids import new_id
+from service_kit.interceptors import REQUEST_ID
+from service_kit.rpc_errors import DETAILS_KEY, from_rpc_error
+from tests.asset_service.harness import BOB, Harness
+from tests.asset_service.pictures import png
+from tests.asset_service.test_small_outputs import file
+
+
+def output(harness: Harness, lease: LeaseClaims, data: bytes, index: int = 0) -> pb.LeasedOutput:
+    """Return an output as a message carries it."""
+    request = pb.UploadOutputRequest(asset_index=index, files=[file(data)])
+    return pb.LeasedOutput(lease_token=harness.capabilities.sign_lease(lease), output=request)
+
+
+async def upload(harness: Harness, lease: LeaseClaims, *outputs: pb.LeasedOutput) -> list[pb.OutputAnswer]:
+    """Upload outputs with a call that is made under one lease."""
+    request = pb.UploadOutputsRequest(outputs=outputs)
+    reply = await harness.uploads.UploadOutputs(request, metadata=harness.as_worker(lease))
+    return list(reply.answers)
+
+
+def reason(refused: status_pb2.Status) -> ErrorReason:
+    """Return why an output was refused, as a worker reads it."""
+    trailing = grpc.aio.Metadata((DETAILS_KEY, refused.SerializeToString()))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNKNOWN, grpc.aio.Metadata(), trailing)
+    return from_rpc_error(error).reason
+
+
+async def test_outputs_of_several_leases_are_staged_with_one_message(harness: Harness) -> None:
+    anns, bobs = harness.lease(new_id()), harness.lease(new_id(), owner=BOB)
+    sent = [output(harness, anns, png()), output(harness, anns, png(seed=1), 1), output(harness, bobs, png())]
+    answers = await upload(harness, anns, *sent)
+    claims = [harness.capabilities.verify_receipt(answer.stored.receipt) for answer in answers]
+    assert [(one.job_id, one.asset_index) for one in claims] == [(anns.job_id, 0), (anns.job_id, 1), (bobs.job_id, 0)]
+    receipts = {index: answers[index].stored.receipt for index in (0, 1)}
+    assert sorted((await harness.settle(anns.job_id, receipts)).published) == [0, 1]
+    # Once again, the other way round, under the other lease: the same.
+    again = await upload(harness, bobs, sent[2])
+    assert again == answers[2:]
+
+
+async def test_each_is_told_what_is_wrong_with_it_and_harms_no_other(harness: Harness) -> None:
+    lease, settled = harness.lease(new_id()), harness.lease(new_id())
+    await harness.settle(settled.job_id, {})
+    expired = harness.lease(new_id(), expires_at=harness.clock.now() - timedelta(seconds=1))
+    forged = output(harness, harness.lease(new_id()), png())
+    forged.lease_token = forged.lease_token[:-4] + "AAAA"
+    wrong_digest = output(harness, lease, png(), 1)
+    wrong_digest.output.files[0].sha256 = "0" * 64
+    answers = await upload(
+        harness,
+        lease,
+        output(harness, settled, png()),
+        output(harness, expired, png()),
+        forged,
+        wrong_digest,
+        output(harness, lease, png(), lease.max_outputs),
+        output(harness, lease, b"no picture", 2),
+        output(harness, lease, png()),
+    )
+    assert [reason(answer.refused) for answer in answers[:-1]] == [
+        ErrorReason.ALREADY_SETTLED,
+        ErrorReason.INVALID_LEASE,
+        ErrorReason.INVALID_LEASE,
+        ErrorReason.DIGEST_MISMATCH,
+        ErrorReason.OUT_OF_RANGE,
+        ErrorReason.UNSUPPORTED_MEDIA,
+    ]
+    assert answers[0].refused.code == grpc.StatusCode.FAILED_PRECONDITION.value[0]
+    assert harness.capabilities.verify_receipt(answers[-1].stored.receipt).job_id == lease.job_id
+    assert len(await harness.blobs()) == 1
+
+
+async def test_who_is_refused_is_told_by_which_request_id_the_log_knows_it(harness: Harness) -> None:
+    lease = harness.lease(new_id())
+    request = pb.UploadOutputsRequest(outputs=[output(harness, lease, b"no picture"), output(harness, lease, png())])
+    metadata = (*harness.as_worker(lease), (REQUEST_ID, "request-7"))
+    reply = await harness.uploads.UploadOutputs(request, metadata=metadata)
+    found = [detail for detail in reply.answers[0].refused.details if detail.Is(RequestInfo.DESCRIPTOR)]
+    info = RequestInfo()
+    assert found[0].Unpack(info)
+    assert (len(found), info.request_id) == (1, "request-7")
+
+
+async def test_the_call_itself_needs_a_lease(harness: Harness) -> None:
+    lease = harness.lease(new_id())
+    request = pb.UploadOutputsRequest(outputs=[output(harness, lease, png())])
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await harness.uploads.UploadOutputs(request, metadata=(("atelier-lease-token", "nonsense"),))
+    assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert await harness.blobs() == []
