@@ -371,3 +371,16 @@ async def test_an_outbox_that_nobody_empties_says_so() -> None:
     [message] = await outbox.next()
     assert message is not None
     assert message.credits.free == 3
+
+
+@pytest.mark.parametrize("answer", ["lease_ack", "lease_reject"])
+async def test_a_stage_that_is_over_before_its_lease_is_answered_gives_its_slot_back(answer: str) -> None:
+    outbox = Outbox(lambda: 0.0)
+    outbox.set_credits(1)
+    assert [message.WhichOneof("message") for message in await outbox.next(9)] == ["credits"]
+    outbox.put(pb.WorkRequest(**{answer: {}}))
+    outbox.set_credits(0)
+    outbox.set_credits(1)
+    said = await outbox.next(9)
+    assert [message.WhichOneof("message") for message in said] == [answer, "credits"]
+    assert said[1].credits.free == 1

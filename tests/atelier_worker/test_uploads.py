@@ -54,13 +54,17 @@ async def test_an_output_is_uploaded_while_the_next_one_is_made(
     assert len((await session.expect("outcome")).outputs.outputs) == 2
 
 
-async def test_the_engine_is_free_while_outputs_are_uploaded(router: FakeRouter, start_worker: StartWorker) -> None:
+async def test_the_engine_is_free_while_outputs_are_uploaded(
+    router: FakeRouter, start_worker: StartWorker, gate: Callable[[str], Path]
+) -> None:
     router.assets.write_gate = asyncio.Event()
     await start_worker(worker__slots=1)
     session = await router.session()
     assert (await session.expect("credits")).free == 1
-    await session.say(lease=lease("deliver 0 5"))
+    here = gate("here")
+    await session.say(lease=lease(f"wait {here}; deliver 0 5"))
     assert (await session.expect("credits")).free == 0
+    await pass_gate(here)
     assert (await session.expect("credits")).free == 1
     assert "outcome" not in session.kinds()
     await within(router.assets.writing.wait())
