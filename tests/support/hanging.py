@@ -38,7 +38,7 @@ def pytest_timeout_set_timer(item: Any, settings: Any) -> bool:
 
 def _tasks() -> Iterator[str]:
     alike: defaultdict[tuple[str, ...], list[str]] = defaultdict(list)
-    for task in [thing for thing in gc.get_objects() if isinstance(thing, asyncio.Task) and not thing.done()]:
+    for task in [thing for thing in gc.get_objects() if issubclass(type(thing), asyncio.Task) and not thing.done()]:
         alike[tuple(_waits(task))].append(f"{task.get_name()} (told {task.cancelling()} times to end)")
     # A server of gRPC has a task for each of its methods.
     for waits, names in alike.items():
