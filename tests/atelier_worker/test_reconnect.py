@@ -15,8 +15,9 @@ import pytest
 from atelier.router.v1 import job_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import connection
+from atelier_worker.journal import Journal
 from atelier_worker.spool import Spool
-from tests.atelier_worker.conftest import StartWorker, files, pass_gate
+from tests.atelier_worker.conftest import StartWorker, pass_gate
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 
@@ -95,14 +96,14 @@ async def test_an_outcome_that_the_welcome_calls_lost_is_still_offered(
 async def test_an_outcome_survives_the_worker(
     router: FakeRouter, start_worker: StartWorker, tmp_path: Path, status: pb.OutcomeStatus.ValueType
 ) -> None:
-    worker = await start_worker()
+    worker = await start_worker(worker__name="one")
     first = await router.session()
     await first.say(lease=lease("deliver 0 5"))
     outcome = await first.expect("outcome")
     await worker.kill()
     await within(first.closed.wait())
 
-    await start_worker()
+    again = await start_worker(worker__name="one")
     second = await router.session()
     assert second.hello.worker_id == first.hello.worker_id
     assert second.hello.instance_id != first.hello.instance_id
@@ -111,7 +112,8 @@ async def test_an_outcome_survives_the_worker(
     await second.answer(outcome, status)
     await second.say(reconnect=pb.Reconnect())
     assert list((await router.session()).hello.leases) == []
-    assert files(tmp_path, "worker/*/outcomes/*") == []
+    await again.kill()
+    assert Journal(tmp_path / "worker" / "one" / "outcomes").kept() == []
 
 
 async def test_a_spooled_outcome_that_cannot_be_read_is_put_aside(

@@ -16,7 +16,7 @@ from atelier_worker.dial import dial
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
 from atelier_worker.outbox import Outbox
-from atelier_worker.outcome_files import OutcomeFiles
+from atelier_worker.outcome_writer import OutcomeWriter
 from atelier_worker.patience import Patience
 from atelier_worker.refs import Ref
 from atelier_worker.spool import Spool
@@ -63,14 +63,15 @@ class Holdings:
         self._engine_name = engine_name
         self._slots = slots
         self._spool = spool
-        self._files = OutcomeFiles(spool)
+        journal = spool.open_journal()
+        self._writer = OutcomeWriter(journal)
         self._outbox = outbox
         self._patience = patience
         self._handover = handover
         self._runs: dict[Ref, StageRun] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._unanswered = {
-            outcome.completion_id: _Unanswered(outcome, Ref.of(outcome.ref)) for outcome in spool.load_outcomes()
+            outcome.completion_id: _Unanswered(outcome, Ref.of(outcome.ref)) for outcome in journal.kept()
         }
         self._handed_back: dict[Ref, str] = {}
         self._channels: dict[str, tuple[grpc.aio.Channel, WholeOutputs]] = {}
@@ -182,7 +183,7 @@ class Holdings:
         if self._unanswered.pop(ack.completion_id, None) is not None:
             status = pb.OutcomeStatus.Name(ack.status).removeprefix("OUTCOME_STATUS_").lower()
             log.info("outcome_answered", job_id=ack.ref.job_id, stage=ack.ref.stage, status=status)
-            self._files.forget(ack)
+            self._writer.forget(ack)
         self._changed()
 
     # The worker's own life.
@@ -212,7 +213,7 @@ class Holdings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._files.close()
+        await self._writer.close()
         for channel, whole_outputs in self._channels.values():
             await whole_outputs.close()
             await channel.close()
@@ -296,7 +297,7 @@ class Holdings:
     async def _offer(self, ref: Ref, outcome: pb.Outcome) -> None:
         """Make an outcome durable, then send it behind the last reports of its stage."""
         try:
-            await self._files.keep(outcome)
+            await self._writer.keep(outcome)
         except OSError as error:
             # It is still sent from memory: only a crash before the answer would cost the work.
             log.error("outcome_not_spooled", job_id=ref.job_id, error=str(error))

@@ -12,8 +12,8 @@ from atelier_worker.reports import Reports
 _MOST_WAITING = 1000
 # The router takes 2 MiB in one message, and the largest single one is a bundle of previews with 1 MiB of them.
 _ENOUGH_BYTES = 256 << 10
-# The router counts the slot of an acknowledged lease as taken, and none as free behind a rejected one. So credits follow them even where
-# they are as they were: a stage may have come to its end before its lease was acknowledged.
+# The router counts the slot of an acknowledged lease as taken, and none as free behind a rejected one. So credits
+# follow them even where they are as they were: a stage may have come to its end before its lease was acknowledged.
 _CHANGES_CREDITS = frozenset({"lease_ack", "lease_reject"})
 
 

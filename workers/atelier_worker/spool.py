@@ -8,24 +8,18 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from google.protobuf.message import DecodeError
-
-from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier_worker.journal import Journal, flush_folder
 from service_kit.errors import FailedPrecondition
 from service_kit.folder_lock import FolderLock
 from service_kit.ids import new_id
 from service_kit.settings import SettingsError
-from service_kit.telemetry import get_logger
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_UNNAMED = 1000
 _LEAST_FREE_BYTES = 16 << 20
 _ROOM_IS_KNOWN_S = 0.5
-
-log = get_logger(__name__)
 
 
 class Spool:
@@ -52,7 +46,7 @@ class Spool:
         self._tasks.mkdir(exist_ok=True)
         self._outcomes.mkdir(exist_ok=True)
         for unfinished in self._outcomes.glob(".*.new"):
-            # Its process died while it wrote; the outcome was never sent, and the stage is run again.
+            # Its process died while it wrote it.
             unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -66,9 +60,7 @@ class Spool:
         file = self._folder / "worker_id"
         if not file.exists():
             host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:40] or "worker"
-            (error,) = _write([(file, f"{host}-{new_id()[-8:]}".encode())])
-            if error is not None:
-                raise error
+            _write(file, f"{host}-{new_id()[-8:]}".encode())
         return file.read_text("utf-8").strip()
 
     def task_dir(self) -> Path:
@@ -81,18 +73,9 @@ class Spool:
         folder.mkdir()
         return folder
 
-    def load_outcomes(self) -> list[pb.Outcome]:
-        """Return the outcomes that an earlier process was not told the fate of, oldest first."""
-        found: list[pb.Outcome] = []
-        for file in sorted(self._outcomes.glob("*.outcome")):
-            outcome = _outcome_in(file)
-            if outcome is None:
-                # Written atomically, so the disk itself has lost it: keep it for a person, and go on.
-                log.error("outcome_unreadable", file=file.name)
-                file.replace(file.with_suffix(".unreadable"))
-            else:
-                found.append(outcome)
-        return found
+    def open_journal(self) -> Journal:
+        """Read the outcomes that an earlier process was not told the fate of, and keep more beside them."""
+        return Journal(self._outcomes)
 
     def has_room(self) -> bool:
         """Tell whether the disk has room for another task, as it was a moment ago.
@@ -107,28 +90,6 @@ class Spool:
             except OSError:
                 self._has_room = False
         return self._has_room
-
-    def change(
-        self, keep: Sequence[pb.Outcome], forget: Sequence[str]
-    ) -> tuple[list[OSError | None], list[OSError | None]]:
-        """Write outcomes so that neither a crash nor a power cut loses them, and remove others by completion id.
-
-        Returns:
-            For each of both, in order, why it was not done, or None.
-        """
-        contents = [(self._file(outcome.completion_id), outcome.SerializeToString()) for outcome in keep]
-        kept = _write(contents)
-        return kept, [self._remove(completion_id) for completion_id in forget]
-
-    def _remove(self, completion_id: str) -> OSError | None:
-        try:
-            self._file(completion_id).unlink(missing_ok=True)
-        except OSError as error:
-            return error
-        return None
-
-    def _file(self, completion_id: str) -> Path:
-        return self._outcomes / f"{completion_id}.outcome"
 
 
 def open_spool(base: Path, name: str, folder: str = "") -> Spool:
@@ -157,46 +118,12 @@ def open_spool(base: Path, name: str, folder: str = "") -> Spool:
     raise FailedPrecondition(f"{_MOST_UNNAMED} workers without a name run here; give this one a worker.name.")
 
 
-def _outcome_in(file: Path) -> pb.Outcome | None:
-    """Return the outcome of a file; None when it is empty, cut off, or another one than its name says."""
-    try:
-        outcome = pb.Outcome.FromString(file.read_bytes())
-    except DecodeError:
-        return None
-    # Bytes that break off between two fields are a message, too, but the result is missing.
-    whole = outcome.completion_id == file.stem and outcome.ref.job_id and outcome.WhichOneof("result") is not None
-    return outcome if whole else None
-
-
-def _write(contents: Sequence[tuple[Path, bytes]]) -> list[OSError | None]:
-    """Write files of one folder, each as a whole, and flush them; return for each why it failed, or None."""
-    errors: list[OSError | None] = [_write_one(file, content) for file, content in contents]
-    if None not in errors:
-        return errors
-    try:
-        _flush_folder(contents[0][0].parent)
-    except OSError as error:
-        return [failed or error for failed in errors]
-    return errors
-
-
-def _write_one(file: Path, content: bytes) -> OSError | None:
-    """Write a file that appears under its name when its bytes are on disk; that it does is not flushed."""
+def _write(file: Path, content: bytes) -> None:
+    """Write a file that appears under its name when its bytes are on disk."""
     temporary = file.with_name(f".{file.name}.new")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except OSError as error:
-        return error
-    return None
-
-
-def _flush_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(file)
+    flush_folder(file.parent)

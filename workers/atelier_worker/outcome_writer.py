@@ -1,6 +1,6 @@
 """Outcomes on their way to disk: what comes while a thread writes is written by it next, all of it together.
 
-A change of threads and a flush of the folder cost more than a small file, and many stages end in the same moment.
+A change of threads and a flush cost more than what is written, and many stages end in the same moment.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from atelier.worker.v1 import worker_service_pb2 as pb
-from atelier_worker.spool import Spool
+from atelier_worker.journal import Journal
 from service_kit.telemetry import get_logger
 
 FORGET_WITHIN_S = 0.05
@@ -22,16 +22,16 @@ log = get_logger(__name__)
 class _Changes:
     """What one thread does. There are never more than a worker has stages: each waits for its own."""
 
-    keep: list[tuple[pb.Outcome, asyncio.Future[OSError | None]]] = field(default_factory=list)
+    keep: list[tuple[pb.Outcome, asyncio.Future[None]]] = field(default_factory=list)
     forget: list[pb.OutcomeAck] = field(default_factory=list)
 
 
-class OutcomeFiles:
-    """Keeps and forgets the outcomes in a spool. What was begun is done, even if nobody waits for it any more."""
+class OutcomeWriter:
+    """Keeps and forgets outcomes in a journal. What was begun is done, even if nobody waits for it any more."""
 
-    def __init__(self, spool: Spool) -> None:
-        """Write to an open spool."""
-        self._spool = spool
+    def __init__(self, journal: Journal) -> None:
+        """Write to a journal, and to nobody else's."""
+        self._journal = journal
         self._next = _Changes()
         self._writing: asyncio.Task[None] | None = None
         self._forgetting: asyncio.TimerHandle | None = None
@@ -42,12 +42,10 @@ class OutcomeFiles:
         Raises:
             OSError: it cannot be written.
         """
-        kept: asyncio.Future[OSError | None] = asyncio.get_running_loop().create_future()
+        kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._next.keep.append((outcome, kept))
         self._write_soon()
-        error = await kept
-        if error is not None:
-            raise error
+        await kept
 
     def forget(self, ack: pb.OutcomeAck) -> None:
         """Remove an outcome that was answered, soon. One that is still there after a restart is sent once more."""
@@ -60,6 +58,7 @@ class OutcomeFiles:
         self._write_soon()
         while self._writing is not None:
             await self._writing
+        self._journal.close()
 
     def _write_soon(self) -> None:
         if self._writing is None:
@@ -79,18 +78,20 @@ class OutcomeFiles:
     async def _write(self, changes: _Changes) -> None:
         outcomes = [outcome for outcome, _ in changes.keep]
         answered = [ack.completion_id for ack in changes.forget]
+        error: Exception | None = None
         try:
-            errors, not_forgotten = await asyncio.to_thread(self._spool.change, outcomes, answered)
-        except Exception as fault:
-            log.exception("outcomes_fault")
-            for _, kept in changes.keep:
-                if not kept.done():
-                    kept.set_exception(fault)
-            return
-        for (_, kept), error in zip(changes.keep, errors, strict=True):
-            if not kept.done():
-                kept.set_result(error)
-        for ack, failure in zip(changes.forget, not_forgotten, strict=True):
-            if failure is not None:
-                # After a restart it is sent once more, and answered as a repeat.
-                log.error("outcome_not_forgotten", job_id=ack.ref.job_id, error=str(failure))
+            await asyncio.to_thread(self._journal.change, outcomes, answered)
+        except Exception as failure:
+            error = failure
+            if not isinstance(failure, OSError):
+                log.exception("outcomes_fault")
+            elif answered:
+                # After a restart they are sent once more, and answered as repeats.
+                log.error("outcomes_not_forgotten", outcomes=len(answered), error=str(failure))
+        for _, kept in changes.keep:
+            if kept.done():
+                continue
+            if error is None:
+                kept.set_result(None)
+            else:
+                kept.set_exception(error)
