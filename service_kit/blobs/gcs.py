@@ -13,7 +13,6 @@ import hashlib
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -44,6 +43,7 @@ from service_kit.blobs.gcs_objects import (
     Upload,
     absent,
     check_crc32c,
+    check_length,
     described,
     info_of,
     next_page,
@@ -54,9 +54,9 @@ from service_kit.blobs.gcs_objects import (
     spooled,
 )
 from service_kit.blobs.gcs_session import client_of
+from service_kit.blobs.gcs_target import CannotWrite, Target, read_into
 from service_kit.blobs.threads import Threads
 from service_kit.errors import AlreadyExists, NotFound, OutOfRange, Unavailable
-from service_kit.file_copies import write_at
 from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
 from service_kit.telemetry import get_logger
@@ -66,6 +66,8 @@ T = TypeVar("T")
 
 # What is read at a time: first what a picture has, then more. A piece is in memory for each reader.
 READ_BYTES, LATER_BYTES = 2 << 20, 4 << 20
+# What goes into a file with one request: it is in memory by the piece only, and a slow line has its limit for each.
+WRITTEN_BYTES = 16 << 20
 _PAGE = 1000
 # What a request may take beyond its own limits.
 _SLACK = timedelta(seconds=1)
@@ -179,9 +181,8 @@ class GcsBlobStore:
         while offset < end:
             last = min(offset + (READ_BYTES if piece else LATER_BYTES), end) - 1
             piece = piece or await self._read(pinned, offset, last, checksum)
-            if len(piece) != last + 1 - offset:
-                raise Unavailable("The object store gave fewer bytes than the file has; repeat.")
             offset += len(piece)
+            check_length(offset, last + 1)
             if whole and offset == end:
                 check_crc32c(checksum, blob.crc32c)
             yield piece
@@ -210,22 +211,17 @@ class GcsBlobStore:
         return info_of(target[0], copied)
 
     async def copy_into(self, file: int, bucket: str, key: str, *, generation: str) -> BlobInfo:
-        """Write a blob into an open file, piece by piece, with its CRC32C checked; see `BlobStore.copy_into`."""
+        """Write a blob into an open file as it comes, and check its CRC32C; see `BlobStore.copy_into`."""
         self._check(bucket, key)
         blob = await self._known(bucket, key, generation)
-        offset = 0
-        writing: asyncio.Future[None] | None = None
-        try:
-            async with aclosing(self.open_range(bucket, key, generation=generation)) as pieces:
-                async for piece in pieces:
-                    # One piece is written while the next is on its way.
-                    if writing is not None:
-                        await writing
-                    writing = asyncio.ensure_future(asyncio.to_thread(write_at, file, piece, offset))
-                    offset += len(piece)
-        finally:
-            if writing is not None:
-                await writing
+        size_bytes, target = int(blob.size), Target(file)
+        while target.size_bytes < size_bytes:
+            end = min(target.size_bytes + WRITTEN_BYTES, size_bytes)
+            # Another one for each request: the client notes in it what the answer says, or leaves out.
+            pinned = self._bucket(bucket).blob(key, generation=blob.generation)
+            await self._run(partial(read_into, target, pinned, end - 1, **self._bounds), bucket, key)
+            check_length(target.size_bytes, end)
+        check_crc32c(target.checksum, blob.crc32c)
         return info_of(bucket, blob)
 
     async def delete(self, bucket: str, key: str, generation: str) -> bool:
@@ -392,6 +388,8 @@ class GcsBlobStore:
         """Make a request in a thread, see `Threads.run`, and say what went wrong as the domain does."""
         try:
             return await self._threads.run(call, writes=writes)
+        except CannotWrite as error:
+            raise error.why from None
         except FAILURES as error:
             if (answer := refusal_of(error, bucket, key, source)) is not None:
                 raise answer from None

@@ -99,6 +99,12 @@ def read_part(blob: storage.Blob, first: int, last: int, checksum: google_crc32c
     return part
 
 
+def check_length(reached: int, wanted: int) -> None:
+    """Raise Unavailable unless a request has brought the bytes up to where they were wanted."""
+    if reached != wanted:
+        raise Unavailable("The object store gave fewer bytes than the file has; repeat.")
+
+
 def check_crc32c(checksum: google_crc32c.Checksum, expected: str) -> None:
     """Raise Unavailable unless bytes have the checksum that the object has."""
     if base64.b64encode(checksum.digest()).decode("ascii") != expected:

@@ -22,7 +22,6 @@ from tests.asset_service.pictures import png
 
 PICTURE = png(1000, 800)
 SECRET = b"nobody's business"
-WAIT_S = 10.0
 
 
 def names(folder: Path) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import threading
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from service_kit.ids import new_id
 from tests.asset_service.handing_over import (
     PICTURE,
     SECRET,
-    WAIT_S,
     announced,
     beside,
     finish_linked,
@@ -164,27 +162,50 @@ async def test_a_linked_file_is_closed_though_nothing_can_be_written(
     assert not is_held(link.name)
 
 
+@pytest.mark.parametrize("change", ["written into", "another", "shorter"])
 async def test_a_file_that_changes_while_it_is_uploaded_is_no_output(
-    harness: Harness, lease: LeaseClaims, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: Harness, lease: LeaseClaims, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     file = tmp_path / "output.png"
     file.write_bytes(PICTURE)
-    copied, copy, digest = threading.Event(), file_copies.copy_bytes, worker_uploads.digest
+    copy = file_copies.copy_bytes
 
-    def copy_and_tell(source: int, target: int, length: int, start: int) -> int:
+    def copy_and_change(source: int, target: int, length: int, start: int) -> int:
         length = copy(source, target, length, start)
-        copied.set()
+        if change == "written into":
+            os.pwrite(source_of_writes, b"x", 0)
+        elif change == "another":
+            (tmp_path / "next.png").write_bytes(PICTURE)
+            (tmp_path / "next.png").replace(file)
+        else:
+            os.truncate(file, len(PICTURE) - 1)
         return length
 
-    def change_and_digest(path: Path) -> tuple[str, int]:
-        assert copied.wait(WAIT_S)
-        path.write_bytes(PICTURE[::-1])
-        return digest(path)
+    monkeypatch.setattr(spool, "copy_bytes", copy_and_change)
+    source_of_writes = os.open(file, os.O_WRONLY)
+    try:
+        with pytest.raises(TransferFailed, match="changed while it was uploaded"):
+            await uploaded(harness, lease, file, folder)
+    finally:
+        os.close(source_of_writes)
 
-    monkeypatch.setattr(spool, "copy_bytes", copy_and_tell)
-    monkeypatch.setattr(worker_uploads, "digest", change_and_digest)
-    with pytest.raises(TransferFailed, match="changed while it was uploaded"):
-        await uploaded(harness, lease, file, folder)
+
+async def test_what_is_written_in_the_tick_of_the_look_is_in_the_copy(
+    harness: Harness, lease: LeaseClaims, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "output.png"
+    file.write_bytes(bytes(len(PICTURE)))
+    now = 1_000 * shared_folder.TICK_NS
+    os.utime(file, ns=(now, now))
+
+    def written_in_the_same_tick(seconds: float) -> None:
+        assert seconds >= shared_folder.TICK_NS / 1e9
+        file.write_bytes(PICTURE)
+        os.utime(file, ns=(now, now))
+
+    monkeypatch.setattr(shared_folder, "time_ns", lambda: now + shared_folder.TICK_NS - 1)
+    monkeypatch.setattr(shared_folder, "sleep", written_in_the_same_tick)
+    await uploaded(harness, lease, file, folder)
 
 
 async def test_without_a_digest_bytes_come_as_a_link_or_not_at_all(

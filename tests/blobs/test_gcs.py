@@ -17,12 +17,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 import httpx
 import pytest
 
-from service_kit.blobs import BlobStore, open_store
+from service_kit.blobs import BlobStore, gcs, gcs_target, open_store
 from service_kit.errors import AlreadyExists, FailedPrecondition, Unavailable
+from service_kit.file_copies import write_at
 from service_kit.settings import SettingsError, for_tests
 from tests.support.gcs import CREDENTIALS_ENV, EMULATOR_ENV
 
 BUCKET = "workspace-temp"
+WAIT_S = 10
 IMPATIENT: dict[str, Any] = {"blobs__request_timeout": "200ms", "blobs__retry_timeout": "200ms"}
 
 
@@ -62,7 +64,7 @@ async def test_a_store_that_does_not_answer_costs_only_so_much_time(
 
 
 async def test_bytes_that_changed_in_the_store_are_not_handed_on(
-    store: BlobStore, gcs_emulator: str, gcs_url: str
+    store: BlobStore, gcs_emulator: str, gcs_url: str, tmp_path: Path
 ) -> None:
     info = await store.put_bytes(BUCKET, "a", b"picture", content_type="image/png")
     name = f"{gcs_url.removeprefix('gs://')}-{BUCKET}"
@@ -77,7 +79,51 @@ async def test_bytes_that_changed_in_the_store_are_not_handed_on(
         async for piece in store.open_range(BUCKET, "a", generation=info.generation):
             received += piece
     assert received == b""
+    with (tmp_path / "copy").open("wb") as file, pytest.raises(Unavailable, match="another CRC32C"):
+        await store.copy_into(file.fileno(), BUCKET, "a", generation=info.generation)
     assert b"".join([piece async for piece in store.open_range(BUCKET, "a", offset=1)]) == b"icture"
+
+
+async def test_a_copy_that_takes_many_requests_is_whole(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gcs, "WRITTEN_BYTES", 3)
+    info = await store.put_bytes(BUCKET, "a", b"pictures", content_type="image/png")
+    with (tmp_path / "copy").open("wb") as file:
+        assert await store.copy_into(file.fileno(), BUCKET, "a", generation=info.generation) == info
+    assert (tmp_path / "copy").read_bytes() == b"pictures"
+
+
+async def test_a_file_that_takes_no_more_is_not_the_fault_of_the_store(store: BlobStore, tmp_path: Path) -> None:
+    info = await store.put_bytes(BUCKET, "a", b"picture", content_type="image/png")
+    with (tmp_path / "/dev/full").open("wb") as full, pytest.raises(OSError, match="No space left"):
+        await store.copy_into(full.fileno(), BUCKET, "a", generation=info.generation)
+
+
+async def test_a_thread_that_nobody_waits_for_writes_into_no_other_file(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = await store.put_bytes(BUCKET, "a", b"picture", content_type="image/png")
+    begun, go_on = threading.Event(), threading.Event()
+
+    def held(file: int, piece: bytes, offset: int) -> None:
+        begun.set()
+        assert go_on.wait(WAIT_S)
+        write_at(file, piece, offset)
+
+    monkeypatch.setattr(gcs_target, "write_at", held)
+    with (tmp_path / "copy").open("wb") as file:
+        number = file.fileno()
+        copying = asyncio.ensure_future(store.copy_into(number, BUCKET, "a", generation=info.generation))
+        assert await asyncio.to_thread(begun.wait, WAIT_S)
+        copying.cancel()
+        await asyncio.wait([copying])
+    with (tmp_path / "other").open("wb") as other:
+        assert other.fileno() == number
+        go_on.set()
+        await store.close()
+    assert (tmp_path / "other").read_bytes() == b""
+    assert (tmp_path / "copy").read_bytes() == b"picture"
 
 
 async def test_bytes_that_change_on_their_way_are_not_kept(store: BlobStore) -> None:

@@ -11,11 +11,16 @@ import re
 import secrets
 from contextlib import suppress
 from pathlib import Path
+from time import sleep, time_ns
+from typing import NamedTuple
 
 from service_kit.file_copies import copy_bytes
 
 LINK = ".link"
 """What follows the name of an offered file in that of a link that lies beside it."""
+
+TICK_NS = 20_000_000
+"""The times of files go by ticks of a kernel's clock, of 10 ms at most; with room."""
 
 _OFFERED = re.compile(r"[0-9a-f]{32}")
 
@@ -25,9 +30,32 @@ def is_offered(name: str) -> bool:
     return _OFFERED.fullmatch(name) is not None
 
 
-def size_to_link(path: Path, folder: Path | None) -> int:
-    """Return the size of a file in bytes; 0 when there is no folder to link it into."""
-    return path.stat().st_size if folder is not None and folder.is_dir() else 0
+class Look(NamedTuple):
+    """What of a file becomes another when the file does: which it is, how large, and when it was last written."""
+
+    number: int
+    size_bytes: int
+    written_ns: int
+
+
+def look(path: Path) -> Look:
+    """Return what is to be seen of a file from outside."""
+    found = path.stat()
+    return Look(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def look_to_link(path: Path, folder: Path | None) -> Look | None:
+    """Look at a file that is to be linked; None when there is no folder to link it into.
+
+    What is written from now on is seen by another look, or it is written before this returns: the time of a file goes
+    by ticks, so one that was written in this tick is waited for until the next.
+    """
+    if folder is None or not folder.is_dir():
+        return None
+    found = look(path)
+    if abs(time_ns() - found.written_ns) < TICK_NS:
+        sleep(TICK_NS / 1e9)
+    return found
 
 
 def link(path: Path, offered: Path) -> Path | None:

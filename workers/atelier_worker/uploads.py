@@ -93,10 +93,7 @@ class Transfers:
         async with self._linked(asset_index, path) as linked:
             upload_id = linked or await self._upload_output_file(asset_index, path)
             rendition_ids = await self._upload_renditions(asset_index, renditions)
-            if linked:
-                finished = await self._finish_linked(upload_id, rendition_ids, asset_index, path)
-            else:
-                finished = await self._finish(upload_id, rendition_ids)
+            finished = await self._finish(upload_id, rendition_ids, linked=linked is not None)
         if finished is None:
             # The link was of no use.
             upload_id = await self._upload_output_file(asset_index, path)
@@ -137,35 +134,20 @@ class Transfers:
 
         return await self._patience.keep_trying(finish)
 
-    async def _finish_linked(
-        self, upload_id: str, rendition_ids: Sequence[str], asset_index: int, path: Path
-    ) -> pb.FinishUploadResponse | None:
-        """Finish an output that is taken from a link, and see that what was taken is what is there."""
-        # Beside the service, which digests its copy.
-        digested = asyncio.create_task(asyncio.to_thread(digest, path), name="uploads.digest")
-        try:
-            finished = await self._finish(upload_id, rendition_ids, linked=True)
-            sha256, _ = await digested
-        finally:
-            digested.cancel()
-        if finished is not None and finished.media.sha256 != sha256:
-            raise TransferFailed(
-                f"The file of output {asset_index} changed while it was uploaded; deliver files that are finished.",
-                retryable=True,
-            )
-        return finished
-
     @asynccontextmanager
     async def _linked(self, asset_index: int, path: Path) -> AsyncIterator[str | None]:
         """Begin the upload of a file to which a link lies where the service can take it. Gives None when there is none.
 
-        Its digest comes out while the service copies, so the answer's is compared with it (`_finish_linked`).
+        Nobody but the service digests it, and of its own copy: that this is the file as it was is seen from outside.
+
+        Raises:
+            TransferFailed: the file changed meanwhile.
         """
-        size_bytes = await asyncio.to_thread(shared_folder.size_to_link, path, self._handover)
-        if self._handover is None or not size_bytes:
+        before = await asyncio.to_thread(shared_folder.look_to_link, path, self._handover)
+        if self._handover is None or before is None or not before.size_bytes:
             yield None
             return
-        start = pb.StartUploadRequest(asset_index=asset_index, size_bytes=size_bytes, handover=True)
+        start = pb.StartUploadRequest(asset_index=asset_index, size_bytes=before.size_bytes, handover=True)
         try:
             found = await self._stub.StartUpload(start, metadata=self._metadata, timeout=_CALL_LIMIT_S)
         except grpc.aio.AioRpcError as error:
@@ -178,6 +160,11 @@ class Transfers:
         link = await asyncio.to_thread(shared_folder.link, path, self._handover / found.handover_name)
         try:
             yield found.upload_id if link else None
+            if link and await asyncio.to_thread(shared_folder.look, path) != before:
+                raise TransferFailed(
+                    f"The file of output {asset_index} changed while it was uploaded; deliver files that are finished.",
+                    retryable=True,
+                )
         finally:
             if link:
                 await asyncio.shield(asyncio.to_thread(shared_folder.remove, link))
