@@ -224,3 +224,15 @@ async def test_rows_have_json_and_the_moment_of_the_database(url: str) -> None:
     assert found == [("a", rows[0]["told"], [], NOON), ("b", None, [{"y": 2}], NOON)]
     assert empty == ["b"], "None is no JSON null"
     await database.close()
+
+
+async def test_sqlite_finds_some_rows_among_many_by_their_index(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'things.sqlite3'}")
+    async with database.write() as tx:
+        await tx.run_sync(metadata.create_all)
+        for condition in (bulk.among(things.c.name, ["a"]), bulk.among(things.c.name, ["a"]) & (things.c.count == 1)):
+            sql = str(select(things).where(condition).compile(dialect=tx.dialect))
+            values = ("[]", 1)[: sql.count("?")]
+            plan = (await tx.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)).all()
+            assert any("SEARCH things USING INDEX" in step.detail for step in plan), plan
+    await database.close()
