@@ -23,7 +23,7 @@ Start = Callable[..., Awaitable[EngineClient]]
 
 @pytest.fixture
 def neighbours() -> Neighbours:
-    return Neighbours(give_limit_s=0.3)
+    return Neighbours(give_limit_s=1.0)
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ async def test_a_client_that_goes_cancels_the_call(world: World) -> None:
 
 async def test_the_end_of_a_token_is_not_seen(make_world: MakeWorld) -> None:
     world = await make_world()
-    world.behaviour.token_ttl = timedelta(seconds=1)
+    world.behaviour.token_ttl = timedelta(seconds=2)
     versions = iter(range(1, 100))
 
     async def watch(request: Any, context: Any) -> AsyncIterator[Any]:

@@ -86,8 +86,9 @@ async def test_the_same_seed_gives_the_same_bytes(client: AsyncOpenAI) -> None:
 
 
 async def test_a_stream_has_the_previews_of_the_worker_and_then_the_image(client: AsyncOpenAI) -> None:
+    # Previews are told to who listens: the steps take long enough for the stream to begin before they are over.
     stream = await client.images.generate(
-        prompt="a heron", model="sdxl", size="256x256", stream=True, partial_images=2, extra_body={"steps": 40}
+        prompt="a heron", model="sdxl", size="256x256", stream=True, partial_images=2, extra_body={"steps": 150}
     )
     events = [event async for event in stream]
     *partials, last = events
