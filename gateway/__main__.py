@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
 from gateway.app import Application
 from gateway.backends import Backend, Backends
+from gateway.closing import Closing
 from gateway.context import Context
 from gateway.dialects.call import Kit
 from gateway.dialects.dialect import Dialects
@@ -118,7 +118,7 @@ def compose(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> G
     store = open_store(settings)
     keys = rings.media_verifier(clock)
     redirect = settings.blobs.redirect and bool(store.origin)
-    limits = Limits(read_timeout=timeout, write_timeout=timeout)
+    limits = Limits(read_timeout=timeout)
     loopback = is_loopback(settings.gateway.listen)
     table = RouteTable(routes())
     media = Media(store, keys, clock, redirect=redirect)
@@ -143,7 +143,11 @@ def compose(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> G
         dialects=Dialects(DIALECTS),
     )
     server = WebServer(
-        app, settings.gateway.listen, tls_cert=settings.gateway.tls_cert, tls_key=settings.gateway.tls_key
+        app,
+        settings.gateway.listen,
+        write_timeout=timeout,
+        tls_cert=settings.gateway.tls_cert,
+        tls_key=settings.gateway.tls_key,
     )
     limits.abort = server.abort
     sending = open_sending(settings, _outgoing(settings, resolver), clock, RENDERERS, near)
@@ -154,7 +158,7 @@ def compose(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> G
 def _context(
     settings: Settings, backends: Backends, rings: Keyrings, resolver: Resolver, clock: Clock, *, tls: bool
 ) -> Context:
-    gateway, closing = settings.gateway, asyncio.Event()
+    gateway, closing = settings.gateway, Closing()
     verifier = rings.identity_verifier(clock)
     rates = Rates(gateway.requests_per_minute_per_key, gateway.requests_per_minute_per_owner)
     return Context(

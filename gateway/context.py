@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -10,6 +9,7 @@ from datetime import timedelta
 from google.protobuf.message import Message
 
 from gateway.backends import Backends, Metadata, metadata
+from gateway.closing import Closing
 from gateway.feeds import Feeds
 from gateway.http import Exchange
 from gateway.http_rules import RpcRoute
@@ -38,7 +38,7 @@ class Context:
     streams: OpenStreams
     feeds: Feeds
     ping_interval: timedelta = PING_INTERVAL
-    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: Closing = field(default_factory=Closing)
 
     def access(self, exchange: Exchange) -> Access:
         """Return what makes the metadata of calls for a request: with a token that is good, whenever it is asked."""

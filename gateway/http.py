@@ -47,10 +47,9 @@ class Handler(Protocol):
 
 @dataclass(slots=True)
 class Limits:
-    """How long a client may take, and how the connection of one that does not read is ended."""
+    """How long a client may take to send, and how the connection of one that does not read is ended."""
 
     read_timeout: timedelta = timedelta(seconds=30)
-    write_timeout: timedelta = timedelta(seconds=30)
     abort: Callable[[Mapping[str, Any]], None] = lambda scope: None
 
 
@@ -228,8 +227,8 @@ class Exchange:
 
     async def _write(self, message: Message) -> None:
         try:
-            async with asyncio.timeout(self._limits.write_timeout.total_seconds()):
-                await self._send(message)
+            # The server limits the wait for a client that does not read, where there is one: most writes need no timer.
+            await self._send(message)
         except TimeoutError:
             self._limits.abort(self.scope)
             raise ClientGone from None

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from datetime import timedelta
 
+from gateway.closing import Closing
 from gateway.http import Exchange
 
 PING_INTERVAL = timedelta(seconds=15)
@@ -33,7 +34,7 @@ async def send_events(
     exchange: Exchange,
     frames: AsyncGenerator[bytes, None],
     *,
-    closing: asyncio.Event,
+    closing: Closing,
     ping_interval: timedelta = PING_INTERVAL,
     opening: bytes = OPENING,
 ) -> None:
@@ -46,35 +47,61 @@ async def send_events(
         ClientGone: the client stopped reading.
     """
     gone = asyncio.create_task(exchange.disconnected(), name="sse-disconnect")
-    stopping = asyncio.create_task(closing.wait(), name="sse-closing")
     sender = _Sender(exchange, frames, ping_interval)
-    sending: asyncio.Task[None] | None = None
+    tasks = [gone]
     try:
         await exchange.start(200, HEADERS)
         if opening:
             await exchange.write(opening)
         sending = asyncio.create_task(sender.send_all(), name="sse-sender")
-        while True:
-            tasks = {sending, gone, stopping}
-            done, _ = await asyncio.wait(tasks, timeout=sender.silent_in_s, return_when=asyncio.FIRST_COMPLETED)
-            if gone in done:
+        tasks.append(sending)
+        while not sending.done() and not closing.is_set():
+            await _news(tasks, closing, sender.silent_in_s)
+            if gone.done() and not sending.done():
                 return
-            if done:
-                break
             if sender.silent_in_s <= 0:
                 await sender.ping()
-        sending.cancel()
-        await asyncio.wait({sending})
+        if not sending.done():
+            sending.cancel()
+            await asyncio.wait({sending})
         if not sending.cancelled():
             sending.result()
         else:
             await exchange.write(b"", more=False)
     finally:
-        ending = [task for task in (gone, stopping, sending) if task is not None]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await _end(tasks)
         await frames.aclose()
+
+
+async def _news(tasks: Sequence[asyncio.Task[None]], closing: Closing, seconds: float) -> None:
+    """Return when a task has ended, the gateway closes, or the seconds are over."""
+    # asyncio.wait needs a task for each of them, and costs as much as all that is sent.
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+
+    def wake(task: asyncio.Task[None] | None = None) -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    for task in tasks:
+        task.add_done_callback(wake)
+    closing.tell(wake)
+    timer = loop.call_later(seconds, wake)
+    try:
+        await woken
+    finally:
+        timer.cancel()
+        closing.forget(wake)
+        for task in tasks:
+            task.remove_done_callback(wake)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    # A stream that ends by itself has ended both of them.
+    if not all(task.done() for task in tasks):
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class _Sender:

@@ -76,7 +76,7 @@ async def test_a_body_that_comes_drop_by_drop(make_world: MakeWorld) -> None:
 
 
 async def test_headers_that_never_end_are_cut_and_hold_up_nobody(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.web_server._HEADER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("gateway.http_connection._HEADER_TIMEOUT_S", 0.3)
     begun = b"GET /v1/jobs HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 
     async def hold() -> bytes:
