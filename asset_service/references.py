@@ -17,6 +17,9 @@ from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
 
+MAX_WHOLE_BYTES = 1 << 20
+"""The most bytes of a reference that is answered with others."""
+
 
 class References:
     """Reads blobs for leases."""
@@ -62,6 +65,22 @@ class References:
             async for chunk in chunks:
                 for start in range(0, len(chunk), MAX_PIECE_BYTES):
                     yield chunk[start : start + MAX_PIECE_BYTES]
+
+    async def read_whole(self, lease: LeaseClaims, reference_id: str) -> bytes | None:
+        """Return a small reference; None when it is too large.
+
+        Raises:
+            PermissionDenied: `invalid_lease`; the lease does not name it.
+            NotFound: its bytes are gone.
+        """
+        bucket, key, generation = granted_reference(lease, reference_id)
+        data = b""
+        async with aclosing(self._store.open_range(bucket, key, generation=generation)) as chunks:
+            async for chunk in chunks:
+                data += chunk
+                if len(data) > MAX_WHOLE_BYTES:
+                    return None
+        return data
 
 
 def _close(file: int, copying: asyncio.Future[BlobInfo]) -> None:

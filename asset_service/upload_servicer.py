@@ -29,6 +29,8 @@ from service_kit.server import Registration
 from service_kit.validation import check_limits
 
 Context = grpc.aio.ServicerContext[Any, Any]
+MAX_ANSWERED_BYTES = 3 << 20
+"""The most bytes of references in one message: a worker takes messages of 4 MiB."""
 SILENCE = timedelta(seconds=60)
 PATIENCE = timedelta(seconds=2)
 _M = TypeVar("_M", bound=Message)
@@ -206,6 +208,25 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
             current_lease(), request.upload_id, request.rendition_upload_ids, linked=request.linked
         )
         return upload_service_pb2.FinishUploadResponse(receipt=receipt, media=media(found))
+
+    async def ReadReferences(
+        self, request: upload_service_pb2.ReadReferencesRequest, context: Context
+    ) -> upload_service_pb2.ReadReferencesResponse:
+        left = MAX_ANSWERED_BYTES
+
+        async def answer(one: upload_service_pb2.LeasedReference) -> upload_service_pb2.WholeReference:
+            nonlocal left
+            try:
+                data = await self._references.read_whole(self._capabilities.verify_lease(one.lease_token), one.asset_id)
+            except AtelierError:
+                data = None
+            if data is None or len(data) > left:
+                return upload_service_pb2.WholeReference()
+            left -= len(data)
+            return upload_service_pb2.WholeReference(data=data)
+
+        answers = await all_to_their_ends(map(answer, request.references))
+        return upload_service_pb2.ReadReferencesResponse(references=answers)
 
     async def ReadReference(
         self, request: upload_service_pb2.ReadReferenceRequest, context: Context

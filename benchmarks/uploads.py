@@ -29,6 +29,7 @@ from atelier.type.v1 import media_pb2
 from atelier_worker.patience import Patience
 from atelier_worker.uploads import Transfers
 from atelier_worker.whole_outputs import WholeOutputs
+from atelier_worker.whole_references import WholeReferences
 from benchmarks.comparison import Series, Target, ratio, require_all
 from benchmarks.load_report import Line
 from benchmarks.system import free_ports
@@ -127,6 +128,7 @@ class _Jobs:
     channel: grpc.aio.Channel
     handover: Path
     whole_outputs: WholeOutputs
+    whole_references: WholeReferences
     receipts: dict[str, dict[int, str]] = field(default_factory=dict)
     media: dict[str, media_pb2.Media] = field(default_factory=dict)
 
@@ -138,7 +140,12 @@ class _Jobs:
         )
         token = self.callers.capabilities.sign_lease(claims)
         return job_id, Transfers(
-            self.channel, token, Patience(), handover=self.handover, whole_outputs=self.whole_outputs
+            self.channel,
+            token,
+            Patience(),
+            handover=self.handover,
+            whole_outputs=self.whole_outputs,
+            whole_references=self.whole_references,
         )
 
     async def upload(self, paths: Sequence[Path]) -> None:
@@ -190,7 +197,13 @@ async def _atelier(target: str, place: Path, files: Files) -> dict[str, float]:
         await wait_ready(channel, _READY)
         # A worker on the same machine has the same data folder.
         handover = place / "data" / "handover"
-        jobs = _Jobs(Callers(place / "data", SystemClock(), channel), channel, handover, WholeOutputs(channel))
+        jobs = _Jobs(
+            Callers(place / "data", SystemClock(), channel),
+            channel,
+            handover,
+            WholeOutputs(channel),
+            WholeReferences(channel),
+        )
         # Start the process that measures files, and have it load what it reads videos with: a service that runs has it.
         await jobs.upload((files.small[0], files.short))
         for number, paths in enumerate(((files.large,), files.small)):

@@ -135,6 +135,7 @@ ROLES: dict[str, set[str]] = {
         "UploadService.CollectUpload",
         "UploadService.FinishUpload",
         "UploadService.ReadReference",
+        "UploadService.ReadReferences",
         "UploadService.StartUpload",
         "UploadService.UploadOutput",
         "UploadService.UploadOutputs",

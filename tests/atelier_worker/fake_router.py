@@ -250,6 +250,9 @@ class FakeAssets(upload_service_pb2_grpc.UploadServiceServicer):
         for start in range(0, len(content or b""), 4):
             yield upload_service_pb2.ReadReferenceResponse(data=(content or b"")[start : start + 4])
 
+    async def ReadReferences(self, request: upload_service_pb2.ReadReferencesRequest, context: Any) -> Any:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "an asset service of an earlier release")
+
     def content(self, asset_index: int, rendition: int = 0) -> bytes:
         """Return the bytes of one file of an output."""
         found = [bytes(data) for key, data in self.bytes.items() if key.startswith(f"{asset_index}/{rendition}/")]

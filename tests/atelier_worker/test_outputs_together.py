@@ -14,7 +14,8 @@ from google.rpc import status_pb2
 
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1 import upload_service_pb2_grpc
-from atelier_worker.whole_outputs import CALLS_AT_ONCE, MOST_BYTES_TOGETHER, MOST_TOGETHER, WholeOutputs
+from atelier_worker.together import CALLS_AT_ONCE, MOST_TOGETHER
+from atelier_worker.whole_outputs import MOST_BYTES_TOGETHER, WholeOutputs
 from tests.atelier_worker.fake_router import FakeAssets
 
 

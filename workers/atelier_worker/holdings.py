@@ -23,6 +23,7 @@ from atelier_worker.spool import Spool
 from atelier_worker.stage_run import StageRun, Stop
 from atelier_worker.uploads import Transfers
 from atelier_worker.whole_outputs import WholeOutputs
+from atelier_worker.whole_references import WholeReferences
 from service_kit import crash
 from service_kit.telemetry import get_logger
 
@@ -74,7 +75,7 @@ class Holdings:
             outcome.completion_id: _Unanswered(outcome, Ref.of(outcome.ref)) for outcome in journal.kept()
         }
         self._handed_back: dict[Ref, str] = {}
-        self._channels: dict[str, tuple[grpc.aio.Channel, WholeOutputs]] = {}
+        self._channels: dict[str, tuple[grpc.aio.Channel, WholeOutputs, WholeReferences]] = {}
         self._upload_endpoint = ""
         self._connected = False
         self._draining = False
@@ -214,8 +215,9 @@ class Holdings:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._writer.close()
-        for channel, whole_outputs in self._channels.values():
+        for channel, whole_outputs, whole_references in self._channels.values():
             await whole_outputs.close()
+            await whole_references.close()
             await channel.close()
 
     def _free(self) -> int:
@@ -241,9 +243,14 @@ class Holdings:
         self._outbox.put(pb.WorkRequest(lease_reject=pb.LeaseReject(ref=ref.to_proto(), reason=reason)))
 
     def _start(self, ref: Ref, lease: pb.Lease, workdir: Path) -> None:
-        channel, whole_outputs = self._upload_channel()
+        channel, whole_outputs, whole_references = self._upload_channel()
         transfers = Transfers(
-            channel, lease.token, self._patience, handover=self._handover, whole_outputs=whole_outputs
+            channel,
+            lease.token,
+            self._patience,
+            handover=self._handover,
+            whole_outputs=whole_outputs,
+            whole_references=whole_references,
         )
         run = self._runs[ref] = StageRun(
             lease,
@@ -259,10 +266,10 @@ class Holdings:
         task.add_done_callback(self._tasks.discard)
         self._changed()
 
-    def _upload_channel(self) -> tuple[grpc.aio.Channel, WholeOutputs]:
+    def _upload_channel(self) -> tuple[grpc.aio.Channel, WholeOutputs, WholeReferences]:
         if self._upload_endpoint not in self._channels:
             channel = dial(self._upload_endpoint)
-            self._channels[self._upload_endpoint] = channel, WholeOutputs(channel)
+            self._channels[self._upload_endpoint] = channel, WholeOutputs(channel), WholeReferences(channel)
         return self._channels[self._upload_endpoint]
 
     async def _run(self, run: StageRun) -> None:

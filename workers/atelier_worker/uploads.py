@@ -18,6 +18,7 @@ from atelier.type.v1 import media_pb2
 from atelier_worker import shared_folder
 from atelier_worker.patience import Patience, TransferFailed
 from atelier_worker.whole_outputs import WholeOutputs
+from atelier_worker.whole_references import WholeReferences
 from service_kit import crash
 from service_kit.errors import ErrorReason
 from service_kit.rpc_errors import from_rpc_error
@@ -59,16 +60,18 @@ class Transfers:
         *,
         handover: Path | None = None,
         whole_outputs: WholeOutputs | None = None,
+        whole_references: WholeReferences | None = None,
     ) -> None:
         """Speak to the asset service behind `channel` with the lease's token.
 
         Large files go through the folder `handover` if the service finds it to be its own; small ones with those of the
-        other leases that share `whole_outputs`.
+        other leases that share `whole_outputs` and `whole_references`.
         """
         self._channel = channel
         self._token = token
         self._metadata = (("atelier-lease-token", token),)
         self._whole_outputs = whole_outputs or WholeOutputs(channel)
+        self._whole_references = whole_references or WholeReferences(channel)
         self._patience = patience
         self._takes_whole = True
         self._handover = handover
@@ -194,7 +197,10 @@ class Transfers:
                 if place is not None:
                     await asyncio.shield(asyncio.to_thread(shared_folder.remove, place))
 
-        if await self._patience.keep_trying(read) != media.sha256:
+        sha256 = await self._whole_references.read(self._token, asset_id, media.size_bytes, path)
+        if sha256 is None:
+            sha256 = await self._patience.keep_trying(read)
+        if sha256 != media.sha256:
             raise TransferFailed(f"The bytes of the reference {asset_id} are not those it had.", retryable=False)
 
     async def _upload_whole(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str | None:
