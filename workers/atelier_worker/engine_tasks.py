@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from atelier_worker.engine_events import TaskEnd, TaskSink, tell
 from atelier_worker.engine_process import EngineProcess
 from atelier_worker.engine_wire import task_to_proto
 from atelier_worker.task_watch import Limits, TaskWatch
-from service_kit.ids import new_id
 from service_kit.telemetry import get_logger
 
 DEFAULT_CANCEL_GRACE_S = 10.0
@@ -36,7 +36,6 @@ class _Running:
     ended: asyncio.Future[TaskEnd]
     watch: TaskWatch
     began: float
-    alarm: asyncio.TimerHandle | None = None
     grace: asyncio.TimerHandle | None = None
     # What a task that we stop ends with, unless it comes to its end all the same.
     verdict: TaskEnd = field(default_factory=lambda: TaskEnd("cancelled"))
@@ -56,6 +55,8 @@ class EngineTasks:
         self._tally = tally
         self._on_change = on_change
         self._running: dict[str, _Running] = {}
+        self._numbers = itertools.count(1)
+        self._alarm: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self.condemned = False
         self.idle_since: float | None = self._loop.time()
@@ -66,11 +67,11 @@ class EngineTasks:
 
     async def run(self, task: Task, workdir: Path, sink: TaskSink) -> TaskEnd:
         """Run one task to its end. Cancelling this coroutine cancels the task."""
-        task_id, now = new_id(), self._loop.time()
+        task_id, now = str(next(self._numbers)), self._loop.time()
         running = _Running(sink, self._loop.create_future(), TaskWatch(self._limits, now), now)
         self._running[task_id] = running
         self.idle_since = None
-        self._watch(task_id, running)
+        self._look_at(running.watch.due)
         self._process.write(pb.HostRequest(run=task_to_proto(task_id, workdir, task)))
         try:
             return await asyncio.shield(running.ended)
@@ -93,7 +94,7 @@ class EngineTasks:
         running = self._running.get(task_id)
         if running is not None and not running.overdue:
             running.watch.hear(message, self._loop.time())
-            self._watch(task_id, running)
+            self._look_at(running.watch.due)
             tell(running.sink, kind, message)
 
     def end_all(self, sentence: str) -> None:
@@ -101,24 +102,28 @@ class EngineTasks:
         for running in self._running.values():
             self._end(running, TaskEnd("crashed", sentence, retryable=True))
         self._running.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
 
-    def _watch(self, task_id: str, running: _Running) -> None:
-        """Look at a task when the patience with it would end. A later end is found out when it is looked at."""
-        due, alarm = running.watch.due, running.alarm
-        if due is None or (alarm is not None and alarm.when() <= due):
+    def _look_at(self, due: float | None) -> None:
+        """Look at the tasks when the patience with one would end. A later end is found out when they are looked at."""
+        if due is None or (self._alarm is not None and self._alarm.when() <= due):
             return
-        if alarm is not None:
-            alarm.cancel()
-        running.alarm = self._loop.call_at(due, self._look, task_id)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(due, self._look)
 
-    def _look(self, task_id: str) -> None:
-        running = self._running.get(task_id)
-        if running is None or running.grace is not None:
-            return
+    def _look(self) -> None:
+        self._alarm = None
+        for task_id, running in list(self._running.items()):
+            if running.grace is None:
+                self._judge(task_id, running)
+
+    def _judge(self, task_id: str, running: _Running) -> None:
+        """Stop a task that takes too long."""
         sentence = running.watch.verdict(self._loop.time())
-        running.alarm = None
         if sentence is None:
-            self._watch(task_id, running)
+            self._look_at(running.watch.due)
             return
         log.warning("task_takes_too_long", engine=self._engine, task_id=task_id, reason=sentence)
         running.verdict = TaskEnd("crashed", sentence, retryable=not running.watch.past_deadline(self._loop.time()))
@@ -160,9 +165,8 @@ class EngineTasks:
         self._kill_if_hung()
 
     def _end(self, running: _Running, end: TaskEnd) -> None:
-        for timer in (running.grace, running.alarm):
-            if timer is not None:
-                timer.cancel()
+        if running.grace is not None:
+            running.grace.cancel()
         if not running.ended.done():
             self._tally.ends[end.kind] += 1
             self._tally.seconds += self._loop.time() - running.began

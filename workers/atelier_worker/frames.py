@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import BinaryIO, TypeVar
+from collections.abc import Callable
+from typing import BinaryIO, Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 MAX_FRAME_BYTES = 16 << 20
+_CHUNK_BYTES = 1 << 18
 _LENGTH = struct.Struct(">I")
 M = TypeVar("M", bound=Message)
 
@@ -23,19 +25,41 @@ def encode(message: Message) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-async def read_async(stream: asyncio.StreamReader, into: M) -> M | None:
-    """Read one frame into an empty message and return it; None at the end of the stream.
+class Frames(Generic[M]):
+    """Messages that come through a pipe. What has come is read at once, and then costs no wait."""
 
-    Raises:
-        FrameError: the bytes are no frame, or the stream broke off in the middle of one.
-    """
-    try:
-        head = await stream.readexactly(_LENGTH.size)
-        return _parse(await stream.readexactly(_length(head)), into)
-    except asyncio.IncompleteReadError as error:
-        if not error.partial and error.expected == _LENGTH.size:
+    def __init__(self, stream: asyncio.StreamReader, make: Callable[[], M]) -> None:
+        """Read frames, each into a new message."""
+        self._stream = stream
+        self._make = make
+        self._received = b""
+        self._begin = 0
+
+    async def next(self) -> M | None:
+        """Return the next message; None at the end of the stream.
+
+        Raises:
+            FrameError: the bytes are no frame, or the stream broke off in the middle of one.
+        """
+        while (message := self._take()) is None:
+            data = await self._stream.read(_CHUNK_BYTES)
+            left = self._received[self._begin :]
+            if not data:
+                if left:
+                    raise FrameError("the pipe broke off within a frame")
+                return None
+            self._received, self._begin = left + data, 0
+        return message
+
+    def _take(self) -> M | None:
+        body = self._begin + _LENGTH.size
+        if len(self._received) < body:
             return None
-        raise FrameError("the pipe broke off within a frame") from error
+        end = body + _length(self._received[self._begin : body])
+        if len(self._received) < end:
+            return None
+        self._begin = end
+        return _parse(self._received[body:end], self._make())
 
 
 def read(stream: BinaryIO, into: M) -> M | None:

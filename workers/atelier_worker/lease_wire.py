@@ -27,7 +27,7 @@ REFERENCE_KINDS = {
 }
 
 
-def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
+def task_of(spec: pb.StageSpec, references: Sequence[Reference], stage_key: str) -> Task:
     """Return what the engine is asked to do; `references` are the files, in the order of the lease."""
     settings = spec.settings
     stage: Literal["generate", "enhance", "chat"] = _STAGES.get(spec.kind, "generate")
@@ -54,6 +54,7 @@ def task_of(spec: pb.StageSpec, references: Sequence[Reference]) -> Task:
         guidance=settings.guidance if settings.HasField("guidance") and not is_text else None,
         scheduler="" if is_text else settings.scheduler,
         loras=() if is_text else tuple(Lora(lora.name, lora.weight) for lora in settings.loras),
+        stage_key=stage_key,
         enhanced_by=enhanced_by_from_proto(spec.enhanced_by) if spec.HasField("enhanced_by") else None,
     )
 

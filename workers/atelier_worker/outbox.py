@@ -12,6 +12,9 @@ from atelier_worker.reports import Reports
 _MOST_WAITING = 1000
 # The router takes 2 MiB in one message, and the largest single one is a bundle of previews with 1 MiB of them.
 _ENOUGH_BYTES = 256 << 10
+GATHER_S = 0.0005
+"""How long a message waits, for each other stage, after the one before it."""
+GATHER_MOST_S = 0.01
 # The router counts the slot of an acknowledged lease as taken, and none as free behind a rejected one. So credits
 # follow them even where they are as they were: a stage may have come to its end before its lease was acknowledged.
 _CHANGES_CREDITS = frozenset({"lease_ack", "lease_reject"})
@@ -28,6 +31,7 @@ class Outbox:
         self._credits: int | None = None
         self._told_credits: int | None = None
         self._ending = False
+        self._taken_at = -GATHER_MOST_S
         self.stuck = asyncio.Event()
         self.reports = Reports(now, self._wake.set)
 
@@ -63,10 +67,13 @@ class Outbox:
 
         For one reader.
         """
+        if most > 1:
+            await self._gather()
         while True:
             self._wake.clear()
             messages = self._take_some(most)
             if messages:
+                self._taken_at = self._now()
                 return messages
             if self._ending:
                 return []
@@ -77,6 +84,16 @@ class Outbox:
             finally:
                 if alarm is not None:
                     alarm.cancel()
+
+    async def _gather(self) -> None:
+        """Have what many stages say travel together: a message costs both sides more than what is in it.
+
+        One stage alone waits for nobody.
+        """
+        others = max(0, len(self.reports) - 1)
+        pause_s = self._taken_at + min(GATHER_MOST_S, others * GATHER_S) - self._now()
+        if pause_s > 0 and not self._ending:
+            await asyncio.sleep(pause_s)
 
     def _take_some(self, most: int) -> list[pb.WorkRequest]:
         taken: list[pb.WorkRequest] = []

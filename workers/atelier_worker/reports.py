@@ -41,6 +41,10 @@ class Reports:
         self._wake = wake
         self._stages: dict[Ref, _Stage] = {}
 
+    def __len__(self) -> int:
+        """Return how many leases are listened to."""
+        return len(self._stages)
+
     def open(self, ref: Ref) -> None:
         """Begin to listen to a lease."""
         self._stages[ref] = _Stage()

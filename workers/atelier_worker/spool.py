@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import re
@@ -31,6 +32,9 @@ class Spool:
         self._outcomes = folder / "outcomes"
         self._tasks = folder / "tasks"
         self._lock = FolderLock(folder, "worker")
+        # What a killed process left running may still write to folders of its own.
+        self._unique = new_id()
+        self._numbers = itertools.count(1)
         self._has_room = True
         self._look_again_at = -math.inf
 
@@ -65,7 +69,7 @@ class Spool:
 
     def task_dir(self) -> Path:
         """Return where the folder of one task will be, if it needs one: whoever writes there makes it."""
-        return self._tasks / new_id()
+        return self._tasks / f"{self._unique}-{next(self._numbers)}"
 
     def new_task_dir(self) -> Path:
         """Make an empty folder for one task."""

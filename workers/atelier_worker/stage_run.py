@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -94,7 +93,8 @@ class StageRun:
             self._release_engine()
             for upload in self._uploads:
                 upload.cancel()
-            await asyncio.gather(*self._uploads, return_exceptions=True)
+            if self._uploads:
+                await asyncio.gather(*self._uploads, return_exceptions=True)
         return outcome
 
     async def clear(self) -> None:
@@ -178,13 +178,14 @@ class StageRun:
         if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
         stage_key = f"{self.ref.job_id}/{self.ref.stage}"
-        task = replace(lease_wire.task_of(self._lease.spec, references), stage_key=stage_key)
+        task = lease_wire.task_of(self._lease.spec, references, stage_key)
         try:
             end = await self._engine.run(task, self._workdir, self)
         except EngineUnavailable as error:
             end = TaskEnd("crashed", str(error), retryable=True)
         self._release_engine()
-        await self._settle_uploads()
+        if self._uploads:
+            await self._settle_uploads()
         if (why_stopped := self.stopped) is not None:
             return self._stopped(why_stopped)
         return self._ended(task.stage, task.indexes, end)
