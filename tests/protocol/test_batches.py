@@ -124,6 +124,8 @@ async def test_what_waits_at_a_worker_goes_together_up_to_a_size(monkeypatch: py
     for ref in refs:
         outbox.put(pb.WorkRequest(lease_ack=pb.LeaseAck(ref=ref)))
     apart = [await outbox.next(64) for _ in range(4)]
-    assert [[message.WhichOneof("message") for message in some] for some in apart] == [["lease_ack"]] * 3 + [["credits"]]
+    assert [[message.WhichOneof("message") for message in some] for some in apart] == [["lease_ack"]] * 3 + [
+        ["credits"]
+    ]
     outbox.end()
     assert await outbox.next(64) == []
