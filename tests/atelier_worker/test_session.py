@@ -382,9 +382,7 @@ async def test_a_stage_that_is_over_before_its_lease_is_answered_gives_its_slot_
     outbox = Outbox(lambda: 0.0)
     outbox.set_credits(1)
     assert [message.WhichOneof("message") for message in await outbox.next(9)] == ["credits"]
-    message = pb.WorkRequest()
-    getattr(message, answer).SetInParent()
-    outbox.put(message)
+    outbox.put(answer)
     outbox.set_credits(0)
     outbox.set_credits(1)
     said = await outbox.next(9)
