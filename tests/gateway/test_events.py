@@ -147,7 +147,7 @@ async def test_a_source_that_has_too_many_to_serve_is_asked_again(
 
 
 async def test_the_end_of_a_token_is_not_seen(world: World) -> None:
-    world.behaviour.token_ttl = timedelta(seconds=1)
+    world.behaviour.token_ttl = timedelta(seconds=2)
     numbers = iter(range(100))
 
     async def watch(request: Any, context: Any) -> AsyncIterator[Any]:
