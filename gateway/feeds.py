@@ -21,6 +21,7 @@ from gateway.requests import message_class
 from gateway.streams import Watch, is_expired, refusal_of, shared
 from service_kit.errors import AtelierError, Internal
 from service_kit.events import Cursor, decode_cursor
+from service_kit.events.watching import ONCE
 from service_kit.tasks import end
 from service_kit.telemetry import get_logger
 
@@ -372,7 +373,7 @@ class Feeds:
         """Return a call that begins after a cursor; `once`: it ends when it has told what there is."""
         request = message_class(watched.route.method.input_type).FromString(watched.request)
         request.after = cursor  # type: ignore[attr-defined]
-        return Watch(self._backends, watched.route, request, watched.access, once=once)
+        return Watch(self._backends, watched.route, request, watched.access, how=ONCE if once else "")
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work in a task that `close` ends at the latest."""

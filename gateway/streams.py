@@ -16,7 +16,7 @@ from gateway.backends import Backends, Metadata
 from gateway.http_rules import RpcRoute
 from gateway.status import of_rpc
 from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unauthenticated
-from service_kit.events.watching import ONCE, STREAM_STATE, WATCH
+from service_kit.events.watching import STREAM_STATE, WATCH
 
 _CURSOR = "cursor"
 AFTER = "after"
@@ -71,18 +71,17 @@ def is_expired(error: AtelierError) -> bool:
 class Watch:
     """One server-streaming RPC that is followed over any number of calls: a new token, the last cursor, and on."""
 
-    def __init__(
-        self, backends: Backends, route: RpcRoute, request: Message, access: Access, *, once: bool = False
-    ) -> None:
+    def __init__(self, backends: Backends, route: RpcRoute, request: Message, access: Access, *, how: str = "") -> None:
         """Follow `route` with `request`; its field `after` moves along with the events.
 
-        `once`: the service ends the call as soon as it has told what there is.
+        `how` is a word of `service_kit.events.watching`: whether the service ends the call as soon as it has told what
+        there is, or leaves out how a job is that goes on.
         """
         self._backends = backends
         self._route = route
         self._request = request
         self._access = access
-        self._more: Metadata = ((WATCH, ONCE),) if once else ()
+        self._more: Metadata = ((WATCH, how),) if how else ()
         self._call: Any = None
         self._first: Message | None = None
         self._refusal: Unauthenticated | None = None

@@ -138,7 +138,7 @@ class Conversations:
             taken = worker_wire.ref_from_proto(request.lease_ack.ref)
             # At once: the credits that come next already count the slot as taken.
             pays(size_bytes=size_bytes, extra=0 if session.accepted(taken) else DATABASE_UNITS)
-            await applying.add(taken.job_id, size_bytes, lambda: self._dispatch.acknowledge(session, taken))
+            self._dispatch.acknowledge(session, taken)
         elif kind == "lease_reject":
             back, reason = worker_wire.reject_from_proto(request.lease_reject)
             pays(size_bytes=size_bytes, extra=0 if session.rejected(back) else DATABASE_UNITS)

@@ -157,7 +157,7 @@ class Dispatch:
 
     # --- what workers say about their leases ------------------------------------------------------------------------
 
-    async def acknowledge(self, session: Session, ref: LeaseRef) -> None:
+    def acknowledge(self, session: Session, ref: LeaseRef) -> None:
         """Note that a worker has begun a stage: from now on the lease lives as long as it is renewed.
 
         It is written within a moment, and before this replica writes or decides anything else about leases.

@@ -234,7 +234,9 @@ class Job:
 
     def begun(self) -> Job:
         """Count the attempt after all: its worker proves that it began. The version stays."""
-        counted = replace(self.current, attempt=self.current.attempt + int(self.start_is_uncounted))
+        if not self.start_is_uncounted:
+            return self
+        counted = replace(self.current, attempt=self.current.attempt + 1)
         return replace(self, start_is_uncounted=False, stages=self._stages(counted))
 
     def requeued(self, *, began: bool) -> Job:

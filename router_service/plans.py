@@ -19,7 +19,7 @@ SIZE_MULTIPLE = 8
 _DEFAULT_SECONDS = 3.0
 _LONGEST_NAME = 100
 _MOST_ANNOTATION_BYTES = 32 << 10
-_RANDOM_SEEDS = 2**32
+_RANDOM_SEED_BITS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,7 @@ def _check_generation(request: Request, form: Format) -> None:
 
 def _seed(request: Request, quantity: int) -> int:
     if request.seed is None:
-        return secrets.randbelow(_RANDOM_SEEDS)
+        return secrets.randbits(_RANDOM_SEED_BITS)
     if request.seed + quantity - 1 > LARGEST_SEED:
         message = f"the last output's seed must be at most {LARGEST_SEED}, got {request.seed} for {quantity} outputs"
         raise InvalidArgument.field("seed", message, ErrorReason.OUT_OF_RANGE)

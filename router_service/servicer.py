@@ -9,6 +9,7 @@ from atelier.router.v1 import router_service_pb2 as pb
 from atelier.router.v1 import router_service_pb2_grpc
 from router_service import model_wire, wire
 from router_service.admission import Admission
+from router_service.domain import FINAL
 from router_service.ending import Ending
 from router_service.erasure import Erasure
 from router_service.jobs import JobViews
@@ -17,7 +18,7 @@ from router_service.registry import ModelRegistry
 from router_service.storage.jobs import Wanted
 from router_service.watch import Change, Opening, Snapshot, Watch
 from router_service.webhooks import Webhooks
-from service_kit.events.watching import STREAM_STATE, ends_when_told
+from service_kit.events.watching import STREAM_STATE, ends_when_told, wants_news_alone
 from service_kit.idempotency import is_retry, request_digest
 from service_kit.identity import Owner, current_caller
 
@@ -93,9 +94,12 @@ class RouterServicer(router_service_pb2_grpc.RouterServiceServicer):
         owner = current_caller().owner
         opening = await self._watch.open_job(request.job_id, owner, request.after)
         await _announce(context, opening)
-        once = ends_when_told(context.invocation_metadata())
+        metadata = context.invocation_metadata()
+        once, only_news = ends_when_told(metadata), wants_news_alone(metadata)
         async for told in self._watch.follow_job(request.job_id, owner, opening, once=once):
             if isinstance(told, Snapshot):
+                if only_news and told.jobs[0].state not in FINAL:
+                    continue
                 snapshot = wire.job_to_proto(told.jobs[0], self._pools)
                 yield pb.WatchJobResponse(cursor=told.cursor, snapshot=snapshot)
             elif isinstance(told, Change):

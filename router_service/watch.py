@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from router_service.domain import FINAL, Job
@@ -90,10 +91,13 @@ class Watch:
         if opening.ended:
             return
         with self._relay.watch_job(job_id) as pending:
-            async for told in self._follow(job_topic(job_id), owner, job_id, opening, pending, once=once):
-                yield told
-                if isinstance(told, Change) and told.job.state in FINAL:
-                    return
+            # Closed here: what is collected is closed by a task of its own.
+            following = self._follow(job_topic(job_id), owner, job_id, opening, pending, once=once)
+            async with aclosing(following):
+                async for told in following:
+                    yield told
+                    if isinstance(told, Change) and told.job.state in FINAL:
+                        return
 
     async def open_owner(self, owner: Owner, after: str) -> Opening:
         """Find out where to begin with all jobs of an owner."""
@@ -123,7 +127,7 @@ class Watch:
         pending: Pending,
         *,
         once: bool,
-    ) -> AsyncIterator[Change | Report]:
+    ) -> AsyncGenerator[Change | Report, None]:
         """Yield changes after a position and reports in between, without end, or once what there is of both.
 
         A report alone is no reason to read the database: there may be many, and the first one is waited for.

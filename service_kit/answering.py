@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
 from service_kit.finishing import to_the_end
+from service_kit.in_process.served import Served
 
 
 class WholeBeginning:
@@ -39,6 +40,13 @@ class WholeBeginning:
         else:
             self._begun = True
             await _whole(self._context.write(message))
+
+
+def with_whole_beginning(context: grpc.aio.ServicerContext[Any, Any]) -> grpc.aio.ServicerContext[Any, Any]:
+    """Return what a stream is answered with. Within a process nothing can come between: its own context does."""
+    if isinstance(context, Served):
+        return context
+    return cast(grpc.aio.ServicerContext[Any, Any], WholeBeginning(context))
 
 
 async def _whole(sending: Awaitable[None]) -> None:

@@ -14,14 +14,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 
 from atelier.type.v1 import access_pb2
 from service_kit.access import access_of
-from service_kit.answering import WholeBeginning, behaviour, write_all
+from service_kit.answering import behaviour, with_whole_beginning, write_all
 from service_kit.capabilities import Capabilities, LeaseClaims, holding_lease
 from service_kit.clock import Clock
 from service_kit.errors import (
@@ -314,7 +314,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 request = decode(request)
                 check_limits(request)
             if streams_out:
-                context = cast(grpc.aio.ServicerContext[Any, Any], WholeBeginning(context))
+                context = with_whole_beginning(context)
                 return await write_all(answer(request, context), context)
             return await answer(request, context)
 

@@ -106,14 +106,16 @@ class Jobs:
         request = router_service_pb2.DeleteJobRequest(job_id=_checked("job", job_id))
         await self._call(f"{_ROUTER}DeleteJob", request, router_service_pb2.DeleteJobResponse)
 
-    async def watch(self, job_id: str) -> AsyncGenerator[router_service_pb2.WatchJobResponse, None]:
+    async def watch(self, job_id: str, how: str = "") -> AsyncGenerator[router_service_pb2.WatchJobResponse, None]:
         """Give the events of a job, the first with the job as it is, until it has ended. Close what this returns.
+
+        With `NEWS` the job as it is comes only when it has ended.
 
         Raises:
             AtelierError: there is no such job, the stream broke, or the key was revoked meanwhile.
         """
         request = router_service_pb2.WatchJobRequest(job_id=_checked("job", job_id))
-        watch = Watch(self._calls.backends, self._calls.route(f"{_ROUTER}WatchJob"), request, self._access)
+        watch = Watch(self._calls.backends, self._calls.route(f"{_ROUTER}WatchJob"), request, self._access, how=how)
         with self._calls.watches.follow(watch):
             try:
                 while await watch.open(self._calls.limit):

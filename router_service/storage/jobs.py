@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from router_service.domain import FINAL, Job, JobState
 from router_service.generation_domain import Format
-from router_service.storage import codec
+from router_service.storage import documents
 from router_service.storage.events import Events
 from router_service.storage.moment import Moment
 from router_service.storage.tables import jobs, outbox, outcomes
@@ -67,14 +67,16 @@ class Jobs:
         """
         rows = []
         for job in new:
-            document, told = _written(job)
-            self._events.add(job, told)
+            told = documents.told_of(job)
+            self._events.add(job, told.encode())
             after = (then or {}).get(job.job_id)
             if after is not None:
-                document, told = _written(after)
-                self._events.add(after, told)
+                told = documents.told_of(after)
+                self._events.add(after, told.encode())
                 self._deliveries.add(job, after, told)
-            rows.append({"job_id": job.job_id, **_columns(after or job), "document": document})
+            written = after or job
+            document = documents.document_of(written, told)
+            rows.append({"job_id": job.job_id, **_columns(written), "document": document})
         await insert_rows(self._connection, jobs, rows)
 
     async def get(self, job_id: str) -> Job | None:
@@ -84,15 +86,15 @@ class Jobs:
     async def get_owned(self, job_id: str, owner: Owner) -> Job:
         """Return one job of one owner. Raises NotFound when there is none."""
         row = await self._connection.execute(select(jobs.c.document).where(jobs.c.job_id == job_id, *_of(owner)))
-        document = row.scalar_one_or_none()
-        if document is None:
+        job: Job | None = row.scalar_one_or_none()
+        if job is None:
             raise NotFound.of("job", job_id)
-        return codec.from_json(Job, document)
+        return job
 
     async def find(self, job_ids: Iterable[str]) -> dict[str, Job]:
         """Return the jobs of these ids that exist, by id, as they are now."""
         rows = await self._connection.execute(_MANY, {"job_ids": list(job_ids)})
-        return {job_id: codec.from_json(Job, document) for job_id, document in rows}
+        return dict(rows.all())
 
     async def lock(self, job_ids: Iterable[str], *, skip_locked: bool = False) -> dict[str, Job]:
         """Lock the jobs of these ids that exist and return them by id. Whoever changes a job has locked it before.
@@ -106,9 +108,8 @@ class Jobs:
             return {}
         query = _LOCKED_OR_SKIPPED if skip_locked else _LOCKED
         found = {}
-        for document, now in await self._connection.execute(query, {"job_ids": ids}):
+        for job, now in await self._connection.execute(query, {"job_ids": ids}):
             self._moment.now = now
-            job = codec.from_json(Job, document)
             found[job.job_id] = job
         return found
 
@@ -123,7 +124,7 @@ class Jobs:
             query = query.where(*_after(wanted.after, oldest_first=wanted.oldest_first))
         order = (jobs.c.created_at, jobs.c.job_id)
         query = query.order_by(*(order if wanted.oldest_first else [column.desc() for column in order])).limit(limit)
-        return [codec.from_json(Job, document) for (document,) in await self._connection.execute(query)]
+        return list((await self._connection.execute(query)).scalars())
 
     async def find_unfinished(self, owner: Owner, *, limit: int) -> list[Job]:
         """Return an owner's jobs that have not ended, newest first."""
@@ -133,7 +134,7 @@ class Jobs:
             .order_by(jobs.c.created_at.desc(), jobs.c.job_id.desc())
             .limit(limit)
         )
-        return [codec.from_json(Job, document) for (document,) in await self._connection.execute(query)]
+        return list((await self._connection.execute(query)).scalars())
 
     async def save(self, transitions: Sequence[tuple[Job, Job]]) -> None:
         """Write transitions (before, after), one a job, and an event for each version that has grown.
@@ -144,9 +145,9 @@ class Jobs:
         """
         rows = []
         for before, after in transitions:
-            document, told = _written(after)
+            told = documents.told_of(after)
             if after.version != before.version:
-                self._events.add(after, told)
+                self._events.add(after, told.encode())
                 self._deliveries.add(before, after, told)
             rows.append(
                 {
@@ -155,7 +156,7 @@ class Jobs:
                     **{"new_state": after.state.value, "new_version": after.version},
                     **{"new_fence": after.fence, "new_stage": after.stage},
                     "finished_at": after.finished_at,
-                    "document": document,
+                    "document": documents.document_of(after, told),
                 }
             )
         await change_rows(
@@ -226,15 +227,6 @@ def _columns(job: Job) -> dict[str, object]:
         "finished_at": job.finished_at,
         "format": job.settings.format.value if job.settings.format else None,
     }
-
-
-def _written(job: Job) -> tuple[str, bytes]:
-    """Return a job as its row has it, and as watchers are told: the conversation that it goes on with is theirs."""
-    form = codec.to_json(job)
-    document = codec.write(form)
-    if form.pop("chat", None) is None:
-        return document, document.encode()
-    return document, codec.write(form).encode()
 
 
 def _of(owner: Owner) -> tuple[ColumnElement[bool], ...]:

@@ -21,6 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy import text as sql
 
+from router_service.domain import Job
+from router_service.storage import documents
 from router_service.storage.metadata import metadata
 from service_kit.database import Json, UtcDateTime
 from service_kit.erasure import add_erased_table
@@ -35,14 +37,21 @@ NEVER = datetime(9999, 1, 1, tzinfo=UTC)
 """When a stage may be leased that waits for something else than the time."""
 
 
-class Document(TypeDecorator[Any]):
-    """A JSON value that is written as the text that it already is, and read as what the text says."""
+class Document(TypeDecorator[Job]):
+    """A job, written as the JSON text that it already is, and read as the job."""
 
     impl = Json
     cache_ok = True
 
     def bind_processor(self, dialect: Dialect) -> None:
         """Leave the text as it is."""
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Any:
+        """Return what makes a job of what the driver gives: the text on SQLite, the value elsewhere."""
+        if dialect.name == "sqlite":
+            return documents.from_text
+        value_of = super().result_processor(dialect, coltype) or (lambda value: value)
+        return lambda value: documents.from_form(value_of(value))
 
 
 # SQLite counts up only an INTEGER primary key.

@@ -25,7 +25,6 @@ from sqlalchemy.sql.base import ReadOnlyColumnCollection
 
 from router_service.delivery_domain import deliveries_of
 from router_service.domain import Job
-from router_service.storage import codec
 from router_service.storage.webhook_tables import webhook_deliveries as deliveries
 from router_service.storage.webhook_tables import webhook_secrets as secrets
 from router_service.webhook_domain import (
@@ -64,9 +63,9 @@ class Deliveries:
         self._connection = connection
         self._new: list[dict[str, Any]] = []
 
-    def add(self, before: Job, after: Job, document: bytes) -> None:
+    def add(self, before: Job, after: Job, document: str) -> None:
         """Tell receivers of a transition; `document` is the job after it as JSON."""
-        self._new.extend(_to_row(new) | {"document": document.decode()} for new in deliveries_of(before, after))
+        self._new.extend(_to_row(new) | {"document": document} for new in deliveries_of(before, after))
 
     async def write(self) -> None:
         """Write what was added. What is there already stays as it is."""
@@ -110,7 +109,7 @@ class Deliveries:
         )
         rows = (await self._connection.execute(leased)).all()
         await self._put_off(due)
-        found = [(_to_delivery(row), codec.from_json(Job, row.document)) for row in rows]
+        found = [(_to_delivery(row), row.document) for row in rows]
         return sorted(found, key=lambda pair: (pair[0].created_at, pair[0].delivery_id))
 
     async def _put_off(self, due: Subquery) -> None:

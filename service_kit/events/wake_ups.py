@@ -6,6 +6,7 @@ Many at once become one, so that nothing piles up.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ class Waker:
     def __init__(self) -> None:
         self._event = asyncio.Event()
         self._heard: set[Hashable] = set()
+        # One timer for many waits, which mostly end long before it: when it is over it looks how much is left.
+        self._timer: asyncio.TimerHandle | None = None
+        self._waits_until = math.inf
 
     async def wait(self, limit: timedelta) -> frozenset[Hashable]:
         """Wait for a wake-up since the last wait.
@@ -28,15 +32,36 @@ class Waker:
             The topics that were notified; none when the time is over: look anyway.
         """
         if not self._event.is_set():
-            over = asyncio.get_running_loop().call_later(limit.total_seconds(), self._event.set)
+            loop = asyncio.get_running_loop()
+            self._waits_until = loop.time() + limit.total_seconds()
+            self._set_timer(loop)
             try:
                 await self._event.wait()
             finally:
-                over.cancel()
+                self._waits_until = math.inf
         heard = frozenset(self._heard)
         self._heard.clear()
         self._event.clear()
         return heard
+
+    def close(self) -> None:
+        """Let go of what a wait has left behind."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None and self._timer.when() > self._waits_until:
+            self.close()
+        if self._timer is None:
+            self._timer = loop.call_at(self._waits_until, self._look_at_time, loop)
+
+    def _look_at_time(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        if self._waits_until <= loop.time():
+            self._event.set()
+        elif self._waits_until < math.inf:
+            self._set_timer(loop)
 
     def wake(self, topic: Hashable) -> None:
         """Wake the watcher; waking it twice before it looks is waking it once."""
@@ -69,6 +94,7 @@ class WakeUps:
         try:
             yield waker
         finally:
+            waker.close()
             self._count -= 1
             for topic in topics:
                 self._wakers[topic].discard(waker)

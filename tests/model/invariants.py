@@ -13,7 +13,7 @@ from typing import Any
 from asset_service.domain import AssetState, UploadState
 from asset_service.storage import tables as asset_tables
 from router_service.domain import FINAL, Job, JobState, OutputState, StageState
-from router_service.storage import Storage, codec
+from router_service.storage import Storage
 from router_service.storage import tables as router_tables
 from router_service.storage.tables import NEVER
 from service_kit.capabilities import Capabilities
@@ -63,7 +63,7 @@ async def read_state(house: House) -> State:
         house.asset_db, asset.workspace_assets, asset.uploads, asset.settlements, asset.holds
     )
     return State(
-        jobs={row.job_id: codec.from_json(Job, row.document) for row in jobs},
+        jobs={row.job_id: row.document for row in jobs},
         queue={row.job_id: row for row in queue},
         leases={row.job_id: row for row in leases},
         outbox={(row.kind, row.job_id): row for row in outbox},

@@ -122,7 +122,7 @@ class House:
         assert await self.one.service.dispatch.lease_waiting() == 1
         (ref,) = set(session.held.values()) - before
         if acknowledged:
-            await self.one.service.dispatch.acknowledge(session, ref)
+            self.one.service.dispatch.acknowledge(session, ref)
             await self.one.service.acknowledgements.flush()
         return ref
 

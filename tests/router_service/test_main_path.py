@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from atelier.router.v1 import router_service_pb2 as pb
 from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as worker
 from router_service import watch
-from service_kit.events.watching import ONCE, WATCH
+from service_kit.events.watching import NEWS, ONCE, WATCH
 from tests.router_service.support import WAIT_S, Router
 
 
@@ -120,6 +122,48 @@ async def test_a_late_watcher_gets_the_newest_preview_and_the_text_so_far(router
         assert [event.WhichOneof("event") for event in told] == ["snapshot", "text_delta"]
         everything = [event async for event in router.jobs.WatchJobs(pb.WatchJobsRequest(), metadata=once)]
         assert [event.WhichOneof("event") for event in everything] == ["snapshot"]
+
+
+async def test_who_wants_news_alone_is_not_told_how_a_job_is_that_goes_on(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(enhancement_only=True)
+    lease = await one.take()
+    request, news = pb.WatchJobRequest(job_id=accepted.job_id), ((WATCH, NEWS),)
+    stream = router.jobs.WatchJob(request, metadata=news)
+    # Then it has begun.
+    await stream.initial_metadata()
+    assert await one.finish(lease, text="a red kite") == "recorded"
+    async with asyncio.timeout(WAIT_S):
+        told = [event async for event in stream]
+        assert [event.WhichOneof("event") for event in told] == ["state"]
+        assert told[0].state.enhanced_prompt == "a red kite"
+        again = [event async for event in router.jobs.WatchJob(request, metadata=news)]
+    assert [event.snapshot for event in again] == [told[0].state]
+
+
+async def test_a_watch_that_has_told_the_end_leaves_nothing_to_the_collector(router: Router) -> None:
+    one = await router.worker()
+    accepted = await router.submit(enhancement_only=True)
+    lease = await one.take()
+    before, left = sys.get_asyncgen_hooks(), []
+
+    def note(generator: Any) -> None:
+        left.append(generator.__qualname__)
+        if before.finalizer is not None:
+            before.finalizer(generator)
+
+    sys.set_asyncgen_hooks(firstiter=before.firstiter, finalizer=note)
+    try:
+        stream = router.jobs.WatchJob(pb.WatchJobRequest(job_id=accepted.job_id))
+        async with asyncio.timeout(WAIT_S):
+            first: Any = await stream.read()
+            assert first.WhichOneof("event") == "snapshot"
+            await one.finish(lease, text="a red kite")
+            assert [event.state.state async for event in stream] == [job_pb2.JOB_STATE_SUCCEEDED]
+        gc.collect()
+    finally:
+        sys.set_asyncgen_hooks(*before)
+    assert not [name for name in left if name.startswith("Watch.")]
 
 
 async def test_a_snapshot_says_whether_more_jobs_have_not_ended(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,49 @@ async def test_a_watcher_that_waits_is_woken() -> None:
         await asyncio.sleep(0)
         wake_ups.notify("x")
         assert await waiting
+
+
+async def test_many_waits_have_one_timer_and_each_its_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, timers, late = asyncio.get_running_loop(), [], 0.0
+    call_at, time = loop.call_at, loop.time
+
+    def noting(when: float, *arguments: Any) -> asyncio.TimerHandle:
+        timers.append(call_at(when, *arguments))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_at", noting)
+    monkeypatch.setattr(loop, "time", lambda: time() + late)
+    wake_ups = WakeUps()
+    with wake_ups.subscribe("x") as waker:
+
+        async def begin(limit_s: float) -> asyncio.Task[frozenset[Hashable]]:
+            waiting = asyncio.create_task(waker.wait(timedelta(seconds=limit_s)))
+            await asyncio.sleep(0)
+            return waiting
+
+        for _ in range(3):
+            waiting = await begin(30)
+            wake_ups.notify("x")
+            assert await waiting == {"x"}
+        assert len(timers) == 1
+        late = 20.0
+        waiting = await begin(30)
+        # Its own time is not over, but that of the first.
+        late = 40.0
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        late = 60.0
+        assert await waiting == frozenset()
+        # Nobody waits when this is over; a shorter wait does not wait for it.
+        waiting = await begin(300)
+        wake_ups.notify("x")
+        await waiting
+        assert await waker.wait(timedelta(0)) == frozenset()
+        waiting = await begin(300)
+        wake_ups.notify("x")
+        await waiting
+    assert all(timer.cancelled() or timer.when() <= loop.time() for timer in timers)
 
 
 def test_watchers_are_bounded() -> None:

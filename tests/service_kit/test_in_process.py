@@ -12,10 +12,12 @@ from typing import Any
 import grpc
 import pytest
 
+from service_kit.answering import with_whole_beginning
 from service_kit.call_endings import Ending
 from service_kit.errors import InvalidArgument
 from service_kit.identity import current_caller
-from service_kit.in_process.rpc import MAX_MESSAGE_BYTES
+from service_kit.in_process.rpc import MAX_MESSAGE_BYTES, Rpc
+from service_kit.in_process.served import Served
 from service_kit.interceptors import REQUEST_ID, current_request_id, serving_request
 from service_kit.rpc_errors import from_rpc_error
 from tests.service_kit.wires import (
@@ -265,3 +267,8 @@ async def test_a_channel_waits_for_a_server_that_starts(tmp_path: Path) -> None:
         assert (await soon(waiting)).data == b"a"
         assert channel.get_state() is grpc.ChannelConnectivity.READY
         await wires.server.stop()
+
+
+async def test_a_stream_within_a_process_begins_without_a_task_of_its_own() -> None:
+    served = Served(Rpc("/a/Method", ()), None)
+    assert with_whole_beginning(served) is served

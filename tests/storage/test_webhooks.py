@@ -65,7 +65,7 @@ async def test_what_is_written_twice_is_there_once(router: Storage, clock: Manua
     failed = await ended(router, clock)
     before = replace(failed, state=JobState.RUNNING, finished_at=None)
     async with router.write() as tx:
-        tx.deliveries.add(before, failed, b"{}")
+        tx.deliveries.add(before, failed, "{}")
         await tx.deliveries.write()
         assert len(await tx.deliveries.find_page(ANN, limit=9)) == 2
 

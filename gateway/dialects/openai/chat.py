@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -20,7 +20,8 @@ from gateway.status import HttpProblem, http_status
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument
 
 _DONE = unnamed(b"[DONE]")
-_TEXT = "text"
+_OPENING = dump({"role": "assistant", "content": ""})
+_GOES_ON = b',"logprobs":null,"finish_reason":null}]}\n\n'
 
 
 async def complete(call: Call) -> Reply | None:
@@ -34,7 +35,7 @@ async def complete(call: Call) -> Reply | None:
     )
     if values.get("stream"):
         chunks = _Chunks(accepted, include_usage=include_usage)
-        await call.stream(_frames(call, accepted.job_id, chunks), chunks.choice({"role": "assistant", "content": ""}))
+        await call.stream(_frames(call, accepted.job_id, chunks), chunks.opening)
         return None
     job = await call.finished(accepted.job_id)
     answer = {
@@ -104,22 +105,23 @@ class _Chunks:
     def __init__(self, accepted: router_service_pb2.GenerateContentResponse, *, include_usage: bool) -> None:
         self._head = _head(accepted, "chat.completion.chunk") | ({"usage": None} if include_usage else {})
         self._include_usage = include_usage
-        # Everything but the text is the same in each of them.
-        self._before, _, self._after = self.choice({"content": _TEXT}).rpartition(dump(_TEXT))
+        # Put together as bytes: everything but the delta and the end is the same in each of them.
+        self._before = b"data: " + dump(self._head)[:-1] + b',"choices":[{"index":0,"delta":'
 
-    def choice(self, delta: Mapping[str, Any], finish_reason: str | None = None) -> bytes:
-        """Return a chunk of the one choice."""
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return unnamed(dump({**self._head, "choices": [choice]}))
+    @property
+    def opening(self) -> bytes:
+        """The chunk that comes before the text."""
+        return self._before + _OPENING + _GOES_ON
 
     def piece(self, text: str) -> bytes:
         """Return the chunk of a piece of the text."""
-        return self._before + dump(text) + self._after
+        return self._before + b'{"content":' + dump(text) + b"}" + _GOES_ON
 
     def end(self, reply: chat_pb2.ChatReply) -> bytes:
         """Return all that comes after the text."""
         counted = unnamed(dump({**self._head, "choices": [], "usage": usage(reply)})) if self._include_usage else b""
-        return self.choice({}, _finish_reason(reply)) + counted + _DONE
+        last = self._before + b'{},"logprobs":null,"finish_reason":' + dump(_finish_reason(reply)) + b"}]}\n\n"
+        return last + counted + _DONE
 
 
 async def _frames(call: Call, job_id: str, chunks: _Chunks) -> AsyncGenerator[bytes, None]:

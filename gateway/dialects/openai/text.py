@@ -12,6 +12,7 @@ from gateway.dialects.failures import problem_of
 from gateway.dialects.fields import Field, Kind, Values, mapped, noted, refused, renamed
 from gateway.dialects.jobs import has_ended, job_of
 from service_kit.errors import AtelierError, ErrorReason, FieldProblem, Internal, InvalidArgument
+from service_kit.events.watching import NEWS
 
 METADATA = "metadata."
 """How the annotations begin that are the client's `metadata`."""
@@ -127,7 +128,7 @@ async def pieces(call: Call, job_id: str) -> AsyncGenerator[str | job_pb2.Job, N
         Internal: what was written is not how the reply begins.
     """
     told = ""
-    async with aclosing(call.jobs.watch(job_id)) as events:
+    async with aclosing(call.jobs.watch(job_id, NEWS)) as events:
         async for event in events:
             if event.HasField("text_delta") and event.text_delta.offset <= len(told):
                 piece = event.text_delta.text[len(told) - event.text_delta.offset :]

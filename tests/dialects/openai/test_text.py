@@ -16,6 +16,7 @@ from atelier.router.v1 import chat_pb2, job_pb2, router_service_pb2
 from gateway.dialects.fields import Treatment
 from gateway.dialects.openai import chat, responses, text
 from service_kit.errors import Internal
+from service_kit.events.watching import NEWS
 from tests.dialects.openai.test_images import strict
 from tests.support.system import System
 
@@ -281,7 +282,9 @@ class Told:
         self.jobs = self
         self._events = events
 
-    async def watch(self, job_id: str) -> AsyncIterator[router_service_pb2.WatchJobResponse]:
+    async def watch(self, job_id: str, how: str) -> AsyncIterator[router_service_pb2.WatchJobResponse]:
+        # It was submitted a moment ago.
+        assert how == NEWS
         for event in self._events:
             yield event
 
