@@ -57,13 +57,14 @@ class JobLog:
         position = 0 if cursor is None else cursor.position
         is_over = self.ended and cursor is not None and position == self.versions
         await context.send_initial_metadata((("atelier-stream", "ended" if is_over else "open"),))
-        if cursor is None:
-            position = self.versions
-            snapshot = job_pb2.Job(job_id=request.job_id, version=position)
-            yield router_service_pb2.WatchJobResponse(cursor=at(position), snapshot=snapshot)
+        # Counted before anything is told: whoever has read it may ask.
         self.once += once
         self.followed += not once
         try:
+            if cursor is None:
+                position = self.versions
+                snapshot = job_pb2.Job(job_id=request.job_id, version=position)
+                yield router_service_pb2.WatchJobResponse(cursor=at(position), snapshot=snapshot)
             while True:
                 while position < self.versions:
                     position += 1
