@@ -71,6 +71,19 @@ async def test_one_stage_alone_and_messages_that_go_one_by_one_wait_for_nobody(
     assert clock.naps == []
 
 
+async def test_what_fills_a_message_waits_for_nobody(clock: Clock) -> None:
+    outbox = _outbox(clock, 500)
+    _say(outbox)
+    await outbox.next(4)
+    for _ in range(7):
+        _say(outbox)
+    assert len(await outbox.next(4)) == 4
+    assert clock.naps == []
+    # The rest has room for more.
+    assert len(await outbox.next(4)) == 3
+    assert len(clock.naps) == 1
+
+
 async def test_the_last_words_of_a_session_do_not_wait(clock: Clock) -> None:
     outbox = _outbox(clock, 500)
     _say(outbox)

@@ -32,6 +32,7 @@ class Together(FakeAssets):
         self.entered = asyncio.Semaphore(0)
         self.together: list[list[tuple[str, str]]] = []
         self.answered = 100
+        self.fails_late: grpc.StatusCode | None = None
         self.references = {name: name.encode() for name in "abcdef"}
 
     async def ReadReferences(self, request: pb.ReadReferencesRequest, context: Any) -> Any:
@@ -39,6 +40,8 @@ class Together(FakeAssets):
         await self._enter("ReadReferences", context)
         self.entered.release()
         await self.gate.wait()
+        if self.fails_late is not None:
+            await context.abort(self.fails_late, "ReadReferences fails late")
         found = [self.references.get(one.asset_id) for one in request.references]
         answers = [pb.WholeReference() if data is None else pb.WholeReference(data=data) for data in found]
         return pb.ReadReferencesResponse(references=answers[: self.answered])
@@ -141,6 +144,21 @@ async def test_an_earlier_release_is_asked_once(tmp_path: Path) -> None:
         assert await reader.read("a") == b"a"
         assert await reader.read("b") == b"b"
     assert assets.calls == ["ReadReferences", "ReadReference", "ReadReference"]
+
+
+async def test_an_earlier_release_is_not_asked_again_when_a_call_that_was_under_way_fails(tmp_path: Path) -> None:
+    assets = Together()
+    assets.fails_late = grpc.StatusCode.UNAVAILABLE
+    async with serving(assets) as channel:
+        reader = Reader(channel, tmp_path)
+        under_way = asyncio.create_task(reader.read("a"))
+        await assets.entered.acquire()
+        assets.failures["ReadReferences"].append(grpc.StatusCode.UNIMPLEMENTED)
+        assert await reader.read("b") == b"b"
+        assets.gate.set()
+        assert await under_way == b"a"
+        assert await reader.read("c") == b"c"
+    assert assets.calls == ["ReadReferences"] * 2 + ["ReadReference"] * 3
 
 
 async def test_what_is_large_is_read_alone_from_the_start(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class Outbox:
 
         For one reader.
         """
-        if most > 1:
+        if most > 1 and len(self._control) < most:
             await self._gather()
         while True:
             self._wake.clear()
@@ -88,7 +88,7 @@ class Outbox:
     async def _gather(self) -> None:
         """Have what many stages say travel together: a message costs both sides more than what is in it.
 
-        One stage alone waits for nobody.
+        One stage alone waits for nobody. What fills a message waits no longer, for it would only pile up behind it.
         """
         others = max(0, len(self.reports) - 1)
         pause_s = self._taken_at + min(GATHER_MOST_S, others * GATHER_S) - self._now()

@@ -68,8 +68,9 @@ class WholeReferences:
         try:
             reply = await self._stub.ReadReferences(request, metadata=metadata, timeout=CALL_LIMIT_S)
         except grpc.aio.AioRpcError as error:
-            # UNIMPLEMENTED: a service of an earlier release.
-            self._answered = error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+                # A service of an earlier release. Another call may be under way, and fail for another reason.
+                self._answered = False
             return [None] * len(wanted)
         found = [one.data if one.HasField("data") else None for one in reply.references]
         return found if len(found) == len(wanted) else [None] * len(wanted)
