@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 from service_kit.errors import DeadlineExceeded, ResourceExhausted
 
 MAX_HEADER_BYTES = 32 << 10
-# A body that comes more slowly, after the time that any body may take, only holds a connection.
-_SLOWEST_BYTES_PER_S = 4096
+# A body that comes, or is read, more slowly, after the time that any body may take, only holds a connection.
+SLOWEST_BYTES_PER_S = 4096
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -131,7 +131,7 @@ class Exchange:
         waited_s, received = 0.0, 0
         while not self._body_ended:
             # Only what the client lets us wait counts: a service may take what it gets as slowly as it likes.
-            left_s = most_s + received / _SLOWEST_BYTES_PER_S - waited_s
+            left_s = most_s + received / SLOWEST_BYTES_PER_S - waited_s
             began = clock()
             try:
                 async with asyncio.timeout(min(most_s, left_s)):

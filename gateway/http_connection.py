@@ -59,7 +59,7 @@ class HttpConnection(HttpToolsProtocol):
         """Begin; the time for the first head runs."""
         super().connection_made(transport)
         self.flow = _Flow(transport, self._write_timeout_s)
-        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop))
+        self.transport = cast(asyncio.Transport, JoinedWrites(transport, self.loop, self._write_timeout_s))
         self._watch_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -121,7 +121,10 @@ class HttpConnection(HttpToolsProtocol):
             "headers": self.headers,
             "state": {},
         }
-        kind = _OldCycle if version == "1.0" else RequestResponseCycle
+        asks_first = version != "1.0" and any(
+            name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
+        )
+        kind = _OldCycle if version == "1.0" else _AskedCycle if asks_first else RequestResponseCycle
         self.cycle = kind(
             scope=self.scope,
             transport=self.transport,
@@ -131,9 +134,7 @@ class HttpConnection(HttpToolsProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=any(
-                name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
-            ),
+            expect_100_continue=asks_first,
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
@@ -145,6 +146,7 @@ class HttpConnection(HttpToolsProtocol):
         """Hand a piece of the body on; it is dropped when the request is answered already."""
         self._unread_bytes = 0
         if self._is_answering:
+            self.cycle.waiting_for_100_continue = False
             self.cycle.body += body
             if len(self.cycle.body) > HIGH_WATER_LIMIT:
                 self.flow.pause_reading()
@@ -210,6 +212,16 @@ class _OldCycle(RequestResponseCycle):
             self.chunked_encoding = None if self._is_framed else False
         elif message["type"] == "http.response.body" and not self._is_framed:
             self.expected_content_length = len(message["body"])
+        await super().send(message)
+
+
+class _AskedCycle(RequestResponseCycle):
+    """Answers who asks whether its body may come: after a refusal nobody knows whether what follows is that body."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Write a part of the response."""
+        if self.waiting_for_100_continue:
+            self.keep_alive = False
         await super().send(message)
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from gateway.http import SLOWEST_BYTES_PER_S
+
 _ENOUGH_BYTES = 32 << 10
 
 
 class JoinedWrites:
     """A transport with another way to write; everything else is the transport's own."""
 
-    __slots__ = ("_loop", "_size", "_transport", "_waiting")
+    __slots__ = ("_limit_s", "_loop", "_size", "_transport", "_waiting")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        """Write to a transport."""
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
+        """Write to a transport; who reads the last of it at no pace at all is cut off after `limit_s`."""
         self._transport = transport
         self._loop = loop
+        self._limit_s = limit_s
         self._waiting: list[bytes] = []
         self._size = 0
 
@@ -47,6 +50,10 @@ class JoinedWrites:
         """Send what waits, and close the connection."""
         self.flush()
         self._transport.close()
+        # Nobody waits for this any more, and a transport waits for ever.
+        left = self._transport.get_write_buffer_size()
+        if left:
+            self._loop.call_later(self._limit_s + left / SLOWEST_BYTES_PER_S, self._transport.abort)
 
     def abort(self) -> None:
         """Cut the connection; what waits is lost."""

@@ -282,6 +282,45 @@ async def test_a_body_that_is_answered_early_holds_nothing_open(monkeypatch: pyt
     await server.stop()
 
 
+async def test_a_body_that_was_asked_about_and_refused_is_not_waited_for() -> None:
+    async def refuse(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = WebServer(refuse, "127.0.0.1:0")
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"POST / HTTP/1.1\r\n%sContent-Length: 80\r\nExpect: 100-continue\r\n\r\n" % HOST)
+    # What comes next may be another request, and would be taken for the body.
+    answer = await asyncio.wait_for(reader.read(), 5)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"connection: close" in answer
+    writer.close()
+    await server.stop()
+
+
+@pytest.mark.parametrize(
+    ("version", "body", "begin"),
+    [(b"1.1", b"", b"HTTP/1.1 100 "), (b"1.1", b"x", b"HTTP/1.1 200 "), (b"1.0", b"", b"HTTP/1.1 200 ")],
+)
+async def test_who_asks_is_told_to_send_the_body(
+    told: Told, port: int, version: bytes, body: bytes, begin: bytes
+) -> None:
+    told.go.clear()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    asks = b"Content-Length: 2\r\nExpect: 100-continue\r\n"
+    writer.write(b"POST / HTTP/%s\r\n%s%s\r\n%s" % (version, HOST, asks, body))
+    await asyncio.wait_for(told.begun.wait(), 5)
+    told.go.set()
+    if begin.endswith(b"100 "):
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        begin = b"HTTP/1.1 200 "
+    writer.write(b"xx"[len(body) :])
+    assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).startswith(begin)
+    assert told.asked == [("POST", "/", b"xx")]
+    writer.close()
+
+
 async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
     try:
         return await reader.read()

@@ -13,6 +13,7 @@ class Sent:
 
     def __init__(self) -> None:
         self.log: list[bytes | str] = []
+        self.left = 0
 
     def write(self, data: bytes) -> None:
         self.log.append(data)
@@ -23,12 +24,15 @@ class Sent:
     def abort(self) -> None:
         self.log.append("abort")
 
+    def get_write_buffer_size(self) -> int:
+        return self.left
+
     def is_closing(self) -> bool:
         return "close" in self.log
 
 
 def joined(sent: Sent) -> JoinedWrites:
-    return JoinedWrites(cast(Any, sent), asyncio.get_running_loop())
+    return JoinedWrites(cast(Any, sent), asyncio.get_running_loop(), 0.01)
 
 
 async def test_what_is_written_in_one_step_is_sent_together_and_the_next_by_itself() -> None:

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 from atelier.router.v1 import router_service_pb2
+from gateway.http import Message, Receive, Send
+from gateway.http_connection import HttpConnection
+from gateway.web_server import WebServer
 from service_kit.blobs import open_store
 from service_kit.clock import SystemClock
 from service_kit.keyring import Keyrings
@@ -95,3 +98,28 @@ async def test_a_file_that_nobody_reads_is_let_go(impatient: World, caplog: pyte
     # A client that reads on at last sees by the announced length that this is not the whole.
     assert got < info.size_bytes
     assert "uvicorn.error" not in caplog.text
+
+
+@pytest.mark.parametrize("more", [b"Connection: close\r\n\r\n", b"\r\n\0"])
+async def test_the_last_of_an_answer_that_nobody_reads_is_let_go(monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
+    monkeypatch.setattr("gateway.joined_writes.SLOWEST_BYTES_PER_S", 1 << 30)
+    gone = asyncio.Event()
+
+    async def answer(scope: Message, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * (16 << 20)})
+
+    class Noting(HttpConnection):
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            gone.set()
+
+    monkeypatch.setattr("gateway.web_server.HttpConnection", Noting)
+    server = WebServer(answer, "127.0.0.1:0", write_timeout=timedelta(milliseconds=100))
+    await server.start()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + more)
+        await asyncio.wait_for(gone.wait(), 10)
+    await server.stop()
