@@ -32,7 +32,7 @@ class Frames(Generic[M]):
         """Read frames, each into a new message."""
         self._stream = stream
         self._make = make
-        self._received = b""
+        self._received = bytearray()
         self._begin = 0
 
     async def next(self) -> M | None:
@@ -43,12 +43,14 @@ class Frames(Generic[M]):
         """
         while (message := self._take()) is None:
             data = await self._stream.read(_CHUNK_BYTES)
-            left = self._received[self._begin :]
+            # In place: the pipe gives 64 KiB at a time, and a large frame would be copied for each.
+            del self._received[: self._begin]
+            self._begin = 0
             if not data:
-                if left:
+                if self._received:
                     raise FrameError("the pipe broke off within a frame")
                 return None
-            self._received, self._begin = left + data, 0
+            self._received += data
         return message
 
     def _take(self) -> M | None:
@@ -59,7 +61,7 @@ class Frames(Generic[M]):
         if len(self._received) < end:
             return None
         self._begin = end
-        return _parse(self._received[body:end], self._make())
+        return _parse(bytes(self._received[body:end]), self._make())
 
 
 def read(stream: BinaryIO, into: M) -> M | None:
@@ -72,7 +74,7 @@ def read(stream: BinaryIO, into: M) -> M | None:
     return _parse(body, into) if len(body) == size else None
 
 
-def _length(head: bytes) -> int:
+def _length(head: bytes | bytearray) -> int:
     size = int(_LENGTH.unpack(head)[0])
     if size > MAX_FRAME_BYTES:
         raise FrameError(f"a frame of {size} bytes is announced; at most {MAX_FRAME_BYTES} are possible")
