@@ -49,9 +49,10 @@ class JoinedWrites:
     def close(self) -> None:
         """Send what waits, and close the connection."""
         self.flush()
+        # Over TLS there is nobody to ask once it is closed.
+        left = 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
         self._transport.close()
         # Nobody waits for this any more, and a transport waits for ever.
-        left = self._transport.get_write_buffer_size()
         if left:
             self._loop.call_later(self._limit_s + left / SLOWEST_BYTES_PER_S, self._transport.abort)
 

@@ -25,6 +25,7 @@ class Sent:
         self.log.append("abort")
 
     def get_write_buffer_size(self) -> int:
+        assert not self.is_closing()
         return self.left
 
     def is_closing(self) -> bool:
@@ -64,6 +65,8 @@ async def test_closing_sends_what_waits_and_cutting_off_does_not() -> None:
     transport.close()
     assert sent.log == [b"last", "close"]
     assert transport.is_closing()
+    transport.close()
+    assert sent.log == [b"last", "close", "close"]
     cut = Sent()
     transport = joined(cut)
     transport.write(b"lost")
