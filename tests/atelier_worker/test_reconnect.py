@@ -313,3 +313,11 @@ async def test_a_token_that_is_refused_is_exchanged_again(router: FakeRouter, st
     session.end(grpc.StatusCode.UNAUTHENTICATED)
     assert (await router.session()).token == "Bearer token-2"
     assert not worker.task.done()
+
+
+def test_no_other_user_sees_what_a_worker_makes(tmp_path: Path) -> None:
+    folder = tmp_path / "worker" / "one"
+    spool = Spool(folder)
+    spool.open()
+    assert [made.stat().st_mode & 0o777 for made in (folder, folder / "tasks")] == [0o700, 0o700]
+    spool.close()

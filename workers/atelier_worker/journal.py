@@ -157,7 +157,10 @@ def _read_journal(path: Path) -> dict[str, bytes]:
     if damaged_bytes:
         # Appended and flushed, so the disk itself has lost it: keep it for a person, and go on.
         log.error("outcomes_unreadable", file=path.name, bytes=damaged_bytes)
-        path.with_suffix(".unreadable").write_bytes(content)
+        copy = path.with_suffix(".unreadable")
+        # Texts of people are in it.
+        copy.touch(mode=0o600)
+        copy.write_bytes(content)
     return kept
 
 

@@ -44,10 +44,11 @@ class Spool:
         Raises:
             FailedPrecondition: another worker has it.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        # What people ask for and get is in it, also while it is made.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock.acquire()
         shutil.rmtree(self._tasks, ignore_errors=True)
-        self._tasks.mkdir(exist_ok=True)
+        self._tasks.mkdir(mode=0o700, exist_ok=True)
         self._outcomes.mkdir(exist_ok=True)
         for unfinished in self._outcomes.glob(".*.new"):
             # Its process died while it wrote it.
