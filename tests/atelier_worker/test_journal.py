@@ -87,7 +87,7 @@ def test_damage_costs_one_outcome_and_is_kept_for_a_person(tmp_path: Path) -> No
         _file(tmp_path).write_bytes(damaged)
         assert _read_again(tmp_path) == ["a", "c"]
         copy = _file(tmp_path).with_suffix(".unreadable")
-        assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (damaged, 0o600)
+        assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (bytes(damaged), 0o600)
 
 
 def test_the_file_is_written_anew_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
