@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 
 import pytest
@@ -319,6 +320,28 @@ async def test_who_asks_is_told_to_send_the_body(
     assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).startswith(begin)
     assert told.asked == [("POST", "/", b"xx")]
     writer.close()
+
+
+async def test_connections_share_what_they_can(told: Told) -> None:
+    told.go.clear()
+    server = WebServer(told, "127.0.0.1:0")
+    await server.start()
+    writers = []
+    for _ in range(10):
+        told.begun.clear()
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(_get())
+        writers.append(writer)
+        await asyncio.wait_for(told.begun.wait(), 5)
+    connections = list(server._server.server_state.connections)
+    assert len(connections) == 10
+    assert len({id(getattr(connection, "pipeline")) for connection in connections}) == 1  # noqa: B009 - uvicorn's
+    # Names and values in a table of its own take 1,584 bytes.
+    assert max(sys.getsizeof(vars(connection)) for connection in connections[1:]) < 800
+    told.go.set()
+    for writer in writers:
+        writer.close()
+    await server.stop()
 
 
 async def _read_to_the_end(reader: asyncio.StreamReader) -> bytes:
