@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import grpc
 import pytest
 
 import atelier_worker.session
 from atelier.type.v1 import generation_pb2
 from atelier.worker.v1 import worker_service_pb2 as pb
+from atelier.worker.v1.worker_service_pb2_grpc import WorkerServiceStub
+from atelier_worker.dial import dial
 from atelier_worker.outbox import Outbox
 from tests.atelier_worker.conftest import StartWorker, files, pass_gate
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
 
 OTHER_JOB = "0197a000-0000-7000-8000-000000000002"
+TIMES = 300
 Gate = Callable[[str], Path]
 
 
@@ -351,13 +357,31 @@ async def test_a_write_that_the_end_of_the_call_cancels_is_a_lost_session() -> N
         def cancel(self) -> None:
             return None
 
+        def add_done_callback(self, callback: object) -> None:
+            return None
+
+    with pytest.raises(atelier_worker.session.SessionLost):
+        await within(speak(Call()))
+
+
+async def test_why_a_session_is_refused_is_heard_though_the_worker_still_speaks(router: FakeRouter) -> None:
+    router.refuse_work = grpc.StatusCode.ABORTED
+    heard: Counter[grpc.StatusCode] = Counter()
+    async with dial(router.target) as channel:
+        for _ in range(TIMES):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await within(speak(WorkerServiceStub(channel).Work()))
+            heard[caught.value.code()] += 1
+    assert heard == {grpc.StatusCode.ABORTED: TIMES}
+
+
+async def speak(call: Any) -> None:
+    """Hold a session of a worker that has something to say."""
     outbox = Outbox(lambda: 0.0)
     outbox.put(pb.WorkRequest(drain=pb.Drain()))
-    holdings = SimpleNamespace(refs=list, welcome=lambda welcome: None, session_ended=lambda: None)
-    introduction = SimpleNamespace(hello=lambda leases: pb.Hello(), worker_id="w")
-    session = atelier_worker.session.Session(Call(), introduction, holdings, outbox)  # type: ignore[arg-type]
-    with pytest.raises(atelier_worker.session.SessionLost):
-        await within(session.run())
+    holdings: Any = SimpleNamespace(refs=list, welcome=lambda welcome: None, session_ended=lambda: None)
+    introduction: Any = SimpleNamespace(hello=lambda leases: pb.Hello(worker_id="w"), worker_id="w")
+    await atelier_worker.session.Session(call, introduction, holdings, outbox).run()
 
 
 async def test_an_outbox_that_nobody_empties_says_so() -> None:

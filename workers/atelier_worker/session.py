@@ -15,6 +15,7 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker.holdings import Holdings
 from atelier_worker.outbox import Outbox
 from service_kit import crash
+from service_kit.call_endings import Ending
 from service_kit.telemetry import get_logger
 
 _WELCOME_LIMIT_S = 10.0
@@ -77,6 +78,7 @@ class Session:
     def __init__(self, call: WorkCall, introduction: Introduction, holdings: Holdings, outbox: Outbox) -> None:
         """Take a call that nothing was written to; `run` ends it."""
         self._call = call
+        self._ending = Ending(call)
         self._introduction = introduction
         self._holdings = holdings
         self._outbox = outbox
@@ -99,9 +101,18 @@ class Session:
             interval_s = await self._introduce()
             self.welcomed = True
             await self._serve(interval_s)
+        except grpc.aio.AioRpcError as error:
+            raise self._ended(error) from None
         finally:
             self._holdings.session_ended()
             self._call.cancel()
+
+    def _ended(self, error: grpc.aio.AioRpcError) -> Exception:
+        """Return how it ended: gRPC puts words of its own before the router's, if we wrote as it said them."""
+        said = self._ending.of(error)
+        if isinstance(said, grpc.aio.AioRpcError) and said.code() is grpc.StatusCode.OK:
+            return SessionLost("the router closed the session")
+        return said
 
     async def _introduce(self) -> float:
         try:
