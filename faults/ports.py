@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import socket
 
 # Below the ports that systems give to outgoing connections: one of those would take a port before its server listens.
 _FIRST, _COUNT = 20_000, 12_000
+# Processes that share out tests would give each other's ports, which nobody listens at yet.
+SHARES = 8
 _TRIES = 100
 # Whoever was given one may not listen yet.
 _given: set[int] = set()
@@ -18,8 +21,10 @@ def free_port() -> int:
     Raises:
         OSError: a hundred ports in a row were taken.
     """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    shares, mine = (SHARES, int(worker.removeprefix("gw")) % SHARES) if worker else (1, 0)
     for _ in range(_TRIES):
-        port = _FIRST + secrets.randbelow(_COUNT)
+        port = _FIRST + secrets.randbelow(_COUNT // shares) * shares + mine
         if port in _given:
             continue
         with socket.socket() as probe:
@@ -27,7 +32,7 @@ def free_port() -> int:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-        if len(_given) > _COUNT // 2:
+        if len(_given) > _COUNT // shares // 2:
             _given.clear()
         _given.add(port)
         return port
