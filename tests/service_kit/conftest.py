@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,15 @@ from tests.service_kit.wires import Wires
 @pytest.fixture
 async def house(tmp_path: Path) -> AsyncIterator[House]:
     house = House(tmp_path)
+    await house.server.start()
+    yield house
+    await house.server.stop()
+
+
+@pytest.fixture
+async def impatient(tmp_path: Path) -> AsyncIterator[House]:
+    """Only for who is to be too slow: a busy machine makes others so."""
+    house = House(tmp_path, limit=timedelta(milliseconds=300))
     await house.server.start()
     yield house
     await house.server.stop()

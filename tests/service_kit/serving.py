@@ -85,9 +85,9 @@ class Uploads(upload_grpc.UploadServiceServicer):
 
 
 class House:
-    """A running server and what is needed to call it."""
+    """A running server and what is needed to call it; it waits for whoever is slow as long as `limit`."""
 
-    def __init__(self, folder: Path, assets: Assets | None = None) -> None:
+    def __init__(self, folder: Path, assets: Assets | None = None, *, limit: timedelta = timedelta(seconds=30)) -> None:
         self.rings = Keyrings(folder / "keys")
         self.clock = SystemClock()
         self.streams_clock = ManualClock(self.clock.now())
@@ -106,8 +106,8 @@ class House:
             health=self.health,
             capabilities=self.capabilities,
             grace=timedelta(seconds=1),
-            unary_limit=timedelta(milliseconds=300),
-            idle_limit=timedelta(milliseconds=300),
+            unary_limit=limit,
+            idle_limit=limit,
             reflection=True,
             clock=self.streams_clock,
         )

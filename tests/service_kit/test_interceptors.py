@@ -155,9 +155,9 @@ async def test_an_error_in_mid_stream_keeps_its_class(house: House) -> None:
     assert house.assets.closed.is_set()
 
 
-async def test_a_call_that_takes_too_long_is_ended(house: House) -> None:
-    async with house.channel() as channel:
-        error = await failing(house.get_asset(channel, "stuck"))
+async def test_a_call_that_takes_too_long_is_ended(impatient: House) -> None:
+    async with impatient.channel() as channel:
+        error = await failing(impatient.get_asset(channel, "stuck"))
     assert error.reason == "deadline_exceeded"
     assert "0.3 s" in error.message
 
@@ -183,14 +183,10 @@ async def test_bytes_that_are_no_message_are_refused_after_the_identity(
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_an_upload_is_checked_message_by_message_and_may_not_pause(house: House) -> None:
+async def test_an_upload_is_checked_message_by_message(house: House) -> None:
     async def upload(*messages: upload_pb2.CreateUploadRequest) -> AsyncIterator[upload_pb2.CreateUploadRequest]:
         for message in messages:
             yield message
-
-    async def stuck() -> AsyncIterator[upload_pb2.CreateUploadRequest]:
-        yield upload_pb2.CreateUploadRequest(data=b"1")
-        await house.assets.stuck.wait()
 
     one, bad = upload_pb2.CreateUploadRequest(data=b"12"), upload_pb2.CreateUploadRequest(filename="x" * 256)
     async with house.channel() as channel:
@@ -198,6 +194,15 @@ async def test_an_upload_is_checked_message_by_message_and_may_not_pause(house: 
         assert (await stub.CreateUpload(upload(one, one))).asset.asset_id == "4"
         refused = await failing(stub.CreateUpload(upload(one, bad)))
         assert [problem.field for problem in refused.fields] == ["filename"]
+
+
+async def test_an_upload_may_not_pause(impatient: House) -> None:
+    async def stuck() -> AsyncIterator[upload_pb2.CreateUploadRequest]:
+        yield upload_pb2.CreateUploadRequest(data=b"1")
+        await impatient.assets.stuck.wait()
+
+    async with impatient.channel() as channel:
+        stub = upload_grpc.UploadServiceStub(channel)
         assert (await failing(stub.CreateUpload(stuck()))).message == "Nothing came for 0.3 s."
 
 
