@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from atelier_cli.commands.up import WORKER_GRACE_SECONDS
 from atelier_cli.host import PACKAGES
 from atelier_client import Atelier, Policy
 from tests.atelier_cli.conftest import Run
@@ -89,7 +90,7 @@ def test_a_second_signal_forces_the_end(own_up: UpProcess) -> None:
     until(lambda: any("Stopping" in line for line in own_up.errors), "the beginning of the end")
     began = time.monotonic()
     assert own_up.stop(signal.SIGINT) == 130
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < WORKER_GRACE_SECONDS, "the worker was not waited for"
     until(none_alive(children), "the end of the worker")
 
 

@@ -59,7 +59,7 @@ async def test_a_store_that_does_not_answer_costs_only_so_much_time(
             ):
                 with pytest.raises(Unavailable):
                     await attempt
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 40
             await store.close()
 
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from atelier.router.v1 import job_pb2, router_service_pb2
+from gateway.sse import PING_INTERVAL
 from service_kit.errors import ErrorReason, NotFound, Unavailable
 from tests.gateway.conftest import MakeWorld, World
 from tests.gateway.fakes import ANN
@@ -42,7 +43,7 @@ async def test_the_first_byte_comes_before_any_event(world: World) -> None:
         assert response.headers["x-accel-buffering"] == "no"
         assert "no-cache" in response.headers["cache-control"]
         assert first.text == "open"
-        assert waited < 1.0
+        assert waited < PING_INTERVAL.total_seconds()
         released.set()
         second = await anext(lines)
         assert (second.name, second.id, second.data["state"]["version"]) == ("state", "c1", 1)
