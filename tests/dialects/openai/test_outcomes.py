@@ -21,6 +21,7 @@ from tests.dialects.openai.test_images import strict
 from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
+# A second at least, and several with many pixels: so long that it still runs when it is left.
 SLOW: dict[str, Any] = {"steps": 200}
 
 
@@ -71,8 +72,8 @@ async def test_a_cancelled_job_ends_a_stream_with_an_error(system: System, http:
 async def test_a_client_that_goes_has_not_cancelled_its_job(system: System, http: httpx.AsyncClient) -> None:
     async with strict(system) as client:
         with pytest.raises(openai.APITimeoutError):
-            await client.with_options(timeout=0.3).images.generate(
-                prompt="left alone", model="sdxl", size="128x128", extra_body={"steps": 100}
+            await client.with_options(timeout=0.7).images.generate(
+                prompt="left alone", model="sdxl", size="128x128", extra_body=SLOW
             )
     job = await job_with(http, "left alone")
     async with http.stream("GET", f"/v1/jobs/{job['job_id']}/events") as events:
@@ -86,7 +87,7 @@ async def test_who_waits_too_long_waits_on_with_the_next_retry(
     monkeypatch.setattr(calls, "WAIT_LIMIT", timedelta(seconds=0.3))
     async with strict(system) as client:
         with pytest.raises(openai.InternalServerError) as caught:
-            await client.images.generate(prompt="impatient", model="sdxl", size="128x128", extra_body={"steps": 100})
+            await client.images.generate(prompt="impatient", model="sdxl", size="128x128", extra_body=SLOW)
         assert caught.value.status_code == 504
         job = await job_with(http, "impatient")
         assert job["job_id"] in str(caught.value)
@@ -95,7 +96,7 @@ async def test_who_waits_too_long_waits_on_with_the_next_retry(
             prompt="impatient",
             model="sdxl",
             size="128x128",
-            extra_body={"steps": 100},
+            extra_body=SLOW,
             extra_headers={"x-stainless-retry-count": "1"},
         )
     assert answer.data is not None

@@ -205,7 +205,8 @@ async def test_what_fails_says_why(client: Any, system: System) -> None:
 
 
 async def test_who_disconnects_while_waiting_has_not_cancelled(client: Any, http: httpx.AsyncClient) -> None:
-    given = {**SMALL, "prompt": "left waiting", "num_inference_steps": 60}
+    # So many steps that it still runs when it is left, however late that is.
+    given = {**SMALL, "prompt": "left waiting", "num_inference_steps": 200}
     waiting = asyncio.create_task(client.async_run(SDXL, input=given))
 
     async def found() -> list[dict[str, Any]]:
