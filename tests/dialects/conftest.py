@@ -41,6 +41,11 @@ def mask() -> bytes:
     return png(image)
 
 
+def damaged(address: str) -> str:
+    """Return a signed address with another signature, whatever the one is that it ends with."""
+    return address[:-2] + ("B" if address[-2] == "A" else "A") + address[-1]
+
+
 def png(image: Image.Image) -> bytes:
     written = io.BytesIO()
     image.save(written, "PNG")

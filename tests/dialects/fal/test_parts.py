@@ -13,7 +13,7 @@ import pytest_asyncio
 from PIL import Image
 
 from gateway.dialects.fal import parts
-from tests.dialects.conftest import png
+from tests.dialects.conftest import damaged, png
 from tests.support.system import System
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -168,8 +168,7 @@ async def test_what_is_no_picture_leaves_nothing(sending: Sending, http: httpx.A
 
 
 async def test_an_address_opens_its_own_file_only(sending: Sending, http: httpx.AsyncClient, system: System) -> None:
-    damaged = await sending.anybody.put(sending.url(1)[:-2] + "AA", content=b"x")
-    assert damaged.status_code == 401
+    assert (await sending.anybody.put(damaged(sending.url(1)), content=b"x")).status_code == 401
     told = await http.post("/fal/storage/upload/initiate", json={})
     whole = told.json()["upload_url"].partition("?")[2]
     for method, below in (("PUT", 1), ("POST", "complete")):
