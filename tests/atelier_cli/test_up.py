@@ -20,6 +20,7 @@ import pytest
 from atelier_cli.commands.up import WORKER_GRACE_SECONDS
 from atelier_cli.host import PACKAGES
 from atelier_client import Atelier, Policy
+from faults.ports import free_port
 from tests.atelier_cli.conftest import Run
 from tests.support.system import UpProcess, clean_environ, up_process
 
@@ -195,13 +196,13 @@ def test_signed_addresses_lead_to_the_gateway_that_listens(up: UpProcess) -> Non
 
 def test_watchers_come_back_after_a_restart_of_the_whole(tmp_path: Path) -> None:
     """A client that watches survives that everything is stopped and started again on the same port."""
-    with up_process(tmp_path, "--no-worker") as first:
+    at_one_port = ("--set", f"gateway.listen=127.0.0.1:{free_port()}")
+    with up_process(tmp_path, "--no-worker", *at_one_port) as first:
         url, key = first.url, first.key
         with first.client() as client:
             job_id = client.submit("a red fox", model="sdxl", format="image").job_id
             cursor = next(iter(client.watch(job_id))).cursor
-    listen = url.removeprefix("http://")
-    with up_process(tmp_path, "--set", f"gateway.listen={listen}"):
+    with up_process(tmp_path, *at_one_port):
         with Atelier(url, key, policy=Policy(reconnect_for=WAIT_SECONDS)) as client:
             events = list(client.watch(job_id, cursor, timeout=60))
     assert events[-1].job is not None

@@ -15,6 +15,7 @@ from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier.worker.v1 import worker_service_pb2_grpc
+from faults.ports import free_port
 from service_kit.errors import AtelierError
 from service_kit.rpc_errors import DETAILS_KEY, grpc_code, to_status
 
@@ -113,13 +114,13 @@ class FakeRouter(worker_service_pb2_grpc.WorkerServiceServicer, identity_service
         self._server: grpc.aio.Server | None = None
         self._open: set[FakeSession] = set()
 
-    async def start(self, port: int = 0) -> None:
-        """Listen on loopback."""
+    async def start(self, port: int | None = None) -> None:
+        """Listen on loopback: at a port that the system gives to nobody else while this router is away."""
         server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self, server)
         identity_service_pb2_grpc.add_IdentityServiceServicer_to_server(self, server)
         upload_service_pb2_grpc.add_UploadServiceServicer_to_server(self.assets, server)
-        self.target = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port}')}"
+        self.target = f"127.0.0.1:{server.add_insecure_port(f'127.0.0.1:{port or free_port()}')}"
         self.welcome.upload_endpoint = self.target
         await server.start()
 

@@ -15,6 +15,7 @@ from atelier.asset.v1 import asset_service_pb2_grpc, upload_service_pb2_grpc
 from atelier.identity.v1 import identity_service_pb2, identity_service_pb2_grpc
 from atelier.library.v1 import library_service_pb2_grpc
 from atelier.router.v1 import router_service_pb2_grpc, webhook_service_pb2_grpc
+from faults.ports import free_port
 from gateway.http_rules import RpcRoute, routes
 from gateway.requests import message_class
 from service_kit.clock import Clock
@@ -133,7 +134,9 @@ class Services:
         self._clock = clock
         self.healths: dict[str, HealthBoard] = {}
         _exchange(behaviour, self.signer)
-        self.servers = {name: self.make(name, "127.0.0.1:0") for name in ("router", "asset", "library")}
+        # Not ports that the system may give away while one of them is not there.
+        names = ("router", "asset", "library")
+        self.servers = {name: self.make(name, f"127.0.0.1:{free_port()}") for name in names}
 
     def make(self, name: str, listen: str) -> GrpcServer:
         """Return a server of one of them, for instance to bring it back at the port it had."""

@@ -28,6 +28,7 @@ from atelier.identity.v1 import identity_service_pb2_grpc
 from atelier.library.v1 import library_service_pb2 as pb
 from atelier.library.v1 import library_service_pb2_grpc
 from atelier.type.v1 import generation_pb2, media_pb2
+from faults.ports import free_port
 from library_service.__main__ import Service, open_service
 from router_service.identity import Identities
 from router_service.identity_servicer import IdentityServicer
@@ -60,6 +61,8 @@ class House:
         self.rings = Keyrings(folder / "keys")
         # Nobody makes renditions beside a test: what it saves is what it put there.
         self.settings: Settings = for_tests(folder, core__database_url=database_url, asset__fill_renditions=False)
+        # Not one that the system may give away while it is not there.
+        self._set("asset", "listen", f"127.0.0.1:{free_port()}")
         self.library: Service
         self.asset: Any = None
         self._stack = stack
@@ -80,7 +83,6 @@ class House:
         """Start the asset service, at the address that it had before."""
         main = importlib.import_module("asset_service.__main__")
         self.asset = await main.open_service(self.settings, self._asset_stack, clock=self.clock)
-        self._set("asset", "listen", self.asset.server.target)
         self._set("library", "asset_target", self.asset.server.target)
 
     async def stop_asset(self) -> None:

@@ -19,6 +19,7 @@ from atelier.router.v1 import job_pb2, router_service_pb2_grpc
 from atelier.worker.v1 import worker_service_pb2 as worker
 from atelier_worker.patience import Patience
 from atelier_worker.worker import run_worker
+from faults.ports import free_port
 from router_service.sessions import Session
 from service_kit import settings as kit_settings
 from service_kit.channels import connect, key_tokens
@@ -78,10 +79,12 @@ class System:
     async def start_router(self, name: str = "a") -> Router:
         """Start a router, or start it again."""
         async with asyncio.timeout(SERVICE_LIMIT_S), AsyncExitStack() as stack:
-            flags = {**self.flags, "router.listen": self._listen.get(name, "127.0.0.1:0")}
+            # Not one that the system may give away while nobody listens.
+            listen = self._listen.setdefault(name, f"127.0.0.1:{free_port()}")
+            flags = {**self.flags, "router.listen": listen}
             settings = kit_settings.for_tests(self.folder, **flags)
             service = await router_service.__main__.open_service(settings, stack, clock=self.clock)
-            self._listen[name] = target = service.server.target
+            target = service.server.target
             raw = connect(target)
             stack.push_async_callback(raw.close)
             channel = connect(target, tokens=key_tokens(raw, service.rings.read_key_file("admin.key"), self.clock))
