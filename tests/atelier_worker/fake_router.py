@@ -19,7 +19,7 @@ from faults.ports import free_port
 from service_kit.errors import AtelierError
 from service_kit.rpc_errors import DETAILS_KEY, grpc_code, to_status
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 KEY = "atl_0123456789abcdef_secret"
 
 

@@ -18,7 +18,7 @@ from atelier_worker.engine_process import EngineProcess
 from atelier_worker.engine_tasks import EngineTasks, Tally
 from atelier_worker.task_watch import Limits
 
-LIMIT_S = 10.0
+LIMIT_S = 30.0
 
 
 class Pipe:

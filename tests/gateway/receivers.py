@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-LIMIT_S = 15.0
+LIMIT_S = 30.0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ ANN = Owner("default", "ann")
 TTL = timedelta(seconds=30)
 
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 class Assets:

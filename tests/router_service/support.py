@@ -30,7 +30,7 @@ from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
 from tests.support.sqlite import put_migrated
 from tests.support.tiny_engine import png
 
-WAIT_S = 10.0
+WAIT_S = 30.0
 
 
 @dataclass

@@ -38,7 +38,7 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
 }
 _CONTRACTS = (asset_service_pb2.DESCRIPTOR, upload_service_pb2.DESCRIPTOR, worker_service_pb2.DESCRIPTOR)
 """They must be loaded: the layers look up who may call a method."""
-LIMIT_S = 5.0
+LIMIT_S = 20.0
 BIG = 100_000
 
 
