@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,7 +15,10 @@ from google.rpc import status_pb2
 
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1 import upload_service_pb2_grpc
-from atelier_worker.together import CALLS_AT_ONCE, MOST_TOGETHER
+from atelier.type.v1 import media_pb2
+from atelier_worker import together as together_module
+from atelier_worker import whole_outputs
+from atelier_worker.together import CALLS_AT_ONCE, MOST_TOGETHER, Waiting
 from atelier_worker.whole_outputs import MOST_BYTES_TOGETHER, WholeOutputs
 from tests.atelier_worker.fake_router import FakeAssets
 
@@ -76,56 +80,156 @@ async def serving(assets: FakeAssets) -> AsyncIterator[WholeOutputs]:
         await server.stop(None)
 
 
-def request(index: int, size_bytes: int = 3) -> pb.UploadOutputRequest:
-    """Return an output of as many bytes."""
-    return pb.UploadOutputRequest(asset_index=index, files=[pb.OutputFile(data=bytes(size_bytes))])
+class Sender:
+    """Sends outputs as leases do, each with a file of its own."""
+
+    def __init__(self, outputs: WholeOutputs, folder: Path) -> None:
+        self._outputs = outputs
+        self._folder = folder
+
+    def path(self, index: int) -> Path:
+        """Return where the file of an output lies."""
+        return self._folder / str(index)
+
+    def send(self, index: int, size_bytes: int = 3, *, alone: bool = False) -> asyncio.Task[str | None]:
+        """Send an output of as many bytes under a token that is named after its index."""
+        self.path(index).write_bytes(bytes(size_bytes))
+        files = {media_pb2.RENDITION_KIND_UNSPECIFIED: self.path(index)}
+        return asyncio.ensure_future(self._outputs.send(str(index), index, files, alone=alone))
+
+    async def busy(self, assets: Together) -> list[asyncio.Task[str | None]]:
+        """Have as many calls under way as may be, one output in each."""
+        sent = []
+        for number in range(CALLS_AT_ONCE):
+            sent.append(self.send(number))
+            await assets.entered.acquire()
+        return sent
+
+    async def waiting(self, *indexes: int, size_bytes: int = 3) -> list[asyncio.Task[str | None]]:
+        """Have outputs wait for a call."""
+        sent = [self.send(index, size_bytes) for index in indexes]
+        await asyncio.sleep(0)
+        return sent
 
 
-async def busy(assets: Together, outputs: WholeOutputs) -> list[asyncio.Task[str]]:
-    """Have as many calls under way as may be, one output in each."""
-    sent = [asyncio.ensure_future(outputs.send(f"first-{n}", request(n))) for n in range(CALLS_AT_ONCE)]
-    for _ in sent:
-        await assets.entered.acquire()
-    return sent
+async def test_what_is_ready_at_the_same_moment_goes_in_evenly_full_calls(tmp_path: Path) -> None:
+    assets = Together()
+    assets.gate.set()
+    async with serving(assets) as outputs, asyncio.timeout(20):
+        sender = Sender(outputs, tmp_path)
+        sent = [sender.send(n) for n in range(MOST_TOGETHER)]
+        assert await asyncio.gather(*sent) == [f"together-{n}" for n in range(MOST_TOGETHER)]
+    half = MOST_TOGETHER // 2
+    assert sorted(assets.together) == sorted([list(map(str, range(half))), list(map(str, range(half, 2 * half)))])
 
 
-async def waiting(outputs: WholeOutputs, *requests: pb.UploadOutputRequest) -> list[asyncio.Task[str]]:
-    """Have outputs wait for a call, each under a token named after its index."""
-    sent = [asyncio.ensure_future(outputs.send(str(one.asset_index), one)) for one in requests]
-    await asyncio.sleep(0)
-    return sent
-
-
-async def test_what_comes_while_calls_are_under_way_goes_together() -> None:
+async def test_beside_a_lone_one_no_call_is_filled(tmp_path: Path) -> None:
+    """Who is answered often comes again at once: one and fifteen would stay one and fifteen."""
     assets = Together()
     async with serving(assets) as outputs, asyncio.timeout(20):
-        first = await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, range(10, 10 + MOST_TOGETHER + 1)))
+        sender = Sender(outputs, tmp_path)
+        first = sender.send(0)
+        await assets.entered.acquire()
+        rest = await sender.waiting(*range(1, 16))
+        await assets.entered.acquire()
+        assert [len(tokens) for tokens in assets.together] == [8]
+        assets.gate.set()
+        await asyncio.gather(first, *rest)
+    assert [len(tokens) for tokens in assets.together] == [8, 7]
+
+
+async def test_a_lone_one_waits_for_one_turn_of_the_loop() -> None:
+    began = asyncio.Event()
+
+    async def send(items: list[Waiting[int, int]]) -> None:
+        began.set()
+        items[0].answer.set_result(2)
+
+    together = together_module.Together[int, int]("one", send)
+    answer = asyncio.ensure_future(together.go(1))
+    # It asks, a turn passes, and the call is made.
+    for _ in range(3):
+        assert not began.is_set()
+        await asyncio.sleep(0)
+    assert began.is_set()
+    assert await answer == 2
+
+
+async def test_what_comes_while_calls_are_under_way_goes_together(tmp_path: Path) -> None:
+    assets = Together()
+    async with serving(assets) as outputs, asyncio.timeout(20):
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
+        rest = await sender.waiting(*range(10, 10 + 2 * MOST_TOGETHER + 1))
         assets.gate.set()
         assert await asyncio.gather(*first) == [f"alone-{n}" for n in range(CALLS_AT_ONCE)]
-        expected = [f"together-{n}" for n in range(10, 10 + MOST_TOGETHER)]
-        assert await asyncio.gather(*rest) == [*expected, f"alone-{10 + MOST_TOGETHER}"]
-    assert assets.together == [[str(n) for n in range(10, 10 + MOST_TOGETHER)]]
+        await asyncio.gather(*rest)
+        assert await rest[-1] == f"alone-{10 + 2 * MOST_TOGETHER}"
+    assert sorted(assets.together) == [
+        [str(n) for n in range(start, start + MOST_TOGETHER)] for start in (10, 10 + MOST_TOGETHER)
+    ]
 
 
-async def test_no_message_is_too_large_for_its_service() -> None:
+async def test_no_message_is_too_large_for_its_service(tmp_path: Path) -> None:
     assets = Together()
     async with serving(assets) as outputs, asyncio.timeout(20):
-        first = await busy(assets, outputs)
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
         # With what a message has besides its bytes, this server takes no more than 4 MiB.
-        half = MOST_BYTES_TOGETHER // 2 - 100
-        rest = await waiting(outputs, *(request(n, half) for n in (10, 11, 12, 13)))
+        rest = await sender.waiting(*range(10, 16), size_bytes=MOST_BYTES_TOGETHER // 2 - 100)
         assets.gate.set()
         await asyncio.gather(*first, *rest)
-    assert sorted(assets.together) == [["10", "11"], ["12", "13"]]
+    assert {len(tokens) for tokens in assets.together} == {2}
+    assert sorted(token for tokens in assets.together for token in tokens) == [str(n) for n in range(10, 16)]
 
 
-async def test_one_that_is_refused_harms_no_other() -> None:
+async def test_the_files_of_a_call_are_read_in_one_go_when_it_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def count(outputs: Sequence[Any]) -> Any:
+        read.append(len(outputs))
+        return _read(outputs)
+
+    _read = whole_outputs._read
+    monkeypatch.setattr(whole_outputs, "_read", count)
+    assets = Together()
+    async with serving(assets) as outputs, asyncio.timeout(20):
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
+        rest = await sender.waiting(10, 11, 12, 13)
+        assert read == [1, 1], "what waits is not in memory"
+        assets.gate.set()
+        await asyncio.gather(*first, *rest)
+    assert read == [1, 1, 4]
+
+
+async def test_one_that_cannot_be_read_or_is_too_large_harms_no_other(tmp_path: Path) -> None:
+    assets = Together()
+    async with serving(assets) as outputs, asyncio.timeout(20):
+        sender = Sender(outputs, tmp_path)
+        first = sender.send(0)
+        await assets.entered.acquire()
+        rest = await sender.waiting(*range(10, 17))
+        sender.path(10).unlink()
+        sender.path(12).write_bytes(bytes((4 << 20) + 1))
+        assets.gate.set()
+        done = await asyncio.gather(*rest, return_exceptions=True)
+        await first
+    assert isinstance(done[0], FileNotFoundError)
+    assert done[2] is None
+    assert [done[1], *done[3:]] == [f"together-{n}" for n in (11, 13, 14, 15, 16)]
+    assert assets.together == [["11", "13"], ["14", "15", "16"]]
+
+
+async def test_one_that_is_refused_harms_no_other(tmp_path: Path) -> None:
     assets = Together()
     assets.refused = {"11"}
     async with serving(assets) as outputs, asyncio.timeout(20):
-        await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11, 12)))
+        sender = Sender(outputs, tmp_path)
+        await sender.busy(assets)
+        rest = await sender.waiting(10, 11, 12)
         assets.gate.set()
         done = await asyncio.gather(*rest, return_exceptions=True)
     assert (done[0], done[2]) == ("together-10", "together-12")
@@ -133,18 +237,19 @@ async def test_one_that_is_refused_harms_no_other() -> None:
     assert (done[1].code(), done[1].details()) == (grpc.StatusCode.INVALID_ARGUMENT, "no picture")
 
 
-async def test_after_a_failure_that_others_shared_an_output_goes_alone() -> None:
+async def test_after_a_failure_that_others_shared_an_output_goes_alone(tmp_path: Path) -> None:
     assets = Together()
     assets.failures["UploadOutputs"].append(grpc.StatusCode.INTERNAL)
     async with serving(assets) as outputs, asyncio.timeout(20):
-        await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11)))
+        sender = Sender(outputs, tmp_path)
+        await sender.busy(assets)
+        rest = await sender.waiting(10, 11)
         assets.gate.set()
         done = await asyncio.gather(*rest, return_exceptions=True)
         assert {one.code() for one in done if isinstance(one, grpc.aio.AioRpcError)} == {grpc.StatusCode.INTERNAL}
         assets.gate.clear()
-        await busy(assets, outputs)
-        again = asyncio.ensure_future(outputs.send("10", request(10), alone=True))
+        await sender.busy(assets)
+        again = sender.send(10, alone=True)
         # It waits for none of those that are under way.
         await assets.entered.acquire()
         assets.gate.set()
@@ -152,44 +257,47 @@ async def test_after_a_failure_that_others_shared_an_output_goes_alone() -> None
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.UNAUTHENTICATED])
-async def test_a_call_that_is_refused_for_one_of_them_harms_no_other(code: grpc.StatusCode) -> None:
+async def test_a_call_that_is_refused_for_one_of_them_harms_no_other(code: grpc.StatusCode, tmp_path: Path) -> None:
     """An empty file, which a message must not have; or the lease under which the call is made is over."""
     assets = Together()
     assets.failures["UploadOutputs"].append(code)
     async with serving(assets) as outputs, asyncio.timeout(20):
-        await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11)))
+        sender = Sender(outputs, tmp_path)
+        await sender.busy(assets)
+        rest = await sender.waiting(10, 11)
         assets.gate.set()
         assert await asyncio.gather(*rest) == ["alone-10", "alone-11"]
         # And those after them go together again.
         assets.gate.clear()
-        await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (12, 13)))
+        await sender.busy(assets)
+        rest = await sender.waiting(12, 13)
         assets.gate.set()
         assert await asyncio.gather(*rest) == ["together-12", "together-13"]
 
 
-async def test_an_earlier_release_is_asked_once_and_gets_each_alone() -> None:
+async def test_an_earlier_release_is_asked_once_and_gets_each_alone(tmp_path: Path) -> None:
     assets = Together(first_release=True)
     async with serving(assets) as outputs, asyncio.timeout(20):
-        await busy(assets, outputs)
+        sender = Sender(outputs, tmp_path)
+        await sender.busy(assets)
         # More than all calls take that may be under way until the answer is there.
         numbers = range(10, 12 + CALLS_AT_ONCE * MOST_TOGETHER)
-        rest = await waiting(outputs, *map(request, numbers))
+        rest = await sender.waiting(*numbers)
         assets.gate.set()
         assert await asyncio.gather(*rest) == [f"alone-{n}" for n in numbers]
         asked = assets.not_taken
         assert 1 <= asked <= CALLS_AT_ONCE
-        again = await asyncio.gather(*(outputs.send("t", request(n)) for n in range(CALLS_AT_ONCE + 2)))
+        again = await asyncio.gather(*map(sender.send, range(CALLS_AT_ONCE + 2)))
     assert again == [f"alone-{n}" for n in range(CALLS_AT_ONCE + 2)]
     assert assets.not_taken == asked
 
 
-async def test_who_leaves_takes_no_other_along_and_the_last_ends_the_call() -> None:
+async def test_who_leaves_takes_no_other_along_and_the_last_ends_the_call(tmp_path: Path) -> None:
     assets = Together()
     async with serving(assets) as outputs, asyncio.timeout(20):
-        first = await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11, 12)))
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
+        rest = await sender.waiting(10, 11, 12)
         rest[2].cancel()
         await asyncio.sleep(0)
         first[0].cancel()
@@ -201,40 +309,43 @@ async def test_who_leaves_takes_no_other_along_and_the_last_ends_the_call() -> N
         assert await rest[1] == "together-11"
 
 
-async def test_when_all_that_waited_have_left_nothing_is_sent() -> None:
+async def test_when_all_that_waited_have_left_nothing_is_sent(tmp_path: Path) -> None:
     assets, said = Together(), list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
     async with serving(assets) as outputs, asyncio.timeout(20):
-        first = await busy(assets, outputs)
-        for one in await waiting(outputs, *map(request, (10, 11))):
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
+        for one in await sender.waiting(10, 11):
             one.cancel()
         assets.gate.set()
         await asyncio.gather(*first)
-        assert await outputs.send("12", request(12)) == "alone-12"
+        assert await sender.send(12) == "alone-12"
     gc.collect()
     assert assets.together == []
     assert said == []
 
 
-async def test_a_service_that_answers_for_fewer_has_answered_for_none() -> None:
+async def test_a_service_that_answers_for_fewer_has_answered_for_none(tmp_path: Path) -> None:
     class Short(Together):
         async def UploadOutputs(self, request: pb.UploadOutputsRequest, context: Any) -> Any:
             return pb.UploadOutputsResponse(answers=[self._answer(request.outputs[0])])
 
     assets = Short()
     async with serving(assets) as outputs, asyncio.timeout(20):
-        await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11)))
+        sender = Sender(outputs, tmp_path)
+        await sender.busy(assets)
+        rest = await sender.waiting(10, 11)
         assets.gate.set()
         done = await asyncio.gather(*rest, return_exceptions=True)
     assert {one.code() for one in done if isinstance(one, grpc.aio.AioRpcError)} == {grpc.StatusCode.INTERNAL}
 
 
-async def test_at_the_end_nobody_waits() -> None:
+async def test_at_the_end_nobody_waits(tmp_path: Path) -> None:
     assets = Together()
     async with serving(assets) as outputs, asyncio.timeout(20):
-        first = await busy(assets, outputs)
-        rest = await waiting(outputs, *map(request, (10, 11)))
+        sender = Sender(outputs, tmp_path)
+        first = await sender.busy(assets)
+        rest = await sender.waiting(10, 11)
         await outputs.close()
         done = await asyncio.gather(*first, *rest, return_exceptions=True)
     assert {type(one) for one in done} == {asyncio.CancelledError}

@@ -84,8 +84,9 @@ class Reader:
 
     async def busy(self, assets: Together) -> list[asyncio.Task[bytes]]:
         """Have as many calls under way as may be."""
-        begun = [asyncio.create_task(self.read("ab"[number])) for number in range(CALLS_AT_ONCE)]
-        for _ in begun:
+        begun = []
+        for number in range(CALLS_AT_ONCE):
+            begun.append(asyncio.create_task(self.read("ab"[number])))
             await assets.entered.acquire()
         return begun
 
@@ -100,6 +101,20 @@ async def test_what_is_wanted_while_calls_are_under_way_comes_together(tmp_path:
         assets.gate.set()
         assert await asyncio.gather(*first, *rest) == [b"a", b"b", b"c", b"d", b"e"]
     assert assets.together[-1] == [(f"lease of {name}", name) for name in "cde"]
+    assert "ReadReference" not in assets.calls
+
+
+async def test_no_more_is_asked_for_than_an_answer_may_have(tmp_path: Path) -> None:
+    assets = Together()
+    assets.references |= {name: name.encode() * WHOLE_BYTES for name in "cdef"}
+    async with serving(assets) as channel:
+        reader = Reader(channel, tmp_path)
+        first = await reader.busy(assets)
+        rest = [asyncio.create_task(reader.read(name, name.encode() * WHOLE_BYTES)) for name in "cdef"]
+        await asyncio.sleep(0)
+        assets.gate.set()
+        await asyncio.gather(*first, *rest)
+    assert [[name for _, name in wanted] for wanted in assets.together[-2:]] == [["c", "d", "e"], ["f"]]
     assert "ReadReference" not in assets.calls
 
 

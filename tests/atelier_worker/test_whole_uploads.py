@@ -14,7 +14,8 @@ import pytest
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1 import upload_service_pb2_grpc
 from atelier_worker.patience import Patience, TransferFailed
-from atelier_worker.uploads import WHOLE_BYTES, Transfers
+from atelier_worker.uploads import Transfers
+from atelier_worker.whole_outputs import WHOLE_BYTES
 from tests.atelier_worker.fake_router import FakeAssets
 
 

@@ -1,7 +1,8 @@
 """What is ready at the same moment goes together.
 
-A call costs the service and the worker more than the bytes of a small file do. So what comes while others are under way
-waits for one of their calls to end, and goes with whatever else has come until then.
+A call costs the service and the worker more than the bytes of a small file do. So a call begins a turn of the loop
+after the first that it is for, and whatever becomes ready in that moment goes along. What comes while as many calls are
+under way as may be waits for one of them to end.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import grpc
 
 CALLS_AT_ONCE = 2
 MOST_TOGETHER = 16
+WORTH_DIVIDING = 8
+"""Fewer go with one call, though another could be made: it would cost more than both save side by side."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,37 +29,41 @@ class Waiting(Generic[T, R]):
     """Something that goes with a call, and who waits for what becomes of it."""
 
     what: T
-    size_bytes: int
     answer: asyncio.Future[R]
 
 
 class Together(Generic[T, R]):
-    """Makes a few calls at once, each for what has come until then."""
+    """Makes a few calls at once, and gives each its share of what is there."""
 
-    def __init__(
-        self, name: str, send: Callable[[Sequence[Waiting[T, R]]], Awaitable[None]], *, most_bytes: int
-    ) -> None:
-        """Have `send` make the calls and answer whoever still waits; `most_bytes` go with one call, or a lone one.
+    def __init__(self, name: str, send: Callable[[list[Waiting[T, R]]], Awaitable[None]]) -> None:
+        """Have `send` make the calls and answer whoever still waits; what is too much for one it may `put_back`.
 
         An AioRpcError that it raises is the answer to all of the call.
         """
         self._name = name
         self._send = send
-        self._most_bytes = most_bytes
         self._waiting: deque[Waiting[T, R]] = deque()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], list[Waiting[T, R]]] = {}
+        self._beginning = False
         self.several = True
         """Whether the service takes several: else each has a call of its own at once."""
 
-    async def go(self, what: T, size_bytes: int, *, alone: bool = False) -> R:
+    async def go(self, what: T, *, alone: bool = False) -> R:
         """Return what became of something; `alone` it waits for no other."""
         answer: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        item = Waiting(what, size_bytes, answer)
-        if alone or not self.several or len(self._calls) < CALLS_AT_ONCE:
+        item = Waiting(what, answer)
+        if alone or not self.several:
             self._call([item])
         else:
             self._waiting.append(item)
+            self._begin_soon()
         return await answer
+
+    def put_back(self, items: list[Waiting[T, R]], kept: int) -> None:
+        """Let all but the first `kept` of a call, one at least, wait for the next."""
+        self._waiting.extendleft(reversed(items[kept:]))
+        del items[kept:]
+        self._begin_soon()
 
     async def each_alone(self, items: Sequence[Waiting[T, R]]) -> None:
         """Send what went together one by one, in the call that was theirs."""
@@ -71,13 +78,39 @@ class Together(Generic[T, R]):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    def _call(self, items: Sequence[Waiting[T, R]]) -> None:
+    def _begin_soon(self) -> None:
+        if self._waiting and not self._beginning:
+            self._beginning = True
+            asyncio.get_running_loop().call_soon(self._begin)
+
+    def _begin(self) -> None:
+        self._beginning = False
+        while self._waiting and len(self._calls) < CALLS_AT_ONCE:
+            # Perhaps nobody waits for any of them any more.
+            if items := self._take():
+                self._call(items)
+
+    def _take(self) -> list[Waiting[T, R]]:
+        """Take one call's share. A full one beside a lone one would stay so: who is answered often comes again."""
+        share = len(self._waiting) + sum(map(len, self._calls.values()))
+        if share >= WORTH_DIVIDING:
+            share = min(MOST_TOGETHER, -(-share // CALLS_AT_ONCE))
+        if not self.several:
+            share = 1
+        items: list[Waiting[T, R]] = []
+        while self._waiting and len(items) < share:
+            item = self._waiting.popleft()
+            if not item.answer.done():
+                items.append(item)
+        return items
+
+    def _call(self, items: list[Waiting[T, R]]) -> None:
         call = asyncio.create_task(self._answered(items), name=self._name)
-        self._calls.add(call)
+        self._calls[call] = items
         call.add_done_callback(self._ended)
 
-        def look(_: asyncio.Future[R]) -> None:
-            if all(item.answer.cancelled() for item in items):
+        def look(answer: asyncio.Future[R]) -> None:
+            if answer.cancelled() and all(item.answer.cancelled() for item in items):
                 # Nobody waits for it any more.
                 call.cancel()
 
@@ -85,26 +118,10 @@ class Together(Generic[T, R]):
             item.answer.add_done_callback(look)
 
     def _ended(self, call: asyncio.Task[None]) -> None:
-        self._calls.discard(call)
-        while self._waiting and len(self._calls) < CALLS_AT_ONCE:
-            # Perhaps nobody waits for any of them any more.
-            if items := self._take():
-                self._call(items)
+        del self._calls[call]
+        self._begin_soon()
 
-    def _take(self) -> list[Waiting[T, R]]:
-        items: list[Waiting[T, R]] = []
-        size_bytes = 0
-        while self._waiting and len(items) < MOST_TOGETHER:
-            item = self._waiting[0]
-            if items and (size_bytes + item.size_bytes > self._most_bytes or not self.several):
-                break
-            self._waiting.popleft()
-            if not item.answer.done():
-                items.append(item)
-                size_bytes += item.size_bytes
-        return items
-
-    async def _answered(self, items: Sequence[Waiting[T, R]]) -> None:
+    async def _answered(self, items: list[Waiting[T, R]]) -> None:
         try:
             await self._send(items)
         except grpc.aio.AioRpcError as error:

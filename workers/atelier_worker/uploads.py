@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 16 << 20
 """How much of a file is sent before the service has said that it has it: the most that a break sends again."""
 _PIECE_BYTES = 1 << 20
-WHOLE_BYTES = 8 << 20
-"""Up to this size an output goes with its renditions in one message, and is sent anew when the call breaks off."""
-_WHOLE_FILE_BYTES = 4 << 20
 _HANDED_OVER_BYTES = 2 << 20
 """From this size on a reference is handed over as a file, where the asset service is on the same machine."""
 _READ_AGAIN_BYTES = 8 << 20
@@ -205,19 +202,17 @@ class Transfers:
 
     async def _upload_whole(self, asset_index: int, path: Path, renditions: Mapping[str, Path]) -> str | None:
         """Upload a small output with one message. Returns None when it must go file by file."""
+        if not self._takes_whole:
+            return None
         files = {media_pb2.RENDITION_KIND_UNSPECIFIED: path} | {
             _RENDITIONS[kind]: renditions[kind] for kind in renditions
         }
-        request = await asyncio.to_thread(_whole, asset_index, files)
-        if request is None or not self._takes_whole:
-            return None
-
         alone = False
 
         async def send(_: Callable[[], None]) -> str | None:
             nonlocal alone
             try:
-                return await self._whole_outputs.send(self._token, request, alone=alone)
+                return await self._whole_outputs.send(self._token, asset_index, files, alone=alone)
             except grpc.aio.AioRpcError as error:
                 # What harms one in such a call harms no other twice.
                 alone = True
@@ -295,18 +290,6 @@ def digest(path: Path) -> tuple[str, int]:
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256")
     return sha256.hexdigest(), path.stat().st_size
-
-
-def _whole(asset_index: int, files: Mapping[media_pb2.RenditionKind.ValueType, Path]) -> pb.UploadOutputRequest | None:
-    """Return an output with its renditions as one message; None when it is too large for that."""
-    sizes = [path.stat().st_size for path in files.values()]
-    if max(sizes) > _WHOLE_FILE_BYTES or sum(sizes) > WHOLE_BYTES:
-        return None
-    request = pb.UploadOutputRequest(asset_index=asset_index)
-    for rendition, path in files.items():
-        data = path.read_bytes()
-        request.files.add(rendition=rendition, sha256=hashlib.sha256(data).hexdigest(), data=data)
-    return request
 
 
 async def _pieces(upload_id: str, path: Path, offset: int) -> AsyncIterator[pb.WriteUploadRequest]:

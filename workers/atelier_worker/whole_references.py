@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import grpc
@@ -24,6 +25,7 @@ CALL_LIMIT_S = 60.0
 class _Wanted:
     token: str = field(repr=False)
     asset_id: str
+    size_bytes: int
     path: Path
 
 
@@ -36,7 +38,7 @@ class WholeReferences:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = UploadServiceStub(channel)
         self._answered = True
-        self._together = Together[_Wanted, str | None]("references", self._send, most_bytes=MOST_BYTES_TOGETHER)
+        self._together = Together[_Wanted, str | None]("references", self._send)
 
     async def read(self, token: str, asset_id: str, size_bytes: int, path: Path) -> str | None:
         """Write a reference of about that size to a file, under a lease's token.
@@ -46,13 +48,15 @@ class WholeReferences:
         """
         if not self._answered or size_bytes > WHOLE_BYTES:
             return None
-        return await self._together.go(_Wanted(token, asset_id, path), size_bytes)
+        return await self._together.go(_Wanted(token, asset_id, size_bytes, path))
 
     async def close(self) -> None:
         """Break off what is under way; whoever waits for it is cancelled."""
         await self._together.close()
 
-    async def _send(self, items: Sequence[_Waiting]) -> None:
+    async def _send(self, items: list[_Waiting]) -> None:
+        sizes = accumulate(item.what.size_bytes for item in items)
+        self._together.put_back(items, max(1, sum(size_bytes <= MOST_BYTES_TOGETHER for size_bytes in sizes)))
         found = await self._read([item.what for item in items])
         came = [(item, data) for item, data in zip(items, found, strict=True) if not item.answer.done()]
         digests = await asyncio.to_thread(_write, [(item.what.path, data) for item, data in came])
