@@ -242,6 +242,10 @@ async def test_a_folder_goes_when_it_is_empty_and_is_told_once_when_it_is_not(
     assert names(tmp_path) == ["full" + LINK]
 
 
+def open_below(folder: Path) -> list[Path]:
+    return [each for each in FILES.iterdir() if each.resolve().is_relative_to(folder)]
+
+
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
 async def test_what_has_no_bytes_is_not_even_opened(tmp_path: Path, kind: str) -> None:
     """Of a pipe, or a folder, nobody learns by its size alone that it is no file."""
@@ -258,4 +262,4 @@ async def test_what_has_no_bytes_is_not_even_opened(tmp_path: Path, kind: str) -
         reader = os.open(tmp_path / name, os.O_RDONLY | os.O_NONBLOCK)
         assert await handover.open_for(name) is None
         os.close(reader)
-    assert [each for each in FILES.iterdir() if each.resolve().is_relative_to(tmp_path)] == []
+    assert open_below(tmp_path) == []
