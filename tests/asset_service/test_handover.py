@@ -15,7 +15,6 @@ import pytest
 
 from asset_service import handover as handover_module
 from asset_service.handover import LIFETIME, LINK, MOST, MOST_OF_A_JOB, Handover
-from atelier_worker import uploads as worker_uploads
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import FailedPrecondition
 from service_kit.ids import new_id
@@ -37,7 +36,7 @@ FILES = Path("/proc/self/fd")
 
 @pytest.fixture(autouse=True)
 def nothing_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_uploads, "WHOLE_BYTES", 0)
+    monkeypatch.setattr("atelier_worker.whole_outputs.WHOLE_BYTES", 0)
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from asset_service.handover import LINK
 from asset_service.lease_rules import LeaseRules
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier_worker import shared_folder
-from atelier_worker import uploads as worker_uploads
 from atelier_worker.patience import TransferFailed
 from service_kit import file_copies
 from service_kit.capabilities import LeaseClaims
@@ -42,7 +41,7 @@ from tests.asset_service.harness import Harness
 
 @pytest.fixture(autouse=True)
 def nothing_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_uploads, "WHOLE_BYTES", 0)
+    monkeypatch.setattr("atelier_worker.whole_outputs.WHOLE_BYTES", 0)
 
 
 @pytest.fixture
