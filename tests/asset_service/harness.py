@@ -292,8 +292,8 @@ async def running(data_dir: Path, clock: ManualClock, **settings: Any) -> AsyncI
 
 
 async def eventually(condition: Callable[[], Awaitable[object]]) -> None:
-    """Wait until a condition holds. Raises TimeoutError when it does not within ten seconds."""
-    async with asyncio.timeout(10):
+    """Wait until a condition holds. Raises TimeoutError when it does not within thirty seconds."""
+    async with asyncio.timeout(30):
         while True:
             if await condition():
                 return

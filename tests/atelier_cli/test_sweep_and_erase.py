@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import aclosing, closing
@@ -20,6 +21,7 @@ from atelier_client import Atelier
 from atelier_client._calls.call import Call
 from service_kit.blobs import LIBRARY_BUCKET, WORKSPACE_BUCKET, open_store
 from service_kit.blobs.local import LocalBlobStore
+from service_kit.errors import NotFound
 from service_kit.settings import load
 from tests.atelier_cli.conftest import Run
 from tests.support.commands import as_operator
@@ -71,11 +73,17 @@ class House:
         return found
 
     def _files(self) -> Iterator[tuple[str, bytes]]:
-        """Give all files of the data folder but databases, blobs, logs and keys."""
-        for path in self.up.data_dir.rglob("*"):
-            inside = path.relative_to(self.up.data_dir)
-            if path.is_file() and ".sqlite3" not in path.name and inside.parts[0] not in ("blobs", "keys"):
-                yield f"file: {inside}", str(inside).encode() + path.read_bytes()
+        """Give all files of the data folder but databases, blobs, logs and keys. Some go while we look."""
+        for folder, _, names in os.walk(self.up.data_dir):
+            for path in (Path(folder, name) for name in names):
+                inside = path.relative_to(self.up.data_dir)
+                if ".sqlite3" in path.name or inside.parts[0] in ("blobs", "keys"):
+                    continue
+                try:
+                    held = path.read_bytes() if path.is_file() else b""
+                except FileNotFoundError:
+                    continue
+                yield f"file: {inside}", str(inside).encode() + held
 
     def _of_sqlite(self) -> Iterator[tuple[str, bytes]]:
         for service in SERVICES:
@@ -100,8 +108,13 @@ class House:
             for bucket in (WORKSPACE_BUCKET, LIBRARY_BUCKET):
                 async with aclosing(store.list(bucket)) as listed:
                     async for info in listed:
-                        async with aclosing(store.open_range(bucket, info.key, generation=info.generation)) as opened:
-                            held = b"".join([part async for part in opened])
+                        opening = store.open_range(bucket, info.key, generation=info.generation)
+                        try:
+                            async with aclosing(opening) as opened:
+                                held = b"".join([part async for part in opened])
+                        except NotFound:
+                            # It was deleted while we looked.
+                            continue
                         yield f"{bucket}: {info.key}", info.key.encode() + held
         finally:
             await store.close()
