@@ -46,7 +46,7 @@ def fields(caplog: pytest.LogCaptureFixture, event: str) -> list[dict[str, Any]]
 
 async def ready_again(engine: EngineClient) -> None:
     """Wait until the engine takes tasks, in a process that came after this one."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not engine.ready:  # noqa: ASYNC110 - `on_change` is the worker's
             await asyncio.sleep(0.005)
 
@@ -61,7 +61,7 @@ async def test_silence_ends_a_task_that_can_be_stopped_and_not_its_process(
     os.mkfifo(gate)
     silent = asyncio.create_task(ended(engine, tmp_path / "a", f"wait {gate}; endless {tmp_path / 'end'}"))
     writer = await open_gate(gate)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "task_takes_too_long" not in caplog.text:  # noqa: ASYNC110 - only the log tells
             await asyncio.sleep(0.005)
     os.write(writer, b"go")
@@ -83,7 +83,8 @@ async def test_a_task_that_hangs_costs_its_process(
     await ready_again(engine)
     assert engine.pid != pid
     assert engine.last_end == "it was killed: a task in it did not stop"
-    assert await ended(engine, tmp_path / "b", "write again") == TaskEnd("finished")
+    # It says nothing that counts as progress, after which it would have to end within the limit.
+    assert await ended(engine, tmp_path / "b", "print again") == TaskEnd("finished")
 
 
 async def test_a_task_that_takes_too_long_is_not_tried_again(start: Start, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ async def test_how_a_process_ended_and_what_it_said_last_is_in_the_log(
     assert "last words of the engine" in line["last_lines"]
     await ready_again(engine)
     os.kill(engine.pid or 0, signal.SIGKILL)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while "SIGKILL" not in engine.last_end:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.005)
     assert engine.last_end == "it was killed by the system or by somebody (SIGKILL): out of memory?"

@@ -179,8 +179,9 @@ def test_a_cancel_takes_what_waits_out_of_the_queue_and_interrupts_nobody(
 
 def test_a_prompt_that_takes_too_long_is_stopped(comfyui: StandIn, tmp_path: Path, make_engine: MakeEngine) -> None:
     comfyui.hold_at = 1
-    engine = make_engine(comfyui.url, "sdxl", prompt_timeout="200ms")
-    with pytest.raises(EngineError, match=r"took longer than 0\.2 seconds"):
+    # So long that it runs by then on a busy machine, too.
+    engine = make_engine(comfyui.url, "sdxl", prompt_timeout="1s")
+    with pytest.raises(EngineError, match=r"took longer than 1 seconds"):
         engine.run(SMALL, Listener(tmp_path))
     assert comfyui.interrupts == 1
 
