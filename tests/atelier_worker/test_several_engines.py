@@ -206,11 +206,11 @@ async def test_a_job_on_an_engine_that_hangs_fails_with_a_sentence_and_the_worke
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_tasks, "DEFAULT_CANCEL_GRACE_S", 0.05)
-    workers = start(f'[[engine]]\nname = "one"\nengine = "{ENGINE}"\nstall_limit = "100ms"\n')
+    workers = start(f'[[engine]]\nname = "one"\nengine = "{ENGINE}"\nstall_limit = "1s"\n')
     one = await workers.session("attic-one")
     await one.say(lease=lease("progress 0 1 9; hang"))
     failed = await one.expect("outcome")
-    assert failed.failure.failure.message == "The engine made no progress for 0.1 seconds; it was stopped."
+    assert failed.failure.failure.message == "The engine made no progress for 1 seconds; it was stopped."
     assert failed.failure.retryable
     await one.answer(failed)
     while (await one.expect("credits")).free == 0:
