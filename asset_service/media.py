@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -73,7 +71,7 @@ def sniff(head: bytes) -> str:
     raise unsupported("The file is not a picture or a video that is known here")
 
 
-def measure(file: Path | BytesIO) -> Shape:
+def measure(file: Path | bytes | memoryview) -> Shape:
     """Tell what a file on the disk or in memory is, and decode enough of it to know that it is whole. Blocks.
 
     Raises:
@@ -82,36 +80,39 @@ def measure(file: Path | BytesIO) -> Shape:
     """
     if isinstance(file, Path):
         with file.open("rb") as opened:
-            return _measure(opened, file)
-    return _measure(file, file)
+            content_type = sniff(opened.read(HEAD_BYTES))
+            # Its bytes are not read all into memory.
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                shape = _shape_of_whole(mapped, content_type)
+            return shape or _decode(opened, file, content_type)
+    with memoryview(file) as data:
+        content_type = sniff(bytes(data[:HEAD_BYTES]))
+        shape = _shape_of_whole(data, content_type)
+        if shape is not None:
+            return shape
+        copy = BytesIO(data)
+    return _decode(copy, copy, content_type)
 
 
-def _measure(opened: BinaryIO, file: Path | BytesIO) -> Shape:
-    content_type = sniff(opened.read(HEAD_BYTES))
+def _shape_of_whole(data: picture_walk.Bytes, content_type: str) -> Shape | None:
+    """Return what a file is that is known to be whole without being decoded; refuse what need not be decoded for it."""
     if content_type == "video/mp4":
-        return _video(opened, file)
-    with _mapped(opened) as data:
-        outline = picture_walk.walk(data, content_type)
-        _check_size(outline.width, outline.height)
-        if outline.frames * outline.width * outline.height > max(MAX_ANIMATED_PIXELS, MAX_PIXELS):
-            raise too_large(
-                f"The picture has {outline.frames} frames of {outline.width} by {outline.height} pixels; at most "
-                f"{MAX_ANIMATED_PIXELS} pixels are taken in all"
-            )
-        if content_type == "image/png" and is_plain_and_whole(data):
-            return Shape(content_type, outline.width, outline.height)
-    return _image(opened, content_type)
+        picture_walk.check_alone(data)
+        return None
+    outline = picture_walk.walk(data, content_type)
+    _check_size(outline.width, outline.height)
+    if outline.frames * outline.width * outline.height > max(MAX_ANIMATED_PIXELS, MAX_PIXELS):
+        raise too_large(
+            f"The picture has {outline.frames} frames of {outline.width} by {outline.height} pixels; at most "
+            f"{MAX_ANIMATED_PIXELS} pixels are taken in all"
+        )
+    if content_type == "image/png" and is_plain_and_whole(data):
+        return Shape(content_type, outline.width, outline.height)
+    return None
 
 
-@contextmanager
-def _mapped(opened: BinaryIO) -> Iterator[picture_walk.Bytes]:
-    """Give the bytes of a file without reading them all into memory."""
-    if isinstance(opened, BytesIO):
-        with opened.getbuffer() as view:
-            yield view
-        return
-    with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        yield mapped
+def _decode(opened: BinaryIO, file: Path | BytesIO, content_type: str) -> Shape:
+    return _video(opened, file) if content_type == "video/mp4" else _image(opened, content_type)
 
 
 def _check_size(width: int, height: int) -> None:
@@ -144,8 +145,6 @@ def _image(opened: BinaryIO, content_type: str) -> Shape:
 def _video(opened: BinaryIO, file: Path | BytesIO) -> Shape:
     import av  # slow to import, and only needed for videos
 
-    with _mapped(opened) as data:
-        picture_walk.check_alone(data)
     movie = movie_walk.walk(opened)
     try:
         name = str(file) if isinstance(file, Path) else file

@@ -42,7 +42,8 @@ def is_plain_and_whole(data: Bytes) -> bool:
             return False
         before = kind
     row_bytes = 1 + width * _CHANNELS[colour] * depth // 8
-    return _unpacks(_cut(data, pixels), row_bytes, height)
+    with memoryview(data) as whole:
+        return _unpacks(_cut(whole, pixels), row_bytes, height)
 
 
 def _pieces(data: Bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -64,20 +65,21 @@ def _is_plain_text(data: Bytes, kind: bytes, start: int) -> bool:
     return kind != b"zTXt" or head.partition(b"\x00")[2][:1] == b"\x00"
 
 
-def _cut(data: Bytes, places: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+def _cut(data: memoryview, places: Iterable[tuple[int, int]]) -> Iterator[memoryview]:
     """Give what lies at some places, little at a time: a large picture is not in memory twice."""
     for start, end in places:
         for begin in range(start, end, _PACKED_BYTES):
-            yield bytes(data[begin : min(begin + _PACKED_BYTES, end)])
+            with data[begin : min(begin + _PACKED_BYTES, end)] as piece:
+                yield piece
 
 
-def _unpacks(pieces: Iterable[bytes], row_bytes: int, rows: int) -> bool:
+def _unpacks(pieces: Iterable[memoryview], row_bytes: int, rows: int) -> bool:
     """Tell whether bytes unpack to so many rows, each of which begins with a filter that there is."""
     unpacker = zlib.decompressobj()
     done = 0
     try:
         for piece in pieces:
-            packed = piece
+            packed: memoryview | bytes = piece
             while packed:
                 if unpacker.eof or done > rows * row_bytes:
                     return False

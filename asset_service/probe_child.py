@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import os
 import resource
 import select
@@ -19,13 +20,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, fields
-from io import BytesIO
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from asset_service.media import measure
 from asset_service.refusals import damaged
+from asset_service.shape_domain import Shape
 from service_kit.descriptions.described import Described
 from service_kit.descriptions.every_tool import describe_file
 from service_kit.errors import InvalidArgument
@@ -33,10 +35,12 @@ from service_kit.renditions import make
 
 MEMORY_BYTES = 2 << 30
 IDLE_S = 60.0
-_REST_S = 0.01
-"""How long the memory of a file is kept for the next one: one that waits already comes at once."""
-_BESIDE_EACH_OTHER_BYTES = 1 << 20
+_REST_S = 1.0
+"""How long the memory of files is kept for the next ones: to take it anew costs as much as to measure a small one."""
+_BESIDE_OTHERS_BYTES = 1 << 19
+"""From this size on the first file of a batch is unpacked beside the others; a thread costs more than a small one."""
 READY = b"ready\n"
+_SHAPE = tuple(field.name for field in fields(Shape))
 _SAID = frozenset(field.name for field in fields(Described)) - {"made_at", "notes"}
 
 
@@ -61,7 +65,7 @@ def main() -> None:
         elif "describe" in asked:
             reply = {"said": _said(Path(asked["describe"]))}
         elif "sizes" in asked:
-            reply = {"answers": _answers(_shared(int(sys.argv[2]), asked["sizes"]))}
+            reply = {"answers": _answers(int(sys.argv[2]), asked["sizes"])}
         else:
             reply = _answer(Path(asked["path"]))
         replies.write(b"".join((json.dumps(reply).encode(), b"\n", *payload)))
@@ -91,7 +95,7 @@ def _render(asked: dict[str, Any], payload: list[bytes]) -> dict[str, object]:
     made = []
     try:
         for kind, data in make(Path(asked["render"]), asked["kinds"], video=asked["video"]):
-            made.append({"kind": kind, "size": len(data), "shape": asdict(measure(BytesIO(data)))})
+            made.append({"kind": kind, "size": len(data), "shape": _told(measure(data))})
             payload.append(data)
     except InvalidArgument as error:
         payload.clear()
@@ -113,26 +117,37 @@ def _said(file: Path) -> dict[str, object]:
         return {}
 
 
-def _shared(descriptor: int, sizes: list[int]) -> list[bytes]:
+def _answers(descriptor: int, sizes: list[int]) -> list[dict[str, object]]:
+    """Measure files where they lie. What is mapped ends where they end: older ones may lie behind them."""
     places = [0, *accumulate(sizes)]
-    return [os.pread(descriptor, size, place) for size, place in zip(sizes, places, strict=False)]
+    if not places[-1]:
+        return [_answer(b"") for _ in sizes]
+    with mmap.mmap(descriptor, places[-1], access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
+        ways = [partial(_answer_part, data, start, end) for start, end in pairwise(places)]
+        if len(sizes) == 1 or sizes[0] < _BESIDE_OTHERS_BYTES:
+            return [answer() for answer in ways]
+        # An output comes before its renditions, and takes longer than all of them.
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            first = beside.submit(ways[0])
+            rest = [answer() for answer in ways[1:]]
+            return [first.result(), *rest]
 
 
-def _answers(files: list[bytes]) -> list[dict[str, object]]:
-    """Measure files. The first of large ones is unpacked in a thread of its own, beside its renditions."""
-    if len(files) == 1 or sum(map(len, files)) < _BESIDE_EACH_OTHER_BYTES:
-        return [_answer(BytesIO(data)) for data in files]
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        first = beside.submit(_answer, BytesIO(files[0]))
-        rest = [_answer(BytesIO(data)) for data in files[1:]]
-        return [first.result(), *rest]
+def _answer_part(data: memoryview, start: int, end: int) -> dict[str, object]:
+    with data[start:end] as file:
+        return _answer(file)
 
 
-def _answer(file: Path | BytesIO) -> dict[str, object]:
+def _answer(file: Path | bytes | memoryview) -> dict[str, object]:
     try:
-        return {"shape": asdict(measure(file))}
+        return {"shape": _told(measure(file))}
     except InvalidArgument as error:
         return {"refused": error.message, "reason": error.reason.value}
+
+
+def _told(shape: Shape) -> dict[str, object]:
+    # asdict() would copy each value, which takes longer than the rest of the answer.
+    return {name: getattr(shape, name) for name in _SHAPE}
 
 
 if __name__ == "__main__":

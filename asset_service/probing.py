@@ -31,6 +31,11 @@ _START_S = 20.0
 _END_S = 1.0
 _KILLED_S = 5.0
 _TRIES = 2
+# What holds one batch serves for the next, for fresh memory costs more than writing to it.
+_KEPT_BYTES = 8 << 20
+_KEPT_S = 1.0
+# As much is written without a turn for anybody else, or one file.
+_TURN_BYTES = 2 << 20
 # Each of many threads would reserve address space of its own, which the child's limit counts.
 _FRUGAL = {"MALLOC_ARENA_MAX": "2", "OPENBLAS_NUM_THREADS": "1"}
 # What one picture took serves for the next, for fresh memory costs half as much as decoding. Resting gives it back.
@@ -58,6 +63,7 @@ class Probe:
         self._turn = asyncio.Lock()
         self._child: asyncio.subprocess.Process | None = None
         self._shared = -1
+        self._giving_back: asyncio.TimerHandle | None = None
 
     async def measure(self, path: Path) -> Shape:
         """Return what a file is.
@@ -144,14 +150,16 @@ class Probe:
         if self._child.stdin is None or self._child.stdout is None:
             raise RuntimeError("the child has no pipes")
         try:
-            _fill(self._shared, files)
+            if files:
+                await self._fill(files)
             self._child.stdin.write(json.dumps(request).encode() + b"\n")
             await self._child.stdin.drain()
             line = await self._child.stdout.readline()
         except (BrokenPipeError, ConnectionResetError):
             return None
         finally:
-            os.ftruncate(self._shared, 0)
+            if files:
+                self._give_back_soon()
         if not line.endswith(b"\n"):
             return None
         reply = cast(dict[str, Any], json.loads(line))
@@ -163,6 +171,30 @@ class Probe:
         except asyncio.IncompleteReadError:
             return None
         return reply
+
+    async def _fill(self, files: Sequence[bytes]) -> None:
+        """Write files one after another, and let others have their turn now and then."""
+        self._stop_giving_back()
+        place = written = 0
+        for data in files:
+            if written and written + len(data) > _TURN_BYTES:
+                await asyncio.sleep(0)
+                written = 0
+            write_at(self._shared, data, place)
+            place += len(data)
+            written += len(data)
+
+    def _give_back_soon(self) -> None:
+        """Keep what holds a batch for the next one, within bounds: a large one is cut at once, an idle one later."""
+        if os.fstat(self._shared).st_size > _KEPT_BYTES:
+            os.ftruncate(self._shared, _KEPT_BYTES)
+        self._giving_back = asyncio.get_running_loop().call_later(_KEPT_S, os.ftruncate, self._shared, 0)
+
+    def _stop_giving_back(self) -> None:
+        # A file must not be cut while it is measured, and its number may be that of another one once it is closed.
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+            self._giving_back = None
 
     async def _start(self) -> asyncio.subprocess.Process:
         # Nothing of ours goes into a process that reads what strangers sent.
@@ -197,6 +229,7 @@ class Probe:
         child, self._child = self._child, None
         if child is not None:
             await _kill(child)
+        self._stop_giving_back()
         if self._shared >= 0:
             os.close(self._shared)
             self._shared = -1
@@ -208,13 +241,6 @@ def _nameless_file() -> int:
         return os.memfd_create("probe")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _fill(shared: int, files: Sequence[bytes]) -> None:
-    place = 0
-    for data in files:
-        write_at(shared, data, place)
-        place += len(data)
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:

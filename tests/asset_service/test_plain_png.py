@@ -49,7 +49,7 @@ def written(packed: bytes, *, interlaced: int = 0) -> bytes:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
 def test_what_programs_write_is_measured_without_decoding(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(media, "_image", None)
-    assert measure(io.BytesIO(saved(mode, pnginfo=text("prompt")))) == Shape("image/png", WIDTH, HEIGHT)
+    assert measure(saved(mode, pnginfo=text("prompt"))) == Shape("image/png", WIDTH, HEIGHT)
 
 
 class Unpacker:
@@ -103,7 +103,7 @@ def test_what_is_not_plain_is_decoded(data: bytes) -> None:
 def test_a_picture_that_is_to_be_turned_is_measured_as_it_is_shown() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert measure(io.BytesIO(saved("RGB", exif=exif))) == Shape("image/png", HEIGHT, WIDTH)
+    assert measure(saved("RGB", exif=exif)) == Shape("image/png", HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_picture_that_is_to_be_turned_is_measured_as_it_is_shown() -> None:
 def test_pixels_that_are_not_whole_are_refused(packed: bytes) -> None:
     assert not is_plain_and_whole(memoryview(written(packed)))
     with pytest.raises(InvalidArgument) as refused:
-        measure(io.BytesIO(written(packed)))
+        measure(written(packed))
     assert refused.value.reason is ErrorReason.MEDIA_DAMAGED
 
 
@@ -135,7 +135,7 @@ def test_what_a_decoder_does_not_read_is_refused(place: str) -> None:
     data = whole[:at] + piece + whole[at:]
     assert not is_plain_and_whole(memoryview(data))
     with pytest.raises(InvalidArgument) as refused:
-        measure(io.BytesIO(data))
+        measure(data)
     assert refused.value.reason is ErrorReason.MEDIA_DAMAGED
 
 
