@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
+from functools import cache
 from typing import Any, TypeVar
 
 import grpc
@@ -13,7 +14,7 @@ from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
 from asset_service.imports import Imports
-from asset_service.references import References
+from asset_service.references import References, encoded, granted_reference
 from asset_service.resumable_uploads import ResumableUploads
 from asset_service.small_outputs import SmallFile, SmallOutputs
 from asset_service.uploads import Piece, Uploads
@@ -209,24 +210,18 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         )
         return upload_service_pb2.FinishUploadResponse(receipt=receipt, media=media(found))
 
-    async def ReadReferences(
-        self, request: upload_service_pb2.ReadReferencesRequest, context: Context
-    ) -> upload_service_pb2.ReadReferencesResponse:
-        left = MAX_ANSWERED_BYTES
+    async def ReadReferences(self, request: upload_service_pb2.ReadReferencesRequest, context: Context) -> Any:
+        # Those of one lease are all under the same token.
+        lease_of = cache(self._capabilities.verify_lease)
 
-        async def answer(one: upload_service_pb2.LeasedReference) -> upload_service_pb2.WholeReference:
-            nonlocal left
+        def granted(one: upload_service_pb2.LeasedReference) -> tuple[str, str, str] | None:
             try:
-                data = await self._references.read_whole(self._capabilities.verify_lease(one.lease_token), one.asset_id)
+                return granted_reference(lease_of(one.lease_token), one.asset_id)
             except AtelierError:
-                data = None
-            if data is None or len(data) > left:
-                return upload_service_pb2.WholeReference()
-            left -= len(data)
-            return upload_service_pb2.WholeReference(data=data)
+                return None
 
-        answers = await all_to_their_ends(map(answer, request.references))
-        return upload_service_pb2.ReadReferencesResponse(references=answers)
+        found = await self._references.read_whole([granted(one) for one in request.references], MAX_ANSWERED_BYTES)
+        return encoded(found)
 
     async def ReadReference(
         self, request: upload_service_pb2.ReadReferenceRequest, context: Context

@@ -300,7 +300,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def _wrap(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         # gRPC decodes before it asks who calls, and answers bytes that are no message with the words of its own fault:
         # so requests come as bytes and are decoded within the layers.
-        serializers = {"request_deserializer": None, "response_serializer": handler.response_serializer}
+        serializers = {"request_deserializer": None, "response_serializer": _encoder(handler.response_serializer)}
         decode = _decoder(handler.request_deserializer)
         streams_in, streams_out = bool(handler.request_streaming), bool(handler.response_streaming)
         answer = behaviour(handler)
@@ -344,6 +344,15 @@ def _decoder(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
             ) from None
 
     return decode
+
+
+def _encoder(write: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Let a handler answer with a message that it has encoded itself: the library copies large fields several times."""
+
+    def encode(answer: Any) -> bytes:
+        return answer if write is None or isinstance(answer, bytes) else write(answer)
+
+    return encode
 
 
 class _Decoded:

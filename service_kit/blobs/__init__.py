@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -149,6 +149,15 @@ class BlobStore(Protocol):
         Raises:
             NotFound: there is no such blob, or it has another generation.
             OutOfRange: the offset lies beyond the end.
+        """
+
+    async def read_whole(
+        self, wanted: Sequence[tuple[str, str, str]], *, most_bytes: int, most_bytes_together: int
+    ) -> Sequence[bytes | None]:
+        """Return small blobs, each (bucket, key, generation), with less effort than `open_range` takes for them.
+
+        None for one that `open_range` does not give, or that is larger than `most_bytes`, or than what the others leave
+        of `most_bytes_together`: whoever needs to know why reads it alone.
         """
 
     async def copy_into(self, file: int, bucket: str, key: str, *, generation: str) -> BlobInfo:

@@ -12,7 +12,8 @@ import asyncio
 import hashlib
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -56,7 +57,8 @@ from service_kit.blobs.gcs_objects import (
 from service_kit.blobs.gcs_session import client_of
 from service_kit.blobs.gcs_target import CannotWrite, Target, read_into
 from service_kit.blobs.threads import Threads
-from service_kit.errors import AlreadyExists, NotFound, OutOfRange, Unavailable
+from service_kit.errors import AlreadyExists, AtelierError, NotFound, OutOfRange, Unavailable
+from service_kit.finishing import all_to_their_ends
 from service_kit.settings import SettingsError
 from service_kit.settings_table import BlobSettings
 from service_kit.telemetry import get_logger
@@ -68,6 +70,8 @@ T = TypeVar("T")
 READ_BYTES, LATER_BYTES = 2 << 20, 4 << 20
 # What goes into a file with one request: it is in memory by the piece only, and a slow line has its limit for each.
 WRITTEN_BYTES = 16 << 20
+# How many small blobs of one call are read beside each other: so many first pieces are in memory for it at most.
+_WHOLE_AT_ONCE = 8
 _PAGE = 1000
 # What a request may take beyond its own limits.
 _SLACK = timedelta(seconds=1)
@@ -187,6 +191,30 @@ class GcsBlobStore:
                 check_crc32c(checksum, blob.crc32c)
             yield piece
             piece = b""
+
+    async def read_whole(
+        self, wanted: Sequence[tuple[str, str, str]], *, most_bytes: int, most_bytes_together: int
+    ) -> Sequence[bytes | None]:
+        """Return small blobs, a few requests at a time; see `BlobStore.read_whole`."""
+        left, turns = most_bytes_together, asyncio.Semaphore(_WHOLE_AT_ONCE)
+
+        async def read(bucket: str, key: str, generation: str) -> bytes | None:
+            nonlocal left
+            data = b""
+            async with turns, aclosing(self.open_range(bucket, key, generation=generation)) as chunks:
+                with suppress(AtelierError):
+                    # None is asked for when nothing fits any more.
+                    while left > 0:
+                        chunk = await anext(chunks, None)
+                        if chunk is None:
+                            left -= len(data)
+                            return data
+                        data += chunk
+                        if len(data) > min(most_bytes, left):
+                            break
+            return None
+
+        return await all_to_their_ends(read(*one) for one in wanted)
 
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None

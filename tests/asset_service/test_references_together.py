@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from asset_service import references, upload_servicer
+from asset_service.references import encoded
 from atelier.asset.v1 import upload_service_pb2 as pb
-from service_kit.capabilities import LeaseClaims
+from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import BOB, Harness, grant
 from tests.asset_service.pictures import png
@@ -65,3 +68,43 @@ async def test_no_message_is_too_large_for_a_worker(harness: Harness, monkeypatc
     assert sorted(data is None for data in found) == [False, False, True]
     monkeypatch.setattr(references, "MAX_WHOLE_BYTES", min(map(len, PICTURES)) - 1)
     assert await read(harness, lease, *asked) == [None, None, None]
+
+
+async def test_all_of_a_message_are_read_with_one_hop_to_a_thread(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, ids = await reading(harness)
+    hops: list[object] = []
+    to_thread = asyncio.to_thread
+
+    async def counted(work: Any, *args: Any, **options: Any) -> Any:
+        hops.append(work)
+        return await to_thread(work, *args, **options)
+
+    monkeypatch.setattr(asyncio, "to_thread", counted)
+    assert await read(harness, lease, *[(lease, name) for name in ids]) == [*PICTURES]
+    assert len(hops) == 1
+
+
+async def test_one_token_is_verified_once_for_all_its_references(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, ids = await reading(harness)
+    verified: list[str] = []
+    verify = Capabilities.verify_lease
+
+    def counted(capabilities: Capabilities, token: str) -> LeaseClaims:
+        verified.append(token)
+        return verify(capabilities, token)
+
+    monkeypatch.setattr(Capabilities, "verify_lease", counted)
+    assert await read(harness, lease, *[(lease, name) for name in ids]) == [*PICTURES]
+    # That of the call itself, and that of the references.
+    assert len(verified) == 2
+
+
+@pytest.mark.parametrize("sizes", [(), (0,), (None,), (1, None, 0, 127, 128, 16_383, 16_384, None, 1 << 20)])
+def test_what_is_written_by_hand_is_what_the_library_writes(sizes: tuple[int | None, ...]) -> None:
+    found = [None if size is None else bytes(range(256)) * (size // 256) + b"x" * (size % 256) for size in sizes]
+    answers = [pb.WholeReference() if data is None else pb.WholeReference(data=data) for data in found]
+    assert encoded(found) == pb.ReadReferencesResponse(references=answers).SerializeToString()

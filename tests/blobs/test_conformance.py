@@ -68,6 +68,29 @@ async def test_a_file_becomes_a_blob_that_stays_when_the_file_goes(store: BlobSt
     assert await read(store, BUCKET, "default/ann/file") == content
 
 
+async def test_small_blobs_come_together_and_none_harms_another(store: BlobStore) -> None:
+    contents = [b"a" * 300, b"", b"b" * 500, b"c" * 400]
+    infos = [
+        await store.put_bytes(BUCKET, f"default/ann/{number}", content, content_type="image/png")
+        for number, content in enumerate(contents)
+    ]
+    a, empty, b, c = wanted = [(info.bucket, info.key, info.generation) for info in infos]
+    assert await store.read_whole(wanted, most_bytes=500, most_bytes_together=1200) == contents
+    assert await store.read_whole([], most_bytes=500, most_bytes_together=1200) == []
+    gone, other = (BUCKET, "default/ann/none", a[2]), (BUCKET, a[1], "1")
+    assert await store.read_whole([gone, a, other, b], most_bytes=499, most_bytes_together=1200) == [
+        None,
+        contents[0],
+        None,
+        None,
+    ]
+    # What does not fit takes no room.
+    found = await store.read_whole([a, b, c, empty], most_bytes=500, most_bytes_together=799)
+    assert sum(map(len, filter(None, found))) <= 799
+    assert all(data in (None, whole) for data, whole in zip(found, [contents[0], *contents[2:], b""], strict=True))
+    assert any(found)
+
+
 async def test_a_blob_is_copied_into_an_open_file(store: BlobStore, tmp_path: Path) -> None:
     for number, content in enumerate((b"small", b"copied" * 800_000)):
         info = await store.put_bytes(BUCKET, f"default/ann/{number}", content, content_type="video/mp4")

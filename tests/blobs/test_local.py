@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import io
 import json
 import os
 import stat
@@ -303,3 +304,21 @@ async def test_bytes_that_have_lost_their_note_go_with_their_blob(tmp_path: Path
     (tmp_path / "user-library/a.blob/meta.json").unlink()
     assert await store.delete("user-library", "a", info.generation)
     assert [entry async for entry in store.look("user-library")] == []
+
+
+async def test_of_small_blobs_no_more_is_read_than_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, read_bytes = LocalBlobStore(tmp_path), []
+    infos = [await store.put_bytes("user-library", f"{n}", b"x" * n, content_type="image/png") for n in (40, 50, 60)]
+    (tmp_path / "user-library/torn.blob").write_bytes(b"torn")
+
+    class Counted(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            read_bytes.append(size)
+            return super().read(size)
+
+    monkeypatch.setattr(os, "fdopen", lambda file, mode, **options: Counted(file, mode))
+    wanted = [("user-library", "torn", "1"), *((info.bucket, info.key, info.generation) for info in infos)]
+    found = await store.read_whole(wanted, most_bytes=55, most_bytes_together=80)
+    assert found == [None, b"x" * 40, None, None]
+    assert read_bytes == [40]
+    assert open_files(tmp_path) == []

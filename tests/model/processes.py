@@ -274,6 +274,18 @@ class ProcessBlobs:
             raise NotFound(f"There is no blob {key}.")
         yield known[1][offset:] if length is None else known[1][offset : offset + length]
 
+    async def read_whole(
+        self, wanted: Sequence[tuple[str, str, str]], *, most_bytes: int, most_bytes_together: int
+    ) -> Sequence[bytes | None]:
+        found: Sequence[bytes | None] = ()
+        for bucket, key, generation in wanted:
+            known = self._shared.files.get((bucket, key))
+            data = known[1] if known is not None and known[0].generation == generation else None
+            fits = data is not None and len(data) <= min(most_bytes, most_bytes_together)
+            most_bytes_together -= len(data) if data is not None and fits else 0
+            found = (*found, data if fits else None)
+        return found
+
     async def copy(
         self, source: tuple[str, str], target: tuple[str, str], *, generation: str | None = None
     ) -> BlobInfo:
