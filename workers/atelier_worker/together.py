@@ -18,7 +18,7 @@ import grpc
 CALLS_AT_ONCE = 2
 MOST_TOGETHER = 16
 WORTH_DIVIDING = 8
-"""Fewer go with one call, though another could be made: it would cost more than both save side by side."""
+"""Fewer go with one call, though another could be made: it costs more than both save beside each other."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -35,13 +35,17 @@ class Waiting(Generic[T, R]):
 class Together(Generic[T, R]):
     """Makes a few calls at once, and gives each its share of what is there."""
 
-    def __init__(self, name: str, send: Callable[[list[Waiting[T, R]]], Awaitable[None]]) -> None:
+    def __init__(
+        self, name: str, send: Callable[[list[Waiting[T, R]]], Awaitable[None]], *, divided_from: int = WORTH_DIVIDING
+    ) -> None:
         """Have `send` make the calls and answer whoever still waits; what is too much for one it may `put_back`.
 
-        An AioRpcError that it raises is the answer to all of the call.
+        As many as `divided_from` go with several calls though none is under way. An AioRpcError that `send` raises is
+        the answer to all of the call.
         """
         self._name = name
         self._send = send
+        self._divided_from = divided_from
         self._waiting: deque[Waiting[T, R]] = deque()
         self._calls: dict[asyncio.Task[None], list[Waiting[T, R]]] = {}
         self._beginning = False
@@ -93,10 +97,9 @@ class Together(Generic[T, R]):
     def _take(self) -> list[Waiting[T, R]]:
         """Take one call's share. A full one beside a lone one would stay so: who is answered often comes again."""
         share = len(self._waiting) + sum(map(len, self._calls.values()))
-        if share >= WORTH_DIVIDING:
-            share = min(MOST_TOGETHER, -(-share // CALLS_AT_ONCE))
-        if not self.several:
-            share = 1
+        if share >= (WORTH_DIVIDING if self._calls else self._divided_from):
+            share = -(-share // CALLS_AT_ONCE)
+        share = min(MOST_TOGETHER, share) if self.several else 1
         items: list[Waiting[T, R]] = []
         while self._waiting and len(items) < share:
             item = self._waiting.popleft()

@@ -15,7 +15,7 @@ from google.rpc import code_pb2, status_pb2
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceStub
 from atelier.type.v1 import media_pb2
-from atelier_worker.together import Together, Waiting
+from atelier_worker.together import MOST_TOGETHER, Together, Waiting
 from service_kit.rpc_errors import DETAILS_KEY
 
 WHOLE_BYTES = 8 << 20
@@ -55,7 +55,8 @@ class WholeOutputs:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._stub = UploadServiceStub(channel)
-        self._together = Together[_Output, str | None]("outputs", self._send)
+        # A call costs the service two transactions, however many are in it.
+        self._together = Together[_Output, str | None]("outputs", self._send, divided_from=MOST_TOGETHER + 1)
 
     async def send(
         self,
