@@ -54,6 +54,9 @@ class Processes:
             "ATELIER_ROUTER_HEARTBEAT_INTERVAL": "300ms",
             "ATELIER_ROUTER_LEASE_ACK_TIMEOUT": "1s",
             "ATELIER_ROUTER_RETRY_BACKOFF": "50ms",
+            # On a busy machine leases so short are lost for nothing; whoever died in vain is not what a test looks for.
+            "ATELIER_ROUTER_MAX_ATTEMPTS": "30",
+            "ATELIER_ROUTER_MAX_LEASES": "100",
         } | {f"ATELIER_{name}": value for name, value in settings.items()}
         self._running: dict[str, asyncio.subprocess.Process] = {}
 
