@@ -1,8 +1,9 @@
 """Outputs on their way in and references on their way out: worker, asset service, store; beside plain clients.
 
 One asset service in a process of its own for each store. The worker's side is the worker's own `Transfers`, in this
-process, with lease tokens as the router signs them. A plain client does the store's part alone: a file copied and
-synced to the disk with its folder, or an upload of google-cloud-storage with CRC32C and a precondition.
+process, with lease tokens that the router's keys have signed before the clock starts. A plain client does the store's
+part alone: a file copied and synced to the disk with its folder, or an upload of google-cloud-storage with CRC32C and a
+precondition.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 
@@ -120,6 +122,13 @@ def _round(samples: dict[str, list[float]], store: str, files: Files, place: Pat
     plain.clear()
 
 
+class Lease(NamedTuple):
+    """A job's lease: the token is the router's work, done before the clock starts."""
+
+    job_id: str
+    token: str
+
+
 @dataclass
 class _Jobs:
     """A worker's side: leases of jobs, and the receipts of what they delivered."""
@@ -132,24 +141,20 @@ class _Jobs:
     receipts: dict[str, dict[int, str]] = field(default_factory=dict)
     media: dict[str, media_pb2.Media] = field(default_factory=dict)
 
-    def lease(self, references: tuple[ReferenceGrant, ...] = ()) -> tuple[str, Transfers]:
-        """Return a new job, and the transfers under its lease."""
+    def sign(self, references: tuple[ReferenceGrant, ...] = ()) -> Lease:
+        """Return the lease of a new job, as the router signs it."""
         job_id = new_id()
         claims = self.callers.lease(
             job_id, max_outputs=_PER_JOB, max_bytes=1 << 30, formats=("image", "video"), references=references
         )
-        token = self.callers.capabilities.sign_lease(claims)
-        return job_id, Transfers(
-            self.channel,
-            token,
-            Patience(),
-            handover=self.handover,
-            whole_outputs=self.whole_outputs,
-            whole_references=self.whole_references,
-        )
+        return Lease(job_id, self.callers.capabilities.sign_lease(claims))
 
-    async def upload(self, paths: Sequence[Path]) -> None:
-        """Upload files as outputs of as few jobs as it takes."""
+    def leases_for(self, paths: Sequence[Path]) -> list[Lease]:
+        """Return the leases of as few jobs as it takes for files to be their outputs."""
+        return [self.sign() for _ in range(0, len(paths), _PER_JOB)]
+
+    async def upload(self, leases: Sequence[Lease], paths: Sequence[Path]) -> None:
+        """Upload files as outputs."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def one(job_id: str, transfers: Transfers, index: int, path: Path) -> None:
@@ -158,10 +163,10 @@ class _Jobs:
             self.receipts.setdefault(job_id, {})[index] = receipt
 
         async with asyncio.TaskGroup() as group:
-            for start in range(0, len(paths), _PER_JOB):
-                job_id, transfers = self.lease()
-                for index, path in enumerate(paths[start : start + _PER_JOB]):
-                    group.create_task(one(job_id, transfers, index, path))
+            for number, lease in enumerate(leases):
+                transfers = self._transfers(lease)
+                for index, path in enumerate(paths[number * _PER_JOB : (number + 1) * _PER_JOB]):
+                    group.create_task(one(lease.job_id, transfers, index, path))
 
     async def settle(self) -> list[ReferenceGrant]:
         """Publish what was uploaded. Returns the right to read each, as the router puts it into a lease."""
@@ -174,19 +179,27 @@ class _Jobs:
         self.media = {reference.asset_id: media for media, reference in grants}
         return [reference for _, reference in grants]
 
-    async def download(self, wanted: Sequence[ReferenceGrant], folder: Path) -> None:
+    async def download(self, wanted: Sequence[tuple[ReferenceGrant, Lease]], folder: Path) -> None:
         """Read references, each under a lease of its own."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(reference: ReferenceGrant) -> None:
+        async def one(name: str, lease: Lease) -> None:
             async with turns:
-                _, transfers = self.lease((reference,))
-                name = reference.asset_id
-                await transfers.read_reference(name, self.media[name], folder / name)
+                await self._transfers(lease).read_reference(name, self.media[name], folder / name)
 
         async with asyncio.TaskGroup() as group:
-            for reference in wanted:
-                group.create_task(one(reference))
+            for reference, lease in wanted:
+                group.create_task(one(reference.asset_id, lease))
+
+    def _transfers(self, lease: Lease) -> Transfers:
+        return Transfers(
+            self.channel,
+            lease.token,
+            Patience(),
+            handover=self.handover,
+            whole_outputs=self.whole_outputs,
+            whole_references=self.whole_references,
+        )
 
 
 async def _atelier(target: str, place: Path, files: Files) -> dict[str, float]:
@@ -205,11 +218,11 @@ async def _atelier(target: str, place: Path, files: Files) -> dict[str, float]:
             WholeReferences(channel),
         )
         # Start the process that measures files, and have it load what it reads videos with: a service that runs has it.
-        await jobs.upload((files.small[0], files.short))
+        await jobs.upload([jobs.sign()], (files.small[0], files.short))
         for number, paths in enumerate(((files.large,), files.small)):
-            taken[WORKS[number]] = await _timed(partial(jobs.upload, paths))
-            references = (await jobs.settle())[-len(paths) :]
-            taken[WORKS[number + 2]] = await _timed(partial(jobs.download, references, place))
+            taken[WORKS[number]] = await _timed(partial(jobs.upload, jobs.leases_for(paths), paths))
+            wanted = [(one, jobs.sign((one,))) for one in (await jobs.settle())[-len(paths) :]]
+            taken[WORKS[number + 2]] = await _timed(partial(jobs.download, wanted, place))
     finally:
         await channel.close()
     return taken
