@@ -154,7 +154,8 @@ class Cluster:
 
     async def end(self) -> list[str]:
         """Kill everything. Returns a sentence for each process that had ended by itself."""
-        await asyncio.gather(*(part.end() for part in self.parts))
+        # Who asks goes before whom it asks: a call that failed in between would be noted as one that was tried.
+        await asyncio.gather(*(part.end() for part in reversed(self.parts)))
         await asyncio.gather(*(link.close() for link in self.links.values()))
         return [sentence for part in self.parts for sentence in part.surprises]
 
