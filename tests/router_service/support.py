@@ -24,6 +24,7 @@ from atelier.worker.v1 import worker_service_pb2 as worker
 from atelier.worker.v1 import worker_service_pb2_grpc
 from router_service.__main__ import Service
 from service_kit import settings as kit_settings
+from service_kit.call_endings import Ending
 from service_kit.channels import connect, key_tokens
 from service_kit.clock import ManualClock
 from tests.support.limits import SERVICE_LIMIT_S, closing_in_time
@@ -111,6 +112,15 @@ class ScriptedWorker:
 
     def __init__(self, channel: grpc.aio.Channel, router: Router) -> None:
         self.call = worker_service_pb2_grpc.WorkerServiceStub(channel).Work()
+        self._ending: Ending | None = None
+        begin = self.call._begin  # type: ignore[attr-defined]
+
+        async def begun() -> Any:
+            made = await begin()
+            self._ending = Ending(made)
+            return made
+
+        self.call._begin = begun  # type: ignore[attr-defined]
         self._router = router
         self.welcome = worker.Welcome()
         self._delivered = worker.OutputManifest()
@@ -134,9 +144,15 @@ class ScriptedWorker:
             await self.say(credits=worker.Credits(free=free))
 
     async def say(self, **message: Any) -> None:
-        """Send one message. After the end of a session that nobody has read to its end it would wait for ever."""
-        async with asyncio.timeout(WAIT_S):
-            await self.call.write(worker.WorkRequest(**message))
+        """Send one message. After the end of a session that nobody has read to its end it would wait for ever.
+
+        Who is refused meanwhile is told why, not what gRPC says of the message.
+        """
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self.call.write(worker.WorkRequest(**message))
+        except grpc.aio.AioRpcError as error:
+            raise (self._ending.of(error) if self._ending is not None else error) from None
 
     async def hear(self, kind: str) -> worker.WorkResponse:
         """Return the next message, which must be of this kind."""
@@ -149,8 +165,12 @@ class ScriptedWorker:
 
     async def end(self) -> grpc.StatusCode:
         """Return how the router ended the session."""
+        nothing = grpc.aio.Metadata()
         async with asyncio.timeout(WAIT_S):
-            return await self.call.code()
+            last = grpc.aio.AioRpcError(await self.call.code(), nothing, nothing, await self.call.details())
+        said = self._ending.of(last) if self._ending is not None else last
+        assert isinstance(said, grpc.aio.AioRpcError)
+        return said.code()
 
     async def disconnect(self) -> None:
         """Break the session off, as a lost connection does, and wait until the router knows."""
