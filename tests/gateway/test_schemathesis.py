@@ -124,6 +124,8 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UpProcess]:
         yield process
 
 
+# Some thousand requests: with the cores taken by others they last longer than any other test.
+@pytest.mark.timeout(220)
 def test_every_operation_answers_as_the_document_says(up: UpProcess) -> None:
     statuses = explore_all(
         up.url,
