@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import sqlite3
@@ -203,7 +204,13 @@ async def test_nothing_of_a_person_is_left_in_any_table_bucket_or_file(house: Ho
 
     assert atelier("erase", "--owner", WHO, "--yes").code == 0
     # A job that was settled after the erasure leaves its number, which nothing else has any more.
-    left = await house.places_of(WHO, PROMPT, "quokkalantern", *ids)
+    wanted = (WHO, PROMPT, "quokkalantern", *ids)
+    left = await house.places_of(*wanted)
+    async with asyncio.timeout(30):
+        # A worker keeps what it said last until it is answered: that may come after the erasure.
+        while any(place.startswith("file: worker/") for place in left):
+            await asyncio.sleep(0.05)
+            left = await house.places_of(*wanted)
     assert sorted(set(left) - {"asset.settlements.job_id"}) == []
 
     # Again, and for somebody whom nobody knows; and nothing more is taken for an erased owner.
