@@ -17,18 +17,20 @@ _OPEN_SERVICES = frozenset(
 )
 
 
-@lru_cache(maxsize=1024)
 def access_of(method: str) -> access_pb2.Access.ValueType:
     """Return who may call `/package.Service/Method`; unspecified, so nobody, when that is not said or not known."""
+    try:
+        return _said_of(method)
+    except KeyError:
+        # Not kept: its contract may be loaded later.
+        return access_pb2.ACCESS_UNSPECIFIED
+
+
+@lru_cache(maxsize=1024)
+def _said_of(method: str) -> access_pb2.Access.ValueType:
     service_name, _, method_name = method.removeprefix("/").partition("/")
     if service_name in _OPEN_SERVICES:
         return access_pb2.ACCESS_OPEN
-    try:
-        service = descriptor_pool.Default().FindServiceByName(service_name)
-    except KeyError:
-        return access_pb2.ACCESS_UNSPECIFIED
-    found = service.methods_by_name.get(method_name)
-    if found is None:
-        return access_pb2.ACCESS_UNSPECIFIED
+    found = descriptor_pool.Default().FindServiceByName(service_name).methods_by_name[method_name]
     access: access_pb2.Access.ValueType = found.GetOptions().Extensions[access_pb2.access]
     return access

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool, empty_pb2  # noqa: F401 - a message for the method
 
 import atelier
 from atelier.type.v1 import access_pb2
@@ -37,6 +38,18 @@ def test_only_the_exchange_of_keys_and_codes_is_open() -> None:
 @pytest.mark.parametrize("method", ["/a.B/C", "/atelier.router.v1.RouterService/Nothing", "", "/", "x"])
 def test_what_is_not_known_is_closed(method: str) -> None:
     assert access_of(method) == access_pb2.ACCESS_UNSPECIFIED
+
+
+def test_what_is_asked_for_before_its_contract_is_loaded_is_known_afterwards() -> None:
+    method = "/loaded.later.Service/Do"
+    assert access_of(method) == access_pb2.ACCESS_UNSPECIFIED
+    file = descriptor_pb2.FileDescriptorProto(name="loaded_later.proto", package="loaded.later", syntax="proto3")
+    file.dependency.extend(["atelier/type/v1/access.proto", "google/protobuf/empty.proto"])
+    does = file.service.add(name="Service").method.add(name="Do")
+    does.input_type = does.output_type = ".google.protobuf.Empty"
+    does.options.Extensions[access_pb2.access] = access_pb2.ACCESS_USE
+    descriptor_pool.Default().Add(file)
+    assert access_of(method) == access_pb2.ACCESS_USE
 
 
 def test_health_and_reflection_are_open() -> None:
