@@ -13,7 +13,7 @@ from asset_service.domain import Media, Upload
 from asset_service.media import HEAD_BYTES, sniff
 from asset_service.shape_domain import Shape
 from asset_service.spool import Spool
-from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore
+from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore, NewBlob
 from service_kit.errors import (
     AlreadyExists,
     AtelierError,
@@ -178,43 +178,50 @@ class Intake:
             InvalidArgument: `unsupported_media`; or what the checks raise.
         """
         content_type = await asyncio.to_thread(_told_type, self._spool.path(upload.upload_id))
-        return await self.publish(upload, content_type, checked=checked)
+        return await self._publish(upload, content_type, checked)
 
-    async def publish(
-        self,
-        upload: Upload,
-        content_type: str,
-        data: bytes | None = None,
-        *,
-        checked: asyncio.Future[Any] | None = None,
-    ) -> str:
-        """Write the blob of an upload, of spooled bytes or of `data`, unless an earlier try has.
-
-        Returns:
-            Its generation.
-        """
+    async def _publish(self, upload: Upload, content_type: str, checked: asyncio.Future[Any]) -> str:
+        """Write the blob of an upload, of its spooled bytes, unless an earlier try has. Returns its generation."""
         info: BlobInfo | None
         try:
-            if data is not None:
-                info = await self._store.put_bytes(
-                    WORKSPACE_BUCKET, upload.key, data, content_type=content_type, sha256=upload.sha256
-                )
-            else:
-                # Whoever has the lock writes: nobody does any more, so the store may have the file itself.
-                path = self._spool.path(upload.upload_id)
-                info = await self._store.put_file(
-                    WORKSPACE_BUCKET,
-                    upload.key,
-                    path,
-                    content_type=content_type,
-                    sha256=upload.sha256,
-                    checked=checked,
-                )
+            # Whoever has the lock writes: nobody does any more, so the store may have the file itself.
+            info = await self._store.put_file(
+                WORKSPACE_BUCKET,
+                upload.key,
+                self._spool.path(upload.upload_id),
+                content_type=content_type,
+                sha256=upload.sha256,
+                checked=checked,
+            )
         except AlreadyExists:
-            if checked is not None:
-                await asyncio.shield(checked)
-            # A try that was cut before its row was written. The key is this upload's alone, so the bytes are its own.
-            info = await self._store.stat(WORKSPACE_BUCKET, upload.key)
+            await asyncio.shield(checked)
+            info = await self._earlier(upload)
+        return await self._own(upload, info)
+
+    async def publish_all(self, files: Sequence[tuple[Upload, str, bytes]]) -> list[str | Exception]:
+        """Write the blobs of uploads, each of a type and of bytes in memory, unless an earlier try has.
+
+        Returns:
+            The generation of each, or why it is not there.
+        """
+        blobs = [NewBlob(upload.key, data, upload.sha256, content_type) for upload, content_type, data in files]
+        written = await self._store.put_many(WORKSPACE_BUCKET, blobs)
+        generations: list[str | Exception] = []
+        for (upload, _, _), outcome in zip(files, written, strict=True):
+            try:
+                if isinstance(outcome, AlreadyExists):
+                    generations.append(await self._own(upload, await self._earlier(upload)))
+                else:
+                    generations.append(outcome.generation if isinstance(outcome, BlobInfo) else outcome)
+            except AtelierError as error:
+                generations.append(error)
+        return generations
+
+    async def _earlier(self, upload: Upload) -> BlobInfo | None:
+        """Return what a try wrote that was cut before its row was: the key is this upload's alone."""
+        return await self._store.stat(WORKSPACE_BUCKET, upload.key)
+
+    async def _own(self, upload: Upload, info: BlobInfo | None) -> str:
         if info is None or info.sha256 != upload.sha256:
             if info is not None:
                 # The key is free again: else no repeat could ever succeed.

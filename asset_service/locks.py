@@ -13,8 +13,8 @@ import fcntl
 import hashlib
 import os
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -66,6 +66,14 @@ class UploadLocks:
             lock, users = self._locks.pop(name)
             if users > 1:
                 self._locks[name] = (lock, users - 1)
+
+    @asynccontextmanager
+    async def hold_all(self, names: Iterable[str]) -> AsyncIterator[None]:
+        """Wait for several, each as `hold` does. Whoever else wants several asks for them in the same order: sorted."""
+        async with AsyncExitStack() as held:
+            for name in sorted(names):
+                await held.enter_async_context(self.hold(name))
+            yield
 
     async def _take(self, place: int, wait_s: float) -> None:
         pause_s = _FIRST_LOOK_S

@@ -10,7 +10,6 @@ from functools import partial
 
 from asset_service.domain import MAX_PIECE_BYTES
 from asset_service.handover import Handover
-from atelier.asset.v1.upload_service_pb2 import ReadReferencesResponse, WholeReference
 from service_kit.blobs import BlobInfo, BlobStore
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import ErrorReason, PermissionDenied
@@ -96,30 +95,3 @@ def granted_reference(lease: LeaseClaims, reference_id: str) -> tuple[str, str, 
         if reference.asset_id == reference_id:
             return reference.bucket, reference.key, reference.generation
     raise PermissionDenied("The lease does not grant this reference.", ErrorReason.INVALID_LEASE)
-
-
-_LENGTH_DELIMITED = 2
-_ONE_OF_THEM = bytes((ReadReferencesResponse.DESCRIPTOR.fields_by_name["references"].number << 3 | _LENGTH_DELIMITED,))
-_ITS_DATA = bytes((WholeReference.DESCRIPTOR.fields_by_name["data"].number << 3 | _LENGTH_DELIMITED,))
-
-
-def encoded(references: Sequence[bytes | None]) -> bytes:
-    """Return a ReadReferencesResponse as it goes over the wire: the bytes of files are copied once, here.
-
-    The library copies them into its message, from there into a buffer that it makes larger again and again, and from
-    there into its answer: that takes longer than to read them.
-    """
-    parts: list[bytes] = []
-    for one in references:
-        before, data = (b"", b"") if one is None else (_ITS_DATA + _varint(len(one)), one)
-        parts += (_ONE_OF_THEM + _varint(len(before) + len(data)) + before, data)
-    return b"".join(parts)
-
-
-def _varint(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    written.append(number)
-    return bytes(written)

@@ -1,35 +1,35 @@
-"""Outputs that come whole in one message: what uploads do in many steps, for many outputs in one transaction.
+"""Outputs that come whole in messages: what uploads do in many steps, for all outputs of a message at once.
 
-An output is a row before its first byte, and staged by a second transaction when its bytes are there. Each of the two
-does in one go whatever outputs came while the one before it ran; the files are measured in batches as well. They are
-measured while rows and bytes are written: what is refused leaves again, and nobody has seen it.
+An output is a row before its first byte, and staged by a second transaction when its bytes are there. Those of one
+message do each step together, and each of the transactions does in one go whatever came while the one before it ran.
+They are measured while rows and bytes are written: what is refused leaves again, and nobody has seen it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+import operator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import islice
 
-from asset_service.domain import MAX_UPLOADS_PER_FILE, Media, RenditionKind, Upload, UploadState
+from asset_service.domain import Media, RenditionKind, Upload, UploadState
 from asset_service.intake import Intake
 from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
 from asset_service.media import HEAD_BYTES, sniff
+from asset_service.output_batches import OutputBatches
 from asset_service.probing import Probe
 from asset_service.receipts import Receipts
 from asset_service.shape_domain import Shape
 from asset_service.spool import Spool
-from asset_service.storage import Storage, Transaction
+from asset_service.storage import Storage
 from asset_service.uploads import Nudge, check_same_renditions
 from service_kit import crash
-from service_kit.batching import Batcher
 from service_kit.capabilities import LeaseClaims
-from service_kit.erasure import owner_erased
 from service_kit.errors import (
     AtelierError,
     ErrorReason,
@@ -46,8 +46,10 @@ MAX_BYTES = 8 << 20
 MAX_UNDER_WAY_BYTES = 256 << 20
 """The most bytes that wait in memory to be written."""
 
-_MEASURED_AT_ONCE = 32
 _IN_THE_LOOP_BYTES = 256 << 10
+
+Taken = tuple[str, Media]
+"""The receipt of an output, and what the output is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,31 @@ class SmallFile:
     rendition: RenditionKind | None
     sha256: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SmallOutput:
+    """An output with its renditions, and the lease under which it comes."""
+
+    lease: LeaseClaims
+    asset_index: int
+    files: Sequence[SmallFile]
+
+
+@dataclass(slots=True)
+class _Taking:
+    """An output on its way: what is known of each of its files, the output itself first; and what became of it."""
+
+    lease: LeaseClaims
+    uploads: Sequence[Upload]
+    data: Sequence[bytes]
+    shapes: Sequence[Shape | AtelierError] = ()
+    generations: Sequence[str | Exception] = ()
+    answer: Taken | Exception | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.data))
 
 
 class SmallOutputs:
@@ -84,49 +111,57 @@ class SmallOutputs:
         self._rules = rules
         self._nudge = nudge
         self._under_way_bytes = 0
-        self._begin = Batcher("asset.begin_outputs", self._begin_all)
-        self._probe = probe
-        self._measure = Batcher("asset.measure_outputs", self._measure_all, most=_MEASURED_AT_ONCE)
-        self._stage = Batcher("asset.stage_outputs", self._stage_all)
+        self._batches = OutputBatches(storage, probe)
 
     async def close(self) -> None:
         """Let what has begun end; refuse what comes."""
-        for batcher in (self._begin, self._measure, self._stage):
-            await batcher.close()
+        await self._batches.close()
 
-    async def take(self, lease: LeaseClaims, asset_index: int, files: Sequence[SmallFile]) -> tuple[str, Media]:
-        """Store an output and its renditions. Returns the receipt and what the output is; a repeat gets the same.
+    async def take(self, outputs: Sequence[SmallOutput]) -> list[Taken | Exception]:
+        """Store outputs with their renditions. Returns for each its receipt and what it is; a repeat gets the same.
 
-        Raises:
-            InvalidArgument: outside what the lease grants, `digest_mismatch`, `unsupported_media`, or renditions that
-                are not those with which the output was stored.
-            FailedPrecondition: `already_settled`.
-            ResourceExhausted: too many different uploads of one file, or too much under way.
+        Or why it is not stored: InvalidArgument when it is outside what the lease grants, `digest_mismatch`,
+        `unsupported_media`, or has renditions that are not those with which it was stored; FailedPrecondition,
+        `already_settled`; ResourceExhausted for too many different uploads of one file, or too much under way.
         """
-        wanted = [new_upload(lease, asset_index, file.rendition, len(file.data), file.sha256) for file in files]
-        # The output itself comes first, as a receipt has it.
-        ordered = sorted(zip(wanted, files, strict=True), key=lambda pair: pair[0].rendition is not None)
-        check_parts(ordered[0][0], [upload for upload, _ in ordered[1:]])
+        takings = [self._taking(output) for output in outputs]
         with ExitStack() as room:
-            room.enter_context(self._room_for(sum(len(file.data) for file in files)))
-            for _, file in ordered:
-                self._rules.check(lease, asset_index, len(file.data), file.sha256)
-                if len(file.data) <= _IN_THE_LOOP_BYTES:
-                    _check_digest(file)
-            storing = self._unbroken.begin(self._store(lease, ordered))
+            for taking in takings:
+                try:
+                    if taking.answer is None:
+                        room.enter_context(self._room_for(taking.size_bytes))
+                except AtelierError as error:
+                    taking.answer = error
+            storing = self._unbroken.begin(self._store(takings))
             # The bytes are in memory until then, though whoever sent them may have gone.
             taken = room.pop_all()
             storing.add_done_callback(lambda _: taken.close())
-        return await self._unbroken.result_of(storing)
+        await self._unbroken.result_of(storing)
+        return [_answer_of(taking) for taking in takings]
+
+    def _taking(self, output: SmallOutput) -> _Taking:
+        """Return an output that is within what its lease grants, or has been answered why it is not."""
+        lease, index = output.lease, output.asset_index
+        wanted = [new_upload(lease, index, file.rendition, len(file.data), file.sha256) for file in output.files]
+        # The output itself comes first, as a receipt has it.
+        ordered = sorted(zip(wanted, output.files, strict=True), key=lambda pair: pair[0].rendition is not None)
+        taking = _Taking(lease, [upload for upload, _ in ordered], [file.data for _, file in ordered])
+        try:
+            check_parts(taking.uploads[0], taking.uploads[1:])
+            if taking.size_bytes > MAX_BYTES:
+                raise InvalidArgument.field(
+                    "files",
+                    f"must have at most {MAX_BYTES} bytes together, got {taking.size_bytes}; use StartUpload",
+                    ErrorReason.OUT_OF_RANGE,
+                )
+            for upload in taking.uploads:
+                self._rules.check(lease, index, upload.size_bytes, upload.sha256)
+        except AtelierError as error:
+            taking.answer = error
+        return taking
 
     @contextmanager
     def _room_for(self, size_bytes: int) -> Iterator[None]:
-        if size_bytes > MAX_BYTES:
-            raise InvalidArgument.field(
-                "files",
-                f"must have at most {MAX_BYTES} bytes together, got {size_bytes}; use StartUpload",
-                ErrorReason.OUT_OF_RANGE,
-            )
         if self._under_way_bytes + size_bytes > MAX_UNDER_WAY_BYTES:
             raise ResourceExhausted(
                 f"{MAX_UNDER_WAY_BYTES} bytes of outputs wait to be written already; repeat in a moment.",
@@ -138,178 +173,168 @@ class SmallOutputs:
         finally:
             self._under_way_bytes -= size_bytes
 
-    async def _store(self, lease: LeaseClaims, files: Sequence[tuple[Upload, SmallFile]]) -> tuple[str, Media]:
-        measuring = asyncio.gather(*(self._measure.submit(file.data) for _, file in files))
-        checking = asyncio.gather(_check_large(file for _, file in files))
+    async def _store(self, takings: Sequence[_Taking]) -> None:
+        await _check_digests(_unanswered(takings))
+        left = _unanswered(takings)
+        if not left:
+            return
+        measuring = asyncio.create_task(self._measure(left), name="asset.measure")
         try:
-            return await self._store_checked(lease, files, checking, measuring)
+            for taking in await self._store_new(left, measuring):
+                await self._store_again(taking, measuring)
+        except AtelierError as error:
+            for taking in _unanswered(left):
+                taking.answer = error
         finally:
-            checking.cancel()
             measuring.cancel()
-            await asyncio.gather(checking, measuring, return_exceptions=True)
+            await asyncio.wait([measuring])
 
-    async def _store_checked(
-        self,
-        lease: LeaseClaims,
-        files: Sequence[tuple[Upload, SmallFile]],
-        checking: Awaitable[object],
-        measuring: Awaitable[Sequence[Shape]],
-    ) -> tuple[str, Media]:
-        async with self._begun(lease, [upload for upload, _ in files]) as (uploads, known):
-            output = uploads[0]
-            if output.receipt is not None and output.media is not None:
-                async with self._storage.read() as tx:
-                    await check_same_renditions(tx, output, [upload.upload_id for upload in uploads[1:]])
-                return output.receipt, output.media
-            check_parts(output, uploads[1:])
-            await checking
-            types = [sniff(file.data[:HEAD_BYTES]) for _, file in files]
-            generations = await all_to_their_ends(
-                self._intake.publish(upload, content_type, file.data)
-                for upload, content_type, (_, file) in zip(uploads, types, files, strict=True)
-            )
-            try:
-                media = _media(lease, uploads, await measuring)
-            except AtelierError:
-                await all_to_their_ends(map(self._intake.take_back, uploads, generations))
-                raise
-            crash.reach("asset.upload.finished.blob")
-            staged = [
-                replace(upload, state=UploadState.STAGED, media=found, generation=generation)
-                for upload, found, generation in zip(uploads, media, generations, strict=True)
-            ]
-            receipt = self._receipts.sign(staged[0], staged[1:])
-            rest = [replace(upload, output_upload_id=output.upload_id) for upload in staged[1:]]
-            try:
-                await self._stage.submit([replace(staged[0], receipt=receipt), *rest])
-            except FailedPrecondition:
-                self._nudge()
-                raise
-            for name in known:
-                await self._spool.remove(name)
-        crash.reach("asset.upload.finished")
-        return receipt, media[0]
+    async def _measure(self, takings: Sequence[_Taking]) -> None:
+        files = [data for taking in takings for data in taking.data]
+        try:
+            shapes = iter(await self._batches.measure(files))
+        except AtelierError as error:
+            shapes = iter([error] * len(files))
+        for taking in takings:
+            taking.shapes = list(islice(shapes, len(taking.data)))
 
-    @asynccontextmanager
-    async def _begun(
-        self, lease: LeaseClaims, wanted: Sequence[Upload]
-    ) -> AsyncIterator[tuple[Sequence[Upload], Sequence[str]]]:
-        """Give the rows of uploads, new or found again, with their locks; and which of them were found again."""
-        async with AsyncExitStack() as locks:
-            # Before the rows: from their first moment on nobody deletes what is being written. New ids are free.
-            for upload in wanted:
-                await locks.enter_async_context(self._locks.hold(upload.upload_id))
-            found = await self._begin.submit(wanted)
+    async def _store_new(self, takings: Sequence[_Taking], measuring: Awaitable[None]) -> Sequence[_Taking]:
+        """Store outputs, but for those of which something is known already: these are returned."""
+        new: list[_Taking] = []
+        known: list[_Taking] = []
+        # Before the rows: from their first moment on nobody deletes what is being written. New ids are free.
+        async with self._locks.hold_all(upload.upload_id for taking in takings for upload in taking.uploads):
+            found = await self._batches.begin([taking.uploads for taking in takings])
             crash.reach("asset.upload.started")
+            for taking, uploads in zip(takings, found, strict=True):
+                if isinstance(uploads, AtelierError):
+                    taking.answer = uploads
+                elif all(map(operator.is_, uploads, taking.uploads)):
+                    new.append(taking)
+                else:
+                    known.append(taking)
+            await self._write(new, measuring)
+        return known
+
+    async def _store_again(self, taking: _Taking, measuring: Awaitable[None]) -> None:
+        """Store an output that an earlier message has begun, or another one that is under way."""
+        try:
+            [found] = await self._batches.begin([taking.uploads])
+            if isinstance(found, AtelierError):
+                raise found
             for upload in found:
-                if (upload.stage, upload.owner) != (lease.stage, lease.owner):
+                if (upload.stage, upload.owner) != (taking.lease.stage, taking.lease.owner):
                     raise NotFound.of("upload", upload.upload_id)
-            known = sorted({upload.upload_id for upload in found} - {upload.upload_id for upload in wanted})
-            if known:
-                for name in known:
-                    await locks.enter_async_context(self._locks.hold(name))
+            async with self._locks.hold_all({upload.upload_id for upload in found}):
                 # They may have been finished, or given up, while we waited.
                 async with self._storage.read() as tx:
-                    await tx.settlements.refuse_settled(lease.job_id)
+                    await tx.settlements.refuse_settled(taking.lease.job_id)
                     again = {upload.upload_id: upload for upload in await tx.uploads.of_outputs([found[0].asset_id])}
-                found = [again.get(upload.upload_id, upload) for upload in found]
-            yield found, known
+                    output, *rest = [again.get(upload.upload_id, upload) for upload in found]
+                    if output.receipt is not None and output.media is not None:
+                        await check_same_renditions(tx, output, [upload.upload_id for upload in rest])
+                        taking.answer = output.receipt, output.media
+                        return
+                check_parts(output, rest)
+                taking.uploads = [output, *rest]
+                await self._write([taking], measuring)
+                for upload in taking.uploads:
+                    await self._spool.remove(upload.upload_id)
+        except AtelierError as error:
+            taking.answer = error
 
-    async def _measure_all(self, files: Sequence[bytes]) -> list[Shape | AtelierError]:
-        return await self._probe.measure_bytes(files)
+    async def _write(self, takings: Sequence[_Taking], measuring: Awaitable[None]) -> None:
+        """Write the blobs of outputs whose locks the caller has, and stage those that are what they should be."""
+        files = [file for taking in takings for file in _typed(taking)]
+        generations = iter(await self._intake.publish_all(files) if files else ())
+        for taking in _unanswered(takings):
+            taking.generations = list(islice(generations, len(taking.uploads)))
+        await measuring
+        written: list[tuple[_Taking, Sequence[Upload]]] = []
+        for taking in _unanswered(takings):
+            if failed := [outcome for outcome in taking.generations if isinstance(outcome, Exception)]:
+                taking.answer = failed[0]
+                continue
+            known = [generation for generation in taking.generations if isinstance(generation, str)]
+            try:
+                written.append((taking, self._measured(taking, known)))
+            except AtelierError as error:
+                await all_to_their_ends(map(self._intake.take_back, taking.uploads, known))
+                taking.answer = error
+        crash.reach("asset.upload.finished.blob")
+        if written:
+            await self._stage(written)
 
-    async def _begin_all(self, batch: Sequence[Sequence[Upload]]) -> list[list[Upload] | AtelierError]:
-        """Find or insert the rows of outputs. Returns them for each, or why it gets none."""
-        async with self._storage.write() as tx:
-            jobs = await _open_jobs(tx, batch)
-            erased = await tx.erased.among({uploads[0].owner for uploads in batch})
-            rows = await tx.uploads.of_outputs(sorted({upload.asset_id for uploads in batch for upload in uploads}))
-            known = {_same(upload): upload for upload in rows}
-            counts = Counter(_file(upload) for upload in rows)
-            answers: list[list[Upload] | AtelierError] = []
-            new: list[Upload] = []
-            for uploads in batch:
-                if uploads[0].job_id not in jobs:
-                    answers.append(_settled())
-                    continue
-                if uploads[0].owner in erased:
-                    answers.append(owner_erased())
-                    continue
-                missing = [upload for upload in uploads if _same(upload) not in known]
-                if any(counts[_file(upload)] >= MAX_UPLOADS_PER_FILE for upload in missing):
-                    answers.append(_too_many())
-                    continue
-                for upload in missing:
-                    known[_same(upload)] = upload
-                    counts[_file(upload)] += 1
-                new += missing
-                answers.append([known[_same(upload)] for upload in uploads])
-            await tx.uploads.add_many(new)
-        return answers
+    def _measured(self, taking: _Taking, generations: Sequence[str]) -> Sequence[Upload]:
+        """Return the uploads of an output as they are to be staged, with its receipt. Raises why it is refused."""
+        media = [
+            Media.of(_shape(shape), upload.size_bytes, upload.sha256)
+            for upload, shape in zip(taking.uploads, taking.shapes, strict=True)
+        ]
+        check_formats(taking.lease, taking.uploads, media)
+        output, *rest = [
+            replace(upload, state=UploadState.STAGED, media=found, generation=generation)
+            for upload, found, generation in zip(taking.uploads, media, generations, strict=True)
+        ]
+        receipt = self._receipts.sign(output, rest)
+        return [
+            replace(output, receipt=receipt),
+            *(replace(upload, output_upload_id=output.upload_id) for upload in rest),
+        ]
 
-    async def _stage_all(self, batch: Sequence[Sequence[Upload]]) -> list[bool | AtelierError]:
-        """Write what was measured of outputs whose jobs are open still."""
-        async with self._storage.write() as tx:
-            jobs = await _open_jobs(tx, batch)
-            open_ids = await tx.uploads.open_among([upload.upload_id for uploads in batch for upload in uploads])
-            answers: list[bool | AtelierError] = []
-            staged: list[Upload] = []
-            for uploads in batch:
-                if uploads[0].job_id not in jobs:
-                    answers.append(_settled())
-                elif any(upload.upload_id not in open_ids for upload in uploads):
-                    answers.append(FailedPrecondition("The upload was given up.", ErrorReason.INCOMPLETE_UPLOAD))
-                else:
-                    staged += uploads
-                    answers.append(True)
-            if staged:
-                await tx.uploads.stage_many(staged)
-        return answers
-
-
-async def _open_jobs(tx: Transaction, batch: Sequence[Sequence[Upload]]) -> set[str]:
-    """Lock the jobs of outputs, and return those that are not settled."""
-    jobs = {upload.job_id for uploads in batch for upload in uploads if upload.job_id is not None}
-    return jobs - (await tx.settled_among(jobs)).keys()
-
-
-def _media(lease: LeaseClaims, uploads: Sequence[Upload], shapes: Sequence[Shape]) -> Sequence[Media]:
-    media = [Media.of(shape, upload.size_bytes, upload.sha256) for upload, shape in zip(uploads, shapes, strict=True)]
-    check_formats(lease, uploads, media)
-    return media
+    async def _stage(self, written: Sequence[tuple[_Taking, Sequence[Upload]]]) -> None:
+        answers = await self._batches.stage([uploads for _, uploads in written])
+        for (taking, (output, *_)), answer in zip(written, answers, strict=True):
+            if isinstance(answer, AtelierError):
+                taking.answer = answer
+            elif output.receipt is not None and output.media is not None:
+                taking.answer = output.receipt, output.media
+        if any(isinstance(answer, FailedPrecondition) for answer in answers):
+            self._nudge()
+        crash.reach("asset.upload.finished")
 
 
-async def _check_large(files: Iterable[SmallFile]) -> None:
-    for file in files:
-        if len(file.data) > _IN_THE_LOOP_BYTES:
-            await asyncio.to_thread(_check_digest, file)
+def _unanswered(takings: Iterable[_Taking]) -> list[_Taking]:
+    return [taking for taking in takings if taking.answer is None]
 
 
-def _check_digest(file: SmallFile) -> None:
-    found = hashlib.sha256(file.data).hexdigest()
-    if found != file.sha256:
-        raise InvalidArgument(
-            f"The bytes have the SHA-256 {found}, and {file.sha256} was announced; send them again.",
-            ErrorReason.DIGEST_MISMATCH,
-        )
+def _answer_of(taking: _Taking) -> Taken | Exception:
+    if taking.answer is None:
+        raise RuntimeError("an output was left without an answer")
+    return taking.answer
 
 
-def _same(upload: Upload) -> tuple[object, ...]:
-    """Return what two uploads of the same bytes for the same file have in common."""
-    return (*_file(upload), upload.sha256, upload.size_bytes)
+def _typed(taking: _Taking) -> Sequence[tuple[Upload, str, bytes]]:
+    """Return the files of an output with what they say that they are. None, and the answer, if it is nothing known."""
+    try:
+        types = [sniff(data[:HEAD_BYTES]) for data in taking.data]
+    except AtelierError as error:
+        taking.answer = error
+        return ()
+    return list(zip(taking.uploads, types, taking.data, strict=True))
 
 
-def _file(upload: Upload) -> tuple[object, ...]:
-    return upload.job_id, upload.fence, upload.asset_index, upload.rendition
+def _shape(found: Shape | AtelierError) -> Shape:
+    if isinstance(found, AtelierError):
+        raise found
+    return found
 
 
-def _settled() -> FailedPrecondition:
-    return FailedPrecondition(
-        "The job has been settled: it accepts no further upload and no hold.", ErrorReason.ALREADY_SETTLED
-    )
+async def _check_digests(takings: Sequence[_Taking]) -> None:
+    """Refuse outputs whose bytes are not those that were announced."""
+    if sum(taking.size_bytes for taking in takings) > _IN_THE_LOOP_BYTES:
+        await asyncio.to_thread(_check_each, takings)
+    else:
+        _check_each(takings)
 
 
-def _too_many() -> ResourceExhausted:
-    return ResourceExhausted(
-        f"A lease may start at most {MAX_UPLOADS_PER_FILE} different uploads of one file; finish one of them."
-    )
+def _check_each(takings: Iterable[_Taking]) -> None:
+    for taking in takings:
+        for upload, data in zip(taking.uploads, taking.data, strict=True):
+            found = hashlib.sha256(data).hexdigest()
+            if found != upload.sha256:
+                taking.answer = InvalidArgument(
+                    f"The bytes have the SHA-256 {found}, and {upload.sha256} was announced; send them again.",
+                    ErrorReason.DIGEST_MISMATCH,
+                )
+                break

@@ -13,16 +13,17 @@ import grpc
 from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
+from asset_service.domain import Media
 from asset_service.imports import Imports
-from asset_service.references import References, encoded, granted_reference
+from asset_service.reference_wire import encoded
+from asset_service.references import References, granted_reference
 from asset_service.resumable_uploads import ResumableUploads
-from asset_service.small_outputs import SmallFile, SmallOutputs
+from asset_service.small_outputs import SmallFile, SmallOutput, SmallOutputs, Taken
 from asset_service.uploads import Piece, Uploads
 from asset_service.wire import Encoder, import_provenance, media, rendition_from, resumable_upload
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
 from service_kit.capabilities import Capabilities, LeaseClaims, current_lease
 from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, InvalidArgument
-from service_kit.finishing import all_to_their_ends
 from service_kit.identity import current_caller
 from service_kit.interceptors import current_request_id
 from service_kit.rpc_errors import to_status
@@ -148,29 +149,28 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def UploadOutput(
         self, request: upload_service_pb2.UploadOutputRequest, context: Context
     ) -> upload_service_pb2.UploadOutputResponse:
-        return await self._take(current_lease(), request)
+        [answer] = await self._small_outputs.take([_small_output(current_lease(), request)])
+        if isinstance(answer, Exception):
+            raise answer
+        return _stored(*answer)
 
     async def UploadOutputs(
         self, request: upload_service_pb2.UploadOutputsRequest, context: Context
     ) -> upload_service_pb2.UploadOutputsResponse:
         leases: dict[str, LeaseClaims] = {}
 
-        async def answer(one: upload_service_pb2.LeasedOutput) -> upload_service_pb2.OutputAnswer:
+        def decoded(one: upload_service_pb2.LeasedOutput) -> SmallOutput | AtelierError:
+            token = one.lease_token
             try:
-                token = one.lease_token
                 lease = leases.get(token) or leases.setdefault(token, self._capabilities.verify_lease(token))
-                return upload_service_pb2.OutputAnswer(stored=await self._take(lease, one.output))
+                return _small_output(lease, one.output)
             except AtelierError as error:
-                return upload_service_pb2.OutputAnswer(refused=to_status(error, current_request_id()))
+                return error
 
-        return upload_service_pb2.UploadOutputsResponse(answers=await all_to_their_ends(map(answer, request.outputs)))
-
-    async def _take(
-        self, lease: LeaseClaims, request: upload_service_pb2.UploadOutputRequest
-    ) -> upload_service_pb2.UploadOutputResponse:
-        files = [SmallFile(rendition_from(file.rendition), file.sha256, file.data) for file in request.files]
-        receipt, found = await self._small_outputs.take(lease, request.asset_index, files)
-        return upload_service_pb2.UploadOutputResponse(receipt=receipt, media=media(found))
+        outputs = [decoded(one) for one in request.outputs]
+        taken = iter(await self._small_outputs.take([one for one in outputs if isinstance(one, SmallOutput)]))
+        answers = [_answer(next(taken) if isinstance(one, SmallOutput) else one) for one in outputs]
+        return upload_service_pb2.UploadOutputsResponse(answers=answers)
 
     async def StartUpload(
         self, request: upload_service_pb2.StartUploadRequest, context: Context
@@ -235,6 +235,24 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         async with aclosing(self._references.read(lease, request.asset_id)) as pieces:
             async for data in pieces:
                 yield upload_service_pb2.ReadReferenceResponse(data=data)
+
+
+def _small_output(lease: LeaseClaims, request: upload_service_pb2.UploadOutputRequest) -> SmallOutput:
+    files = [SmallFile(rendition_from(file.rendition), file.sha256, file.data) for file in request.files]
+    return SmallOutput(lease, request.asset_index, files)
+
+
+def _stored(receipt: str, found: Media) -> upload_service_pb2.UploadOutputResponse:
+    return upload_service_pb2.UploadOutputResponse(receipt=receipt, media=media(found))
+
+
+def _answer(taken: Taken | Exception) -> upload_service_pb2.OutputAnswer:
+    """Return what a worker is told of one output of many. What is no refusal fails the call: raised."""
+    if isinstance(taken, AtelierError):
+        return upload_service_pb2.OutputAnswer(refused=to_status(taken, current_request_id()))
+    if isinstance(taken, Exception):
+        raise taken
+    return upload_service_pb2.OutputAnswer(stored=_stored(*taken))
 
 
 @asynccontextmanager

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import re
+import struct
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,7 @@ MUST_EMPTY = ("router.queue", "router.leases", "router.outbox", "asset.holds", "
 _MAY_EMPTY = ("asset.uploads", "library.late_items")
 _PAUSE_S = 0.2
 _ONE_FILE = b"atlrblob"
+_SEVERAL = b"atlrmany"
 _MARK = re.compile(rb"atelier-faults plan=\d+ index=\d+;")
 
 
@@ -94,14 +97,27 @@ def read_blobs(root: Path) -> list[Row]:
 def read_blob(path: Path) -> tuple[bytes, dict[str, Any]]:
     """Return the bytes of a blob as they are on the disk, and what is noted of it.
 
-    It is a folder of two files, or one file: the bytes, a JSON object, the object's length and eight more bytes.
+    It is a folder of two files, or one file: the bytes, a JSON object, the object's length and eight more bytes. Or it
+    is one of several in a file, whose end tells by the digest of a name where the bytes and the object are.
     """
     if path.is_dir():
         data, meta = (path / "data").read_bytes(), json.loads((path / "meta.json").read_text("utf-8"))
         # A copy of one file has all of that file by a link.
         return (_parted(data)[0] if data.endswith(_ONE_FILE) else data), meta
-    data, noted = _parted(path.read_bytes())
+    content = path.read_bytes()
+    data, noted = _member(content, path.name) if content.endswith(_SEVERAL) else _parted(content)
     return data, json.loads(noted)
+
+
+def _member(content: bytes, name: str) -> tuple[bytes, bytes]:
+    """Return the bytes of the blob of a name in a file of several, and what is noted of it."""
+    digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
+    count = int.from_bytes(content[-12:-8])
+    for entry in range(len(content) - 12 - 32 * count, len(content) - 12, 32):
+        if content[entry : entry + 16] == digest:
+            start, size, length = struct.unpack_from(">QII", content, entry + 16)
+            return content[start : start + size], content[start + size : start + size + length]
+    raise FileNotFoundError(errno.ENOENT, f"{name} is not among the blobs of its file")
 
 
 def _parted(content: bytes) -> tuple[bytes, bytes]:

@@ -25,18 +25,20 @@ def make_room(file: int, size_bytes: int) -> None:
                 raise
 
 
-def copy_bytes(source: int, target: int, length: int, start: int = 0) -> int:
-    """Copy `length` bytes of one open file from `start` to the same place of another. Returns how many there were.
+def copy_bytes(source: int, target: int, length: int, start: int = 0, *, at: int | None = None) -> int:
+    """Copy `length` bytes of one open file from `start` to the same place of another, or to `at`.
+
+    Returns:
+        How many there were.
 
     Raises:
         OSError: the disk is full, or broken.
     """
-    done = 0
+    done, to = 0, start if at is None else at
     if hasattr(os, "copy_file_range"):
         try:
             while done < length:
-                at = start + done
-                copied = os.copy_file_range(source, target, min(_AT_ONCE, length - done), at, at)
+                copied = os.copy_file_range(source, target, min(_AT_ONCE, length - done), start + done, to + done)
                 if not copied:
                     return done
                 done += copied
@@ -47,7 +49,7 @@ def copy_bytes(source: int, target: int, length: int, start: int = 0) -> int:
         piece = os.pread(source, min(_PIECE_BYTES, length - done), start + done)
         if not piece:
             break
-        write_at(target, piece, start + done)
+        write_at(target, piece, to + done)
         done += len(piece)
     return done
 

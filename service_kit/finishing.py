@@ -47,6 +47,16 @@ async def all_to_their_ends(works: Iterable[Coroutine[Any, Any, _T]]) -> list[_T
     return [work.result() for work in begun]
 
 
+async def outcomes(works: Iterable[Coroutine[Any, Any, _T]]) -> list[_T | Exception]:
+    """Return what works beside each other return or raise, when the last has ended."""
+    found: list[_T | Exception] = []
+    for outcome in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+        found.append(outcome)
+    return found
+
+
 class Unbroken:
     """Owns such work, and waits for it at the end."""
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 from service_kit.errors import ErrorReason, Internal, InvalidArgument
+from service_kit.finishing import outcomes
 from service_kit.identity import Owner
 from service_kit.settings import Settings, SettingsError
 
@@ -42,6 +43,16 @@ class BlobInfo:
     sha256: str
     content_type: str
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewBlob:
+    """A small blob that is to be written: its key, its bytes with their SHA-256 in hexadecimal, and what they are."""
+
+    key: str
+    data: bytes
+    sha256: str
+    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +119,12 @@ class BlobStore(Protocol):
         """Write a small blob whose key is free, as `put` does, with less effort.
 
         Whoever has made sure of the digest gives it: it is not computed again.
+        """
+
+    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        """Write small blobs whose keys are free, each as `put_bytes` does. Returns them; or why one is not there.
+
+        Some stores need no more for all of them than for one.
         """
 
     async def put_file(
@@ -240,6 +257,14 @@ def owner_of_key(key: str) -> Owner | None:
     """Return whose blob it is, as its key says; None when it does not. A part that was too long is its digest."""
     parts = key.split("/")
     return Owner(unquote(parts[0]), unquote(parts[1])) if len(parts) > _OWNER_PARTS else None
+
+
+async def put_each(store: BlobStore, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    """Write small blobs one beside the other, as `BlobStore.put_many` asks for."""
+    return await outcomes(
+        store.put_bytes(bucket, blob.key, blob.data, content_type=blob.content_type, sha256=blob.sha256)
+        for blob in blobs
+    )
 
 
 async def only_blobs(found: AsyncGenerator[BlobInfo | NotABlob]) -> AsyncGenerator[BlobInfo]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from service_kit.blobs import RESERVED_SUFFIX
@@ -65,8 +66,15 @@ def make_folders(folder: Path, known: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Have on the disk which names a folder has."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with opened(folder) as descriptor:
         os.fsync(descriptor)
+
+
+@contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """Give a folder that is open. Raises FileNotFoundError when it is not there."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

@@ -29,12 +29,14 @@ from service_kit.blobs import (
     GCS_SCHEME,
     WORKSPACE_BUCKET,
     BlobInfo,
+    NewBlob,
     NotABlob,
     SignedUrl,
     check_bucket,
     check_digest,
     check_key,
     only_blobs,
+    put_each,
 )
 from service_kit.blobs.gcs_credentials import credentials_of
 from service_kit.blobs.gcs_objects import (
@@ -139,6 +141,10 @@ class GcsBlobStore:
             return blob
 
         return info_of(bucket, await self._reached(bucket, key, send))
+
+    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        """Write small blobs whose keys are free, each with a request; see `BlobStore.put_many`."""
+        return await put_each(self, bucket, blobs)
 
     async def put_file(
         self,

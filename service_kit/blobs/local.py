@@ -3,8 +3,8 @@
 A blob is a folder `<bucket>/<key>.blob` that holds `data` and `meta.json`. It is written under `<bucket>/.tmp` and
 published by one rename, which fails when the key is taken, so that a blob is there whole or not at all, and bytes and
 meta never disagree. One that comes as bytes in memory is a single file of that name where the system can do that: see
-`single_files`. The generation is a random text among what is known: unlike a file's times it survives a backup. A copy
-is a folder with a hard link of the bytes.
+`single_files`; several that come together share one: see `bundles`. The generation is a random text among what is
+known: unlike a file's times it survives a backup. A copy is a folder with a hard link of the bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, MutableSequence, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,18 +26,22 @@ from typing import Any, BinaryIO
 from service_kit.blobs import (
     RESERVED_SUFFIX,
     BlobInfo,
+    NewBlob,
     NotABlob,
     SignedUrl,
     UnreadableBlob,
+    bundles,
     check_bucket,
     check_digest,
     check_key,
     folders,
+    nameless,
     only_blobs,
     single_files,
 )
-from service_kit.blobs.local_files import DATA, META, look_at, opened, stat_of
-from service_kit.errors import AlreadyExists, NotFound, OutOfRange
+from service_kit.blobs.local_files import DATA, META, Opened, look_at, opened, stat_of
+from service_kit.blobs.single_files import NewFile
+from service_kit.errors import AlreadyExists, AtelierError, NotFound, OutOfRange
 from service_kit.file_copies import copy_bytes, make_room
 from service_kit.finishing import thread_to_its_end
 
@@ -76,6 +80,10 @@ class LocalBlobStore:
     ) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
         return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type, sha256)
+
+    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        """Write small blobs whose keys are free; see `BlobStore.put_many`. Those of one folder share its sync."""
+        return await asyncio.to_thread(self._put_many, bucket, blobs)
 
     async def put_file(
         self,
@@ -203,22 +211,69 @@ class LocalBlobStore:
         return draft
 
     def _put_bytes(self, bucket: str, key: str, data: bytes, content_type: str, sha256: str | None) -> BlobInfo:
-        final = self._path(bucket, key)
-        sha256 = sha256 or hashlib.sha256(data).hexdigest()
-        info = BlobInfo(bucket, key, _new_generation(), len(data), sha256, content_type, datetime.now(UTC))
-        with suppress(single_files.NotHere):
-            self._at_its_key(final, info, lambda: single_files.write(final, data, single_files.note(info)))
-            return info
-        draft = self._new_draft(bucket)
+        blob = NewBlob(key, data, sha256 or hashlib.sha256(data).hexdigest(), content_type)
+        [written] = self._put_many(bucket, [blob])
+        if isinstance(written, Exception):
+            raise written
+        return written
+
+    def _put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        now = datetime.now(UTC)
+        infos = [
+            BlobInfo(bucket, blob.key, _new_generation(), len(blob.data), blob.sha256, blob.content_type, now)
+            for blob in blobs
+        ]
+        paths = [self._path(bucket, blob.key) for blob in blobs]
+        written: MutableSequence[BlobInfo | Exception] = [*infos]
+        for folder in dict.fromkeys(path.parent for path in paths):
+            places = [place for place, path in enumerate(paths) if path.parent == folder]
+            files = [NewFile(paths[place].name, blobs[place].data, single_files.note(infos[place])) for place in places]
+            for place, file, error in zip(places, files, self._write_together(folder, files), strict=True):
+                if error is not None:
+                    written[place] = self._put_alone(paths[place], infos[place], file, error)
+        return written
+
+    def _write_together(self, folder: Path, files: Sequence[NewFile]) -> Sequence[OSError | None]:
+        """Write files into a folder. Returns for each why it is not there; FileNotFoundError if it is to be alone."""
+        small = [place for place, file in enumerate(files) if len(file.data) <= bundles.MOST_BYTES]
+        found: MutableSequence[OSError | None] = [FileNotFoundError()] * len(files)
+        if len(small) > 1:
+            with suppress(FileNotFoundError, nameless.NotHere):
+                folders.make_folders(folder, self._root)
+                with folders.opened(folder) as descriptor:
+                    for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
+                        for place, error in zip(
+                            some, bundles.write(descriptor, [files[place] for place in some]), strict=True
+                        ):
+                            found[place] = error
+                    os.fsync(descriptor)
+        return found
+
+    def _put_alone(self, final: Path, info: BlobInfo, file: NewFile, error: OSError) -> BlobInfo | Exception:
+        """Write a blob that could not be written with others for that reason. Returns it, or why it is not there."""
+        if error.errno == errno.EEXIST:
+            return _taken(info)
+        if not isinstance(error, FileNotFoundError):
+            return error
         try:
-            with (draft / DATA).open("xb", buffering=0) as file:
-                _write_all(file, data)
-                os.fsync(file.fileno())
+            self._put_one(final, info, file)
+        except (AtelierError, OSError) as why:
+            return why
+        return info
+
+    def _put_one(self, final: Path, info: BlobInfo, file: NewFile) -> None:
+        with suppress(nameless.NotHere):
+            self._at_its_key(final, info, lambda: _write_single(final.parent, file))
+            return
+        draft = self._new_draft(info.bucket)
+        try:
+            with (draft / DATA).open("xb", buffering=0) as data:
+                _write_all(data, file.data)
+                os.fsync(data.fileno())
             self._publish(draft, final, info)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
-        return info
 
     def _publish(self, draft: Path, final: Path, info: BlobInfo) -> None:
         _complete(draft, info)
@@ -237,36 +292,37 @@ class LocalBlobStore:
             except OSError as error:
                 # A folder never takes the place of a file.
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise AlreadyExists(f"The key {info.key} in {info.bucket} is taken.") from None
+                    raise _taken(info) from None
                 # The last blob beside it was deleted in this moment, and the folder with it, or one above.
                 if error.errno != errno.ENOENT or not tries_left:
                     raise
 
-    def _open(self, bucket: str, key: str, generation: str | None) -> tuple[BinaryIO, BlobInfo]:
+    def _open(self, bucket: str, key: str, generation: str | None) -> Opened:
         path = self._path(bucket, key)
         missing = NotFound(f"There is no blob {key} in {bucket}.")
         try:
-            file, info, _ = opened(path, bucket, key)
+            found = opened(path, bucket, key)
         except (FileNotFoundError, NotADirectoryError):
             raise missing from None
-        if generation not in (None, info.generation):
-            file.close()
+        if generation not in (None, found.info.generation):
+            found.file.close()
             raise missing
-        return file, info
+        return found
 
     def _open_at(
         self, bucket: str, key: str, generation: str | None, offset: int, length: int | None
     ) -> tuple[BinaryIO, int, bytes]:
         """Open a range. Returns its file, how many bytes it has, and the first of them: all, if it is small."""
-        file, info = self._open(bucket, key, generation)
+        found = self._open(bucket, key, generation)
         try:
-            if offset < 0 or offset > info.size_bytes:
-                raise OutOfRange(f"offset must be 0..{info.size_bytes}, got {offset}")
-            left = info.size_bytes - offset if length is None else min(length, info.size_bytes - offset)
-            file.seek(offset)
-            return file, left, _read(file, left)
+            size_bytes = found.info.size_bytes
+            if offset < 0 or offset > size_bytes:
+                raise OutOfRange(f"offset must be 0..{size_bytes}, got {offset}")
+            left = size_bytes - offset if length is None else min(length, size_bytes - offset)
+            found.file.seek(found.start + offset)
+            return found.file, left, _read(found.file, left)
         except BaseException:
-            file.close()
+            found.file.close()
             raise
 
     def _read_whole(self, wanted: Sequence[tuple[str, str, str]], most_bytes: int, left: int) -> Sequence[bytes | None]:
@@ -280,31 +336,35 @@ class LocalBlobStore:
         return found
 
     def _whole(self, bucket: str, key: str, generation: str, most_bytes: int) -> bytes | None:
-        file, info = self._open(bucket, key, generation)
-        with file:
+        found = self._open(bucket, key, generation)
+        size_bytes = found.info.size_bytes
+        with found.file as file:
             # One that is too large is not read.
-            data = file.read(info.size_bytes) if info.size_bytes <= most_bytes else b""
-        return data if len(data) == info.size_bytes else None
+            file.seek(found.start)
+            data = file.read(size_bytes) if size_bytes <= most_bytes else b""
+        return data if len(data) == size_bytes else None
 
     def _copy_into(self, target: int, bucket: str, key: str, generation: str) -> BlobInfo:
-        file, info = self._open(bucket, key, generation)
-        with file:
-            make_room(target, info.size_bytes)
-            if copy_bytes(file.fileno(), target, info.size_bytes) < info.size_bytes:
-                raise NotFound("The file of a blob is shorter than it was written.")
-        return info
+        found = self._open(bucket, key, generation)
+        with found.file:
+            make_room(target, found.info.size_bytes)
+            _copy_out(found, target)
+        return found.info
 
     def _copy(self, source: tuple[str, str], target: tuple[str, str], generation: str | None) -> BlobInfo:
         final = self._path(*target)
         draft = self._new_draft(target[0])
         try:
-            file, known = self._open(*source, generation)
-            file.close()
-            path = self._path(*source)
-            try:
-                os.link(path / DATA if path.is_dir() else path, draft / DATA)
-            except FileNotFoundError:
-                raise NotFound(f"There is no blob {source[1]} in {source[0]}.") from None
+            found = self._open(*source, generation)
+            with found.file:
+                if found.is_shared:
+                    # A link would keep what others have in the file.
+                    with (draft / DATA).open("xb", buffering=0) as data:
+                        _copy_out(found, data.fileno())
+                        os.fsync(data.fileno())
+                else:
+                    self._link(source, draft / DATA)
+            known = found.info
             info = BlobInfo(
                 *target, _new_generation(), known.size_bytes, known.sha256, known.content_type, datetime.now(UTC)
             )
@@ -313,6 +373,13 @@ class LocalBlobStore:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         return info
+
+    def _link(self, source: tuple[str, str], data: Path) -> None:
+        path = self._path(*source)
+        try:
+            os.link(path / DATA if path.is_dir() else path, data)
+        except FileNotFoundError:
+            raise NotFound(f"There is no blob {source[1]} in {source[0]}.") from None
 
     def _delete(self, bucket: str, key: str, generation: str) -> bool:
         path = self._path(bucket, key)
@@ -374,6 +441,19 @@ def _write_all(file: BinaryIO, chunk: bytes, digest: hashlib._Hash | None = None
         rest = rest[file.write(rest) :]
 
 
+def _write_single(folder: Path, file: NewFile) -> None:
+    with folders.opened(folder) as descriptor:
+        single_files.write(descriptor, file)
+        os.fsync(descriptor)
+
+
+def _copy_out(found: Opened, target: int) -> None:
+    """Copy the bytes of a blob to the beginning of another open file."""
+    size_bytes = found.info.size_bytes
+    if copy_bytes(found.file.fileno(), target, size_bytes, found.start, at=0) < size_bytes:
+        raise NotFound("The file of a blob is shorter than it was written.")
+
+
 def _read(file: BinaryIO, left: int) -> bytes:
     chunk = file.read(max(0, min(CHUNK_BYTES, left)))
     if left > 0 and not chunk:
@@ -384,6 +464,10 @@ def _read(file: BinaryIO, left: int) -> bytes:
 def _close_opened(opening: asyncio.Future[tuple[BinaryIO, int, bytes]]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].close()
+
+
+def _taken(info: BlobInfo) -> AlreadyExists:
+    return AlreadyExists(f"The key {info.key} in {info.bucket} is taken.")
 
 
 def _new_generation() -> str:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, NotABlob, UnreadableBlob, check_key, single_files
+from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, NotABlob, UnreadableBlob, bundles, check_key, single_files
 
 DATA = "data"
 META = "meta.json"
 _MOST_NOTE_BYTES = 1 << 16
+_TAIL_BYTES = 1024
+"""What is known of a blob is read at once when it is not longer: its digest, its type, some numbers."""
 _OF_ONE_FILE = (
     errno.EACCES,
     errno.EPERM,
@@ -27,10 +31,22 @@ _OF_ONE_FILE = (
 """What is wrong with one file, not with the disk or this process."""
 
 
-def opened(path: Path, bucket: str, key: str) -> tuple[BinaryIO, BlobInfo, int]:
-    """Open the bytes of a blob, and return what is known of it, and how many bytes there are.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A blob that is open: its file, what is known of it, where in the file its bytes begin, and how many there are.
 
-    The file may go on behind them.
+    The file may go on behind them. `is_shared` says that it has other blobs as well.
+    """
+
+    file: BinaryIO
+    info: BlobInfo
+    start: int
+    held_bytes: int
+    is_shared: bool = False
+
+
+def opened(path: Path, bucket: str, key: str) -> Opened:
+    """Open the bytes of a blob.
 
     Raises:
         FileNotFoundError: there is none.
@@ -45,19 +61,36 @@ def opened(path: Path, bucket: str, key: str) -> tuple[BinaryIO, BlobInfo, int]:
         raise UnreadableBlob(f"it cannot be read: {os.strerror(error.errno)}") from error
 
 
-def _opened(path: Path, bucket: str, key: str) -> tuple[BinaryIO, BlobInfo, int]:
+def _opened(path: Path, bucket: str, key: str) -> Opened:
     with ExitStack() as unless_kept:
         descriptor = _open(path)
         unless_kept.callback(os.close, descriptor)
-        found = single_files.known_of(descriptor)
-        if found is not None:
-            info = single_files.noted(found[0], bucket, key)
+        found = os.fstat(descriptor)
+        if not stat.S_ISDIR(found.st_mode):
+            note, start, held_bytes, is_shared = _place(descriptor, found, path.name)
+            info = single_files.noted(note, bucket, key)
             unless_kept.pop_all()
-            return os.fdopen(descriptor, "rb", buffering=0), info, found[1]
-    with _file(path / META) as note:
-        info = single_files.noted(note.read(_MOST_NOTE_BYTES) or b"", bucket, key)
+            return Opened(os.fdopen(descriptor, "rb", buffering=0), info, start, held_bytes, is_shared)
+    with _file(path / META) as meta:
+        info = single_files.noted(meta.read(_MOST_NOTE_BYTES) or b"", bucket, key)
     file = _file(path / DATA)
-    return file, info, os.fstat(file.fileno()).st_size
+    return Opened(file, info, 0, os.fstat(file.fileno()).st_size)
+
+
+def _place(descriptor: int, found: os.stat_result, name: str) -> tuple[bytes, int, int, bool]:
+    """Return the note on the blob of a name in an open file, where it begins, its size, and whether others are there.
+
+    Raises:
+        UnreadableBlob: the file is no blob.
+    """
+    _check_regular(found)
+    tail = os.pread(descriptor, _TAIL_BYTES, max(0, found.st_size - _TAIL_BYTES))
+    if len(tail) < single_files.END.size:
+        raise UnreadableBlob("it is too short")
+    if tail.endswith(bundles.MARK):
+        return *bundles.find(descriptor, found.st_size, tail, name), True
+    note, held_bytes = single_files.find(descriptor, found.st_size, tail)
+    return note, 0, held_bytes, False
 
 
 def _open(path: Path) -> int:
@@ -69,21 +102,27 @@ def _file(path: Path) -> io.FileIO:
     """Open a file that has bytes. Raises UnreadableBlob for what is none."""
     descriptor = _open(path)
     try:
-        single_files.check_regular(os.fstat(descriptor))
+        _check_regular(os.fstat(descriptor))
     except BaseException:
         os.close(descriptor)
         raise
     return io.FileIO(descriptor, "rb")
 
 
+def _check_regular(found: os.stat_result) -> None:
+    """Raise UnreadableBlob for what is no file that has bytes, such as a pipe."""
+    if not stat.S_ISREG(found.st_mode):
+        raise UnreadableBlob("it is no file that has bytes")
+
+
 def stat_of(path: Path, bucket: str, key: str) -> BlobInfo | None:
     """Return what is known of a blob; None when there is none. Raises UnreadableBlob for what is no blob."""
     try:
-        file, info, _ = opened(path, bucket, key)
+        found = opened(path, bucket, key)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    file.close()
-    return info
+    found.file.close()
+    return found.info
 
 
 def look_at(folder: Path, bucket: str, key: str) -> BlobInfo | NotABlob | None:
@@ -93,8 +132,8 @@ def look_at(folder: Path, bucket: str, key: str) -> BlobInfo | NotABlob | None:
     for _ in range(2):
         try:
             check_key(key)
-            file, info, held_bytes = opened(path, bucket, key)
-            file.close()
+            found = opened(path, bucket, key)
+            found.file.close()
         except ValueError:
             why = "no blob can have that name"
             break
@@ -106,9 +145,9 @@ def look_at(folder: Path, bucket: str, key: str) -> BlobInfo | NotABlob | None:
             why = error.why
         else:
             # A second name of a single file has its note behind the bytes.
-            if held_bytes >= info.size_bytes:
-                return info
-            why = f"it has {held_bytes} of {info.size_bytes} bytes"
+            if found.held_bytes >= found.info.size_bytes:
+                return found.info
+            why = f"it has {found.held_bytes} of {found.info.size_bytes} bytes"
     try:
         size_bytes = path.lstat().st_size
     except OSError:

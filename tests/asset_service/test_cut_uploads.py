@@ -12,6 +12,7 @@ import pytest
 
 from atelier_client import AsyncAtelier, Policy, _upload
 from atelier_worker import uploads as worker_uploads
+from atelier_worker import whole_outputs
 from atelier_worker.patience import Patience
 from atelier_worker.uploads import Transfers
 from service_kit.channels import connect
@@ -52,7 +53,7 @@ async def test_a_worker_sends_at_most_one_chunk_again(
     monkeypatch.setattr(worker_uploads, "CHUNK_BYTES", CHUNK_BYTES)
     monkeypatch.setattr(worker_uploads, "_PIECE_BYTES", PIECE_BYTES)
     # As a large one, that does not go as one message.
-    monkeypatch.setattr(worker_uploads, "_WHOLE_FILE_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr(whole_outputs, "_WHOLE_FILE_BYTES", CHUNK_BYTES)
     read = worker_uploads._read_piece
 
     def reading(path: Path, offset: int, length: int) -> bytes:

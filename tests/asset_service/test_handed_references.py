@@ -122,7 +122,7 @@ async def test_else_a_reference_comes_as_messages(
     other.mkdir()
     if why == "no room":
 
-        def full(*_: Any) -> int:
+        def full(*_: Any, **__: Any) -> int:
             raise OSError(errno.ENOSPC, "no room")
 
         monkeypatch.setattr(local, "copy_bytes", full)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from datetime import timedelta
 
 import grpc
@@ -9,9 +11,13 @@ import pytest
 from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import RequestInfo
 
+from asset_service.domain import Upload
+from asset_service.shape_domain import Shape
+from asset_service.storage.uploads import Uploads
 from atelier.asset.v1 import upload_service_pb2 as pb
+from service_kit.blobs import BlobInfo, NewBlob
 from service_kit.capabilities import LeaseClaims
-from service_kit.errors import ErrorReason
+from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unavailable
 from service_kit.ids import new_id
 from service_kit.interceptors import REQUEST_ID
 from service_kit.rpc_errors import DETAILS_KEY, from_rpc_error
@@ -103,3 +109,78 @@ async def test_the_call_itself_needs_a_lease(harness: Harness) -> None:
         await harness.uploads.UploadOutputs(request, metadata=(("atelier-lease-token", "nonsense"),))
     assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     assert await harness.blobs() == []
+
+
+async def test_all_outputs_of_a_message_share_their_transactions_and_their_write(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, begun, staged, written = harness.service.store, list[int](), list[int](), list[int]()
+    put, add, stage = store.put_many, Uploads.add_many, Uploads.stage_many
+
+    async def added(uploads: Uploads, new: Sequence[Upload]) -> None:
+        begun.append(len(new))
+        await add(uploads, new)
+
+    async def measured(uploads: Uploads, found: Sequence[Upload]) -> None:
+        staged.append(len(found))
+        await stage(uploads, found)
+
+    async def noted(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        written.append(len(blobs))
+        return await put(bucket, blobs)
+
+    monkeypatch.setattr(Uploads, "add_many", added)
+    monkeypatch.setattr(Uploads, "stage_many", measured)
+    monkeypatch.setattr(store, "put_many", noted)
+    leases = [harness.lease(new_id()) for _ in range(8)]
+    answers = await upload(harness, leases[0], *(output(harness, lease, png()) for lease in leases))
+    assert all(answer.HasField("stored") for answer in answers)
+    assert (begun, written, staged) == ([8], [8], [8])
+
+
+async def test_equal_outputs_of_a_message_are_one(harness: Harness) -> None:
+    lease = harness.lease(new_id())
+    answers = await upload(harness, lease, *[output(harness, lease, png())] * 3, output(harness, lease, png(), 1))
+    assert len({answer.stored.receipt for answer in answers}) == 2
+    assert len(await harness.blobs()) == 2
+
+
+async def test_an_output_that_kills_its_decoder_harms_no_other_of_its_message(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, deadly = harness.lease(new_id()), png(seed=7)
+    probe = harness.service.probe
+    measure = probe.measure_bytes
+
+    async def dies(files: Sequence[bytes]) -> Sequence[Shape | AtelierError]:
+        if deadly in files:
+            raise InvalidArgument("The file could not be decoded.", ErrorReason.UNSUPPORTED_MEDIA)
+        return await measure(files)
+
+    monkeypatch.setattr(probe, "measure_bytes", dies)
+    sent = [output(harness, lease, png()), output(harness, lease, deadly, 1), output(harness, lease, png(seed=2), 2)]
+    answers = await upload(harness, lease, *sent)
+    assert [answer.HasField("stored") for answer in answers] == [True, False, True]
+    assert reason(answers[1].refused) is ErrorReason.UNSUPPORTED_MEDIA
+    assert len(await harness.blobs()) == 2
+
+
+async def test_an_output_that_the_store_refuses_harms_no_other_of_its_message(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, store = harness.lease(new_id()), harness.service.store
+    put, refused = store.put_many, hashlib.sha256(png(seed=1)).hexdigest()
+
+    async def partly(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        written = iter(await put(bucket, [blob for blob in blobs if blob.sha256 != refused]))
+        return [Unavailable("Not now.") if blob.sha256 == refused else next(written) for blob in blobs]
+
+    sent = [output(harness, lease, png()), output(harness, lease, png(seed=1), 1)]
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put_many", partly)
+        first = await upload(harness, lease, *sent)
+    assert [answer.HasField("stored") for answer in first] == [True, False]
+    assert first[1].refused.code == grpc.StatusCode.UNAVAILABLE.value[0]
+    again = await upload(harness, lease, *sent)
+    assert again[0] == first[0]
+    assert again[1].HasField("stored")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asset_service import references, upload_servicer
-from asset_service.references import encoded
+from asset_service.reference_wire import encoded
 from atelier.asset.v1 import upload_service_pb2 as pb
 from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.ids import asset_id, new_id

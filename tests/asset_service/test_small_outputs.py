@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from asset_service.small_outputs import MAX_BYTES, MAX_UNDER_WAY_BYTES, SmallFile
+from asset_service.small_outputs import MAX_BYTES, MAX_UNDER_WAY_BYTES, SmallFile, SmallOutput
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.type.v1 import media_pb2
-from atelier_worker.uploads import WHOLE_BYTES
-from service_kit.blobs import BlobInfo
+from atelier_worker.whole_outputs import WHOLE_BYTES
+from service_kit.blobs import BlobInfo, NewBlob
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import (
     ErrorReason,
@@ -173,17 +174,17 @@ async def test_what_nobody_waits_for_any_more_counts_while_it_is_written(
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_outputs, writing, goes_on = harness.service.small_outputs, asyncio.Event(), asyncio.Event()
-    put = harness.service.store.put_bytes
+    put = harness.service.store.put_many
 
-    async def slow(bucket: str, key: str, data: bytes, *, content_type: str, sha256: str) -> BlobInfo:
+    async def slow(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
         writing.set()
         await goes_on.wait()
-        return await put(bucket, key, data, content_type=content_type, sha256=sha256)
+        return await put(bucket, blobs)
 
-    monkeypatch.setattr(harness.service.store, "put_bytes", slow)
+    monkeypatch.setattr(harness.service.store, "put_many", slow)
     picture = png()
-    one = SmallFile(None, hashlib.sha256(picture).hexdigest(), picture)
-    taking = asyncio.create_task(small_outputs.take(harness.lease(new_id()), 0, [one]))
+    one = SmallOutput(harness.lease(new_id()), 0, [SmallFile(None, hashlib.sha256(picture).hexdigest(), picture)])
+    taking = asyncio.create_task(small_outputs.take([one]))
     await writing.wait()
     taking.cancel()
     await asyncio.wait({taking})
@@ -210,24 +211,21 @@ async def test_an_output_has_failed_only_when_nothing_of_it_is_being_written_any
     harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, writing, goes_on, written = harness.service.store, asyncio.Event(), asyncio.Event(), asyncio.Event()
-    put = store.put_bytes
+    put = store.put_many
 
-    async def slow(bucket: str, key: str, data: bytes, *, content_type: str, sha256: str) -> BlobInfo:
-        if content_type == "image/webp":
-            await writing.wait()
-            raise Unavailable("The thumbnail cannot be written.")
+    async def slow(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        # The thumbnail fails; the picture is on its way, and so its row has to stay.
         writing.set()
         await goes_on.wait()
-        info = await put(bucket, key, data, content_type=content_type, sha256=sha256)
+        [picture] = await put(bucket, [blob for blob in blobs if blob.content_type == "image/png"])
         written.set()
-        return info
+        return [picture, Unavailable("The thumbnail cannot be written.")]
 
-    monkeypatch.setattr(store, "put_bytes", slow)
+    monkeypatch.setattr(store, "put_many", slow)
     job_id = new_id()
     files = (file(png()), file(encoded("WEBP"), THUMB))
     failing = asyncio.create_task(refusal(upload(harness, harness.lease(job_id), *files)))
     await writing.wait()
-    # The thumbnail has failed; the picture is on its way, and so its row has to stay.
     await harness.settle(job_id, {})
     looking = asyncio.create_task(harness.service.expiry.look())
     await asyncio.wait({looking}, timeout=0.5)

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service_kit.blobs import BlobStore, check_key, key_segment, open_store
+from service_kit.blobs import BlobInfo, BlobStore, NewBlob, check_key, key_segment, open_store
 from service_kit.errors import AlreadyExists, InvalidArgument, NotFound, OutOfRange
 from service_kit.settings import for_tests
 
@@ -112,6 +112,51 @@ async def test_what_was_put_at_once_comes_back_with_its_digest(store: BlobStore)
         await store.put_bytes(BUCKET, "default/ann/small", b"other", content_type="image/png")
     assert await store.stat(BUCKET, "default/ann/small") == info
     assert [found async for found in store.list(BUCKET)] == [info]
+
+
+async def test_of_several_that_were_put_together_each_is_a_blob_or_is_told_why_not(store: BlobStore) -> None:
+    taken = await store.put_bytes(BUCKET, "default/ann/1", b"taken", content_type="image/png")
+    contents = [bytes([number]) * (number * 50_000 + 1) for number in range(5)]
+    keys = [f"default/{'bob' if number == 3 else 'ann'}/{number}" for number in range(5)]
+    new = [
+        NewBlob(key, content, hashlib.sha256(content).hexdigest(), "image/png")
+        for key, content in zip(keys, contents, strict=True)
+    ]
+    written = await store.put_many(BUCKET, new)
+    assert isinstance(written[1], AlreadyExists)
+    assert await store.stat(BUCKET, "default/ann/1") == taken
+    for place in (0, 2, 3, 4):
+        info = written[place]
+        assert isinstance(info, BlobInfo)
+        assert (info.key, info.sha256, info.size_bytes) == (keys[place], new[place].sha256, len(contents[place]))
+        assert await store.stat(BUCKET, keys[place]) == info
+        assert await read(store, BUCKET, keys[place], generation=info.generation) == contents[place]
+        assert await read(store, BUCKET, keys[place], offset=1, length=3) == contents[place][1:4]
+    assert [found.key async for found in store.list(BUCKET)] == sorted(keys)
+
+
+async def test_one_of_several_is_deleted_and_copied_for_itself(store: BlobStore, tmp_path: Path) -> None:
+    contents = [bytes([number]) * 70_001 for number in range(4)]
+    new = [
+        NewBlob(f"default/ann/{number}", content, hashlib.sha256(content).hexdigest(), "image/png")
+        for number, content in enumerate(contents)
+    ]
+    first, second, third, fourth = [info for info in await store.put_many(BUCKET, new) if isinstance(info, BlobInfo)]
+    assert not await store.delete(BUCKET, second.key, first.generation)
+    assert await store.delete(BUCKET, second.key, second.generation)
+    assert await store.stat(BUCKET, second.key) is None
+    copied = await store.copy((BUCKET, third.key), (OTHER, "default/ann/copy"), generation=third.generation)
+    assert (copied.sha256, copied.size_bytes) == (third.sha256, third.size_bytes)
+    path = tmp_path / "copied"
+    with path.open("wb") as file:
+        assert await store.copy_into(file.fileno(), BUCKET, fourth.key, generation=fourth.generation) == fourth
+    assert path.read_bytes() == contents[3]
+    for info in (first, third, fourth):
+        assert await store.delete(BUCKET, info.key, info.generation)
+    assert await read(store, OTHER, "default/ann/copy", generation=copied.generation) == contents[2]
+    assert [found async for found in store.list(BUCKET)] == []
+    again = await store.put_bytes(BUCKET, second.key, b"again", content_type="image/png")
+    assert await read(store, BUCKET, second.key, generation=again.generation) == b"again"
 
 
 async def test_what_is_larger_than_a_part_comes_back_whole_and_in_ranges(store: BlobStore) -> None:

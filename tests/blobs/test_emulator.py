@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from google.api_core.exceptions import ClientError, NotFound, PreconditionFailed, RequestRangeNotSatisfiable
@@ -31,8 +32,13 @@ def winners_of_a_race(bucket: storage.Bucket, *, resumable: bool) -> int:
         blob = bucket.blob("raced")
         try:
             if resumable:
-                with blob.open("wb", if_generation_match=0) as writer:
+                writer = blob.open("wb", if_generation_match=0)
+                # Closed again when it is collected it would ask the emulator, for minutes, when that is gone.
+                with ExitStack() as unless_closed:
+                    unless_closed.callback(writer.terminate)
                     writer.write(bytes([number]))
+                    writer.close()
+                    unless_closed.pop_all()
             else:
                 blob.upload_from_string(bytes([number]), if_generation_match=0)
         except Exception as error:  # noqa: BLE001 - the two ways of uploading raise different errors

@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 import pytest
 
-from service_kit.blobs import BlobInfo, NotABlob, UnreadableBlob, erase, local, open_store, single_files
+from service_kit.blobs import BlobInfo, NotABlob, UnreadableBlob, erase, local, nameless, open_store, single_files
 from service_kit.blobs.local import LocalBlobStore
+from service_kit.blobs.local_files import Opened
 from service_kit.errors import AlreadyExists
 from service_kit.settings import for_tests
 
@@ -95,10 +96,10 @@ async def test_who_leaves_while_a_file_is_opened_leaves_it_closed(
     opened: list[BinaryIO] = []
     go, real = threading.Event(), store._open
 
-    def slow(bucket: str, key: str, generation: str | None) -> tuple[BinaryIO, BlobInfo]:
+    def slow(bucket: str, key: str, generation: str | None) -> Opened:
         go.wait(10)
         found = real(bucket, key, generation)
-        opened.append(found[0])
+        opened.append(found.file)
         return found
 
     monkeypatch.setattr(store, "_open", slow)
@@ -152,7 +153,7 @@ async def test_bytes_are_one_file_and_nobody_reads_what_follows_them(tmp_path: P
 async def test_where_no_file_is_without_a_name_bytes_are_a_folder_of_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(single_files, "_NAMELESS", None)
+    monkeypatch.setattr(nameless, "_NAMELESS", None)
     store = LocalBlobStore(tmp_path)
     info = await store.put_bytes("workspace-temp", "a", b"picture", content_type="image/png")
     assert (tmp_path / "workspace-temp/a.blob/data").read_bytes() == b"picture"
@@ -222,14 +223,14 @@ async def test_a_look_passes_by_one_file_that_the_disk_cannot_read_and_not_by_a_
     store = LocalBlobStore(tmp_path)
     for key in ("a", "b"):
         await store.put_bytes("workspace-temp", key, b"picture", content_type="image/png")
-    code, real = errno.EIO, single_files.known_of
+    code, real = errno.EIO, single_files.find
 
-    def broken(descriptor: int) -> tuple[bytes, int] | None:
-        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "a.blob":
+    def broken(file: int, size_bytes: int, tail: bytes) -> tuple[bytes, int]:
+        if Path(f"/proc/self/fd/{file}").readlink().name == "a.blob":
             raise OSError(code, "broken")
-        return real(descriptor)
+        return real(file, size_bytes, tail)
 
-    monkeypatch.setattr(single_files, "known_of", broken)
+    monkeypatch.setattr(single_files, "find", broken)
     entry, kept = [entry async for entry in store.look("workspace-temp")]
     assert isinstance(entry, NotABlob)
     assert (entry.key, kept.key) == ("a", "b")

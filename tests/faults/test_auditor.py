@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -27,6 +29,7 @@ from faults.evidence import Evidence, Report
 from faults.run import run_schedule
 from faults.schedule import JobPlan, Schedule
 from faults.sweeping import sweep
+from service_kit.blobs import BlobInfo, NewBlob
 from service_kit.blobs.local import LocalBlobStore
 from tests.support.postgres import Databases, NoPostgres, PostgresServer
 
@@ -168,7 +171,7 @@ def changed_bytes(scene: Scene) -> None:
     data, _ = read_blob(blob)
     path = blob / "data" if blob.is_dir() else blob
     content = bytearray(path.read_bytes())
-    content[len(data) - 1] ^= 1
+    content[content.index(data) + len(data) - 1] ^= 1
     path.write_bytes(content)
 
 
@@ -181,9 +184,17 @@ def bytes_of_another(notes: Evidence) -> None:
     notes.submissions[:] = [replace(made, number=(made.number + 1) % 7) for made in notes.submissions]
 
 
+def leave_to_nobody(blob: Path) -> None:
+    """Put a copy of a blob beside it that no row knows."""
+    copy = blob.with_name("nobody.blob")
+    copy.mkdir()
+    data, noted = read_blob(blob)
+    (copy / "data").write_bytes(data)
+    (copy / "meta.json").write_text(json.dumps(noted))
+
+
 def blob_of_nobody(scene: Scene) -> None:
-    blob = scene.blob_of_an_asset()
-    (shutil.copytree if blob.is_dir() else shutil.copy)(blob, blob.with_name("nobody.blob"))
+    leave_to_nobody(scene.blob_of_an_asset())
 
 
 def change_not_told(notes: Evidence) -> None:
@@ -331,7 +342,8 @@ async def test_a_sweep_of_both_buckets_says_what_was_lost_and_what_was_left(scen
     data = scene.blobs.parent
     assert await sweep(data, scene.database_url) == []
     blob = scene.blob_that_is_known(bucket)
-    shutil.move(blob, blob.with_name("nobody.blob"))
+    leave_to_nobody(blob)
+    shutil.rmtree(blob) if blob.is_dir() else blob.unlink()
     said = [finding.sentence for finding in await sweep(data, scene.database_url)]
     assert [sentence.partition(" ")[0] for sentence in said] == ["blob_without_row", "row_without_blob"]
 
@@ -376,6 +388,18 @@ def test_only_a_note_of_a_late_copy_that_nobody_tried_may_be_there(
 def test_evidence_that_was_kept_is_read_back(finished: Finished, tmp_path: Path) -> None:
     finished.evidence.save(tmp_path)
     assert Evidence.load(tmp_path) == finished.evidence
+
+
+async def test_what_shares_a_file_with_others_is_read_as_the_store_reads_it(tmp_path: Path) -> None:
+    store, blobs = LocalBlobStore(tmp_path), list[NewBlob]()
+    for data in (b"one", b"", b"three"):
+        blobs.append(NewBlob(f"ann/{len(blobs)}", data, hashlib.sha256(data).hexdigest(), "image/png"))
+    written = await store.put_many("workspace-temp", blobs)
+    for blob, info in zip(blobs, written, strict=True):
+        data, noted = await asyncio.to_thread(read_blob, tmp_path / "workspace-temp" / f"{blob.key}.blob")
+        assert (data, noted["sha256"]) == (blob.data, blob.sha256)
+        assert isinstance(info, BlobInfo)
+        assert noted["generation"] == info.generation
 
 
 async def test_a_copy_has_the_bytes_of_a_blob_and_not_what_is_noted_of_that(tmp_path: Path) -> None:

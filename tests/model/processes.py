@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from service_kit.blobs import BlobInfo, check_digest
+from service_kit.blobs import BlobInfo, NewBlob, check_digest
 from service_kit.database import Database
 from service_kit.errors import AlreadyExists, NotFound
+from service_kit.finishing import outcomes
 
 _T = TypeVar("_T")
 _current: contextvars.ContextVar[Process | None] = contextvars.ContextVar("model_process", default=None)
@@ -242,6 +243,14 @@ class ProcessBlobs:
         info = self._shared.add(bucket, key, data, content_type)
         self._process.reach("after_blob")
         return info
+
+    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        written: Sequence[BlobInfo | Exception] = []
+        for blob in blobs:
+            # One after the other: a crash may leave some of them.
+            one = self.put_bytes(bucket, blob.key, blob.data, content_type=blob.content_type)
+            written = [*written, *await outcomes([one])]
+        return written
 
     async def put_file(
         self,
