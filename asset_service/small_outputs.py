@@ -180,14 +180,15 @@ class SmallOutputs:
             return
         measuring = asyncio.create_task(self._measure(left), name="asset.measure")
         try:
-            for taking in await self._store_new(left, measuring):
-                await self._store_again(taking, measuring)
+            known = await self._store_new(left, measuring)
+            # Beside each other: one that somebody else keeps has the others not wait, and they share transactions.
+            await all_to_their_ends(self._store_again(taking, measuring) for taking in known)
         except AtelierError as error:
             for taking in _unanswered(left):
                 taking.answer = error
         finally:
             measuring.cancel()
-            await asyncio.wait([measuring])
+            await asyncio.gather(measuring, return_exceptions=True)
 
     async def _measure(self, takings: Sequence[_Taking]) -> None:
         files = [data for taking in takings for data in taking.data]
@@ -238,15 +239,19 @@ class SmallOutputs:
                 check_parts(output, rest)
                 taking.uploads = [output, *rest]
                 await self._write([taking], measuring)
-                for upload in taking.uploads:
-                    await self._spool.remove(upload.upload_id)
+                if not isinstance(taking.answer, Exception):
+                    for upload in taking.uploads:
+                        await self._spool.remove(upload.upload_id)
         except AtelierError as error:
             taking.answer = error
 
     async def _write(self, takings: Sequence[_Taking], measuring: Awaitable[None]) -> None:
         """Write the blobs of outputs whose locks the caller has, and stage those that are what they should be."""
         files = [file for taking in takings for file in _typed(taking)]
-        generations = iter(await self._intake.publish_all(files) if files else ())
+        if not files:
+            # Nothing is new: a repeat does not wait for what its bytes are.
+            return
+        generations = iter(await self._intake.publish_all(files))
         for taking in _unanswered(takings):
             taking.generations = list(islice(generations, len(taking.uploads)))
         await measuring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
@@ -133,9 +134,30 @@ async def test_all_outputs_of_a_message_share_their_transactions_and_their_write
     monkeypatch.setattr(Uploads, "stage_many", measured)
     monkeypatch.setattr(store, "put_many", noted)
     leases = [harness.lease(new_id()) for _ in range(8)]
-    answers = await upload(harness, leases[0], *(output(harness, lease, png()) for lease in leases))
+    sent = [output(harness, lease, png()) for lease in leases]
+    answers = await upload(harness, leases[0], *sent)
     assert all(answer.HasField("stored") for answer in answers)
     assert (begun, written, staged) == ([8], [8], [8])
+    # A repeat finds them, has their locks, and looks again.
+    assert await upload(harness, leases[0], *sent) == answers
+    assert (begun, written, staged) == ([8, 0, 0], [8], [8])
+
+
+async def test_a_repeat_does_not_wait_for_what_its_bytes_are(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease, probe, goes_on = harness.lease(new_id()), harness.service.probe, asyncio.Event()
+    measure = probe.measure_bytes
+
+    async def busy(files: Sequence[bytes]) -> Sequence[Shape | AtelierError]:
+        await goes_on.wait()
+        return await measure(files)
+
+    first = await upload(harness, lease, output(harness, lease, png()))
+    monkeypatch.setattr(probe, "measure_bytes", busy)
+    try:
+        async with asyncio.timeout(30):
+            assert await upload(harness, lease, output(harness, lease, png())) == first
+    finally:
+        goes_on.set()
 
 
 async def test_equal_outputs_of_a_message_are_one(harness: Harness) -> None:

@@ -87,6 +87,22 @@ async def test_what_was_begun_in_steps_can_be_sent_whole(harness: Harness) -> No
     assert await harness.service.spool.names() == []
 
 
+async def test_what_came_in_steps_stays_when_the_whole_cannot_be_written(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, data = harness.lease(new_id()), png()
+    begun = await harness.start(lease, data)
+    await harness.write(lease, begun.upload_id, data[:10])
+
+    async def full(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+        return [Unavailable("Not now.")] * len(blobs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(harness.service.store, "put_many", full)
+        assert isinstance(await refusal(upload(harness, lease, file(data))), Unavailable)
+    assert (await harness.start(lease, data)).received_bytes == 10
+
+
 async def test_many_at_once_each_get_their_own_receipt_and_a_bad_one_harms_no_other(harness: Harness) -> None:
     leases = [harness.lease(new_id()) for _ in range(12)]
     calls = [upload(harness, lease, file(png(seed=seed))) for seed, lease in enumerate(leases)]
