@@ -14,7 +14,7 @@ import hashlib
 import os
 import struct
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -50,30 +50,53 @@ class UploadLocks:
         Raises:
             Unavailable: another replica works on it, for longer than we wait; at once unless `patient`.
         """
-        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
-        self._locks[name] = (lock, users + 1)
+        await self._acquire(name, patient=patient)
         try:
-            async with lock:
-                if self._descriptor < 0:
-                    self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                place = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % _PLACES
-                await self._take(place, self._wait.total_seconds() if patient else 0.0)
-                try:
-                    yield
-                finally:
-                    self._set(place, fcntl.F_UNLCK)
+            yield
         finally:
-            lock, users = self._locks.pop(name)
-            if users > 1:
-                self._locks[name] = (lock, users - 1)
+            self._release(name)
 
     @asynccontextmanager
     async def hold_all(self, names: Iterable[str]) -> AsyncIterator[None]:
         """Wait for several, each as `hold` does. Whoever else wants several asks for them in the same order: sorted."""
-        async with AsyncExitStack() as held:
+        held: list[str] = []
+        try:
             for name in sorted(names):
-                await held.enter_async_context(self.hold(name))
+                await self._acquire(name, patient=True)
+                held.append(name)
             yield
+        finally:
+            for name in held:
+                self._release(name)
+
+    async def _acquire(self, name: str, *, patient: bool) -> None:
+        lock, users = self._locks.get(name, (None, 0))
+        lock = lock or asyncio.Lock()
+        self._locks[name] = (lock, users + 1)
+        try:
+            await lock.acquire()
+            try:
+                if self._descriptor < 0:
+                    self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                await self._take(_place(name), self._wait.total_seconds() if patient else 0.0)
+            except BaseException:
+                lock.release()
+                raise
+        except BaseException:
+            self._leave(name)
+            raise
+
+    def _release(self, name: str) -> None:
+        try:
+            self._set(_place(name), fcntl.F_UNLCK)
+        finally:
+            self._locks[name][0].release()
+            self._leave(name)
+
+    def _leave(self, name: str) -> None:
+        lock, users = self._locks.pop(name)
+        if users > 1:
+            self._locks[name] = (lock, users - 1)
 
     async def _take(self, place: int, wait_s: float) -> None:
         pause_s = _FIRST_LOOK_S
@@ -99,3 +122,7 @@ class UploadLocks:
         except BlockingIOError:
             return False
         return True
+
+
+def _place(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) % _PLACES

@@ -174,7 +174,6 @@ class SmallOutputs:
             self._under_way_bytes -= size_bytes
 
     async def _store(self, takings: Sequence[_Taking]) -> None:
-        await _check_digests(_unanswered(takings))
         left = _unanswered(takings)
         if not left:
             return
@@ -205,9 +204,16 @@ class SmallOutputs:
         known: list[_Taking] = []
         # Before the rows: from their first moment on nobody deletes what is being written. New ids are free.
         async with self._locks.hold_all(upload.upload_id for taking in takings for upload in taking.uploads):
-            found = await self._batches.begin([taking.uploads for taking in takings])
+            # Digests take a thread as long as rows take the disk.
+            checking = asyncio.create_task(_check_digests(takings), name="asset.check_digests")
+            try:
+                begun = await self._batches.begin([taking.uploads for taking in takings])
+            finally:
+                await asyncio.wait([checking])
             crash.reach("asset.upload.started")
-            for taking, uploads in zip(takings, found, strict=True):
+            for taking, uploads in zip(takings, begun, strict=True):
+                if taking.answer is not None:
+                    continue
                 if isinstance(uploads, AtelierError):
                     taking.answer = uploads
                 elif all(map(operator.is_, uploads, taking.uploads)):
