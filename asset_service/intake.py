@@ -222,6 +222,7 @@ class Intake:
         return await self._store.stat(WORKSPACE_BUCKET, upload.key)
 
     async def _own(self, upload: Upload, info: BlobInfo | None) -> str:
+        """Return the generation of what lies at the key of an upload. Raises Unavailable unless it is its bytes."""
         if info is None or info.sha256 != upload.sha256:
             if info is not None:
                 # The key is free again: else no repeat could ever succeed.

@@ -157,13 +157,12 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def UploadOutputs(
         self, request: upload_service_pb2.UploadOutputsRequest, context: Context
     ) -> upload_service_pb2.UploadOutputsResponse:
-        leases: dict[str, LeaseClaims] = {}
+        # Those of one lease are all under the same token.
+        lease_of = cache(self._capabilities.verify_lease)
 
         def decoded(one: upload_service_pb2.LeasedOutput) -> SmallOutput | AtelierError:
-            token = one.lease_token
             try:
-                lease = leases.get(token) or leases.setdefault(token, self._capabilities.verify_lease(token))
-                return _small_output(lease, one.output)
+                return _small_output(lease_of(one.lease_token), one.output)
             except AtelierError as error:
                 return error
 

@@ -65,9 +65,9 @@ def find(file: int, size_bytes: int, tail: bytes, name: str) -> tuple[bytes, int
     """
     count, _ = END.unpack(tail[-END.size :])
     length = count * _MEMBER.size + END.size
-    if count > MOST or length > size_bytes:
+    if count > MOST or length > len(tail):
         raise UnreadableBlob("it does not end as a blob does")
-    table = tail[-length : -END.size] if length <= len(tail) else os.pread(file, length, size_bytes - length)
+    table = tail[-length : -END.size]
     wanted = _digest(name)
     for place in range(0, count * _MEMBER.size, _MEMBER.size):
         digest, start, held, note_length = _MEMBER.unpack_from(table, place)

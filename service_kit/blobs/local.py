@@ -4,7 +4,8 @@ A blob is a folder `<bucket>/<key>.blob` that holds `data` and `meta.json`. It i
 published by one rename, which fails when the key is taken, so that a blob is there whole or not at all, and bytes and
 meta never disagree. One that comes as bytes in memory is a single file of that name where the system can do that: see
 `single_files`; several that come together share one: see `bundles`. The generation is a random text among what is
-known: unlike a file's times it survives a backup. A copy is a folder with a hard link of the bytes.
+known: unlike a file's times it survives a backup. A copy is a folder with a hard link of the bytes, or with
+bytes of its own when a link would keep those of others.
 """
 
 from __future__ import annotations
@@ -237,16 +238,22 @@ class LocalBlobStore:
         """Write files into a folder. Returns for each why it is not there; FileNotFoundError if it is to be alone."""
         small = [place for place, file in enumerate(files) if len(file.data) <= bundles.MOST_BYTES]
         found: MutableSequence[OSError | None] = [FileNotFoundError()] * len(files)
-        if len(small) > 1:
-            with suppress(FileNotFoundError, nameless.NotHere):
-                folders.make_folders(folder, self._root)
-                with folders.opened(folder) as descriptor:
-                    for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
-                        for place, error in zip(
-                            some, bundles.write(descriptor, [files[place] for place in some]), strict=True
-                        ):
-                            found[place] = error
-                    os.fsync(descriptor)
+        if len(small) < 2:
+            return found
+        try:
+            folders.make_folders(folder, self._root)
+            with folders.opened(folder) as descriptor:
+                for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
+                    written = bundles.write(descriptor, [files[place] for place in some])
+                    for place, error in zip(some, written, strict=True):
+                        found[place] = error
+                os.fsync(descriptor)
+        except (FileNotFoundError, nameless.NotHere):
+            # The folder went in this moment, or the system cannot do that.
+            return found
+        except OSError as error:
+            # Names may have been given, and a crash would lose them; those of other folders are not harmed.
+            return [error] * len(files)
         return found
 
     def _put_alone(self, final: Path, info: BlobInfo, file: NewFile, error: OSError) -> BlobInfo | Exception:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _NAMELESS: int | None = getattr(os, "O_TMPFILE", None) if Path("/proc/self/fd").is_dir() else None
+_MOST_PARTS = 1024
+"""How many pieces of memory a system writes at once."""
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.EXDEV, errno.EPERM)
 
 
@@ -65,7 +67,3 @@ def _write_all(file: int, parts: Iterable[bytes]) -> None:
             written -= len(rest.pop(0))
         if rest:
             rest[0] = rest[0][written:]
-
-
-_MOST_PARTS = 1024
-"""How many pieces of memory a system writes at once."""

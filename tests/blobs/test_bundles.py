@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -120,6 +121,28 @@ async def test_a_full_disk_is_told_and_leaves_nothing(
     assert [isinstance(one, OSError) and one.errno for one in told] == [28, 28]
     assert [path.name for path in (tmp_path / BUCKET / "ann").iterdir()] == ["before.blob"]
     assert len(await put(store, [blob("ann/1"), blob("ann/2")])) == 2
+
+
+async def test_a_folder_that_fails_harms_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, blobs = LocalBlobStore(tmp_path), [blob(f"{name}/{number}") for name in ("ann", "bob") for number in (1, 2)]
+    anns = tmp_path / BUCKET / "ann"
+    anns.mkdir(parents=True)
+    broken, sync = anns.stat().st_ino, os.fsync
+
+    def failing(file: int) -> None:
+        if os.fstat(file).st_ino == broken:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(file)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", failing)
+        told = await store.put_many(BUCKET, blobs)
+    # Names that a crash may lose are not said to be there.
+    assert [isinstance(one, OSError) and one.errno for one in told] == [errno.EIO, errno.EIO, False, False]
+    shutil.rmtree(tmp_path / BUCKET)
+    anns.parent.mkdir()
+    anns.write_bytes(b"no folder")
+    assert [type(one) for one in await store.put_many(BUCKET, blobs)] == [AlreadyExists] * 2 + [BlobInfo] * 2
 
 
 async def test_a_folder_that_goes_meanwhile_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
