@@ -51,7 +51,7 @@ STORES = ("directory", "emulated GCS")
 WORKS = ("upload 64 MB", "upload 1,000 x 100 kB", "download 64 MB", "download 1,000 x 100 kB")
 _TARGET = Target(0.6)
 _AT_ONCE = 32
-"""As many as a worker of sixteen slots has on their way, two for each stage. The plain clients are no slower with it."""
+"""As many as a worker of sixteen slots has on their way, two for each stage. Plain clients are no slower with it."""
 _PER_JOB = 50
 _READY = timedelta(seconds=20)
 _PREFIX = "bench"
