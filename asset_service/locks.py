@@ -61,7 +61,7 @@ class UploadLocks:
         """Wait for several, each as `hold` does. Whoever else wants several asks for them in the same order: sorted."""
         held: list[str] = []
         try:
-            for name in sorted(names):
+            for name in sorted(set(names)):
                 await self._acquire(name, patient=True)
                 held.append(name)
             yield

@@ -210,6 +210,8 @@ class SmallOutputs:
                 begun = await self._batches.begin([taking.uploads for taking in takings])
             finally:
                 await asyncio.wait([checking])
+            # Bytes that could not be checked are not taken.
+            checking.result()
             crash.reach("asset.upload.started")
             for taking, uploads in zip(takings, begun, strict=True):
                 if taking.answer is not None:
@@ -232,7 +234,7 @@ class SmallOutputs:
             for upload in found:
                 if (upload.stage, upload.owner) != (taking.lease.stage, taking.lease.owner):
                     raise NotFound.of("upload", upload.upload_id)
-            async with self._locks.hold_all({upload.upload_id for upload in found}):
+            async with self._locks.hold_all(upload.upload_id for upload in found):
                 # They may have been finished, or given up, while we waited.
                 async with self._storage.read() as tx:
                     await tx.settlements.refuse_settled(taking.lease.job_id)

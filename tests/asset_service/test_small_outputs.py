@@ -18,6 +18,7 @@ from service_kit.capabilities import LeaseClaims
 from service_kit.errors import (
     ErrorReason,
     FailedPrecondition,
+    Internal,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -146,6 +147,18 @@ async def test_what_is_wrong_is_refused(harness: Harness) -> None:
         assert isinstance(error, InvalidArgument), number
         assert reason in (None, error.reason), number
         assert await harness.blobs() == [], number
+
+
+async def test_what_could_not_be_checked_is_not_taken(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError
+
+    lease = harness.lease(new_id())
+    with monkeypatch.context() as patched:
+        patched.setattr("asset_service.small_outputs._check_each", broken)
+        assert isinstance(await refusal(upload(harness, lease, file(png()))), Internal)
+    assert await harness.blobs() == []
+    await upload(harness, lease, file(png()))
 
 
 async def test_the_index_and_the_size_are_those_of_the_lease(harness: Harness) -> None:
