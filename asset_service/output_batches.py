@@ -17,6 +17,7 @@ from service_kit.errors import AtelierError, ErrorReason, FailedPrecondition, In
 
 _WRITTEN_AT_ONCE = 32
 _MEASURED_AT_ONCE = 4
+"""How many messages a batch has: their files share the time that one may take to be measured."""
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 

@@ -299,6 +299,9 @@ class LocalBlobStore:
             except OSError as error:
                 # A folder never takes the place of a file.
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    if final.parent.is_dir():
+                        # Perhaps by an earlier try that broke off before this: its repeat believes that the name stays.
+                        folders.sync_folder(final.parent)
                     raise _taken(info) from None
                 # The last blob beside it was deleted in this moment, and the folder with it, or one above.
                 if error.errno != errno.ENOENT or not tries_left:

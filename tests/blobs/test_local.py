@@ -150,6 +150,31 @@ async def test_bytes_are_one_file_and_nobody_reads_what_follows_them(tmp_path: P
     assert not (tmp_path / "workspace-temp/ann").exists()
 
 
+@pytest.mark.parametrize("is_one_file", [True, False])
+async def test_a_name_that_an_earlier_try_gave_is_on_the_disk_before_its_repeat_hears_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_one_file: bool
+) -> None:
+    if not is_one_file:
+        monkeypatch.setattr(nameless, "_NAMELESS", None)
+    store, sync, synced = LocalBlobStore(tmp_path), os.fsync, list[bool]()
+    await store.put_bytes("workspace-temp", "ann/before", b"picture", content_type="image/png")
+    folder = (tmp_path / "workspace-temp/ann").stat().st_ino
+
+    def broken_once(file: int) -> None:
+        is_folder = os.fstat(file).st_ino == folder
+        synced.append(is_folder)
+        if is_folder and synced.count(True) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", broken_once)
+    for error in (OSError, AlreadyExists):
+        assert synced.count(True) == (error is AlreadyExists)
+        with pytest.raises(error):
+            await store.put_bytes("workspace-temp", "ann/a", b"picture", content_type="image/png")
+    assert synced.count(True) == 2
+
+
 async def test_where_no_file_is_without_a_name_bytes_are_a_folder_of_two(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
