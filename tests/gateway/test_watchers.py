@@ -14,7 +14,8 @@ async def _watch(port: int, room: asyncio.Semaphore) -> tuple[asyncio.StreamRead
     async with room:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /v1/jobs/j1/events HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: atl_ann\r\n\r\n")
-        await reader.readuntil(b": open")
+        # Who is told how the job is has begun to be told of changes: not before.
+        await reader.readuntil(b"event: snapshot")
         return reader, writer
 
 
