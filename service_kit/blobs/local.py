@@ -243,11 +243,14 @@ class LocalBlobStore:
         try:
             folders.make_folders(folder, self._root)
             with folders.opened(folder) as descriptor:
-                for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
-                    written = bundles.write(descriptor, [files[place] for place in some])
-                    for place, error in zip(some, written, strict=True):
-                        found[place] = error
-                os.fsync(descriptor)
+                try:
+                    for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
+                        written = bundles.write(descriptor, [files[place] for place in some])
+                        for place, error in zip(some, written, strict=True):
+                            found[place] = error
+                finally:
+                    # Also what was written before the system could no more.
+                    os.fsync(descriptor)
         except (FileNotFoundError, nameless.NotHere):
             # The folder went in this moment, or the system cannot do that.
             return found

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -216,3 +216,31 @@ async def test_bytes_are_on_the_disk_before_their_names_and_names_before_anybody
     monkeypatch.setattr(nameless, "give_name", named)
     assert len(await put(store, [blob("ann/1"), blob("ann/2")])) == 2
     assert steps == ["bytes", "name", "name", "folder"]
+
+
+async def test_names_are_on_the_disk_though_a_second_file_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A system that suddenly has no files without a name: the first of two shared ones is there, and told to be."""
+    store, synced, sync, begin = LocalBlobStore(tmp_path), list[int](), os.fsync, nameless.begin
+    blobs = [blob(f"ann/{number}", 100) for number in range(bundles.MOST + 1)]
+    await put(store, [blob("ann/before")])
+
+    def noted(file: int) -> None:
+        synced.append(os.fstat(file).st_ino)
+        sync(file)
+
+    def once(folder: int, parts: Iterable[bytes]) -> int:
+        monkeypatch.setattr(nameless, "begin", never)
+        return begin(folder, parts)
+
+    def never(folder: int, parts: Iterable[bytes]) -> int:
+        raise nameless.NotHere
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(nameless, "begin", once)
+    assert len(await put(store, blobs)) == len(blobs)
+    # The shared one and its names, before the last blob is begun in a folder of its own.
+    folder = tmp_path / BUCKET / "ann"
+    assert synced[:2] == [(folder / "0.blob").stat().st_ino, folder.stat().st_ino]
+    assert [await read(store, one.key) for one in blobs] == [one.data for one in blobs]
