@@ -16,8 +16,9 @@ from service_kit.erasure import owner_erased
 from service_kit.errors import AtelierError, ErrorReason, FailedPrecondition, InvalidArgument, ResourceExhausted
 
 _WRITTEN_AT_ONCE = 32
-_MEASURED_AT_ONCE = 4
-"""How many messages a batch has: their files share the time that one may take to be measured."""
+_MESSAGES_MEASURED = 4
+_FILES_MEASURED = 32
+"""How many files are measured with one request: they share the time that one may take."""
 _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
@@ -29,7 +30,7 @@ class OutputBatches:
         self._storage = storage
         self._probe = probe
         self._begin = Batcher("asset.begin_outputs", _by_message(self._begin_all), most=_WRITTEN_AT_ONCE)
-        self._measure = Batcher("asset.measure_outputs", _by_message(self._measure_all), most=_MEASURED_AT_ONCE)
+        self._measure = Batcher("asset.measure_outputs", _by_message(self._measure_all), most=_MESSAGES_MEASURED)
         self._stage = Batcher("asset.stage_outputs", _by_message(self._stage_all), most=_WRITTEN_AT_ONCE)
 
     async def close(self) -> None:
@@ -57,13 +58,19 @@ class OutputBatches:
         return await self._stage.submit(outputs)
 
     async def _measure_all(self, files: Sequence[bytes]) -> Sequence[Shape | AtelierError]:
+        answers: list[Shape | AtelierError] = []
+        for start in range(0, len(files), _FILES_MEASURED):
+            answers += await self._measure_some(files[start : start + _FILES_MEASURED])
+        return answers
+
+    async def _measure_some(self, files: Sequence[bytes]) -> Sequence[Shape | AtelierError]:
         try:
             return await self._probe.measure_bytes(files)
         except InvalidArgument as error:
             if len(files) == 1:
                 return [error]
         # One of them kills its decoder, or takes too long.
-        return [answer for data in files for answer in await self._measure_all([data])]
+        return [answer for data in files for answer in await self._measure_some([data])]
 
     async def _begin_all(self, batch: Sequence[Sequence[Upload]]) -> Sequence[Sequence[Upload] | AtelierError]:
         async with self._storage.write() as tx:

@@ -23,8 +23,8 @@ from service_kit.ids import new_id
 from service_kit.interceptors import REQUEST_ID
 from service_kit.rpc_errors import DETAILS_KEY, from_rpc_error
 from tests.asset_service.harness import BOB, Harness
-from tests.asset_service.pictures import png
-from tests.asset_service.test_small_outputs import file
+from tests.asset_service.pictures import encoded, png
+from tests.asset_service.test_small_outputs import THUMB, file
 
 
 def output(harness: Harness, lease: LeaseClaims, data: bytes, index: int = 0) -> pb.LeasedOutput:
@@ -206,3 +206,22 @@ async def test_an_output_that_the_store_refuses_harms_no_other_of_its_message(
     again = await upload(harness, lease, *sent)
     assert again[0] == first[0]
     assert again[1].HasField("stored")
+
+
+async def test_no_more_files_share_the_time_of_one_than_of_single_outputs(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe, measured = harness.service.probe, list[int]()
+    measure = probe.measure_bytes
+
+    async def noted(files: Sequence[bytes]) -> Sequence[Shape | AtelierError]:
+        measured.append(len(files))
+        return await measure(files)
+
+    monkeypatch.setattr(probe, "measure_bytes", noted)
+    lease, thumb = harness.lease(new_id(), max_outputs=20), encoded("WEBP")
+    sent = [output(harness, lease, png(seed=index), index) for index in range(20)]
+    for one in sent:
+        one.output.files.append(file(thumb, THUMB))
+    assert all(answer.HasField("stored") for answer in await upload(harness, lease, *sent))
+    assert measured == [32, 8]
