@@ -16,6 +16,7 @@ from atelier.asset.v1 import asset_service_pb2 as asset_pb2
 from atelier.asset.v1 import asset_service_pb2_grpc as asset_grpc
 from atelier.asset.v1 import upload_service_pb2 as upload_pb2
 from atelier.asset.v1 import upload_service_pb2_grpc as upload_grpc
+from faults.ports import free_port
 from service_kit import channels
 from service_kit.capabilities import Capabilities, current_lease
 from service_kit.clock import ManualClock, SystemClock
@@ -97,7 +98,8 @@ class House:
         self.assets = assets or Assets()  # type: ignore[abstract]
         self.server = GrpcServer(
             "asset",
-            listen="127.0.0.1:0",
+            # Not a port that another server of these tests had: gRPC remembers for a while where nobody answered.
+            listen=f"127.0.0.1:{free_port()}",
             servicers=[
                 (asset_grpc.add_AssetServiceServicer_to_server, self.assets),
                 (upload_grpc.add_UploadServiceServicer_to_server, Uploads()),  # type: ignore[abstract]

@@ -14,6 +14,7 @@ import pytest
 
 from atelier.asset.v1 import asset_service_pb2, upload_service_pb2
 from atelier.worker.v1 import worker_service_pb2
+from faults.ports import free_port
 from service_kit import channels
 from service_kit.clock import SystemClock
 from service_kit.health import HealthBoard
@@ -54,7 +55,7 @@ class Wires:
         self._clock = clock
         self.server = GrpcServer(
             "asset",
-            listen="127.0.0.1:0",
+            listen=f"127.0.0.1:{free_port()}",
             servicers=[(self._add, self)],
             verifier=rings.identity_verifier(clock),
             health=HealthBoard(),
