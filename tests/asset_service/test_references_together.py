@@ -11,6 +11,7 @@ import pytest
 from asset_service import references, upload_servicer
 from asset_service.reference_wire import encoded
 from atelier.asset.v1 import upload_service_pb2 as pb
+from service_kit.blobs.local import LocalBlobStore
 from service_kit.capabilities import Capabilities, LeaseClaims
 from service_kit.ids import asset_id, new_id
 from tests.asset_service.harness import BOB, Harness, grant
@@ -83,7 +84,8 @@ async def test_all_of_a_message_are_read_with_one_hop_to_a_thread(
 
     monkeypatch.setattr(asyncio, "to_thread", counted)
     assert await read(harness, lease, *[(lease, name) for name in ids]) == [*PICTURES]
-    assert len(hops) == 1
+    # The service's own upkeep has hops as well.
+    assert len([work for work in hops if isinstance(getattr(work, "__self__", None), LocalBlobStore)]) == 1
 
 
 async def test_one_token_is_verified_once_for_all_its_references(
