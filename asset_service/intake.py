@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,11 @@ class Begun:
 
 
 Begin = Callable[[], Awaitable[Begun]]
+
+MemoryFile = tuple[Upload, str, bytes]
+"""An upload whose bytes are in memory: what they say that they are, and the bytes."""
+
+PublishAll = Callable[[Sequence[MemoryFile]], Awaitable[list[str | Exception]]]
 
 
 class Intake:
@@ -198,14 +204,40 @@ class Intake:
             info = await self._earlier(upload)
         return await self._own(upload, info)
 
-    async def publish_all(self, files: Sequence[tuple[Upload, str, bytes]]) -> list[str | Exception]:
+    async def publish_all(self, files: Sequence[MemoryFile]) -> list[str | Exception]:
         """Write the blobs of uploads, each of a type and of bytes in memory, unless an earlier try has.
 
         Returns:
             The generation of each, or why it is not there.
         """
-        blobs = [NewBlob(upload.key, data, upload.sha256, content_type) for upload, content_type, data in files]
-        written = await self._store.put_many(WORKSPACE_BUCKET, blobs)
+        return await self._generations(files, await self._store.put_many(WORKSPACE_BUCKET, _new_blobs(files)))
+
+    @asynccontextmanager
+    async def begin_all(self, files: Sequence[MemoryFile]) -> AsyncGenerator[PublishAll]:
+        """Have the store begin with bytes of uploads that have no row yet. Gives what does `publish_all` for some.
+
+        Those for which it is not called are no blobs, and nothing stays of them.
+        """
+        places = {upload.upload_id: place for place, (upload, _, _) in enumerate(files)}
+        chosen: asyncio.Future[Sequence[int]] = asyncio.get_running_loop().create_future()
+        writing = asyncio.create_task(
+            self._store.put_many(WORKSPACE_BUCKET, _new_blobs(files), chosen=chosen), name="intake.begin_all"
+        )
+
+        async def publish(some: Sequence[MemoryFile]) -> list[str | Exception]:
+            chosen.set_result([places[upload.upload_id] for upload, _, _ in some])
+            return await self._generations(some, await writing)
+
+        try:
+            yield publish
+        finally:
+            chosen.cancel()
+            # To its end: the locks go after that.
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _generations(
+        self, files: Sequence[MemoryFile], written: Sequence[BlobInfo | Exception]
+    ) -> list[str | Exception]:
         generations: list[str | Exception] = []
         for (upload, _, _), outcome in zip(files, written, strict=True):
             try:
@@ -233,6 +265,10 @@ class Intake:
     async def take_back(self, upload: Upload, generation: str) -> None:
         """Delete the blob of an upload that is refused: its key is free again."""
         await self._store.delete(WORKSPACE_BUCKET, upload.key, generation)
+
+
+def _new_blobs(files: Sequence[MemoryFile]) -> Sequence[NewBlob]:
+    return [NewBlob(upload.key, data, upload.sha256, content_type) for upload, content_type, data in files]
 
 
 def _told_type(path: Path) -> str:

@@ -121,10 +121,20 @@ class BlobStore(Protocol):
         Whoever has made sure of the digest gives it: it is not computed again.
         """
 
-    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-        """Write small blobs whose keys are free, each as `put_bytes` does. Returns them; or why one is not there.
+    async def put_many(
+        self, bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]] | None = None
+    ) -> Sequence[BlobInfo | Exception]:
+        """Write small blobs whose keys are free, each as `put_bytes` does; some stores need as much for one as for all.
 
-        Some stores need no more for all of them than for one.
+        Args:
+            bucket: where they go.
+            blobs: what they are.
+            chosen: which of them there shall be, by their places, when that is known: until then the store may write
+                bytes, of which nobody sees any and none stays after a crash. Its failure is the failure of this.
+                Whoever calls owns it, and waits for the end of this.
+
+        Returns:
+            Those that were chosen, or all, in that order; or why one is not there.
         """
 
     async def put_file(
@@ -259,8 +269,12 @@ def owner_of_key(key: str) -> Owner | None:
     return Owner(unquote(parts[0]), unquote(parts[1])) if len(parts) > _OWNER_PARTS else None
 
 
-async def put_each(store: BlobStore, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-    """Write small blobs one beside the other, as `BlobStore.put_many` asks for."""
+async def put_each(
+    store: BlobStore, bucket: str, blobs: Sequence[NewBlob], chosen: asyncio.Future[Sequence[int]] | None
+) -> Sequence[BlobInfo | Exception]:
+    """Write small blobs one beside the other when they are chosen, as `BlobStore.put_many` asks for."""
+    if chosen is not None:
+        blobs = [blobs[place] for place in await asyncio.shield(chosen)]
     return await outcomes(
         store.put_bytes(bucket, blob.key, blob.data, content_type=blob.content_type, sha256=blob.sha256)
         for blob in blobs

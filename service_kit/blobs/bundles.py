@@ -27,14 +27,12 @@ END = struct.Struct(">I8s")
 MARK = b"atlrmany"
 
 
-def write(folder: int, files: Sequence[NewFile]) -> list[OSError | None]:
-    """Write small files into an open folder, whose sync is left to whoever calls.
-
-    Returns:
-        For each None, or why it is not there: FileExistsError when its name is taken.
+def begin(folder: int, files: Sequence[NewFile]) -> int:
+    """Write small files to one that has no name yet, on the disk of an open folder. Returns it, open.
 
     Raises:
-        NotHere: the system cannot do that.
+        NotHere: the system cannot do that; nothing was written.
+        OSError: the disk is full, or broken; nothing is left.
     """
     parts: list[bytes] = []
     table: list[bytes] = []
@@ -44,17 +42,7 @@ def write(folder: int, files: Sequence[NewFile]) -> list[OSError | None]:
         parts += (file.data, note)
         table.append(_MEMBER.pack(_digest(file.name), start, len(file.data), len(note)))
         start += len(file.data) + len(note)
-    try:
-        bundle = nameless.begin(folder, [*parts, *table, END.pack(len(files), MARK)])
-    except OSError as error:
-        return [error] * len(files)
-    try:
-        os.fsync(bundle)
-        return [_named(bundle, folder, file.name) for file in files]
-    except OSError as error:
-        return [error] * len(files)
-    finally:
-        os.close(bundle)
+    return nameless.begin(folder, [*parts, *table, END.pack(len(files), MARK)])
 
 
 def find(file: int, size_bytes: int, tail: bytes, name: str) -> tuple[bytes, int, int]:
@@ -76,14 +64,6 @@ def find(file: int, size_bytes: int, tail: bytes, name: str) -> tuple[bytes, int
                 raise UnreadableBlob("it is shorter than it was written")
             return os.pread(file, note_length, start + held), start, held
     raise UnreadableBlob("it has other blobs, and none of this name")
-
-
-def _named(bundle: int, folder: int, name: str) -> OSError | None:
-    try:
-        nameless.give_name(bundle, folder, name)
-    except OSError as error:
-        return error
-    return None
 
 
 def _digest(name: str) -> bytes:

@@ -142,9 +142,11 @@ class GcsBlobStore:
 
         return info_of(bucket, await self._reached(bucket, key, send))
 
-    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    async def put_many(
+        self, bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]] | None = None
+    ) -> Sequence[BlobInfo | Exception]:
         """Write small blobs whose keys are free, each with a request; see `BlobStore.put_many`."""
-        return await put_each(self, bucket, blobs)
+        return await put_each(self, bucket, blobs, chosen)
 
     async def put_file(
         self,

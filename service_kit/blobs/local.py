@@ -13,41 +13,37 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, MutableSequence, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from service_kit.blobs import (
-    RESERVED_SUFFIX,
     BlobInfo,
     NewBlob,
     NotABlob,
     SignedUrl,
     UnreadableBlob,
-    bundles,
     check_bucket,
     check_digest,
-    check_key,
     folders,
-    nameless,
     only_blobs,
-    single_files,
 )
-from service_kit.blobs.local_files import DATA, META, Opened, look_at, opened, stat_of
-from service_kit.blobs.single_files import NewFile
-from service_kit.errors import AlreadyExists, AtelierError, NotFound, OutOfRange
+from service_kit.blobs.local_drafts import Drafts, new_generation
+from service_kit.blobs.local_files import DATA, Opened, look_at, opened, stat_of
+from service_kit.blobs.small_blobs import SmallBlobs
+from service_kit.errors import NotFound, OutOfRange
 from service_kit.file_copies import copy_bytes, make_room
 from service_kit.finishing import thread_to_its_end
 
 CHUNK_BYTES = 1 << 20
-_TRIES = 10
+_MOST_AHEAD = 64
+"""How many files are open that have no name yet, because nobody has chosen their blobs; others wait for that."""
 # Another file system, or one that has no links, or no more of them.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP)
 
@@ -58,19 +54,20 @@ class LocalBlobStore:
     def __init__(self, root: Path) -> None:
         """Choose the directory; it is made at the first write."""
         self._root = root
+        self._drafts = Drafts(root)
+        self._open_ahead = 0
         self.origin = ""
 
     async def put(
         self, bucket: str, key: str, chunks: AsyncIterable[bytes], *, content_type: str, sha256: str | None = None
     ) -> BlobInfo:
         """Write a blob whose key is free; see `BlobStore.put`."""
-        final = self._path(bucket, key)
-        draft = await asyncio.to_thread(self._new_draft, bucket)
+        draft = await asyncio.to_thread(self._drafts.new, bucket, key)
         try:
             written, size_bytes = await _write(draft / DATA, chunks)
             check_digest(written, sha256)
-            info = BlobInfo(bucket, key, _new_generation(), size_bytes, written, content_type, datetime.now(UTC))
-            await thread_to_its_end(self._publish, draft, final, info)
+            info = BlobInfo(bucket, key, new_generation(), size_bytes, written, content_type, datetime.now(UTC))
+            await thread_to_its_end(self._drafts.publish, draft, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
@@ -80,11 +77,28 @@ class LocalBlobStore:
         self, bucket: str, key: str, data: bytes, *, content_type: str, sha256: str | None = None
     ) -> BlobInfo:
         """Write a small blob whose key is free; see `BlobStore.put_bytes`."""
-        return await asyncio.to_thread(self._put_bytes, bucket, key, data, content_type, sha256)
+        known = sha256 if sha256 is not None else await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
+        [written] = await self.put_many(bucket, [NewBlob(key, data, known, content_type)])
+        if isinstance(written, Exception):
+            raise written
+        return written
 
-    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-        """Write small blobs whose keys are free; see `BlobStore.put_many`. Those of one folder share its sync."""
-        return await asyncio.to_thread(self._put_many, bucket, blobs)
+    async def put_many(
+        self, bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]] | None = None
+    ) -> Sequence[BlobInfo | Exception]:
+        """Write small blobs whose keys are free; see `BlobStore.put_many`. Those of one folder share a file."""
+        writing = SmallBlobs(self._drafts, bucket, blobs)
+        if chosen is None:
+            return await thread_to_its_end(writing.publish, range(len(blobs)))
+        with self._ahead(writing.count_files) as may_begin:
+            try:
+                if may_begin:
+                    await thread_to_its_end(writing.write)
+                return await thread_to_its_end(writing.publish, await asyncio.shield(chosen))
+            finally:
+                if writing.is_open:
+                    # Nobody has chosen. To free the room takes the disk a moment.
+                    await thread_to_its_end(writing.close)
 
     async def put_file(
         self,
@@ -97,16 +111,15 @@ class LocalBlobStore:
         checked: asyncio.Future[Any] | None = None,
     ) -> BlobInfo:
         """Write a blob of a file by a hard link to it, or a copy from another disk; see `BlobStore.put_file`."""
-        final = self._path(bucket, key)
-        draft = await asyncio.to_thread(self._new_draft, bucket)
+        draft = await asyncio.to_thread(self._drafts.new, bucket, key)
         try:
             size_bytes = await asyncio.to_thread(_link_synced, path, draft / DATA)
-            info = BlobInfo(bucket, key, _new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
+            info = BlobInfo(bucket, key, new_generation(), size_bytes, sha256, content_type, datetime.now(UTC))
             # A draft that is removed while a thread publishes it would be there in part.
-            await thread_to_its_end(_complete, draft, info)
+            await thread_to_its_end(self._drafts.complete, draft, info)
             if checked is not None:
                 await asyncio.shield(checked)
-            await thread_to_its_end(self._show, draft, final, info)
+            await thread_to_its_end(self._drafts.show, draft, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
@@ -119,19 +132,18 @@ class LocalBlobStore:
             AlreadyExists: the key is taken; its blob is untouched.
             InvalidArgument: `digest_mismatch`; nothing was written.
         """
-        final = self._path(info.bucket, info.key)
-        draft = await asyncio.to_thread(self._new_draft, info.bucket)
+        draft = await asyncio.to_thread(self._drafts.new, info.bucket, info.key)
         try:
             written, _ = await _write(draft / DATA, chunks)
             check_digest(written, info.sha256)
-            await thread_to_its_end(self._publish, draft, final, info)
+            await thread_to_its_end(self._drafts.publish, draft, info)
         except BaseException:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, draft, ignore_errors=True))
             raise
 
     async def stat(self, bucket: str, key: str) -> BlobInfo | None:
         """Return what is known about a blob; see `BlobStore.stat`."""
-        return await asyncio.to_thread(stat_of, self._path(bucket, key), bucket, key)
+        return await asyncio.to_thread(stat_of, self._drafts.path(bucket, key), bucket, key)
 
     async def open_range(
         self, bucket: str, key: str, *, offset: int = 0, length: int | None = None, generation: str | None = None
@@ -199,119 +211,20 @@ class LocalBlobStore:
     async def close(self) -> None:
         """Do nothing: no file stays open."""
 
-    def _path(self, bucket: str, key: str) -> Path:
-        check_bucket(bucket)
-        check_key(key)
-        return self._root / bucket / (key + RESERVED_SUFFIX)
-
-    def _new_draft(self, bucket: str) -> Path:
-        drafts = self._root / bucket / folders.DRAFTS
-        folders.make_folders(drafts, self._root.parent)
-        draft = drafts / secrets.token_hex(16)
-        draft.mkdir(mode=0o700)
-        return draft
-
-    def _put_bytes(self, bucket: str, key: str, data: bytes, content_type: str, sha256: str | None) -> BlobInfo:
-        blob = NewBlob(key, data, sha256 or hashlib.sha256(data).hexdigest(), content_type)
-        [written] = self._put_many(bucket, [blob])
-        if isinstance(written, Exception):
-            raise written
-        return written
-
-    def _put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-        now = datetime.now(UTC)
-        infos = [
-            BlobInfo(bucket, blob.key, _new_generation(), len(blob.data), blob.sha256, blob.content_type, now)
-            for blob in blobs
-        ]
-        paths = [self._path(bucket, blob.key) for blob in blobs]
-        written: MutableSequence[BlobInfo | Exception] = [*infos]
-        for folder in dict.fromkeys(path.parent for path in paths):
-            places = [place for place, path in enumerate(paths) if path.parent == folder]
-            files = [NewFile(paths[place].name, blobs[place].data, single_files.note(infos[place])) for place in places]
-            for place, file, error in zip(places, files, self._write_together(folder, files), strict=True):
-                if error is not None:
-                    written[place] = self._put_alone(paths[place], infos[place], file, error)
-        return written
-
-    def _write_together(self, folder: Path, files: Sequence[NewFile]) -> Sequence[OSError | None]:
-        """Write files into a folder. Returns for each why it is not there; FileNotFoundError if it is to be alone."""
-        small = [place for place, file in enumerate(files) if len(file.data) <= bundles.MOST_BYTES]
-        found: MutableSequence[OSError | None] = [FileNotFoundError()] * len(files)
-        if len(small) < 2:
-            return found
-        try:
-            folders.make_folders(folder, self._root)
-            with folders.opened(folder) as descriptor:
-                try:
-                    for some in (small[at : at + bundles.MOST] for at in range(0, len(small), bundles.MOST)):
-                        written = bundles.write(descriptor, [files[place] for place in some])
-                        for place, error in zip(some, written, strict=True):
-                            found[place] = error
-                finally:
-                    # Also what was written before the system could no more.
-                    os.fsync(descriptor)
-        except (FileNotFoundError, nameless.NotHere):
-            # The folder went in this moment, or the system cannot do that.
-            return found
-        except OSError as error:
-            # Names may have been given, and a crash would lose them; those of other folders are not harmed.
-            return [error] * len(files)
-        return found
-
-    def _put_alone(self, final: Path, info: BlobInfo, file: NewFile, error: OSError) -> BlobInfo | Exception:
-        """Write a blob that could not be written with others for that reason. Returns it, or why it is not there."""
-        if error.errno == errno.EEXIST:
-            return _taken(info)
-        if not isinstance(error, FileNotFoundError):
-            return error
-        try:
-            self._put_one(final, info, file)
-        except (AtelierError, OSError) as why:
-            return why
-        return info
-
-    def _put_one(self, final: Path, info: BlobInfo, file: NewFile) -> None:
-        with suppress(nameless.NotHere):
-            self._at_its_key(final, info, lambda: _write_single(final.parent, file))
+    @contextmanager
+    def _ahead(self, files: int) -> Iterator[bool]:
+        """Count files that are open before their blobs are chosen. Gives whether there may be so many more."""
+        if self._open_ahead + files > _MOST_AHEAD:
+            yield False
             return
-        draft = self._new_draft(info.bucket)
+        self._open_ahead += files
         try:
-            with (draft / DATA).open("xb", buffering=0) as data:
-                _write_all(data, file.data)
-                os.fsync(data.fileno())
-            self._publish(draft, final, info)
-        except BaseException:
-            shutil.rmtree(draft, ignore_errors=True)
-            raise
-
-    def _publish(self, draft: Path, final: Path, info: BlobInfo) -> None:
-        _complete(draft, info)
-        self._show(draft, final, info)
-
-    def _show(self, draft: Path, final: Path, info: BlobInfo) -> None:
-        self._at_its_key(final, info, lambda: draft.rename(final))
-        folders.sync_folder(final.parent)
-
-    def _at_its_key(self, final: Path, info: BlobInfo, publish: Callable[[], object]) -> None:
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                folders.make_folders(final.parent, self._root)
-                publish()
-                return
-            except OSError as error:
-                # A folder never takes the place of a file.
-                if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    if final.parent.is_dir():
-                        # Perhaps by an earlier try that broke off before this: its repeat believes that the name stays.
-                        folders.sync_folder(final.parent)
-                    raise _taken(info) from None
-                # The last blob beside it was deleted in this moment, and the folder with it, or one above.
-                if error.errno != errno.ENOENT or not tries_left:
-                    raise
+            yield True
+        finally:
+            self._open_ahead -= files
 
     def _open(self, bucket: str, key: str, generation: str | None) -> Opened:
-        path = self._path(bucket, key)
+        path = self._drafts.path(bucket, key)
         missing = NotFound(f"There is no blob {key} in {bucket}.")
         try:
             found = opened(path, bucket, key)
@@ -365,8 +278,7 @@ class LocalBlobStore:
         return found.info
 
     def _copy(self, source: tuple[str, str], target: tuple[str, str], generation: str | None) -> BlobInfo:
-        final = self._path(*target)
-        draft = self._new_draft(target[0])
+        draft = self._drafts.new(*target)
         try:
             found = self._open(*source, generation)
             with found.file:
@@ -379,23 +291,23 @@ class LocalBlobStore:
                     self._link(source, draft / DATA)
             known = found.info
             info = BlobInfo(
-                *target, _new_generation(), known.size_bytes, known.sha256, known.content_type, datetime.now(UTC)
+                *target, new_generation(), known.size_bytes, known.sha256, known.content_type, datetime.now(UTC)
             )
-            self._publish(draft, final, info)
+            self._drafts.publish(draft, info)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
             raise
         return info
 
     def _link(self, source: tuple[str, str], data: Path) -> None:
-        path = self._path(*source)
+        path = self._drafts.path(*source)
         try:
             os.link(path / DATA if path.is_dir() else path, data)
         except FileNotFoundError:
             raise NotFound(f"There is no blob {source[1]} in {source[0]}.") from None
 
     def _delete(self, bucket: str, key: str, generation: str) -> bool:
-        path = self._path(bucket, key)
+        path = self._drafts.path(bucket, key)
         found = look_at(self._root / bucket, bucket, key)
         if found is None or (isinstance(found, BlobInfo) and found.generation != generation):
             return False
@@ -440,24 +352,12 @@ def _link_synced(path: Path, data: Path) -> int:
         return os.fstat(file.fileno()).st_size
 
 
-def _complete(draft: Path, info: BlobInfo) -> None:
-    """Write what is known of the bytes in a draft beside them: then it lacks its key only."""
-    _write_meta(draft / META, info)
-    folders.sync_folder(draft)
-
-
 def _write_all(file: BinaryIO, chunk: bytes, digest: hashlib._Hash | None = None) -> None:
     if digest is not None:
         digest.update(chunk)
     rest = memoryview(chunk)
     while rest:
         rest = rest[file.write(rest) :]
-
-
-def _write_single(folder: Path, file: NewFile) -> None:
-    with folders.opened(folder) as descriptor:
-        single_files.write(descriptor, file)
-        os.fsync(descriptor)
 
 
 def _copy_out(found: Opened, target: int) -> None:
@@ -477,18 +377,3 @@ def _read(file: BinaryIO, left: int) -> bytes:
 def _close_opened(opening: asyncio.Future[tuple[BinaryIO, int, bytes]]) -> None:
     if not opening.cancelled() and opening.exception() is None:
         opening.result()[0].close()
-
-
-def _taken(info: BlobInfo) -> AlreadyExists:
-    return AlreadyExists(f"The key {info.key} in {info.bucket} is taken.")
-
-
-def _new_generation() -> str:
-    return secrets.token_hex(8)
-
-
-def _write_meta(path: Path, info: BlobInfo) -> None:
-    with path.open("xb") as file:
-        file.write(json.dumps(single_files.note(info)).encode())
-        file.flush()
-        os.fsync(file.fileno())

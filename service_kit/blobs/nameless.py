@@ -21,7 +21,7 @@ class NotHere(Exception):
 
 
 def begin(folder: int, parts: Iterable[bytes]) -> int:
-    """Return a new file in an open folder, open for writing, that has these bytes; not synced.
+    """Return a new file on the disk of an open folder, open for writing, that has these bytes: all there after a crash.
 
     Raises:
         NotHere: the system cannot do that; nothing was written.
@@ -37,6 +37,7 @@ def begin(folder: int, parts: Iterable[bytes]) -> int:
         raise
     try:
         _write_all(file, parts)
+        os.fsync(file)
     except BaseException:
         os.close(file)
         raise

@@ -29,20 +29,15 @@ class NewFile:
     known: Mapping[str, Any]
 
 
-def write(folder: int, file: NewFile) -> None:
-    """Write a file whose name is free into an open folder, whose sync is left to whoever calls.
+def begin(folder: int, file: NewFile) -> int:
+    """Write a file that has no name yet, on the disk of an open folder. Returns it, open.
 
     Raises:
-        FileExistsError: the name is taken.
         NotHere: the system cannot do that; nothing was written.
+        OSError: the disk is full, or broken; nothing is left.
     """
     about = note_bytes(file.known)
-    draft = nameless.begin(folder, (file.data, about, END.pack(len(about), MARK)))
-    try:
-        os.fsync(draft)
-        nameless.give_name(draft, folder, file.name)
-    finally:
-        os.close(draft)
+    return nameless.begin(folder, (file.data, about, END.pack(len(about), MARK)))
 
 
 def find(file: int, size_bytes: int, tail: bytes) -> tuple[bytes, int]:

@@ -126,9 +126,12 @@ async def test_all_outputs_of_a_message_share_their_transactions_and_their_write
         staged.append(len(found))
         await stage(uploads, found)
 
-    async def noted(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-        written.append(len(blobs))
-        return await put(bucket, blobs)
+    async def noted(
+        bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]]
+    ) -> Sequence[BlobInfo | Exception]:
+        infos = await put(bucket, blobs, chosen=chosen)
+        written.append(len(infos))
+        return infos
 
     monkeypatch.setattr(Uploads, "add_many", added)
     monkeypatch.setattr(Uploads, "stage_many", measured)
@@ -193,9 +196,12 @@ async def test_an_output_that_the_store_refuses_harms_no_other_of_its_message(
     lease, store = harness.lease(new_id()), harness.service.store
     put, refused = store.put_many, hashlib.sha256(png(seed=1)).hexdigest()
 
-    async def partly(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
-        written = iter(await put(bucket, [blob for blob in blobs if blob.sha256 != refused]))
-        return [Unavailable("Not now.") if blob.sha256 == refused else next(written) for blob in blobs]
+    async def partly(
+        bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]]
+    ) -> Sequence[BlobInfo | Exception]:
+        some = [blobs[place] for place in await chosen]
+        written = iter(await put(bucket, [blob for blob in some if blob.sha256 != refused]))
+        return [Unavailable("Not now.") if blob.sha256 == refused else next(written) for blob in some]
 
     sent = [output(harness, lease, png()), output(harness, lease, png(seed=1), 1)]
     with monkeypatch.context() as patched:

@@ -95,7 +95,7 @@ async def test_what_came_in_steps_stays_when_the_whole_cannot_be_written(
     begun = await harness.start(lease, data)
     await harness.write(lease, begun.upload_id, data[:10])
 
-    async def full(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    async def full(bucket: str, blobs: Sequence[NewBlob], **_: object) -> Sequence[BlobInfo | Exception]:
         return [Unavailable("Not now.")] * len(blobs)
 
     with monkeypatch.context() as patched:
@@ -205,10 +205,10 @@ async def test_what_nobody_waits_for_any_more_counts_while_it_is_written(
     small_outputs, writing, goes_on = harness.service.small_outputs, asyncio.Event(), asyncio.Event()
     put = harness.service.store.put_many
 
-    async def slow(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    async def slow(bucket: str, blobs: Sequence[NewBlob], **options: Any) -> Sequence[BlobInfo | Exception]:
         writing.set()
         await goes_on.wait()
-        return await put(bucket, blobs)
+        return await put(bucket, blobs, **options)
 
     monkeypatch.setattr(harness.service.store, "put_many", slow)
     picture = png()
@@ -242,8 +242,11 @@ async def test_an_output_has_failed_only_when_nothing_of_it_is_being_written_any
     store, writing, goes_on, written = harness.service.store, asyncio.Event(), asyncio.Event(), asyncio.Event()
     put = store.put_many
 
-    async def slow(bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    async def slow(
+        bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]]
+    ) -> Sequence[BlobInfo | Exception]:
         # The thumbnail fails; the picture is on its way, and so its row has to stay.
+        assert list(await chosen) == [0, 1]
         writing.set()
         await goes_on.wait()
         [picture] = await put(bucket, [blob for blob in blobs if blob.content_type == "image/png"])

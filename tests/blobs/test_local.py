@@ -17,8 +17,9 @@ from typing import BinaryIO
 
 import pytest
 
-from service_kit.blobs import BlobInfo, NotABlob, UnreadableBlob, erase, local, nameless, open_store, single_files
+from service_kit.blobs import BlobInfo, NotABlob, UnreadableBlob, erase, nameless, open_store, single_files
 from service_kit.blobs.local import LocalBlobStore
+from service_kit.blobs.local_drafts import Drafts
 from service_kit.blobs.local_files import Opened
 from service_kit.errors import AlreadyExists
 from service_kit.settings import for_tests
@@ -39,19 +40,18 @@ async def test_a_copy_takes_no_second_space_on_the_disk(tmp_path: Path) -> None:
     assert (tmp_path / "workspace-temp/a.blob/data").samefile(tmp_path / "user-library/b.blob/data")
 
 
-@pytest.mark.parametrize("step", ["_complete", "_show"])
+@pytest.mark.parametrize("step", ["complete", "show"])
 async def test_a_write_whose_caller_is_cancelled_is_there_whole_or_not_at_all(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, go_on, owner = threading.Event(), threading.Event(), local if step == "_complete" else LocalBlobStore
-    work = getattr(owner, step)
+    began, go_on, work = threading.Event(), threading.Event(), getattr(Drafts, step)
 
     def slow(*arguments: object) -> None:
         began.set()
         go_on.wait(10)
         work(*arguments)
 
-    monkeypatch.setattr(owner, step, slow)
+    monkeypatch.setattr(Drafts, step, slow)
     store = LocalBlobStore(tmp_path)
     writing = asyncio.create_task(store.put("workspace-temp", "a", once(b"x"), content_type="image/png"))
     await asyncio.to_thread(began.wait, 10)

@@ -244,7 +244,11 @@ class ProcessBlobs:
         self._process.reach("after_blob")
         return info
 
-    async def put_many(self, bucket: str, blobs: Sequence[NewBlob]) -> Sequence[BlobInfo | Exception]:
+    async def put_many(
+        self, bucket: str, blobs: Sequence[NewBlob], *, chosen: asyncio.Future[Sequence[int]] | None = None
+    ) -> Sequence[BlobInfo | Exception]:
+        if chosen is not None:
+            blobs = [blobs[place] for place in await asyncio.shield(chosen)]
         written: Sequence[BlobInfo | Exception] = []
         for blob in blobs:
             # One after the other: a crash may leave some of them.
