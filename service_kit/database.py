@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from sqlalchemy import JSON, BigInteger, Dialect, bindparam, func, literal, select
 from sqlalchemy.engine import make_url
@@ -34,6 +34,7 @@ from service_kit.storage_errors import postgres_error
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
+_T = TypeVar("_T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _SQLITE_READERS = 4
@@ -204,6 +205,29 @@ class Database:
             async with self._transaction(self._writer) as connection:
                 yield connection
             return
+        async with self._writer_turn(), self._transaction(self._writer) as connection:
+            yield connection
+
+    async def write_at_once(self, work: Callable[[AsyncConnection], Awaitable[_T]]) -> _T:
+        """Return what work returns in a transaction such as `write` gives. It waits for nothing but its statements.
+
+        On SQLite all of it is one trip to the thread of the connection. So the work must not touch what belongs to the
+        event loop, such as futures and locks; and when it has begun it comes to its end, and commits, though the caller
+        is cancelled.
+
+        Raises:
+            RuntimeError: on SQLite, the work waited for something else; nothing of it is kept.
+            Exception: what `write` raises, or the work.
+        """
+        if not isinstance(self._writer, Connections):
+            async with self.write() as connection:
+                return await work(connection)
+        async with self._writer_turn(), self._counted():
+            return await self._writer.in_one_trip(work)
+
+    @asynccontextmanager
+    async def _writer_turn(self) -> AsyncIterator[None]:
+        """Be the only one in this process who writes to the file."""
         try:
             # Also of a lock that is free: whoever was woken for it may have it first.
             async with asyncio.timeout(self._writer_wait.total_seconds()):
@@ -213,8 +237,7 @@ class Database:
                 "The database is busy; repeat in a moment.", retry_after=timedelta(seconds=1)
             ) from None
         try:
-            async with self._transaction(self._writer) as connection:
-                yield connection
+            yield
         finally:
             self._turn.release()
 
@@ -249,13 +272,21 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, pool: _Pool) -> AsyncIterator[AsyncConnection]:
+        async with (
+            self._counted(),
+            _on_sqlite(pool) if isinstance(pool, Connections) else self._connected(pool) as connection,
+        ):
+            yield connection
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Have `close` wait for the end of a transaction. Raises Unavailable when that has begun."""
         if self._closing:
             raise Unavailable("The service is stopping.", retry_after=timedelta(seconds=1))
         self._open += 1
         self._idle.clear()
         try:
-            async with _on_sqlite(pool) if isinstance(pool, Connections) else self._connected(pool) as connection:
-                yield connection
+            yield
         finally:
             self._open -= 1
             if not self._open:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Executable, event
 from sqlalchemy.exc import DBAPIError
@@ -19,10 +19,11 @@ from sqlalchemy.pool import NullPool
 
 from service_kit.errors import ResourceExhausted
 from service_kit.finishing import to_the_end
-from service_kit.sqlite_driver import Driver, opener
+from service_kit.sqlite_driver import Driver, at_once, opener
 from service_kit.statements import Answer, Plan, Plans
 
 _BUSY_TIMEOUT_MS = 5000
+_T = TypeVar("_T")
 
 
 class Connection(AsyncConnection):
@@ -112,6 +113,7 @@ class Connections:
             **options: what else `create_async_engine` is told.
         """
         self._engine = _engine(url, read_only=read_only, now=now, **options)
+        # No lock: they are asked by who has a connection, in the event loop or, of the one writer, in its thread.
         self._plans = Plans()
         self._free: list[Connection] = []
         self._room = asyncio.Semaphore(size)
@@ -141,6 +143,17 @@ class Connections:
             raise
         connection.driver.begin_with_next()
         return connection
+
+    async def in_one_trip(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Return what work returns in a transaction, which commits at the end and rolls back when anything is raised.
+
+        All of it is one trip to the thread of a connection. A caller that is cancelled waits for its end.
+        """
+        connection = await self.take()
+        try:
+            return await to_the_end(connection.driver.in_one_trip(lambda: _whole(connection, work)))
+        finally:
+            self.give_back(connection)
 
     async def commit(self, connection: Connection) -> None:
         """Commit. If that fails everything is rolled back; a caller that is cancelled waits for the end of it."""
@@ -190,6 +203,31 @@ class Connections:
         connection.driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
         connection.plans = self._plans
         return connection
+
+
+def _whole(connection: Connection, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+    """Do a transaction from its beginning to its end, in the thread of the connection."""
+    try:
+        answer = at_once(work(connection))
+    except BaseException:
+        at_once(_undo(connection))
+        raise
+    at_once(_keep(connection))
+    return answer
+
+
+async def _keep(connection: Connection) -> None:
+    if connection.in_transaction():
+        await _commit(connection)
+        return
+    try:
+        await connection.driver.commit()
+    except sqlite3.Error as error:
+        raise connection.wrapped(error) from error
+
+
+async def _undo(connection: Connection) -> None:
+    await (_roll_back(connection) if connection.in_transaction() else connection.driver.rollback())
 
 
 async def _commit(connection: Connection) -> None:

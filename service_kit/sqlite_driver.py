@@ -2,7 +2,8 @@
 
 `aiosqlite` makes a trip for a cursor, one for the statement, one for its rows, one to close the cursor. A transaction
 of eight statements waits for thirty changes of thread. Here the BEGIN, and statements whose answer nobody reads, travel
-with what comes next; nobody waits for the end of what only read.
+with what comes next; nobody waits for the end of what only read. A transaction that waits for nothing but its
+statements is one trip as a whole.
 
 SQLite ends a transaction by itself when the disk is full, or broken. What would come after that in the transaction
 would be done by itself, and kept: it is refused, and so is the commit.
@@ -12,13 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Self
+import threading
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
 from aiosqlite.core import _STOP_RUNNING_SENTINEL
 
 _Step = Callable[[sqlite3.Connection], object]
+_T = TypeVar("_T")
 _CHUNK = 64
 
 
@@ -56,7 +61,7 @@ class Driver(aiosqlite.Connection):
         """Have a step done in the trip of what follows in the transaction. Nobody hears what it answers."""
         self._later.append(step)
 
-    def end(self) -> asyncio.Future[None] | None:
+    def end(self) -> Awaitable[None] | None:
         """Commit. Returns what is done then; if it fails everything is rolled back, also if a step left for later has.
 
         None when nothing has begun, or when it only read, whose end nobody waits for: whatever is asked next comes
@@ -152,12 +157,47 @@ class Driver(aiosqlite.Connection):
 
         return take
 
-    def _submit(self, function: Callable[[], object]) -> asyncio.Future[Any]:
+    async def in_one_trip(self, work: Callable[[], _T]) -> _T:
+        """Return what work returns, which is done in the thread. There a statement is done when it is asked for.
+
+        It sees the context variables of the caller.
+        """
+        return cast(_T, await self._submit(partial(copy_context().run, work)))
+
+    def _submit(self, function: Callable[[], object]) -> Awaitable[Any]:
         if not self._running:
             raise ValueError("Connection closed")
+        if threading.get_ident() == self._thread.ident:
+            return _Done(function())
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((future, function))
         return future
+
+
+class _Done:
+    """What was done at once, for whoever awaits it."""
+
+    def __init__(self, answer: object) -> None:
+        self._answer = answer
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        yield from ()
+        return self._answer
+
+
+def at_once(work: Awaitable[_T]) -> _T:
+    """Return what work returns that is done in one trip, and waits for nothing but its own connection.
+
+    Raises:
+        RuntimeError: it waited for something else, and was ended there: nobody would wake it.
+    """
+    steps = work.__await__()
+    try:
+        next(steps)
+    except StopIteration as end:
+        return cast(_T, end.value)
+    steps.close()
+    raise RuntimeError("What is one trip to the database waited for something else than its statements.")
 
 
 class _Cursor:
