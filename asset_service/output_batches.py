@@ -73,7 +73,7 @@ class OutputBatches:
         return [answer for data in files for answer in await self._measure_some([data])]
 
     async def _begin_all(self, batch: Sequence[Sequence[Upload]]) -> Sequence[Sequence[Upload] | AtelierError]:
-        async with self._storage.write() as tx:
+        async def begin(tx: Transaction) -> Sequence[Sequence[Upload] | AtelierError]:
             jobs = await _open_jobs(tx, batch)
             erased = await tx.erased.among({uploads[0].owner for uploads in batch})
             rows = await tx.uploads.of_outputs(sorted({upload.asset_id for uploads in batch for upload in uploads}))
@@ -98,10 +98,12 @@ class OutputBatches:
                 new += missing
                 answers.append([known[_same(upload)] for upload in uploads])
             await tx.uploads.add_many(new)
-        return answers
+            return answers
+
+        return await self._storage.write_at_once(begin)
 
     async def _stage_all(self, batch: Sequence[Sequence[Upload]]) -> Sequence[bool | AtelierError]:
-        async with self._storage.write() as tx:
+        async def stage(tx: Transaction) -> Sequence[bool | AtelierError]:
             jobs = await _open_jobs(tx, batch)
             open_ids = await tx.uploads.open_among([upload.upload_id for uploads in batch for upload in uploads])
             answers: list[bool | AtelierError] = []
@@ -116,7 +118,9 @@ class OutputBatches:
                     answers.append(True)
             if staged:
                 await tx.uploads.stage_many(staged)
-        return answers
+            return answers
+
+        return await self._storage.write_at_once(stage)
 
 
 def _by_message(
