@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -13,10 +16,12 @@ from google.rpc import status_pb2
 from google.rpc.error_details_pb2 import RequestInfo
 
 from asset_service.domain import Upload
+from asset_service.output_batches import OutputBatches
 from asset_service.shape_domain import Shape
 from asset_service.storage.uploads import Uploads
 from atelier.asset.v1 import upload_service_pb2 as pb
-from service_kit.blobs import BlobInfo, NewBlob
+from service_kit.blobs import BlobInfo, NewBlob, nameless
+from service_kit.blobs.small_blobs import SmallBlobs
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import AtelierError, ErrorReason, InvalidArgument, Unavailable
 from service_kit.ids import new_id
@@ -25,6 +30,7 @@ from service_kit.rpc_errors import DETAILS_KEY, from_rpc_error
 from tests.asset_service.harness import BOB, Harness
 from tests.asset_service.pictures import encoded, png
 from tests.asset_service.test_small_outputs import THUMB, file
+from tests.blobs.test_chosen import files, open_files
 
 
 def output(harness: Harness, lease: LeaseClaims, data: bytes, index: int = 0) -> pb.LeasedOutput:
@@ -231,3 +237,113 @@ async def test_no_more_files_share_the_time_of_one_than_of_single_outputs(
         one.output.files.append(file(thumb, THUMB))
     assert all(answer.HasField("stored") for answer in await upload(harness, lease, *sent))
     assert measured == [32, 8]
+
+
+@pytest.fixture
+async def ahead(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Have rows wait for bytes, which usually come at any time before their names; tell that they are there."""
+    written, loop, write, begin = asyncio.Event(), asyncio.get_running_loop(), SmallBlobs.write, OutputBatches.begin
+
+    def noted(writing: SmallBlobs) -> None:
+        write(writing)
+        loop.call_soon_threadsafe(written.set)
+
+    async def late(
+        batches: OutputBatches, outputs: Sequence[Sequence[Upload]]
+    ) -> Sequence[Sequence[Upload] | AtelierError]:
+        async with asyncio.timeout(10):
+            await written.wait()
+        return await begin(batches, outputs)
+
+    monkeypatch.setattr(SmallBlobs, "write", noted)
+    monkeypatch.setattr(OutputBatches, "begin", late)
+    return written
+
+
+def times(root: Path, data: bytes) -> int:
+    """Return how often bytes are on the disk below a folder, in files of however many names."""
+    one_name_each = {Path(path).stat().st_ino: Path(path) for path in files(root)}
+    return sum(path.read_bytes().count(data) for path in one_name_each.values())
+
+
+async def test_nothing_has_a_name_before_its_row_is_committed(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, ahead: asyncio.Event
+) -> None:
+    blobs, add, give = harness.data_dir / "blobs", Uploads.add_many, nameless.give_name
+    seen, open_then, rows = list[list[str]](), list[int](), list[int]()
+
+    async def added(uploads: Uploads, new: Sequence[Upload]) -> None:
+        await add(uploads, new)
+        seen.append(files(blobs))
+        open_then.append(len(open_files(blobs)))
+
+    def named(descriptor: int, folder: int, name: str) -> None:
+        upload_id = name.removesuffix(".blob").rpartition(".")[2]
+        with closing(sqlite3.connect(harness.data_dir / "asset" / "asset.sqlite3")) as database:
+            [[count]] = database.execute("SELECT count(*) FROM uploads WHERE upload_id = ?", [upload_id])
+        rows.append(count)
+        give(descriptor, folder, name)
+
+    monkeypatch.setattr(Uploads, "add_many", added)
+    monkeypatch.setattr(nameless, "give_name", named)
+    lease = harness.lease(new_id())
+    answers = await upload(harness, lease, *(output(harness, lease, png(seed=index), index) for index in range(3)))
+    assert all(answer.HasField("stored") for answer in answers)
+    assert (seen, open_then) == ([[]], [1])
+    assert rows == [1, 1, 1]
+    assert len(await harness.blobs()) == 3
+    assert open_files(blobs) == []
+
+
+async def test_of_what_is_refused_no_bytes_stay_in_the_file_of_the_others(
+    harness: Harness, ahead: asyncio.Event
+) -> None:
+    lease, settled, blobs = harness.lease(new_id()), harness.lease(new_id()), harness.data_dir / "blobs"
+    await harness.settle(settled.job_id, {})
+    pictures = [png(seed=seed) for seed in range(5)]
+    wrong_digest = output(harness, lease, pictures[1], 1)
+    wrong_digest.output.files[0].sha256 = "0" * 64
+    answers = await upload(
+        harness,
+        lease,
+        output(harness, settled, pictures[0]),
+        wrong_digest,
+        *[output(harness, lease, pictures[2], 2)] * 2,
+        output(harness, lease, pictures[3], 3),
+    )
+    assert ahead.is_set()
+    assert [reason(answer.refused) for answer in answers[:2]] == [
+        ErrorReason.ALREADY_SETTLED,
+        ErrorReason.DIGEST_MISMATCH,
+    ]
+    assert len({answer.stored.receipt for answer in answers[2:]}) == 2
+    # An equal one is there once.
+    assert [times(blobs, data) for data in pictures] == [0, 0, 1, 1, 0]
+    again = harness.lease(new_id())
+    await upload(harness, again, output(harness, settled, pictures[0]), output(harness, again, pictures[4]))
+    assert [times(blobs, data) for data in pictures] == [0, 0, 1, 1, 1]
+    assert open_files(blobs) == []
+
+
+@pytest.mark.parametrize("error", [Unavailable("The database is away."), MemoryError()], ids=["refused", "fault"])
+async def test_when_no_rows_can_be_begun_nothing_of_the_bytes_stays(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch, ahead: asyncio.Event, error: Exception
+) -> None:
+    async def broken(uploads: Uploads, new: Sequence[Upload]) -> None:
+        raise error
+
+    lease, blobs = harness.lease(new_id()), harness.data_dir / "blobs"
+    sent = [output(harness, lease, png(seed=index), index) for index in range(2)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Uploads, "add_many", broken)
+        if isinstance(error, Unavailable):
+            assert [answer.HasField("refused") for answer in await upload(harness, lease, *sent)] == [True, True]
+        else:
+            with pytest.raises(grpc.aio.AioRpcError) as failed:
+                await upload(harness, lease, *sent)
+            assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert ahead.is_set()
+    assert files(blobs) == open_files(blobs) == []
+    # Nor are their locks held.
+    assert all(answer.HasField("stored") for answer in await upload(harness, lease, *sent))
+    assert len(await harness.blobs()) == 2
