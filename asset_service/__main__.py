@@ -144,7 +144,15 @@ class Service:
         return [
             AssetServicer(workspace, self.watchers, encoder, self.sweep, self.erasure).registration,
             UploadServicer(
-                uploads, self.small_outputs, client_uploads, resumable, imports, references, encoder, capabilities
+                uploads,
+                self.small_outputs,
+                client_uploads,
+                resumable,
+                imports,
+                references,
+                encoder,
+                capabilities,
+                self.handover,
             ).registration,
             AssetControlServicer(settling, holds, workspace, item_copies, encoder).registration,
         ]

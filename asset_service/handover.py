@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from service_kit.errors import ErrorReason, FailedPrecondition
+from service_kit.file_copies import write_at
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -34,6 +36,9 @@ MOST_OF_A_JOB = 32
 
 MOST = 256
 """How many files may be offered at a time. Where there are so many the next gets none: nobody's offers end for it."""
+
+READS_AT_ONCE = 4
+"""How many calls' files are read at a time: a message that asks for 8 MiB costs its sender nothing."""
 
 LIFETIME = timedelta(minutes=10)
 """How long an offered file stays."""
@@ -62,6 +67,7 @@ class Handover:
         self._now = now
         self._offers: dict[str, _Offer] = {}
         self._told: frozenset[str] = frozenset()
+        self._reading = asyncio.Semaphore(READS_AT_ONCE)
 
     async def prepare(self) -> None:
         """Make the folder, and clear what an earlier process left there long enough ago."""
@@ -147,6 +153,41 @@ class Handover:
             opening.add_done_callback(_close_opened)
             raise
 
+    async def read(self, name: str, sizes: Sequence[int]) -> list[tuple[bytes, str]]:
+        """Return what a worker has written into a file of its own under a name, as files of these sizes in bytes.
+
+        Of each its bytes and their SHA-256 in hexadecimal.
+
+        Raises:
+            FailedPrecondition: `incomplete_upload`; there is none of that name and of their size.
+        """
+        try:
+            if _NAME.fullmatch(name):
+                async with self._reading:
+                    return await asyncio.to_thread(_read_files, self._folder / name, sizes)
+        except OSError:
+            # It is told as what it looks like from here: no such file.
+            log.debug("handover_not_read", exc_info=True)
+        raise FailedPrecondition(
+            f"No file of that name has {sum(sizes)} bytes in the folder of files that are handed over; send the bytes.",
+            ErrorReason.INCOMPLETE_UPLOAD,
+        )
+
+    async def write_over(self, name: str, parts: Sequence[bytes]) -> bool:
+        """Write bytes over what is in a file that a worker has made under a name. Returns False where it is not done.
+
+        There is no such file, or no room in it.
+        """
+        if not _NAME.fullmatch(name):
+            return False
+        try:
+            # A thread that has begun goes on when the caller leaves: the worker then removes the file.
+            await asyncio.to_thread(_write_over, self._folder / name, parts)
+        except OSError as error:
+            log.debug("handover_not_written", error=type(error).__name__)
+            return False
+        return True
+
     async def end(self, upload_id: str) -> None:
         """End the offer for an upload, if there is one."""
         offer = self._offers.pop(upload_id, None)
@@ -208,6 +249,37 @@ def _open_empty(path: Path) -> int | None:
         os.close(file)
         return None
     return file
+
+
+def _read_files(path: Path, sizes: Sequence[int]) -> list[tuple[bytes, str]]:
+    """Read and digest files that lie in one, one behind the other. Raises OSError unless it has them all."""
+    file = _open_own(path, os.O_RDONLY)
+    try:
+        if os.fstat(file).st_size < sum(sizes):
+            raise OSError(errno.ENODATA, "it is shorter")
+        found = []
+        for size in sizes:
+            # One read: what is digested is what is measured and stored, whoever writes meanwhile.
+            data = os.read(file, size)
+            if len(data) < size:
+                raise OSError(errno.ENODATA, "it became shorter")
+            found.append((data, hashlib.sha256(data).hexdigest()))
+        return found
+    finally:
+        os.close(file)
+
+
+def _write_over(path: Path, parts: Sequence[bytes]) -> None:
+    file = _open_own(path, os.O_WRONLY)
+    try:
+        if os.fstat(file).st_nlink != 1:
+            raise PermissionError(errno.EPERM, "it has a second name, so it was not made for this")
+        offset = 0
+        for part in parts:
+            write_at(file, part, offset)
+            offset += len(part)
+    finally:
+        os.close(file)
 
 
 def _close_opened(opening: asyncio.Future[int | None]) -> None:

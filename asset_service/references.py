@@ -78,6 +78,10 @@ class References:
         found = iter(await self._store.read_whole(granted, most_bytes=MAX_WHOLE_BYTES, most_bytes_together=most_bytes))
         return [None if one is None else next(found) for one in wanted]
 
+    async def hand_over_whole(self, found: Sequence[bytes | None], name: str) -> bool:
+        """Write references one behind the other into a file that a worker has made. Returns False if there is none."""
+        return await self._handover.write_over(name, [data for data in found if data is not None])
+
 
 def _close(file: int, copying: asyncio.Future[BlobInfo]) -> None:
     os.close(file)

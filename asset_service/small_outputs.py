@@ -17,7 +17,7 @@ from datetime import timedelta
 from itertools import islice
 
 from asset_service.domain import Media, RenditionKind, Upload, UploadState
-from asset_service.intake import Intake
+from asset_service.intake import Intake, MemoryFile, PublishAll
 from asset_service.lease_rules import LeaseRules, check_formats, check_parts, new_upload
 from asset_service.locks import UploadLocks
 from asset_service.media import HEAD_BYTES, sniff
@@ -54,11 +54,12 @@ Taken = tuple[str, Media]
 
 @dataclass(frozen=True, slots=True)
 class SmallFile:
-    """One file of an output; without a rendition the output itself."""
+    """One file of an output; without a rendition the output itself. `is_checked`: the bytes have that digest."""
 
     rendition: RenditionKind | None
     sha256: str
     data: bytes
+    is_checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class _Taking:
     lease: LeaseClaims
     uploads: Sequence[Upload]
     data: Sequence[bytes]
+    unchecked: Sequence[tuple[str, bytes]]
+    types: Sequence[str] | AtelierError
     shapes: Sequence[Shape | AtelierError] = ()
     generations: Sequence[str | Exception] = ()
     answer: Taken | Exception | None = None
@@ -84,6 +87,13 @@ class _Taking:
     @property
     def size_bytes(self) -> int:
         return sum(map(len, self.data))
+
+    @property
+    def files(self) -> Sequence[MemoryFile]:
+        """Return its files as the intake takes them; none if one is nothing that is known."""
+        return (
+            [] if isinstance(self.types, AtelierError) else list(zip(self.uploads, self.types, self.data, strict=True))
+        )
 
 
 class SmallOutputs:
@@ -145,7 +155,9 @@ class SmallOutputs:
         wanted = [new_upload(lease, index, file.rendition, len(file.data), file.sha256) for file in output.files]
         # The output itself comes first, as a receipt has it.
         ordered = sorted(zip(wanted, output.files, strict=True), key=lambda pair: pair[0].rendition is not None)
-        taking = _Taking(lease, [upload for upload, _ in ordered], [file.data for _, file in ordered])
+        data = [file.data for _, file in ordered]
+        unchecked = [(file.sha256, file.data) for file in output.files if not file.is_checked]
+        taking = _Taking(lease, [upload for upload, _ in ordered], data, unchecked, _types(data))
         try:
             check_parts(taking.uploads[0], taking.uploads[1:])
             if taking.size_bytes > MAX_BYTES:
@@ -203,7 +215,11 @@ class SmallOutputs:
         new: list[_Taking] = []
         known: list[_Taking] = []
         # Before the rows: from their first moment on nobody deletes what is being written. New ids are free.
-        async with self._locks.hold_all(upload.upload_id for taking in takings for upload in taking.uploads):
+        async with (
+            self._locks.hold_all(upload.upload_id for taking in takings for upload in taking.uploads),
+            # Bytes may be on the disk before the rows are: they have no name until then.
+            self._intake.begin_all([file for taking in takings for file in taking.files]) as publish,
+        ):
             # Digests take a thread as long as rows take the disk.
             checking = asyncio.create_task(_check_digests(takings), name="asset.check_digests")
             try:
@@ -222,7 +238,7 @@ class SmallOutputs:
                     new.append(taking)
                 else:
                     known.append(taking)
-            await self._write(new, measuring)
+            await self._write(new, measuring, publish)
         return known
 
     async def _store_again(self, taking: _Taking, measuring: Awaitable[None]) -> None:
@@ -246,20 +262,23 @@ class SmallOutputs:
                         return
                 check_parts(output, rest)
                 taking.uploads = [output, *rest]
-                await self._write([taking], measuring)
+                await self._write([taking], measuring, self._intake.publish_all)
                 if not isinstance(taking.answer, Exception):
                     for upload in taking.uploads:
                         await self._spool.remove(upload.upload_id)
         except AtelierError as error:
             taking.answer = error
 
-    async def _write(self, takings: Sequence[_Taking], measuring: Awaitable[None]) -> None:
+    async def _write(self, takings: Sequence[_Taking], measuring: Awaitable[None], publish: PublishAll) -> None:
         """Write the blobs of outputs whose locks the caller has, and stage those that are what they should be."""
-        files = [file for taking in takings for file in _typed(taking)]
+        for taking in takings:
+            if isinstance(taking.types, AtelierError):
+                taking.answer = taking.types
+        files = [file for taking in takings for file in taking.files]
         if not files:
             # Nothing is new: a repeat does not wait for what its bytes are.
             return
-        generations = iter(await self._intake.publish_all(files))
+        generations = iter(await publish(files))
         for taking in _unanswered(takings):
             taking.generations = list(islice(generations, len(taking.uploads)))
         await measuring
@@ -317,14 +336,12 @@ def _answer_of(taking: _Taking) -> Taken | Exception:
     return taking.answer
 
 
-def _typed(taking: _Taking) -> Sequence[tuple[Upload, str, bytes]]:
-    """Return the files of an output with what they say that they are. None, and the answer, if it is nothing known."""
+def _types(data: Sequence[bytes]) -> Sequence[str] | AtelierError:
+    """Return what files say that they are, or why one is nothing that is known."""
     try:
-        types = [sniff(data[:HEAD_BYTES]) for data in taking.data]
+        return [sniff(content[:HEAD_BYTES]) for content in data]
     except AtelierError as error:
-        taking.answer = error
-        return ()
-    return list(zip(taking.uploads, types, taking.data, strict=True))
+        return error
 
 
 def _shape(found: Shape | AtelierError) -> Shape:
@@ -335,7 +352,7 @@ def _shape(found: Shape | AtelierError) -> Shape:
 
 async def _check_digests(takings: Sequence[_Taking]) -> None:
     """Refuse outputs whose bytes are not those that were announced."""
-    if sum(taking.size_bytes for taking in takings) > _IN_THE_LOOP_BYTES:
+    if sum(len(data) for taking in takings for _, data in taking.unchecked) > _IN_THE_LOOP_BYTES:
         await asyncio.to_thread(_check_each, takings)
     else:
         _check_each(takings)
@@ -343,11 +360,11 @@ async def _check_digests(takings: Sequence[_Taking]) -> None:
 
 def _check_each(takings: Iterable[_Taking]) -> None:
     for taking in takings:
-        for upload, data in zip(taking.uploads, taking.data, strict=True):
+        for announced, data in taking.unchecked:
             found = hashlib.sha256(data).hexdigest()
-            if found != upload.sha256:
+            if found != announced:
                 taking.answer = InvalidArgument(
-                    f"The bytes have the SHA-256 {found}, and {upload.sha256} was announced; send them again.",
+                    f"The bytes have the SHA-256 {found}, and {announced} was announced; send them again.",
                     ErrorReason.DIGEST_MISMATCH,
                 )
                 break

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -14,11 +14,12 @@ from google.protobuf.message import Message
 
 from asset_service.client_uploads import Announced, ClientUploads
 from asset_service.domain import Media
+from asset_service.handover import Handover
 from asset_service.imports import Imports
-from asset_service.reference_wire import encoded
+from asset_service.reference_wire import encoded, handed_over
 from asset_service.references import References, granted_reference
 from asset_service.resumable_uploads import ResumableUploads
-from asset_service.small_outputs import SmallFile, SmallOutput, SmallOutputs, Taken
+from asset_service.small_outputs import MAX_BYTES, SmallFile, SmallOutput, SmallOutputs, Taken
 from asset_service.uploads import Piece, Uploads
 from asset_service.wire import Encoder, import_provenance, media, rendition_from, resumable_upload
 from atelier.asset.v1 import upload_service_pb2, upload_service_pb2_grpc
@@ -35,6 +36,8 @@ MAX_ANSWERED_BYTES = 3 << 20
 """The most bytes of references in one message: a worker takes messages of 4 MiB."""
 SILENCE = timedelta(seconds=60)
 PATIENCE = timedelta(seconds=2)
+_Content = tuple[bytes, str]
+"""The bytes of a file, and their digest in hexadecimal where the service has it: of those that are handed over."""
 _M = TypeVar("_M", bound=Message)
 
 
@@ -51,6 +54,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         references: References,
         encoder: Encoder,
         capabilities: Capabilities,
+        handover: Handover,
     ) -> None:
         self._uploads = uploads
         self._small_outputs = small_outputs
@@ -60,6 +64,7 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         self._references = references
         self._encoder = encoder
         self._capabilities = capabilities
+        self._handover = handover
 
     @property
     def registration(self) -> Registration:
@@ -149,7 +154,11 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
     async def UploadOutput(
         self, request: upload_service_pb2.UploadOutputRequest, context: Context
     ) -> upload_service_pb2.UploadOutputResponse:
-        [answer] = await self._small_outputs.take([_small_output(current_lease(), request)])
+        for file in request.files:
+            _check_in_message(file)
+        [answer] = await self._small_outputs.take(
+            [_small_output(current_lease(), request, _contents(request, iter(())))]
+        )
         if isinstance(answer, Exception):
             raise answer
         return _stored(*answer)
@@ -160,16 +169,34 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
         # Those of one lease are all under the same token.
         lease_of = cache(self._capabilities.verify_lease)
 
-        def decoded(one: upload_service_pb2.LeasedOutput) -> SmallOutput | AtelierError:
+        def decoded(one: upload_service_pb2.LeasedOutput, contents: Sequence[_Content]) -> SmallOutput | AtelierError:
             try:
-                return _small_output(lease_of(one.lease_token), one.output)
+                return _small_output(lease_of(one.lease_token), one.output, contents)
             except AtelierError as error:
                 return error
 
-        outputs = [decoded(one) for one in request.outputs]
+        handed_over = iter(await self._handed_over(request))
+        # Each gets its bytes though it be refused: those of the next lie behind them.
+        outputs = [decoded(one, _contents(one.output, handed_over)) for one in request.outputs]
         taken = iter(await self._small_outputs.take([one for one in outputs if isinstance(one, SmallOutput)]))
         answers = [_answer(next(taken) if isinstance(one, SmallOutput) else one) for one in outputs]
         return upload_service_pb2.UploadOutputsResponse(answers=answers)
+
+    async def _handed_over(self, request: upload_service_pb2.UploadOutputsRequest) -> Sequence[_Content]:
+        """Return the bytes of the files of a message that are handed over beside it."""
+        sizes = []
+        for file in (file for one in request.outputs for file in one.output.files):
+            if request.handover_name and file.handed_over_bytes and not file.data:
+                sizes.append(file.handed_over_bytes)
+            else:
+                _check_in_message(file)
+        if sum(sizes) > MAX_BYTES:
+            raise InvalidArgument.field(
+                "handed_over_bytes",
+                f"must be at most {MAX_BYTES} together, got {sum(sizes)}; use fewer outputs, or StartUpload",
+                ErrorReason.OUT_OF_RANGE,
+            )
+        return await self._handover.read(request.handover_name, sizes) if sizes else ()
 
     async def StartUpload(
         self, request: upload_service_pb2.StartUploadRequest, context: Context
@@ -220,6 +247,8 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
                 return None
 
         found = await self._references.read_whole([granted(one) for one in request.references], MAX_ANSWERED_BYTES)
+        if request.handover_name and await self._references.hand_over_whole(found, request.handover_name):
+            return handed_over(found)
         return encoded(found)
 
     async def ReadReference(
@@ -236,9 +265,35 @@ class UploadServicer(upload_service_pb2_grpc.UploadServiceServicer):
                 yield upload_service_pb2.ReadReferenceResponse(data=data)
 
 
-def _small_output(lease: LeaseClaims, request: upload_service_pb2.UploadOutputRequest) -> SmallOutput:
-    files = [SmallFile(rendition_from(file.rendition), file.sha256, file.data) for file in request.files]
+def _contents(request: upload_service_pb2.UploadOutputRequest, handed_over: Iterator[_Content]) -> list[_Content]:
+    """Return the bytes of the files of an output: from the message, or the next of those that are handed over."""
+    return [(file.data, "") if file.data else next(handed_over) for file in request.files]
+
+
+def _small_output(
+    lease: LeaseClaims, request: upload_service_pb2.UploadOutputRequest, contents: Sequence[_Content]
+) -> SmallOutput:
+    files = []
+    for file, (data, digest) in zip(request.files, contents, strict=True):
+        sha256 = file.sha256 or digest
+        files.append(SmallFile(rendition_from(file.rendition), sha256, data, is_checked=sha256 == digest))
     return SmallOutput(lease, request.asset_index, files)
+
+
+def _check_in_message(file: upload_service_pb2.OutputFile) -> None:
+    """Raise InvalidArgument unless a file is there, with its digest, or is handed over as it should be."""
+    if not file.data:
+        raise InvalidArgument.field(
+            "data",
+            "must not be empty, but in UploadOutputs with handover_name and handed_over_bytes",
+            ErrorReason.MISSING_FIELD,
+        )
+    if file.handed_over_bytes:
+        raise InvalidArgument.field("handed_over_bytes", f"must be 0 beside data, got {file.handed_over_bytes}")
+    if not file.sha256:
+        raise InvalidArgument.field(
+            "sha256", "must be the digest of data in hexadecimal, got nothing", ErrorReason.MISSING_FIELD
+        )
 
 
 def _stored(receipt: str, found: Media) -> upload_service_pb2.UploadOutputResponse:

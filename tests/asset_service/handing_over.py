@@ -87,6 +87,11 @@ def is_held(name: str) -> bool:
     return any(name in str(each.resolve()) for each in Path("/proc/self/fd").iterdir())
 
 
+def open_below(folder: Path) -> list[Path]:
+    """Return what this process has open of a folder."""
+    return [each for each in Path("/proc/self/fd").iterdir() if each.resolve().is_relative_to(folder)]
+
+
 def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
     def elsewhere(*_: Any) -> None:
         raise OSError(errno.EXDEV, "two disks")

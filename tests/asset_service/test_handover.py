@@ -26,12 +26,11 @@ from tests.asset_service.handing_over import (
     no_links,
     no_messages,
     offered,
+    open_below,
     refused,
     uploaded,
 )
 from tests.asset_service.harness import Harness
-
-FILES = Path("/proc/self/fd")
 
 
 @pytest.fixture(autouse=True)
@@ -239,10 +238,6 @@ async def test_a_folder_goes_when_it_is_empty_and_is_told_once_when_it_is_not(
     os.utime(tmp_path / "a", (0, 0))
     await handover.clear()
     assert names(tmp_path) == ["full" + LINK]
-
-
-def open_below(folder: Path) -> list[Path]:
-    return [each for each in FILES.iterdir() if each.resolve().is_relative_to(folder)]
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder"])

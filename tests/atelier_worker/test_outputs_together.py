@@ -192,9 +192,9 @@ async def test_the_files_of_a_call_are_read_in_one_go_when_it_is_made(
 ) -> None:
     read: list[int] = []
 
-    def count(outputs: Sequence[Any]) -> Any:
+    def count(outputs: Sequence[Any], files: Any) -> Any:
         read.append(len(outputs))
-        return _read(outputs)
+        return _read(outputs, files)
 
     _read = whole_outputs._read
     monkeypatch.setattr(whole_outputs, "_read", count)

@@ -269,7 +269,9 @@ class Holdings:
     def _upload_channel(self) -> tuple[grpc.aio.Channel, WholeOutputs, WholeReferences]:
         if self._upload_endpoint not in self._channels:
             channel = dial(self._upload_endpoint)
-            self._channels[self._upload_endpoint] = channel, WholeOutputs(channel), WholeReferences(channel)
+            outputs = WholeOutputs(channel, handover=self._handover)
+            references = WholeReferences(channel, handover=self._handover)
+            self._channels[self._upload_endpoint] = channel, outputs, references
         return self._channels[self._upload_endpoint]
 
     async def _run(self, run: StageRun) -> None:

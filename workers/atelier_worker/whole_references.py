@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -13,7 +15,9 @@ import grpc
 
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.asset.v1.upload_service_pb2_grpc import UploadServiceStub
+from atelier_worker.handover_files import HandoverFile, HandoverFiles
 from atelier_worker.together import Together, Waiting
+from service_kit.finishing import thread_to_its_end
 
 WHOLE_BYTES = 1 << 20
 """Up to this size a reference comes with others."""
@@ -35,8 +39,10 @@ _Waiting = Waiting[_Wanted, str | None]
 class WholeReferences:
     """Reads the small references of all leases of a worker over one channel."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, handover: Path | None = None) -> None:
+        """Read over a channel, and bytes through the folder `handover` if the service finds it to be its own."""
         self._stub = UploadServiceStub(channel)
+        self._files = None if handover is None else HandoverFiles(handover)
         self._answered = True
         self._together = Together[_Wanted, str | None]("references", self._send)
 
@@ -53,20 +59,34 @@ class WholeReferences:
     async def close(self) -> None:
         """Break off what is under way; whoever waits for it is cancelled."""
         await self._together.close()
+        if self._files is not None:
+            await asyncio.to_thread(self._files.close)
 
     async def _send(self, items: list[_Waiting]) -> None:
         sizes = accumulate(item.what.size_bytes for item in items)
         self._together.put_back(items, max(1, sum(size_bytes <= MOST_BYTES_TOGETHER for size_bytes in sizes)))
-        found = await self._read([item.what for item in items])
-        came = [(item, data) for item, data in zip(items, found, strict=True) if not item.answer.done()]
-        digests = await asyncio.to_thread(_write, [(item.what.path, data) for item, data in came])
-        for (item, _), sha256 in zip(came, digests, strict=True):
+        file = None if self._files is None else self._files.take()
+        found: Sequence[pb.WholeReference] | None = None
+        try:
+            found = await self._read([item.what for item in items], file)
+            paths = [None if item.answer.done() else item.what.path for item in items]
+            digests = [None] * len(items) if found is None else await thread_to_its_end(_write, paths, found, file)
+        finally:
+            if self._files is not None and file is not None:
+                if found is not None:
+                    self._files.give_back(file)
+                else:
+                    # Perhaps the service still writes there.
+                    await asyncio.shield(asyncio.to_thread(self._files.discard, file))
+        for item, sha256 in zip(items, digests, strict=True):
             if not item.answer.done():
                 item.answer.set_result(sha256)
 
-    async def _read(self, wanted: Sequence[_Wanted]) -> Sequence[bytes | None]:
+    async def _read(self, wanted: Sequence[_Wanted], file: HandoverFile | None) -> Sequence[pb.WholeReference] | None:
+        """Return what the service answers for each; None when it has not answered for them."""
         request = pb.ReadReferencesRequest(
-            references=[pb.LeasedReference(lease_token=one.token, asset_id=one.asset_id) for one in wanted]
+            references=[pb.LeasedReference(lease_token=one.token, asset_id=one.asset_id) for one in wanted],
+            handover_name="" if file is None else file.name,
         )
         metadata = (("atelier-lease-token", wanted[0].token),)
         try:
@@ -75,19 +95,36 @@ class WholeReferences:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 # A service of an earlier release. Another call may be under way, and fail for another reason.
                 self._answered = False
-            return [None] * len(wanted)
-        found = [one.data if one.HasField("data") else None for one in reply.references]
-        return found if len(found) == len(wanted) else [None] * len(wanted)
+            return None
+        return reply.references if len(reply.references) == len(wanted) else None
 
 
-def _write(files: Sequence[tuple[Path, bytes | None]]) -> list[str | None]:
-    """Write what came. Returns the digest of each; None for what did not come, or cannot be written."""
+def _write(
+    paths: Sequence[Path | None], found: Sequence[pb.WholeReference], file: HandoverFile | None
+) -> list[str | None]:
+    """Write what came in messages, or in a file. Returns the digest of each; None for what did not come.
+
+    And for what cannot be written, or is wanted nowhere any more.
+    """
     digests: list[str | None] = []
-    for path, data in files:
-        try:
-            if data is not None:
+    offset = 0
+    for path, reference in zip(paths, found, strict=True):
+        sha256 = None
+        with suppress(OSError):
+            data = _data(reference, file, offset)
+            if path is not None and data is not None:
                 path.write_bytes(data)
-            digests.append(None if data is None else hashlib.sha256(data).hexdigest())
-        except OSError:
-            digests.append(None)
+                sha256 = hashlib.sha256(data).hexdigest()
+        digests.append(sha256)
+        offset += reference.handed_over_bytes
     return digests
+
+
+def _data(reference: pb.WholeReference, file: HandoverFile | None, offset: int) -> bytes | None:
+    """Return the bytes of a reference; None when it did not come."""
+    if reference.HasField("data"):
+        return reference.data
+    if file is None or not reference.HasField("handed_over_bytes"):
+        return None
+    data = os.pread(file.descriptor, reference.handed_over_bytes, offset)
+    return data if len(data) == reference.handed_over_bytes else None
