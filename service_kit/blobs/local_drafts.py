@@ -12,7 +12,8 @@ from service_kit.blobs import RESERVED_SUFFIX, BlobInfo, check_bucket, check_key
 from service_kit.blobs.local_files import META
 from service_kit.errors import AlreadyExists
 
-_TRIES = 10
+TRIES = 10
+"""How often a folder is made for a name, while others remove it because it holds nothing yet."""
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 """How a system says that a name is taken: a folder never takes the place of a file."""
 
@@ -55,7 +56,7 @@ class Drafts:
     def show(self, draft: Path, info: BlobInfo) -> None:
         """Make a blob of a draft that is complete. Raises AlreadyExists when its key is taken."""
         final = self.path(info.bucket, info.key)
-        for tries_left in reversed(range(_TRIES)):
+        for tries_left in reversed(range(TRIES)):
             try:
                 folders.make_folders(final.parent, self.root)
                 draft.rename(final)

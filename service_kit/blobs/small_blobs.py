@@ -15,12 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from service_kit.blobs import BlobInfo, NewBlob, bundles, folders, nameless, single_files
-from service_kit.blobs.local_drafts import TAKEN, Drafts, new_generation, taken
+from service_kit.blobs.local_drafts import TAKEN, TRIES, Drafts, new_generation, taken
 from service_kit.blobs.local_files import DATA
 from service_kit.blobs.single_files import NewFile
 from service_kit.errors import AtelierError
-
-_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +63,14 @@ class SmallBlobs:
         """Make blobs of those at these places, and of no others. Returns each, or why it is not there."""
         try:
             self._keep_only(set(places))
-            ready = {place for one in self._written for place in one.places}
-            told = self._write([place for place in places if place not in ready])
-            for folder in dict.fromkeys(self._folder(one) for one in self._written):
-                told.update(self._name(folder, [one for one in self._written if self._folder(one) == folder]))
+            told = self._name_written()
+            # Folder by folder: those of many would all be open at once.
+            left: dict[Path, list[int]] = {}
+            for place in places:
+                if place not in told:
+                    left.setdefault(self._paths[place].parent, []).append(place)
+            for some in left.values():
+                told |= self._write(some) | self._name_written()
         finally:
             self.close()
         return [self._outcome(place, told[place]) for place in places]
@@ -77,9 +79,6 @@ class SmallBlobs:
         """Close the files. Those that got no name are gone."""
         while self._written:
             os.close(self._written.pop().descriptor)
-
-    def _folder(self, written: _Nameless) -> Path:
-        return self._paths[written.places[0]].parent
 
     def _keep_only(self, places: set[int]) -> None:
         """Give up files that have a blob that there shall not be: its bytes would stay with the others."""
@@ -116,11 +115,22 @@ class SmallBlobs:
     def _file(self, place: int) -> NewFile:
         return NewFile(self._paths[place].name, self._blobs[place].data, single_files.note(self._infos[place]))
 
+    def _name_written(self) -> dict[int, Exception | None]:
+        """Give all files that are written their names, and close them. Returns for each blob None, or why not."""
+        folders_of: dict[Path, list[_Nameless]] = {}
+        for one in self._written:
+            folders_of.setdefault(self._paths[one.places[0]].parent, []).append(one)
+        told: dict[int, Exception | None] = {}
+        for folder, written in folders_of.items():
+            told |= self._name(folder, written)
+        self.close()
+        return told
+
     def _name(self, folder: Path, written: Sequence[_Nameless]) -> dict[int, Exception | None]:
         """Give files the names of their blobs in a folder. Returns for each None, or why it has no name."""
         left = {place: one.descriptor for one in written for place in one.places}
         told: dict[int, Exception | None] = dict.fromkeys(left, FileNotFoundError(f"{folder} is removed all the time"))
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             try:
                 folders.make_folders(folder, self._drafts.root)
                 with folders.opened(folder) as target:

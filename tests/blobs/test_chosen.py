@@ -350,6 +350,19 @@ def exhausted(*_: object) -> int:
     raise MemoryError
 
 
+async def test_as_few_files_are_open_at_once_as_a_folder_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, most, give = LocalBlobStore(tmp_path), list[int](), nameless.give_name
+
+    def noted(file: int, folder: int, name: str) -> None:
+        most.append(sum("(deleted)" in each for each in open_files(tmp_path)))
+        give(file, folder, name)
+
+    monkeypatch.setattr(nameless, "give_name", noted)
+    blobs = [blob(f"owner-{number}/1") for number in range(20)]
+    assert [type(one) for one in await store.put_many(BUCKET, blobs)] == [BlobInfo] * 20
+    assert most == [1] * 20
+
+
 @pytest.mark.parametrize("step", ["begin", "give_name"])
 async def test_a_fault_on_the_way_leaves_no_file_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
