@@ -176,14 +176,12 @@ async def test_what_is_no_file_of_the_worker_is_not_read(harness: Harness, lead:
 async def test_a_file_of_somebody_else_is_not_read(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     lease, data = harness.lease(new_id()), png()
     path, owner = place(harness, data), os.geteuid()
-    path_stat = path.parent.stat
 
     def stat(file: int) -> Any:
         found = os.stat(file)
         return os.stat_result([*found[:4], owner + 1, *found[5:]])
 
-    assert path_stat().st_uid == owner
-    monkeypatch.setattr(handover_module.os, "fstat", stat)
+    monkeypatch.setattr(os, "fstat", stat)
     refused = await refusal(upload(harness, lease, path.name, leased(harness, lease, handed(data))))
     monkeypatch.undo()
     assert refused.reason is ErrorReason.INCOMPLETE_UPLOAD
@@ -200,7 +198,7 @@ async def test_a_file_that_shrinks_while_it_is_read_is_not_taken(
         os.truncate(path, 2 * len(data) - 7)
         return read(file, length)
 
-    monkeypatch.setattr(handover_module.os, "read", shrinking)
+    monkeypatch.setattr(os, "read", shrinking)
     sent = [leased(harness, lease, handed(data), index=index) for index in range(2)]
     refused = await refusal(upload(harness, lease, path.name, *sent))
     monkeypatch.undo()
@@ -219,7 +217,7 @@ async def test_what_is_written_after_it_was_read_changes_nothing(
         path.write_bytes(SECRET)
         return found
 
-    monkeypatch.setattr(handover_module.os, "read", then_changed)
+    monkeypatch.setattr(os, "read", then_changed)
     [answer] = await upload(harness, lease, path.name, leased(harness, lease, handed(data)))
     monkeypatch.undo()
     assert answer.stored.media.sha256 == digest(data)
@@ -308,9 +306,12 @@ async def test_the_outputs_of_a_worker_come_with_none_of_their_bytes_in_a_messag
     folder, channel = harness.service.settings.handover_dir, dial(harness.service.server.target)
     outputs = WholeOutputs(channel, handover=folder)
     call = outputs._stub.UploadOutputs
-    monkeypatch.setattr(
-        outputs._stub, "UploadOutputs", lambda request, **rest: sent.append(request) or call(request, **rest)
-    )
+
+    def noted(request: pb.UploadOutputsRequest, **rest: Any) -> Any:
+        sent.append(request)
+        return call(request, **rest)
+
+    monkeypatch.setattr(outputs._stub, "UploadOutputs", noted)
     leases = [harness.lease(new_id()) for _ in range(8)]
     pictures = [png(200, 150, seed=seed) for seed in range(len(leases))]
     files = [tmp_path / str(number) for number in range(len(leases))]
