@@ -34,6 +34,9 @@ class Together(FakeAssets):
         self.answered = 100
         self.fails_late: grpc.StatusCode | None = None
         self.references = {name: name.encode() for name in "abcdef"}
+        self.folder: Path | None = None
+        self.names: list[str] = []
+        self.cut = 0
 
     async def ReadReferences(self, request: pb.ReadReferencesRequest, context: Any) -> Any:
         self.together.append([(one.lease_token, one.asset_id) for one in request.references])
@@ -44,6 +47,13 @@ class Together(FakeAssets):
             await context.abort(self.fails_late, "ReadReferences fails late")
         found = [self.references.get(one.asset_id) for one in request.references]
         answers = [pb.WholeReference() if data is None else pb.WholeReference(data=data) for data in found]
+        self.names.append(request.handover_name)
+        if self.folder is not None:
+            content = b"".join(data for data in found if data is not None)
+            await asyncio.to_thread(
+                (self.folder / request.handover_name).write_bytes, content[: len(content) - self.cut]
+            )
+            answers = [pb.WholeReference(handed_over_bytes=None if data is None else len(data)) for data in found]
         return pb.ReadReferencesResponse(references=answers[: self.answered])
 
 
@@ -64,10 +74,10 @@ async def serving(assets: FakeAssets) -> AsyncIterator[grpc.aio.Channel]:
 class Reader:
     """Reads references as a worker does, each under a lease of its own."""
 
-    def __init__(self, channel: grpc.aio.Channel, folder: Path) -> None:
+    def __init__(self, channel: grpc.aio.Channel, folder: Path, handover: Path | None = None) -> None:
         self._channel = channel
         self._folder = folder
-        self.whole = WholeReferences(channel)
+        self.whole = WholeReferences(channel, handover=handover)
 
     def path(self, name: str) -> Path:
         """Return where a reference is written."""
@@ -228,3 +238,76 @@ async def test_at_the_end_nobody_waits(tmp_path: Path) -> None:
         await reader.whole.close()
         done = await asyncio.gather(*first, *rest, return_exceptions=True)
     assert {type(one) for one in done} == {asyncio.CancelledError}
+
+
+def handover_of(tmp_path: Path) -> Path:
+    """Make a folder such as a worker shares with a service on the same machine."""
+    folder = tmp_path / "handover"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+async def test_bytes_that_are_handed_over_are_read_there_and_the_file_is_used_again(tmp_path: Path) -> None:
+    assets = Together()
+    assets.folder = folder = handover_of(tmp_path)
+    assets.references |= {"b": b"much longer than the others"}
+    async with serving(assets) as channel:
+        reader = Reader(channel, tmp_path, folder)
+        first = await reader.busy(assets)
+        rest = [asyncio.create_task(reader.read(name)) for name in "cd"]
+        missing = asyncio.create_task(reader.read("none"))
+        rest.append(asyncio.create_task(reader.read("e")))
+        await asyncio.sleep(0)
+        assets.gate.set()
+        # The first of them has the bytes of its name, the second has others.
+        assert await asyncio.gather(first[0], *rest) == [b"a", b"c", b"d", b"e"]
+        for wrong, why in ((first[1], "not those it had"), (missing, "no such object")):
+            with pytest.raises(TransferFailed, match=why):
+                await wrong
+        assert assets.names[2] in assets.names[:2]
+        assert sorted(path.name for path in folder.iterdir()) == sorted(set(assets.names))
+        await reader.whole.close()
+    assert list(folder.iterdir()) == []
+
+
+async def test_a_service_that_does_not_see_the_folder_answers_with_the_bytes(tmp_path: Path) -> None:
+    assets = Together()
+    assets.gate.set()
+    async with serving(assets) as channel:
+        for folder in (handover_of(tmp_path), tmp_path / "none"):
+            reader = Reader(channel, tmp_path, folder)
+            assert await reader.read("a") == b"a"
+            await reader.whole.close()
+    # Where no file can be made none is named.
+    assert [len(name) for name in assets.names] == [32, 0]
+
+
+async def test_less_than_was_said_is_read_alone(tmp_path: Path) -> None:
+    assets = Together()
+    assets.folder, assets.cut = handover_of(tmp_path), 1
+    assets.gate.set()
+    async with serving(assets) as channel:
+        reader = Reader(channel, tmp_path, assets.folder)
+        assert await reader.read("a") == b"a"
+        await reader.whole.close()
+    assert assets.calls == ["ReadReferences", "ReadReference"]
+
+
+async def test_a_file_into_which_a_service_may_still_write_is_not_used_again(tmp_path: Path) -> None:
+    assets = Together()
+    assets.folder = folder = handover_of(tmp_path)
+    async with serving(assets) as channel:
+        reader = Reader(channel, tmp_path, folder)
+        first = await reader.busy(assets)
+        names = {path.name for path in folder.iterdir()}
+        for one in first:
+            one.cancel()
+        await asyncio.wait(first)
+        # Each call ends as soon as nobody waits for it.
+        await reader.whole.close()
+        assert list(folder.iterdir()) == []
+        assets.gate.set()
+        assert await reader.read("c") == b"c"
+        assert len(names) == CALLS_AT_ONCE
+        assert assets.names[-1] not in names
+        await reader.whole.close()
