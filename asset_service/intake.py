@@ -262,10 +262,6 @@ class Intake:
             raise Unavailable("The store does not hold the bytes that were written; repeat.")
         return info.generation
 
-    async def take_back(self, upload: Upload, generation: str) -> None:
-        """Delete the blob of an upload that is refused: its key is free again."""
-        await self._store.delete(WORKSPACE_BUCKET, upload.key, generation)
-
 
 def _new_blobs(files: Sequence[MemoryFile]) -> Sequence[NewBlob]:
     return [NewBlob(upload.key, data, upload.sha256, content_type) for upload, content_type, data in files]

@@ -2,7 +2,7 @@
 
 An output is a row before its first byte, and staged by a second transaction when its bytes are there. Those of one
 message do each step together, and each of the transactions does in one go whatever came while the one before it ran.
-They are measured while rows and bytes are written: what is refused leaves again, and nobody has seen it.
+They are measured while rows and bytes are written, and named after: of what is refused nothing was ever there.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class _Taking:
     unchecked: Sequence[tuple[str, bytes]]
     types: Sequence[str] | AtelierError
     shapes: Sequence[Shape | AtelierError] = ()
-    generations: Sequence[str | Exception] = ()
+    media: Sequence[Media] = ()
     answer: Taken | Exception | None = None
 
     @property
@@ -270,43 +270,38 @@ class SmallOutputs:
             taking.answer = error
 
     async def _write(self, takings: Sequence[_Taking], measuring: Awaitable[None], publish: PublishAll) -> None:
-        """Write the blobs of outputs whose locks the caller has, and stage those that are what they should be."""
+        """Write the blobs of outputs whose locks the caller has and that are what they should be, and stage them."""
         for taking in takings:
             if isinstance(taking.types, AtelierError):
                 taking.answer = taking.types
-        files = [file for taking in takings for file in taking.files]
-        if not files:
+        if not _unanswered(takings):
             # Nothing is new: a repeat does not wait for what its bytes are.
             return
-        generations = iter(await publish(files))
-        for taking in _unanswered(takings):
-            taking.generations = list(islice(generations, len(taking.uploads)))
         await measuring
-        written: list[tuple[_Taking, Sequence[Upload]]] = []
         for taking in _unanswered(takings):
-            if failed := [outcome for outcome in taking.generations if isinstance(outcome, Exception)]:
-                taking.answer = failed[0]
-                continue
-            known = [generation for generation in taking.generations if isinstance(generation, str)]
             try:
-                written.append((taking, self._measured(taking, known)))
+                taking.media = _checked_media(taking)
             except AtelierError as error:
-                await all_to_their_ends(map(self._intake.take_back, taking.uploads, known))
                 taking.answer = error
+        right = _unanswered(takings)
+        generations = iter(await publish([file for taking in right for file in taking.files]) if right else ())
+        written: list[tuple[_Taking, Sequence[Upload]]] = []
+        for taking in right:
+            found = list(islice(generations, len(taking.uploads)))
+            if failed := [outcome for outcome in found if isinstance(outcome, Exception)]:
+                taking.answer = failed[0]
+            else:
+                known = [generation for generation in found if isinstance(generation, str)]
+                written.append((taking, self._staged(taking, known)))
         crash.reach("asset.upload.finished.blob")
         if written:
             await self._stage(written)
 
-    def _measured(self, taking: _Taking, generations: Sequence[str]) -> Sequence[Upload]:
-        """Return the uploads of an output as they are to be staged, with its receipt. Raises why it is refused."""
-        media = [
-            Media.of(_shape(shape), upload.size_bytes, upload.sha256)
-            for upload, shape in zip(taking.uploads, taking.shapes, strict=True)
-        ]
-        check_formats(taking.lease, taking.uploads, media)
+    def _staged(self, taking: _Taking, generations: Sequence[str]) -> Sequence[Upload]:
+        """Return the uploads of an output as they are to be staged, with its receipt."""
         output, *rest = [
             replace(upload, state=UploadState.STAGED, media=found, generation=generation)
-            for upload, found, generation in zip(taking.uploads, media, generations, strict=True)
+            for upload, found, generation in zip(taking.uploads, taking.media, generations, strict=True)
         ]
         receipt = self._receipts.sign(output, rest)
         return [
@@ -342,6 +337,16 @@ def _types(data: Sequence[bytes]) -> Sequence[str] | AtelierError:
         return [sniff(content[:HEAD_BYTES]) for content in data]
     except AtelierError as error:
         return error
+
+
+def _checked_media(taking: _Taking) -> Sequence[Media]:
+    """Return what the files of an output are. Raises why it is refused."""
+    media = [
+        Media.of(_shape(shape), upload.size_bytes, upload.sha256)
+        for upload, shape in zip(taking.uploads, taking.shapes, strict=True)
+    ]
+    check_formats(taking.lease, taking.uploads, media)
+    return media
 
 
 def _shape(found: Shape | AtelierError) -> Shape:

@@ -298,9 +298,11 @@ async def test_nothing_has_a_name_before_its_row_is_committed(
 async def test_of_what_is_refused_no_bytes_stay_in_the_file_of_the_others(
     harness: Harness, ahead: asyncio.Event
 ) -> None:
-    lease, settled, blobs = harness.lease(new_id()), harness.lease(new_id()), harness.data_dir / "blobs"
+    lease, settled = harness.lease(new_id(), max_outputs=5), harness.lease(new_id())
+    blobs = harness.data_dir / "blobs"
     await harness.settle(settled.job_id, {})
     pictures = [png(seed=seed) for seed in range(5)]
+    damaged = png(seed=5)[:-20]
     wrong_digest = output(harness, lease, pictures[1], 1)
     wrong_digest.output.files[0].sha256 = "0" * 64
     answers = await upload(
@@ -310,15 +312,14 @@ async def test_of_what_is_refused_no_bytes_stay_in_the_file_of_the_others(
         wrong_digest,
         *[output(harness, lease, pictures[2], 2)] * 2,
         output(harness, lease, pictures[3], 3),
+        output(harness, lease, damaged, 4),
     )
     assert ahead.is_set()
-    assert [reason(answer.refused) for answer in answers[:2]] == [
-        ErrorReason.ALREADY_SETTLED,
-        ErrorReason.DIGEST_MISMATCH,
-    ]
-    assert len({answer.stored.receipt for answer in answers[2:]}) == 2
+    refused = [reason(answers[place].refused) for place in (0, 1, 5)]
+    assert refused == [ErrorReason.ALREADY_SETTLED, ErrorReason.DIGEST_MISMATCH, ErrorReason.MEDIA_DAMAGED]
+    assert len({answer.stored.receipt for answer in answers[2:5]}) == 2
     # An equal one is there once.
-    assert [times(blobs, data) for data in pictures] == [0, 0, 1, 1, 0]
+    assert [times(blobs, data) for data in (*pictures, damaged)] == [0, 0, 1, 1, 0, 0]
     again = harness.lease(new_id())
     await upload(harness, again, output(harness, settled, pictures[0]), output(harness, again, pictures[4]))
     assert [times(blobs, data) for data in pictures] == [0, 0, 1, 1, 1]
