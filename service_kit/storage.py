@@ -44,6 +44,7 @@ class TransactionalStorage(Generic[T]):
             view = self._view(self._db, connection)
             yield view
             await view.finish()
+        self._committed(view)
 
     async def write_at_once(self, work: Callable[[T], Awaitable[R]]) -> R:
         """Return what work returns in a transaction that may write; it waits for nothing but its queries.
@@ -52,13 +53,18 @@ class TransactionalStorage(Generic[T]):
         `Database.write_at_once`.
         """
 
-        async def finished(connection: AsyncConnection) -> R:
+        async def finished(connection: AsyncConnection) -> tuple[R, T]:
             view = self._view(self._db, connection)
             answer = await work(view)
             await view.finish()
-            return answer
+            return answer, view
 
-        return await self._db.write_at_once(finished)
+        answer, view = await self._db.write_at_once(finished)
+        self._committed(view)
+        return answer
+
+    def _committed(self, view: T) -> None:
+        """Hear that a transaction has committed, in the event loop. Nothing, unless a service says."""
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[T]:

@@ -6,8 +6,6 @@ the heads of owners' events last. So no two transactions wait for each other.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -69,9 +67,6 @@ class Storage(TransactionalStorage[Transaction]):
         super().__init__(db, Transaction)
         self.recent = RecentEvents()
 
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Transaction]:
-        """Give a transaction that may write, and remember the events that it wrote when it has committed."""
-        async with super().write() as tx:
-            yield tx
-        self.recent.add(tx.events.written)
+    def _committed(self, view: Transaction) -> None:
+        """Remember the events that it wrote."""
+        self.recent.add(view.events.written)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_service.domain import Job, JobState
-from router_service.storage import Storage
+from router_service.storage import Storage, Transaction
 from router_service.storage.recent import JobEvent, RecentEvents
 from service_kit.clock import ManualClock
 from service_kit.identity import Owner
@@ -87,6 +87,17 @@ async def test_what_is_rolled_back_is_not_remembered(router: Storage, clock: Man
         found = await tx.events.find_after(0, owner=ANN, job_id="r2")
     # Only where one batch runs at a time, nobody else writes.
     assert known == (None if router.batch_turn is None else found)
+
+
+async def test_what_is_written_at_once_is_remembered_as_well(router: Storage, clock: ManualClock) -> None:
+    async def add(tx: Transaction) -> None:
+        await tx.jobs.add([job("o1", clock.now(), owner=ANN)])
+
+    await router.write_at_once(add)
+    async with router.read() as tx:
+        found = await tx.events.find_after(0, owner=ANN, job_id="o1")
+    assert len(found) == 1
+    assert router.recent.after(0, ANN, "o1") == (None if router.batch_turn is None else found)
 
 
 async def test_who_hears_of_an_event_of_somebody_else_knows_nothing_of_that_owner(
