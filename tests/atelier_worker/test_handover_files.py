@@ -345,6 +345,21 @@ def test_a_file_that_the_service_has_cleared_is_not_used(tmp_path: Path) -> None
     assert (names(folder), opened(folder)) == ([], [])
 
 
+def test_between_two_calls_a_file_has_no_bytes_of_anybody(tmp_path: Path) -> None:
+    (tmp_path / "output").write_bytes(b"picture")
+    (tmp_path / "handover").mkdir()
+    files = HandoverFiles(tmp_path / "handover")
+    for _ in range(2):
+        made = files.write([(tmp_path / "output", 7)])
+        assert made is not None
+        place = tmp_path / "handover" / made.name
+        assert place.read_bytes() == b"picture"
+        files.give_back(made)
+        assert place.read_bytes() == b""
+    assert names(tmp_path / "handover") == [made.name]
+    files.close()
+
+
 def test_few_files_are_kept(tmp_path: Path) -> None:
     (tmp_path / "handover").mkdir()
     files = HandoverFiles(tmp_path / "handover")

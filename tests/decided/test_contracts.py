@@ -27,6 +27,7 @@ ZERO_IS_ABSENT = {
     "atelier.asset.v1.BeginUploadRequest.size_bytes",
     "atelier.asset.v1.CompleteUploadRequest.size_bytes",
     "atelier.asset.v1.WriteUploadRequest.offset",
+    "atelier.asset.v1.OutputFile.handed_over_bytes",
 }
 
 

@@ -1,7 +1,7 @@
 """Files in the folder that a worker shares with an asset service, each for the bytes of one call at a time.
 
-To write over a file costs a fraction of what a new one does. So a file is used again for the next call once the service
-has answered, and only then: until that it may be reading.
+To make a file costs a disk more than to fill one. So a file is used again for the next call once the service has
+answered, and only then: until that it may be reading. Between two calls it is empty: nobody's bytes stay there.
 """
 
 from __future__ import annotations
@@ -56,7 +56,12 @@ class HandoverFiles:
         return made
 
     def give_back(self, file: HandoverFile) -> None:
-        """Let a file be used again: the service has answered. It is removed if enough are kept."""
+        """Empty a file and let it be used again: the service has answered. It is removed if enough are kept."""
+        try:
+            os.ftruncate(file.descriptor, 0)
+        except OSError:
+            self.discard(file)
+            return
         if len(self._free) < MOST_KEPT:
             self._free.append(file)
         else:
@@ -76,7 +81,7 @@ class HandoverFiles:
                 self.discard(self._free.pop())
 
     def take(self) -> HandoverFile | None:
-        """Return a file, whatever it has, for somebody to write over; None where there can be none."""
+        """Return an empty file; None where there can be none."""
         with suppress(IndexError):
             while True:
                 file = self._free.pop()

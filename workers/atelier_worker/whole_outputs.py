@@ -168,10 +168,8 @@ class WholeOutputs:
             return False
         finally:
             if self._files is not None:
-                if answered:
-                    self._files.give_back(file)
-                else:
-                    await asyncio.shield(asyncio.to_thread(self._files.discard, file))
+                leave = self._files.give_back if answered else self._files.discard
+                await asyncio.shield(asyncio.to_thread(leave, file))
         _give_answers(items, reply)
         return True
 

@@ -73,11 +73,9 @@ class WholeReferences:
             digests = [None] * len(items) if found is None else await thread_to_its_end(_write, paths, found, file)
         finally:
             if self._files is not None and file is not None:
-                if found is not None:
-                    self._files.give_back(file)
-                else:
-                    # Perhaps the service still writes there.
-                    await asyncio.shield(asyncio.to_thread(self._files.discard, file))
+                # After a call that failed the service perhaps still writes there.
+                leave = self._files.discard if found is None else self._files.give_back
+                await asyncio.shield(asyncio.to_thread(leave, file))
         for item, sha256 in zip(items, digests, strict=True):
             if not item.answer.done():
                 item.answer.set_result(sha256)
