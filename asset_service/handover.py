@@ -24,6 +24,7 @@ from pathlib import Path
 
 from service_kit.errors import ErrorReason, FailedPrecondition
 from service_kit.file_copies import write_at
+from service_kit.finishing import thread_to_its_end
 from service_kit.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -164,7 +165,7 @@ class Handover:
         try:
             if _NAME.fullmatch(name):
                 async with self._reading:
-                    return await asyncio.to_thread(_read_files, self._folder / name, sizes)
+                    return await thread_to_its_end(_read_files, self._folder / name, sizes)
         except OSError:
             # It is told as what it looks like from here: no such file.
             log.debug("handover_not_read", exc_info=True)

@@ -276,7 +276,9 @@ def _small_output(
     files = []
     for file, (data, digest) in zip(request.files, contents, strict=True):
         sha256 = file.sha256 or digest
-        files.append(SmallFile(rendition_from(file.rendition), sha256, data, is_checked=sha256 == digest))
+        files.append(
+            SmallFile(rendition_from(file.rendition), sha256, data, is_checked=bool(digest) and sha256 == digest)
+        )
     return SmallOutput(lease, request.asset_index, files)
 
 

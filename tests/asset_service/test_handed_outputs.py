@@ -288,8 +288,16 @@ async def test_only_a_few_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest
     for _ in range(3):
         await asyncio.sleep(0)
     assert len(begun) == READS_AT_ONCE
+    # A thread reads on though its call was left, and so keeps its place.
+    left, rest = calls[:READS_AT_ONCE], calls[READS_AT_ONCE:]
+    for call in left:
+        call.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(begun) == READS_AT_ONCE
     go_on.set()
-    await asyncio.gather(*calls)
+    await asyncio.gather(*rest)
+    assert [call.cancelled() for call in left] == [True] * READS_AT_ONCE
     assert len(begun) == len(calls)
 
 

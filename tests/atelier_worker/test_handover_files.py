@@ -233,6 +233,30 @@ async def test_the_file_of_a_call_that_everybody_left_is_never_used_again(folder
         assert len(set(worker.assets.files)) == 2
 
 
+async def test_closing_waits_for_a_file_that_is_being_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker ends its loop after that: nobody would be there to remove the file."""
+    entered, go_on = threading.Semaphore(0), threading.Event()
+
+    def slow(*args: Any, **places: Any) -> int:
+        entered.release()
+        go_on.wait(20)
+        return copy_bytes(*args, **places)
+
+    monkeypatch.setattr(handover_files, "copy_bytes", slow)
+    async with working(folder) as worker:
+        worker.write(0, 1)
+        sent = worker.begin(0, 1)
+        assert await asyncio.to_thread(entered.acquire, timeout=20)
+        closing = asyncio.ensure_future(worker.outputs.close())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        go_on.set()
+        await closing
+        assert names(folder) == []
+        await asyncio.wait(sent)
+
+
 async def test_who_leaves_while_the_file_is_written_leaves_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, go_on = threading.Semaphore(0), threading.Event()
 
@@ -252,7 +276,7 @@ async def test_who_leaves_while_the_file_is_written_leaves_none(folder: Path, mo
     async with working(folder) as worker:
         worker.write(0, 1)
         sent = worker.begin(0, 1)
-        await asyncio.to_thread(entered.acquire)
+        assert await asyncio.to_thread(entered.acquire, timeout=20)
         for one in sent:
             one.cancel()
         await asyncio.gather(*sent, return_exceptions=True)
@@ -345,19 +369,22 @@ def test_a_file_that_the_service_has_cleared_is_not_used(tmp_path: Path) -> None
     assert (names(folder), opened(folder)) == ([], [])
 
 
-def test_between_two_calls_a_file_has_no_bytes_of_anybody(tmp_path: Path) -> None:
+def test_when_no_call_is_under_way_no_file_has_bytes_of_anybody(tmp_path: Path) -> None:
     (tmp_path / "output").write_bytes(b"picture")
-    (tmp_path / "handover").mkdir()
-    files = HandoverFiles(tmp_path / "handover")
-    for _ in range(2):
-        made = files.write([(tmp_path / "output", 7)])
-        assert made is not None
-        place = tmp_path / "handover" / made.name
-        assert place.read_bytes() == b"picture"
-        files.give_back(made)
-        assert place.read_bytes() == b""
-    assert names(tmp_path / "handover") == [made.name]
+    folder = tmp_path / "handover"
+    folder.mkdir()
+    files = HandoverFiles(folder)
+    for end in (files.give_back, files.discard):
+        made = [file for file in (files.write([(tmp_path / "output", 7)]) for _ in range(2)) if file is not None]
+        assert [(folder / file.name).read_bytes() for file in made] == [b"picture"] * 2
+        files.give_back(made[0])
+        # Another call is under way, and more will follow.
+        assert (folder / made[0].name).read_bytes() == b"picture"
+        end(made[1])
+        assert (folder / made[0].name).read_bytes() == b""
+    assert {path.read_bytes() for path in folder.iterdir()} == {b""}
     files.close()
+    assert list(folder.iterdir()) == []
 
 
 def test_few_files_are_kept(tmp_path: Path) -> None:

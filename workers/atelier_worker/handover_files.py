@@ -1,7 +1,7 @@
 """Files in the folder that a worker shares with an asset service, each for the bytes of one call at a time.
 
-To make a file costs a disk more than to fill one. So a file is used again for the next call once the service has
-answered, and only then: until that it may be reading. Between two calls it is empty: nobody's bytes stay there.
+To write over a file costs a fraction of what a new one does. So a file is used again for the next call once the service
+has answered, and only then: until that it may be reading. When no call is under way all are empty: nobody's bytes stay.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from service_kit.file_copies import copy_bytes
 
@@ -36,6 +37,8 @@ class HandoverFiles:
         """Use a folder that need not be there."""
         self._folder = folder
         self._free: list[HandoverFile] = []
+        self._under_way = 0
+        self._lock = Lock()
 
     def write(self, files: Sequence[tuple[Path, int]]) -> HandoverFile | None:
         """Return a file that has these files of so many bytes, one behind the other.
@@ -56,43 +59,56 @@ class HandoverFiles:
         return made
 
     def give_back(self, file: HandoverFile) -> None:
-        """Empty a file and let it be used again: the service has answered. It is removed if enough are kept."""
-        try:
-            os.ftruncate(file.descriptor, 0)
-        except OSError:
-            self.discard(file)
-            return
-        if len(self._free) < MOST_KEPT:
-            self._free.append(file)
-        else:
-            self.discard(file)
+        """Let a file be used again: the service has answered. It is removed if enough are kept."""
+        with self._lock:
+            is_kept = len(self._free) < MOST_KEPT
+            if is_kept:
+                self._free.append(file)
+            self._ended()
+        if not is_kept:
+            self._remove(file)
 
     def discard(self, file: HandoverFile) -> None:
         """Remove a file, of which nobody knows whether the service still reads it."""
+        with self._lock:
+            self._ended()
+        self._remove(file)
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            for file in self._free:
+                os.ftruncate(file.descriptor, 0)
+
+    def _remove(self, file: HandoverFile) -> None:
         os.close(file.descriptor)
         with suppress(OSError):
             (self._folder / file.name).unlink()
 
     def close(self) -> None:
         """Remove the files that nobody uses."""
-        # One by one: a call that was cancelled may still be taking one, in a thread of its own.
-        with suppress(IndexError):
-            while True:
-                self.discard(self._free.pop())
+        with self._lock:
+            free, self._free = self._free, []
+        for file in free:
+            self._remove(file)
 
     def take(self) -> HandoverFile | None:
-        """Return an empty file; None where there can be none."""
-        with suppress(IndexError):
-            while True:
-                file = self._free.pop()
-                if os.fstat(file.descriptor).st_nlink:
-                    return file
-                # The service removes what nobody has written to for long.
-                self.discard(file)
+        """Return a file, whatever it has, for somebody to write over; None where there can be none."""
+        with self._lock:
+            file = self._free.pop() if self._free else None
+            self._under_way += 1
+        # The service removes what nobody has written to for long.
+        if file is not None and not os.fstat(file.descriptor).st_nlink:
+            self._remove(file)
+            file = None
+        if file is not None:
+            return file
         name = secrets.token_hex(16)
         try:
             return HandoverFile(name, os.open(self._folder / name, _NEW, 0o600))
         except OSError:
+            with self._lock:
+                self._ended()
             return None
 
 

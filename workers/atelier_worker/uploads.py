@@ -67,8 +67,8 @@ class Transfers:
         self._channel = channel
         self._token = token
         self._metadata = (("atelier-lease-token", token),)
-        self._whole_outputs = whole_outputs or WholeOutputs(channel, handover=handover)
-        self._whole_references = whole_references or WholeReferences(channel, handover=handover)
+        self._whole_outputs = whole_outputs or WholeOutputs(channel)
+        self._whole_references = whole_references or WholeReferences(channel)
         self._patience = patience
         self._takes_whole = True
         self._handover = handover

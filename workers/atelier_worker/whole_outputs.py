@@ -19,6 +19,7 @@ from atelier.type.v1 import media_pb2
 from atelier_worker.handover_files import HandoverFile, HandoverFiles
 from atelier_worker.together import MOST_TOGETHER, Together, Waiting
 from service_kit.errors import ErrorReason
+from service_kit.finishing import to_the_end
 from service_kit.rpc_errors import DETAILS_KEY, from_rpc_error
 from service_kit.telemetry import get_logger
 
@@ -143,10 +144,10 @@ class WholeOutputs:
         files = self._files if self._now() >= self._handed_over_from else None
         reading = asyncio.ensure_future(asyncio.to_thread(_read, outputs, files))
         try:
-            return await asyncio.shield(reading)
+            return await to_the_end(reading)
         except asyncio.CancelledError:
-            # Whoever leaves while a thread writes the file leaves nobody else to remove it.
-            reading.add_done_callback(self._forget)
+            # Nobody else would remove the file that a thread has written meanwhile.
+            self._forget(reading)
             raise
 
     def _forget(self, reading: asyncio.Future[_Message]) -> None:
