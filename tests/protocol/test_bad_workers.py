@@ -39,8 +39,13 @@ async def end_of_call(call: Any) -> tuple[grpc.StatusCode, str, timedelta]:
             while await call.read() is not grpc.aio.EOF:
                 pass
         except grpc.aio.AioRpcError as error:
-            return error.code(), error.details() or "", from_rpc_error(error).retry_after or timedelta(0)
+            return told_by(error)
     raise AssertionError("the session ended in peace")
+
+
+def told_by(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str, timedelta]:
+    """Return what a refusal says: the code, the sentence, and when to come again."""
+    return error.code(), error.details() or "", from_rpc_error(error).retry_after or timedelta(0)
 
 
 async def flood(worker: ScriptedWorker, message: pb.WorkRequest, costs: float) -> None:
@@ -315,5 +320,9 @@ async def refused(router: Router, worker_id: str = "bad", **hello: Any) -> tuple
     key = router.service.rings.read_key_file("worker.key").reveal()
     worker = ScriptedWorker(await router.channel_with(key, router.target), router)
     fields = {"worker_id": worker_id, "worker_types": ["sdxl"], "slots": 1, **hello}
-    await worker.say(hello=pb.Hello(**fields))
+    try:
+        await worker.say(hello=pb.Hello(**fields))
+    except grpc.aio.AioRpcError as error:
+        # Who may not have one more session is refused before the hello was read: the end may come first.
+        return told_by(error)
     return await end_of(worker)
