@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from pathlib import Path
 
@@ -14,14 +13,18 @@ from tests.engines.test_chat import make_engine, said, together
 from tests.engines.tiny_qwen import write_tiny_qwen
 
 STREAMS = 8
-TOKENS = 32
-ROUNDS = 3
+TOKENS = 64
+ROUNDS = 5
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a model whose step takes some milliseconds on one thread, as those of real models do on real devices."""
-    return write_tiny_qwen(tmp_path_factory.mktemp("small"), hidden=384, layers=8)
+    """Give a model whose step takes some milliseconds on one thread, as those of real models do on real devices.
+
+    It has no words of its own: with thousands of added tokens, which no real tokenizer has, reading the prompts takes
+    a tenth of the time.
+    """
+    return write_tiny_qwen(tmp_path_factory.mktemp("small"), hidden=384, layers=8, words=0)
 
 
 @pytest.mark.parametrize("repeatable", [True, False])
@@ -35,8 +38,9 @@ def test_eight_streams_make_three_times_the_tokens_of_one(
         # In turn, so that what else the machine does falls on both.
         one.append(tokens_a_second(engine, 1, number))
         eight.append(tokens_a_second(engine, STREAMS, number))
-    ratio = statistics.median(eight) / statistics.median(one)
-    figures = f"one {statistics.median(one):.0f} tokens/s, eight {statistics.median(eight):.0f}: {ratio:.1f} times"
+    # The quickest of each: whatever else the machine does only makes one slower.
+    ratio = max(eight) / max(one)
+    figures = f"one {max(one):.0f} tokens/s, eight {max(eight):.0f}: {ratio:.1f} times"
     with capsys.disabled():
         print(f"\nrepeatable {repeatable}: {figures}")
 
