@@ -14,7 +14,7 @@ from asset_service.removal import Removal
 from asset_service.storage import Storage, Transaction
 from asset_service.watch import Watchers
 from service_kit import crash
-from service_kit.blobs import WORKSPACE_BUCKET, BlobStore
+from service_kit.blobs import WORKSPACE_BUCKET, BlobStore, UnreadableBlob
 from service_kit.erasure import owner_erased
 from service_kit.errors import AtelierError, Internal, Unavailable
 from service_kit.identity import Owner
@@ -122,14 +122,20 @@ class Settling:
         return [good for good in found if good is not None]
 
     async def _prove(self, job_id: str, winner: Winner) -> _Proven | None:
-        """Check a receipt, and that the bytes are still there; None when the output is lost."""
+        """Check a receipt, and that the bytes are still there, whole; None when the output is lost."""
         receipt = self._receipts.verify(winner.receipt, job_id=job_id, asset_index=winner.asset_index)
         if receipt is None:
             log.warning("receipt_refused", job_id=job_id, asset_index=winner.asset_index)
             return None
-        info = await self._store.stat(WORKSPACE_BUCKET, receipt.key)
+        try:
+            info, why = await self._store.stat(WORKSPACE_BUCKET, receipt.key), "it is not there"
+        except UnreadableBlob as error:
+            if not error.is_lost:
+                raise
+            # No later look would find it whole, and the job would never end.
+            info, why = None, error.why
         if info is None or info.generation != receipt.generation:
-            log.error("output_lost", job_id=job_id, asset_index=winner.asset_index)
+            log.error("output_lost", job_id=job_id, asset_index=winner.asset_index, key=receipt.key, why=why)
             return None
         return _Proven(winner, receipt.upload_id, receipt.generation)
 

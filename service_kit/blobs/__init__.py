@@ -67,12 +67,17 @@ class NotABlob:
 
 
 class UnreadableBlob(Internal):
-    """What lies at the key of a blob is torn, or was put there by somebody else."""
+    """What lies at the key of a blob is torn, or was put there by somebody else, or the system does not let us see.
 
-    def __init__(self, why: str) -> None:
+    `is_lost` is True where looking again cannot help: the bytes themselves are wrong. A file that the system does not
+    read, for want of a permission or with an error of the disk, may be read when somebody has seen to that.
+    """
+
+    def __init__(self, why: str, *, is_lost: bool = True) -> None:
         """Say why it is no blob, in words that follow a colon."""
         super().__init__(f"What lies at the key of a blob is none: {why}.")
         self.why = why
+        self.is_lost = is_lost
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ def opened(path: Path, bucket: str, key: str) -> Opened:
     except OSError as error:
         if error.errno not in _OF_ONE_FILE:
             raise
-        raise UnreadableBlob(f"it cannot be read: {os.strerror(error.errno)}") from error
+        raise UnreadableBlob(f"it cannot be read: {os.strerror(error.errno)}", is_lost=False) from error
 
 
 def _opened(path: Path, bucket: str, key: str) -> Opened:
@@ -122,6 +122,14 @@ def stat_of(path: Path, bucket: str, key: str) -> BlobInfo | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     found.file.close()
+    return _whole(found)
+
+
+def _whole(found: Opened) -> BlobInfo:
+    """Return what is known of an open blob. Raises UnreadableBlob when bytes of it are missing."""
+    # There may be more: a second name of a single file has its note behind the bytes.
+    if found.held_bytes < found.info.size_bytes:
+        raise UnreadableBlob(f"it has {found.held_bytes} of {found.info.size_bytes} bytes")
     return found.info
 
 
@@ -134,6 +142,7 @@ def look_at(folder: Path, bucket: str, key: str) -> BlobInfo | NotABlob | None:
             check_key(key)
             found = opened(path, bucket, key)
             found.file.close()
+            return _whole(found)
         except ValueError:
             why = "no blob can have that name"
             break
@@ -143,11 +152,6 @@ def look_at(folder: Path, bucket: str, key: str) -> BlobInfo | NotABlob | None:
             why = "it leads nowhere, or its `data` or its `meta.json` is not there"
         except UnreadableBlob as error:
             why = error.why
-        else:
-            # A second name of a single file has its note behind the bytes.
-            if found.held_bytes >= found.info.size_bytes:
-                return found.info
-            why = f"it has {found.held_bytes} of {found.info.size_bytes} bytes"
     try:
         size_bytes = path.lstat().st_size
     except OSError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
 
 from asset_service.receipts import Receipts
-from atelier.asset.v1 import asset_control_service_pb2, asset_pb2
+from atelier.asset.v1 import asset_control_service_pb2, asset_pb2, upload_service_pb2
 from atelier.type.v1 import media_pb2
 from service_kit.errors import InvalidArgument, NotFound, PermissionDenied, Unavailable
 from service_kit.ids import asset_id, new_id
@@ -133,6 +136,57 @@ async def test_an_output_whose_bytes_are_gone_is_lost_and_the_others_are_publish
     assert await harness.service.store.delete(receipt.bucket, receipt.key, receipt.generation)
     reply = await harness.settle(job_id, {0: kept.receipt, 1: gone.receipt})
     assert (list(reply.published), list(reply.lost)) == ([0], [1])
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a folder", "one file"])
+async def test_a_torn_output_is_lost_and_no_job_waits_for_it(harness: Harness, whole: bool) -> None:
+    """A job whose output will never be whole ends; what is left of the output is removed like any that lost."""
+    job_id = new_id()
+    receipt = await (upload_whole if whole else upload_in_steps)(harness, job_id)
+    path = place_of(harness, receipt)
+    part = path if whole else path / "data"
+    os.truncate(part, part.stat().st_size - 3)
+
+    reply = await harness.settle(job_id, {0: receipt})
+
+    assert (list(reply.published), list(reply.lost)) == ([], [0])
+    await harness.service.expiry.look()
+    assert not path.exists()
+
+
+async def test_an_output_that_the_system_does_not_read_is_waited_for(harness: Harness) -> None:
+    job_id = new_id()
+    receipt = await upload_whole(harness, job_id)
+    path = place_of(harness, receipt)
+    aside = path.rename(path.with_name("aside"))
+    # A link that leads to itself is opened for nobody, as a file without a permission is not, for whoever may not all.
+    path.symlink_to(path)
+    assert isinstance(await refusal(harness.settle(job_id, {0: receipt})), Unavailable)
+
+    path.unlink()
+    aside.rename(path)
+
+    assert list((await harness.settle(job_id, {0: receipt})).published) == [0]
+
+
+async def upload_whole(harness: Harness, job_id: str) -> str:
+    """Upload a small output in one message. Returns its receipt."""
+    data = png()
+    file = upload_service_pb2.OutputFile(data=data, sha256=sha256(data).hexdigest())
+    request = upload_service_pb2.UploadOutputRequest(asset_index=0, files=[file])
+    reply = await harness.uploads.UploadOutput(request, metadata=harness.as_worker(harness.lease(job_id)))
+    return reply.receipt
+
+
+async def upload_in_steps(harness: Harness, job_id: str) -> str:
+    """Upload an output as large ones are. Returns its receipt."""
+    return (await harness.deliver(harness.lease(job_id), png())).receipt
+
+
+def place_of(harness: Harness, receipt: str) -> Path:
+    """Return where the bytes of an output lie."""
+    claims = harness.capabilities.verify_receipt(receipt)
+    return harness.service.settings.blobs_dir / claims.bucket / f"{claims.key}.blob"
 
 
 async def test_an_upload_of_somebody_else_is_not_published(harness: Harness) -> None:
