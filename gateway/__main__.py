@@ -123,6 +123,7 @@ def compose(settings: Settings, near: channels.Near = channels.NOBODY_NEAR) -> G
     table = RouteTable(routes())
     media = Media(store, keys, clock, redirect=redirect)
     calls = Calls(backends, table.routes, timeout)
+    context.closing.tell(calls.watches.close)
     app = Application(
         context=context,
         table=table,

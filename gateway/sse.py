@@ -10,6 +10,8 @@ from gateway.closing import Closing
 from gateway.http import Exchange
 
 PING_INTERVAL = timedelta(seconds=15)
+LAST_WORDS = timedelta(seconds=2)
+"""Less than the web server waits for the requests that run: what does not end by then ends without a word."""
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-cache, no-store",
@@ -37,10 +39,12 @@ async def send_events(
     closing: Closing,
     ping_interval: timedelta = PING_INTERVAL,
     opening: bytes = OPENING,
+    last_words: timedelta = LAST_WORDS,
 ) -> None:
     """Send what `frames` gives until it ends, the client goes, or the gateway closes; then close `frames`.
 
     `opening` goes before everything, so that a client knows that the stream is open before anything happens.
+    `last_words`: how long `frames` may go on when the gateway closes, to say that the stream is not complete.
     The next frame is asked for when the last one is written: a client that reads slowly slows the source.
 
     Raises:
@@ -61,6 +65,10 @@ async def send_events(
                 return
             if sender.silent_in_s <= 0:
                 await sender.ping()
+        if not sending.done():
+            await asyncio.wait(tasks, timeout=last_words.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+        if gone.done() and not sending.done():
+            return
         if not sending.done():
             sending.cancel()
             await asyncio.wait({sending})

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from gateway.backends import Backends, Metadata
 from gateway.http_rules import RpcRoute
 from gateway.status import of_rpc
-from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unauthenticated
+from service_kit.errors import AtelierError, DeadlineExceeded, ErrorReason, Unauthenticated, Unavailable
 from service_kit.events.watching import STREAM_STATE, WATCH
 
 _CURSOR = "cursor"
@@ -84,7 +84,7 @@ class Watch:
         self._more: Metadata = ((WATCH, how),) if how else ()
         self._call: Any = None
         self._first: Message | None = None
-        self._refusal: Unauthenticated | None = None
+        self._refusal: AtelierError | None = None
 
     async def open(self, limit: timedelta) -> bool:
         """Begin the call. Returns False when the stream was resumed after its last event: there is nothing to come.
@@ -111,9 +111,14 @@ class Watch:
 
     async def recheck(self) -> None:
         """End the call if its identity is refused by now; who reads it is told why."""
-        self._refusal = await refusal_of(self._access)
-        if self._refusal is not None:
-            self.cancel()
+        refused = await refusal_of(self._access)
+        if refused is not None:
+            self.end(refused)
+
+    def end(self, error: AtelierError) -> None:
+        """End the call; who reads it is told why."""
+        self._refusal = error
+        self.cancel()
 
     async def messages(self) -> AsyncGenerator[Message, None]:
         """Give the messages of the call that is open, until it ends.
@@ -175,14 +180,17 @@ class Watch:
 
 
 class OpenWatches:
-    """The calls that one client each reads, so that they can be ended before their tokens are."""
+    """The calls that one client each reads, so that they can be ended before their tokens are, or with the gateway."""
 
     def __init__(self) -> None:
         self._open: set[Watch] = set()
+        self._is_closed = False
 
     @contextmanager
     def follow(self, watch: Watch) -> Iterator[None]:
-        """Keep a call for as long as it is read."""
+        """Keep a call for as long as it is read. Raises Unavailable when the gateway closes."""
+        if self._is_closed:
+            raise _closing()
         self._open.add(watch)
         try:
             yield
@@ -193,6 +201,12 @@ class OpenWatches:
         """End the calls whose identity is refused by now: what remembers tokens has forgotten some."""
         for watch in tuple(self._open):
             await watch.recheck()
+
+    def close(self) -> None:
+        """End all calls, and take no more: each reader says so to its client, in the words of its dialect."""
+        self._is_closed = True
+        for watch in tuple(self._open):
+            watch.end(_closing())
 
 
 async def refusal_of(access: Access) -> Unauthenticated | None:
@@ -205,6 +219,10 @@ async def refusal_of(access: Access) -> Unauthenticated | None:
         # Then it ends with its token.
         return None
     return None
+
+
+def _closing() -> Unavailable:
+    return Unavailable("The gateway is closing; repeat.", retry_after=timedelta(seconds=1))
 
 
 def _stream_state(entries: Any) -> str | None:

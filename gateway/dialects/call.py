@@ -207,6 +207,8 @@ class Call:
     async def stream(self, frames: AsyncGenerator[bytes, None], opening: bytes = b"") -> None:
         """Send server-sent events until `frames` ends, the client goes, or the gateway closes; then close `frames`.
 
+        When the gateway closes, what is watched raises Unavailable: `frames` says so in the words of the dialect.
+
         `opening` comes first. Most clients of others fail at a frame without data: it should be a comment, or nothing.
         """
         context = self.kit.context

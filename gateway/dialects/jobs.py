@@ -112,7 +112,7 @@ class Jobs:
         With `NEWS` the job as it is comes only when it has ended.
 
         Raises:
-            AtelierError: there is no such job, the stream broke, or the key was revoked meanwhile.
+            AtelierError: there is no such job, the stream broke, the key was revoked, or the gateway closes.
         """
         request = router_service_pb2.WatchJobRequest(job_id=_checked("job", job_id))
         watch = Watch(self._calls.backends, self._calls.route(f"{_ROUTER}WatchJob"), request, self._access, how=how)

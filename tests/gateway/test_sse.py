@@ -24,6 +24,7 @@ class Streams:
         self.fault: Exception | None = None
         self.raised: Exception | None = None
         self.ping = timedelta(hours=1)
+        self.last_words = timedelta(0)
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         try:
@@ -39,7 +40,12 @@ class Streams:
         exchange = Exchange(scope, receive, send, request_id="r", limits=Limits())
         try:
             await send_events(
-                exchange, self.frames(), closing=self.closing, ping_interval=self.ping, opening=b"data: opening\n\n"
+                exchange,
+                self.frames(),
+                closing=self.closing,
+                ping_interval=self.ping,
+                opening=b"data: opening\n\n",
+                last_words=self.last_words,
             )
         except ValueError as error:
             self.raised = error
@@ -85,6 +91,27 @@ async def test_it_ends_whole_when_the_gateway_closes(streams: Streams, port: int
     reader, writer = await _ask(port, b"data: opening\n\n\r\n")
     assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"0\r\n\r\n")
     writer.close()
+
+
+async def test_its_frames_may_say_that_the_gateway_closes(streams: Streams, port: int) -> None:
+    streams.last_words = timedelta(hours=1)
+    reader, writer = await _ask(port, b"data: first\n\n\r\n")
+    streams.closing.set()
+    # One that begins now has its say, too. Until it is here, the other one has long been told.
+    late, late_writer = await _ask(port, b"data: first\n\n\r\n")
+    streams.go_on.set()
+    for each in (reader, late):
+        assert await asyncio.wait_for(each.read(), 5) == b"c\r\ndata: last\n\n\r\n0\r\n\r\n"
+    writer.close()
+    late_writer.close()
+
+
+async def test_nobody_is_told_that_the_gateway_closes_who_has_gone(streams: Streams, port: int) -> None:
+    streams.last_words = timedelta(hours=1)
+    _, writer = await _ask(port, b"data: first\n\n\r\n")
+    streams.closing.set()
+    writer.transport.abort()
+    await asyncio.wait_for(streams.closed.wait(), 5)
 
 
 async def test_its_frames_are_closed_when_the_client_goes(streams: Streams, port: int) -> None:
