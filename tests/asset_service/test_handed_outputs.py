@@ -6,16 +6,18 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from asset_service.handover import READS_AT_ONCE, Handover
 from asset_service.small_outputs import MAX_BYTES
 from atelier.asset.v1 import upload_service_pb2 as pb
+from atelier.type.v1 import media_pb2
 from atelier_worker.dial import dial
 from atelier_worker.patience import Patience
 from atelier_worker.uploads import Transfers
@@ -341,3 +343,41 @@ async def test_the_outputs_of_a_worker_come_with_none_of_their_bytes_in_a_messag
     assert not any(each.data for request in sent for one_of in request.outputs for each in one_of.output.files)
     assert {blob.sha256 for blob in await harness.blobs()} == set(map(digest, pictures))
     assert names(folder) == []
+
+
+async def test_one_that_no_message_may_have_neither_harms_the_others_nor_ends_the_way(
+    harness: Harness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole message is refused for it, and again when it comes alone; the others and the next feel nothing."""
+    folder, channel = harness.service.settings.handover_dir, dial(harness.service.server.target)
+    sent: list[pb.UploadOutputsRequest] = []
+    outputs = WholeOutputs(channel, handover=folder)
+    call = outputs._stub.UploadOutputs
+
+    def noted(request: pb.UploadOutputsRequest, **rest: Any) -> Any:
+        sent.append(request)
+        return call(request, **rest)
+
+    monkeypatch.setattr(outputs._stub, "UploadOutputs", noted)
+    lease, picture = harness.lease(new_id(), max_bytes=1 << 20), png(400, 300)
+    assert len(picture) > 256 << 10, "each is worth a file of its own"
+    path = tmp_path / "output"
+    path.write_bytes(picture)
+    token = harness.capabilities.sign_lease(lease)
+
+    def send(index: int) -> Awaitable[str | None]:
+        return outputs.send(token, index, {media_pb2.RENDITION_KIND_UNSPECIFIED: path})
+
+    try:
+        refused, *receipts = await asyncio.gather(*map(send, [65, 0, 1]), return_exceptions=True)
+        assert isinstance(refused, grpc.aio.AioRpcError)
+        assert "asset_index must be 0..64, got 65" in str(refused.details())
+        assert all(isinstance(receipt, str) for receipt in receipts)
+        with pytest.raises(grpc.aio.AioRpcError, match="got 65"):
+            await send(65)
+        assert await send(2)
+    finally:
+        await outputs.close()
+        await channel.close()
+    assert all(request.handover_name for request in sent)
+    assert [len(request.outputs) for request in sent] == [3, 1, 1, 1, 1, 1]

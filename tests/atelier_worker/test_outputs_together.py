@@ -345,6 +345,40 @@ async def test_a_service_that_answers_for_fewer_has_answered_for_none(tmp_path: 
     assert {one.code() for one in done if isinstance(one, grpc.aio.AioRpcError)} == {grpc.StatusCode.INTERNAL}
 
 
+@pytest.mark.parametrize("several", [True, False])
+async def test_a_fault_of_what_sends_is_told_to_all_who_wait(several: bool) -> None:
+    """As a cancellation it would pass for a stage that was stopped, and its output be missing without a word."""
+
+    async def send(items: list[Waiting[int, int]]) -> None:
+        if len(items) > 1 and not several:
+            await together.each_alone(items)
+            return
+        items[0].answer.set_result(0)
+        raise ZeroDivisionError(items[-1].what)
+
+    together = together_module.Together[int, int]("one", send)
+    first, *rest = await asyncio.gather(*map(together.go, range(3)), return_exceptions=True)
+    assert first == 0
+    if several:
+        assert list(map(repr, rest)) == ["ZeroDivisionError(2)"] * 2
+    else:
+        assert rest == [0, 0]
+
+
+async def test_a_call_that_nobody_stopped_is_no_cancellation() -> None:
+    """What a call waits for may be cancelled by itself, such as by its channel that is closed."""
+
+    async def send(_: list[Waiting[int, int]]) -> None:
+        never = asyncio.get_running_loop().create_future()
+        never.cancel()
+        await never
+
+    together = together_module.Together[int, int]("one", send)
+    done = await asyncio.gather(*map(together.go, range(2)), return_exceptions=True)
+    assert {one.code() for one in done if isinstance(one, grpc.aio.AioRpcError)} == {grpc.StatusCode.CANCELLED}
+    assert len(done) == 2
+
+
 async def test_at_the_end_nobody_waits(tmp_path: Path) -> None:
     assets = Together()
     async with serving(assets) as outputs, asyncio.timeout(20):

@@ -15,6 +15,10 @@ from typing import Generic, TypeVar
 
 import grpc
 
+from service_kit.telemetry import get_logger
+
+log = get_logger(__name__)
+
 CALLS_AT_ONCE = 2
 MOST_TOGETHER = 16
 WORTH_DIVIDING = 8
@@ -40,8 +44,8 @@ class Together(Generic[T, R]):
     ) -> None:
         """Have `send` make the calls and answer whoever still waits; what is too much for one it may `put_back`.
 
-        As many as `divided_from` go with several calls though none is under way. An AioRpcError that `send` raises is
-        the answer to all of the call.
+        As many as `divided_from` go with several calls though none is under way. What `send` raises is the answer to
+        all of the call.
         """
         self._name = name
         self._send = send
@@ -128,10 +132,29 @@ class Together(Generic[T, R]):
         try:
             await self._send(items)
         except grpc.aio.AioRpcError as error:
-            for item in items:
-                if not item.answer.done():
-                    item.answer.set_exception(error)
-        except BaseException:
+            _fail(items, error)
+        except Exception as error:
+            log.exception("sent_together_failed", what=self._name)
+            _fail(items, error)
+        except BaseException as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and not task.cancelling():
+                # Nobody asked for it: whoever waits would take it for its own, and believe that it was stopped.
+                _fail(items, _cut_off())
+                return
             for item in items:
                 item.answer.cancel()
             raise
+
+
+def _fail(items: Sequence[Waiting[T, R]], error: Exception) -> None:
+    for item in items:
+        if not item.answer.done():
+            item.answer.set_exception(error)
+
+
+def _cut_off() -> grpc.aio.AioRpcError:
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(
+        grpc.StatusCode.CANCELLED, nothing, nothing, details="The call was cut off on this side."
+    )

@@ -91,7 +91,6 @@ class WholeOutputs:
         self._files = None if handover is None else HandoverFiles(handover)
         self._now = now
         self._handed_over_from = 0.0
-        self._is_understood = False
         # A call costs the service two transactions, however many are in it.
         self._together = Together[_Output, str | None]("outputs", self._send, divided_from=MOST_TOGETHER + 1)
 
@@ -161,7 +160,7 @@ class WholeOutputs:
         answered = False
         try:
             reply = await self._stub.UploadOutputs(request, metadata=items[0].what.metadata, timeout=CALL_LIMIT_S)
-            answered = self._is_understood = True
+            answered = True
         except grpc.aio.AioRpcError as error:
             if error.code() not in (*_REFUSED, grpc.StatusCode.UNIMPLEMENTED):
                 raise
@@ -176,14 +175,13 @@ class WholeOutputs:
 
     def _rest_if_of_no_use(self, error: grpc.aio.AioRpcError) -> None:
         """Hand nothing over for a while if the service has another folder, or never heard of it."""
-        if error.code() is grpc.StatusCode.INVALID_ARGUMENT:
-            # Something is wrong with an output, and is said again, to whom it concerns. Twice in a row, or the first
-            # time, it is more likely a service of an earlier release, perhaps in the place of the one that was there.
-            is_of_no_use, self._is_understood = not self._is_understood, False
-        else:
-            not_found = from_rpc_error(error).reason is ErrorReason.INCOMPLETE_UPLOAD
-            is_of_no_use = not_found or error.code() is grpc.StatusCode.UNIMPLEMENTED
-        if not is_of_no_use:
+        known = from_rpc_error(error)
+        # One of an earlier release does not know the call, or misses the bytes. Whatever else is wrong is so with an
+        # output or a lease, and is said again, to whom it concerns.
+        is_earlier = error.code() is grpc.StatusCode.UNIMPLEMENTED or any(
+            problem.field.rpartition(".")[2] == "data" for problem in known.fields
+        )
+        if not is_earlier and known.reason is not ErrorReason.INCOMPLETE_UPLOAD:
             return
         log.info("outputs_not_handed_over", error=error.details())
         self._handed_over_from = self._now() + _REST_S
