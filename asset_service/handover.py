@@ -41,6 +41,9 @@ MOST = 256
 READS_AT_ONCE = 4
 """How many calls' files are read at a time: a message that asks for 8 MiB costs its sender nothing."""
 
+WRITES_AT_ONCE = 4
+"""How many calls' files are written over at a time: more would keep threads from everything else, for the same disk."""
+
 LIFETIME = timedelta(minutes=10)
 """How long an offered file stays."""
 
@@ -69,6 +72,7 @@ class Handover:
         self._offers: dict[str, _Offer] = {}
         self._told: frozenset[str] = frozenset()
         self._reading = asyncio.Semaphore(READS_AT_ONCE)
+        self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
 
     async def prepare(self) -> None:
         """Make the folder, and clear what an earlier process left there long enough ago."""
@@ -182,8 +186,9 @@ class Handover:
         if not _NAME.fullmatch(name):
             return False
         try:
-            # A thread that has begun goes on when the caller leaves: the worker then removes the file.
-            await asyncio.to_thread(_write_over, self._folder / name, parts)
+            async with self._writing:
+                # A thread that has begun goes on when the caller leaves: the worker then removes the file.
+                await thread_to_its_end(_write_over, self._folder / name, parts)
         except OSError as error:
             log.debug("handover_not_written", error=type(error).__name__)
             return False

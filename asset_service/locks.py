@@ -58,7 +58,12 @@ class UploadLocks:
 
     @asynccontextmanager
     async def hold_all(self, names: Iterable[str]) -> AsyncIterator[None]:
-        """Wait for several, each as `hold` does. Whoever else wants several asks for them in the same order: sorted."""
+        """Wait for several, each as `hold` does. Whoever else wants several asks for them in the same order: sorted.
+
+        Raises:
+            Unavailable: another replica works on one of them, for longer than we wait.
+            OSError: some could not be freed, of which this is the first; all others are free.
+        """
         held: list[str] = []
         try:
             for name in sorted(set(names)):
@@ -66,8 +71,7 @@ class UploadLocks:
                 held.append(name)
             yield
         finally:
-            for name in held:
-                self._release(name)
+            self._release_all(held)
 
     async def _acquire(self, name: str, *, patient: bool) -> None:
         lock, users = self._locks.get(name, (None, 0))
@@ -92,6 +96,16 @@ class UploadLocks:
         finally:
             self._locks[name][0].release()
             self._leave(name)
+
+    def _release_all(self, names: Iterable[str]) -> None:
+        first: Exception | None = None
+        for name in names:
+            try:
+                self._release(name)
+            except Exception as error:  # noqa: BLE001 - nobody else would free the rest, and it is told then
+                first = first or error
+        if first is not None:
+            raise first
 
     def _leave(self, name: str) -> None:
         lock, users = self._locks.pop(name)

@@ -38,7 +38,7 @@ from service_kit.errors import (
     NotFound,
     ResourceExhausted,
 )
-from service_kit.finishing import Unbroken, all_to_their_ends
+from service_kit.finishing import Unbroken, all_to_their_ends, to_the_end
 
 MAX_BYTES = 8 << 20
 """The most bytes of an output and its renditions in one message."""
@@ -225,9 +225,8 @@ class SmallOutputs:
             try:
                 begun = await self._batches.begin([taking.uploads for taking in takings])
             finally:
-                await asyncio.wait([checking])
-            # Bytes that could not be checked are not taken.
-            checking.result()
+                # Also when this is broken off: a thread has the bytes. What could not be checked is not taken.
+                await to_the_end(checking)
             crash.reach("asset.upload.started")
             for taking, uploads in zip(takings, begun, strict=True):
                 if taking.answer is not None:

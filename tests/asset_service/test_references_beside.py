@@ -7,10 +7,12 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from asset_service import handover
+from asset_service.handover import WRITES_AT_ONCE, Handover
 from atelier.asset.v1 import upload_service_pb2 as pb
 from service_kit.ids import new_id
 from tests.asset_service.harness import Harness
@@ -99,3 +101,30 @@ async def test_without_room_the_bytes_come_in_the_message(harness: Harness, monk
     monkeypatch.setattr(handover, "write_at", full)
     reply = await ask(harness, place(harness).name)
     assert [one.data for one in reply.references] == [*PICTURES]
+
+
+async def test_only_a_few_are_written_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The threads are those of the whole service, and anybody who may read a reference has them written."""
+    place, begun, go_on = Handover(tmp_path), list[Any](), asyncio.Event()
+
+    async def in_a_thread(*what: Any) -> None:
+        begun.append(what)
+        await go_on.wait()
+
+    monkeypatch.setattr(asyncio, "to_thread", in_a_thread)
+    calls = [asyncio.ensure_future(place.write_over("0" * 32, [b"picture"])) for _ in range(3 * WRITES_AT_ONCE)]
+    # All of them begin, and wait: for their turn, or for what they write.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(begun) == WRITES_AT_ONCE
+    # A thread writes on though its call was left, and so keeps its place.
+    left, rest = calls[:WRITES_AT_ONCE], calls[WRITES_AT_ONCE:]
+    for call in left:
+        call.cancel()
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(begun) == WRITES_AT_ONCE
+    go_on.set()
+    assert await asyncio.gather(*rest) == [True] * len(rest)
+    assert [call.cancelled() for call in left] == [True] * WRITES_AT_ONCE
+    assert len(begun) == len(calls)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -159,6 +160,55 @@ async def test_what_could_not_be_checked_is_not_taken(harness: Harness, monkeypa
         assert isinstance(await refusal(upload(harness, lease, file(png()))), Internal)
     assert await harness.blobs() == []
     await upload(harness, lease, file(png()))
+
+
+async def test_what_is_broken_off_keeps_its_locks_until_nothing_reads_its_bytes(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_outputs, begun, goes_on = harness.service.small_outputs, asyncio.Event(), asyncio.Event()
+    ended: list[str] = []
+    begin = small_outputs._batches.begin
+
+    async def check(_: object) -> None:
+        await goes_on.wait()
+        ended.append("check")
+
+    async def then_told(outputs: Any) -> Any:
+        try:
+            return await begin(outputs)
+        finally:
+            begun.set()
+
+    @asynccontextmanager
+    async def nothing(_: object) -> AsyncIterator[None]:
+        yield
+        raise AssertionError("it went on")
+
+    @asynccontextmanager
+    async def hold_all(_: object) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            ended.append("locks")
+
+    monkeypatch.setattr("asset_service.small_outputs._check_digests", check)
+    monkeypatch.setattr(small_outputs._batches, "begin", then_told)
+    monkeypatch.setattr(small_outputs._intake, "begin_all", nothing)
+    monkeypatch.setattr(small_outputs._locks, "hold_all", hold_all)
+    picture = png()
+    one = SmallOutput(harness.lease(new_id()), 0, [SmallFile(None, hashlib.sha256(picture).hexdigest(), picture)])
+    taking = asyncio.create_task(small_outputs.take([one]))
+    await begun.wait()
+    [storing] = harness.service.unbroken._tasks
+    # As a service does that has waited long enough: again and again.
+    for _ in range(3):
+        storing.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.wait({storing, taking})
+    assert storing.cancelled()
+    assert ended == ["check", "locks"]
 
 
 async def test_the_index_and_the_size_are_those_of_the_lease(harness: Harness) -> None:
