@@ -10,7 +10,7 @@ import pytest
 
 from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import journal as module
-from atelier_worker.journal import Journal
+from atelier_worker.journal import Journal, JournalUnusable
 
 
 def _outcome(name: str, text: str = "A heron") -> pb.Outcome:
@@ -88,6 +88,33 @@ def test_damage_costs_one_outcome_and_is_kept_for_a_person(tmp_path: Path) -> No
         assert _read_again(tmp_path) == ["a", "c"]
         copy = _file(tmp_path).with_suffix(".unreadable")
         assert (copy.read_bytes(), copy.stat().st_mode & 0o777) == (bytes(damaged), 0o600)
+
+
+def test_damage_that_cannot_be_put_aside_is_told_with_what_to_do(tmp_path: Path) -> None:
+    Journal(tmp_path).change([_outcome(name) for name in "abc"], [])
+    damaged = bytearray(_file(tmp_path).read_bytes())
+    damaged[len(damaged) // 2] ^= 0x10
+    _file(tmp_path).write_bytes(damaged)
+    # Whoever writes there is told that the disk is full.
+    copy = _file(tmp_path).with_suffix(".unreadable")
+    copy.symlink_to("/dev/full")
+    with pytest.raises(JournalUnusable) as caught:
+        Journal(tmp_path)
+    assert str(caught.value) == (
+        f"The worker's journal {_file(tmp_path)} is damaged ({len(damaged) // 3} of {len(damaged)} bytes), and "
+        "journal.unreadable, the copy for you to look at, cannot be written beside it: No space left on device. "
+        f"Free {len(damaged)} bytes there; or move the journal away, and the outcomes in it are lost, and their jobs "
+        "run again."
+    )
+    assert _file(tmp_path).read_bytes() == damaged
+    copy.unlink()
+    assert _read_again(tmp_path) == ["a", "c"]
+
+
+def test_a_journal_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path) -> None:
+    _file(tmp_path).mkdir()
+    with pytest.raises(JournalUnusable, match=r"journal cannot be read: Is a directory\. Mend that; or move it away"):
+        Journal(tmp_path)
 
 
 def test_the_file_is_written_anew_when_it_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,6 +127,36 @@ async def test_a_spooled_outcome_that_cannot_be_read_is_put_aside(
     assert [file.name for file in outcomes.iterdir()] == ["a.unreadable"]
 
 
+async def test_a_damaged_journal_on_a_full_disk_is_told_in_one_sentence(
+    start_worker: StartWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    outcomes = tmp_path / "worker" / "one" / "outcomes"
+    outcomes.mkdir(parents=True)
+    Journal(outcomes).change([pb.Outcome(ref=ref(), completion_id=name) for name in "ab"], [])
+    content = (outcomes / "journal").read_bytes()
+    (outcomes / "journal").write_bytes(b"#" + content[1:])
+    (outcomes / "journal.unreadable").symlink_to("/dev/full")
+    worker = await start_worker(worker__name="one")
+    assert await worker.exit_code() == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"The worker's journal {outcomes / 'journal'} is damaged (")
+    assert "No space left on device. Free " in sentence
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_a_folder_that_cannot_be_made_is_told_in_one_sentence(
+    start_worker: StartWorker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "one").touch()
+    worker = await start_worker(worker__name="one")
+    assert await worker.exit_code() == 2
+    assert capsys.readouterr().err == (
+        f"The worker's folder cannot be used: {tmp_path / 'worker' / 'one'}: File exists. Mend that and start it "
+        "again, or choose another folder (worker.spool_dir or ATELIER_WORKER_SPOOL_DIR).\n"
+    )
+
+
 @pytest.mark.parametrize("cut", [0, 1, 50, -1])
 async def test_a_torn_outcome_is_put_aside_and_the_others_are_said(
     router: FakeRouter, start_worker: StartWorker, tmp_path: Path, cut: int

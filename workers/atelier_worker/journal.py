@@ -18,6 +18,7 @@ from pathlib import Path
 from google.protobuf.message import DecodeError
 
 from atelier.worker.v1 import worker_service_pb2 as pb
+from service_kit.errors import FailedPrecondition
 from service_kit.telemetry import get_logger
 
 # In no text, since UTF-8 knows neither byte: what somebody wrote is never taken for a record where the disk is damaged.
@@ -32,11 +33,19 @@ _ENOUGH_BYTES = 1 << 20
 log = get_logger(__name__)
 
 
+class JournalUnusable(FailedPrecondition):
+    """The journal of an earlier process cannot be read, or is damaged and cannot be put aside."""
+
+
 class Journal:
     """The outcomes of one worker that are on disk. Everything here blocks, and is for one thread at a time."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what an earlier process kept in a folder, which must be there and this process's own."""
+        """Read what an earlier process kept in a folder, which must be there and this process's own.
+
+        Raises:
+            JournalUnusable: it cannot be read, or a damaged one cannot be copied; the sentence says what to do.
+        """
         self._folder = folder
         self._path = folder / "journal"
         self._records = _read_files(folder) | _read_journal(self._path)
@@ -143,7 +152,13 @@ def _records_in(content: bytes) -> Iterator[_Found]:
 
 def _read_journal(path: Path) -> dict[str, bytes]:
     """Return the records of what a journal keeps, by completion id, oldest first."""
-    content = path.read_bytes() if path.exists() else b""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise JournalUnusable(
+            f"The worker's journal {path} cannot be read: {error.strerror or error}. Mend that; or move it away, "
+            "and the outcomes in it are lost, and their jobs run again."
+        ) from error
     kept: dict[str, bytes] = {}
     end = damaged_bytes = 0
     for found in _records_in(content):
@@ -157,11 +172,23 @@ def _read_journal(path: Path) -> dict[str, bytes]:
     if damaged_bytes:
         # Appended and flushed, so the disk itself has lost it: keep it for a person, and go on.
         log.error("outcomes_unreadable", file=path.name, bytes=damaged_bytes)
-        copy = path.with_suffix(".unreadable")
+        _put_aside(path, content, damaged_bytes)
+    return kept
+
+
+def _put_aside(path: Path, content: bytes, damaged_bytes: int) -> None:
+    """Copy a damaged journal, which the next change would write anew without what is damaged."""
+    copy = path.with_suffix(".unreadable")
+    try:
         # Texts of people are in it.
         copy.touch(mode=0o600)
         copy.write_bytes(content)
-    return kept
+    except OSError as error:
+        raise JournalUnusable(
+            f"The worker's journal {path} is damaged ({damaged_bytes} of {len(content)} bytes), and {copy.name}, the "
+            f"copy for you to look at, cannot be written beside it: {error.strerror or error}. Free {len(content)} "
+            "bytes there; or move the journal away, and the outcomes in it are lost, and their jobs run again."
+        ) from error
 
 
 def _files(folder: Path) -> list[Path]:

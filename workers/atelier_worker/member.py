@@ -13,6 +13,7 @@ from atelier_worker.connection import Connection, Refused
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_events import EngineInfo, EngineUnavailable
 from atelier_worker.holdings import Holdings
+from atelier_worker.journal import JournalUnusable
 from atelier_worker.neighbours import Neighbours
 from atelier_worker.outbox import Outbox
 from atelier_worker.patience import Patience
@@ -94,14 +95,22 @@ class Member:
         return self.connection is not None and self.connection.connected
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop`. An engine that cannot be made is tried again later; a refusal is final."""
+        """Work until `stop`. An engine or a journal that is of no use is tried again later; a refusal is final."""
         try:
             targets = Targets(self._process.connect)
             spool = await asyncio.to_thread(
                 open_spool, self._process.folder, self.plan.worker_name, self.plan.spool_dir
             )
-        except (SettingsError, AtelierError, OSError) as error:
+        except (SettingsError, AtelierError) as error:
             self._become(State.UNUSABLE, str(error))
+            return
+        except OSError as error:
+            where = error.filename or self.plan.spool_dir or self._process.folder
+            self._become(
+                State.UNUSABLE,
+                f"The worker's folder cannot be used: {where}: {error.strerror or error}. Mend that and start it "
+                "again, or choose another folder (worker.spool_dir or ATELIER_WORKER_SPOOL_DIR).",
+            )
             return
         try:
             while not stop.is_set():
@@ -119,7 +128,7 @@ class Member:
     async def _try(self, targets: Targets, spool: Spool, stop: asyncio.Event) -> None:
         try:
             await self._run(targets, spool, stop)
-        except EngineUnavailable as error:
+        except (EngineUnavailable, JournalUnusable) as error:
             self._become(State.UNUSABLE, str(error))
             if not await woken(stop, AGAIN_AFTER_S):
                 self._become(State.STARTING)
