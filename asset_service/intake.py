@@ -23,6 +23,7 @@ from service_kit.errors import (
     InvalidArgument,
     Unavailable,
 )
+from service_kit.finishing import to_the_end
 
 Measure = Callable[[Path], Awaitable[Shape]]
 Describe = Callable[[Path], Awaitable[Mapping[str, Any]]]
@@ -114,8 +115,7 @@ class Intake:
             try:
                 found = await self._measured(upload.upload_id)
             finally:
-                await asyncio.wait([written])
-            written.result()
+                await to_the_end(written)
             return found
 
         measuring = asyncio.create_task(after_copy(), name="intake.after_copy")
