@@ -202,7 +202,8 @@ async def test_nothing_of_a_person_is_left_in_any_table_bucket_or_file(house: Ho
     assert any(place.startswith(LIBRARY_BUCKET) for place in before)
     assert any(place.startswith("file: ") for place in before)
 
-    assert atelier("erase", "--owner", WHO, "--yes").code == 0
+    erased = atelier("erase", "--owner", WHO, "--yes")
+    assert (erased.code, erased.out, erased.err) == (0, f"{WHO} is erased\n", "")
     # A job that was settled after the erasure leaves its number, which nothing else has any more.
     wanted = (WHO, PROMPT, "quokkalantern", *ids)
     left = await house.places_of(*wanted)
@@ -216,12 +217,28 @@ async def test_nothing_of_a_person_is_left_in_any_table_bucket_or_file(house: Ho
     # Again, and for somebody whom nobody knows; and nothing more is taken for an erased owner.
     unasked = atelier("erase", "--owner", WHO)
     assert (unasked.code, "give --yes" in unasked.err) == (USAGE, True)
-    assert atelier("--json", "erase", "--owner", WHO, "--yes").json == {"owner_id": WHO, "done": True}
-    assert atelier("erase", "--owner", "nobody-knows", "--yes").code == 0
+    again = {"owner_id": WHO, "done": True, "had_keys": False}
+    assert atelier("--json", "erase", "--owner", WHO, "--yes").json == again
     refused = atelier("keys", "create", "--owner", WHO)
     assert (refused.code, "erased" in refused.err) == (REFUSED, True)
     assert atelier("erase", "--owner", "admin", "--yes").code == REFUSED
     assert sorted(await house.places_of(WHO)) == []
+
+
+def test_an_owner_that_nobody_knows_is_marked_and_told_to_be_unknown(up: UpProcess, atelier: Run) -> None:
+    assert atelier("keys", "create", "--owner", "ada").code == 0
+    mistyped = atelier("erase", "--owner", "adda", "--yes")
+    assert (mistyped.code, mistyped.out) == (0, "adda is marked as erased, and had no keys\n")
+    assert mistyped.err == (
+        "No key of adda is known: it was erased before, or only services act for it, or its name is another one.\n"
+    )
+    refused = atelier("keys", "create", "--owner", "adda")
+    assert (refused.code, "erased" in refused.err) == (REFUSED, True)
+    # The keys that ada has are not those of an ada elsewhere.
+    elsewhere = atelier("--json", "erase", "--owner", "ada", "--tenant", "elsewhere", "--yes").json
+    assert elsewhere == {"owner_id": "ada", "done": True, "had_keys": False}
+    mine = atelier("--json", "erase", "--owner", "ada", "--tenant", "default", "--yes").json
+    assert mine == {"owner_id": "ada", "done": True, "had_keys": True}
 
 
 async def test_a_sweep_tells_of_blobs_without_rows_and_deletes_them(up: UpProcess, atelier: Run) -> None:

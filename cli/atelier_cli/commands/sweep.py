@@ -49,26 +49,44 @@ def sweep(context: Context) -> int:
 def erase(context: Context) -> int:
     """Erase an owner from the router, the workspace and the library, until nothing is left."""
     arguments = context.arguments
-    if not arguments.yes:
-        if not sys.stdin.isatty():
-            raise UsageError(
-                f"Without a terminal nobody can be asked: give --yes to erase {arguments.owner_id} for good."
-            )
-        context.note(f"Everything of {arguments.owner_id} goes, for good: jobs, assets, items, keys.")
-        if _answer("Type the owner's name to go on: ") != arguments.owner_id:
-            raise UsageError("Nothing was erased.")
-    until = time.monotonic() + _PATIENCE_S
+    if not arguments.yes and not sys.stdin.isatty():
+        raise UsageError(f"Without a terminal nobody can be asked: give --yes to erase {arguments.owner_id} for good.")
     with context.client() as client:
+        # Before anybody is asked: a name that was mistyped looks like this one.
+        had_keys = _has_keys(client, arguments.owner_id, arguments.tenant_id)
+        if not had_keys:
+            context.note(
+                f"No key of {arguments.owner_id} is known: it was erased before, or only services act for it, or its "
+                "name is another one."
+            )
+        if not arguments.yes:
+            context.note(f"Everything of {arguments.owner_id} goes, for good: jobs, assets, items, keys.")
+            if _answer("Type the owner's name to go on: ") != arguments.owner_id:
+                raise UsageError("Nothing was erased.")
+        until = time.monotonic() + _PATIENCE_S
         while left := _round(client, arguments.owner_id, arguments.tenant_id):
             if time.monotonic() > until:
                 context.note(f"not done yet, something is still being written: {left}; repeat this command")
                 return TIMED_OUT
             time.sleep(_PAUSE_S)
     if context.json:
-        context.print_json({"owner_id": arguments.owner_id, "done": True})
-    else:
+        context.print_json({"owner_id": arguments.owner_id, "done": True, "had_keys": had_keys})
+    elif had_keys:
         context.print(f"{arguments.owner_id} is erased")
+    else:
+        context.print(f"{arguments.owner_id} is marked as erased, and had no keys")
     return OK
+
+
+def _has_keys(client: Atelier, owner_id: str, tenant_id: str) -> bool:
+    """Tell whether an owner was ever given a key. Without a tenant one of any tenant counts."""
+    token, is_first = "", True
+    while token or is_first:
+        page = client.keys(owner_id=owner_id, page_size=200, page_token=token)
+        if any(not tenant_id or key.tenant_id == tenant_id for key in page):
+            return True
+        token, is_first = page.next_page_token, False
+    return False
 
 
 def _answer(question: str) -> str:
