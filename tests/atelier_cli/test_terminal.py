@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from atelier_cli import progress
-from atelier_cli.commands.sweep import erase
 from atelier_cli.context import Context
-from atelier_cli.exits import UsageError, complain
+from atelier_cli.exits import USAGE, complain
 from atelier_client.events import JobEvent, LogLine, Progress
+from tests.atelier_cli.conftest import Run
+from tests.atelier_client.scripted import ScriptedApi, reply_json
 
 HOSTILE = "a\x1b]0;title\x07 [/b] \x9b2J ü 👩‍🚀"
 SHOWN = r"a\x1b]0;title\x07 [/b] \x9b2J ü 👩‍🚀"
@@ -48,10 +49,17 @@ def test_the_words_of_an_engine_are_no_markup_of_the_bars(monkeypatch: pytest.Mo
     assert HOSTILE not in stderr.getvalue()
 
 
-def test_who_ends_the_question_erases_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_ends_the_question_erases_nothing(run: Run, api: ScriptedApi, monkeypatch: pytest.MonkeyPatch) -> None:
     class Keyboard(Terminal):
         """Somebody presses Ctrl-D."""
 
     monkeypatch.setattr(sys, "stdin", Keyboard())
-    with pytest.raises(UsageError, match="Nothing was erased"):
-        erase(Context(argparse.Namespace(yes=False, owner_id="ann", tenant_id="default")))
+    api.script(reply_json({"keys": [], "next_page_token": ""}))
+    done = run("erase", "--owner", "ann", "--url", api.url)
+    assert (done.code, done.out) == (USAGE, "Type the owner's name to go on: ")
+    # Whoever is asked knows by then that there may be no such owner.
+    unknown, asked, ended = done.err.splitlines()
+    assert unknown.startswith("No key of ann is known")
+    assert asked.startswith("Everything of ann goes")
+    assert ended == "atelier: Nothing was erased."
+    assert [seen.method for seen in api.seen] == ["GET"]
