@@ -40,9 +40,9 @@ def test_it_makes_everything_once_and_ends(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_stops_everything(tmp_path: Path, number: signal.Signals) -> None:
-    with subprocess.Popen(
-        DEMO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ(tmp_path)
-    ) as demo:
+    # Steps that take this long: it cannot be done before the signal comes, and would end with 0.
+    slow = environ(tmp_path, ATELIER_SKETCH_STEP_DELAY="2s")
+    with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=slow) as demo:
         assert demo.stdout
         assert demo.stdout.readline().startswith("Atelier is up at")
         until(lambda: len(family(demo.pid)) >= 3, "the start of atelier up, a worker and its engine")
