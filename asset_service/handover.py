@@ -38,11 +38,9 @@ MOST_OF_A_JOB = 32
 MOST = 256
 """How many files may be offered at a time. Where there are so many the next gets none: nobody's offers end for it."""
 
-READS_AT_ONCE = 4
-"""How many calls' files are read at a time: a message that asks for 8 MiB costs its sender nothing."""
-
-WRITES_AT_ONCE = 4
-"""How many calls' files are written over at a time: more would keep threads from everything else, for the same disk."""
+AT_ONCE = 4
+"""How many calls' files are read or written over at a time: a message that asks for 8 MiB costs its sender nothing, and
+more would keep threads from everything else, for the same disk."""
 
 LIFETIME = timedelta(minutes=10)
 """How long an offered file stays."""
@@ -71,8 +69,7 @@ class Handover:
         self._now = now
         self._offers: dict[str, _Offer] = {}
         self._told: frozenset[str] = frozenset()
-        self._reading = asyncio.Semaphore(READS_AT_ONCE)
-        self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def prepare(self) -> None:
         """Make the folder, and clear what an earlier process left there long enough ago."""
@@ -168,7 +165,7 @@ class Handover:
         """
         try:
             if _NAME.fullmatch(name):
-                async with self._reading:
+                async with self._turns:
                     return await thread_to_its_end(_read_files, self._folder / name, sizes)
         except OSError:
             # It is told as what it looks like from here: no such file.
@@ -186,7 +183,7 @@ class Handover:
         if not _NAME.fullmatch(name):
             return False
         try:
-            async with self._writing:
+            async with self._turns:
                 # A thread that has begun goes on when the caller leaves: the worker then removes the file.
                 await thread_to_its_end(_write_over, self._folder / name, parts)
         except OSError as error:

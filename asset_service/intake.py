@@ -14,7 +14,7 @@ from asset_service.domain import Media, Upload
 from asset_service.media import HEAD_BYTES, sniff
 from asset_service.shape_domain import Shape
 from asset_service.spool import Spool
-from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore, NewBlob
+from service_kit.blobs import WORKSPACE_BUCKET, BlobInfo, BlobStore, NewBlob, UnreadableBlob, erase
 from service_kit.errors import (
     AlreadyExists,
     AtelierError,
@@ -251,7 +251,14 @@ class Intake:
 
     async def _earlier(self, upload: Upload) -> BlobInfo | None:
         """Return what a try wrote that was cut before its row was: the key is this upload's alone."""
-        return await self._store.stat(WORKSPACE_BUCKET, upload.key)
+        try:
+            return await self._store.stat(WORKSPACE_BUCKET, upload.key)
+        except UnreadableBlob as error:
+            if not error.is_lost:
+                raise
+            # Torn: the key is free again, else no repeat could ever succeed.
+            await erase(self._store, WORKSPACE_BUCKET, upload.key)
+            return None
 
     async def _own(self, upload: Upload, info: BlobInfo | None) -> str:
         """Return the generation of what lies at the key of an upload. Raises Unavailable unless it is its bytes."""

@@ -77,7 +77,8 @@ class Spool:
 
     async def sync(self, upload_id: str) -> int:
         """Bring to the disk what was written. Returns how many bytes there are."""
-        return await asyncio.to_thread(_sync, self.path(upload_id))
+        # Whoever breaks the upload off removes the file, and its place is free, when no thread is at it any more.
+        return await thread_to_its_end(_sync, self.path(upload_id))
 
     async def digest(self, upload_id: str) -> str:
         """Return the SHA-256 of what is there, in lower-case hexadecimal."""

@@ -28,9 +28,10 @@ from gateway.context import Context
 from gateway.http import Exchange
 from gateway.http_rules import RpcRoute
 from gateway.status import body_too_large, of_rpc
-from service_kit.blobs import BlobStore
+from service_kit.blobs import BlobStore, UnreadableBlob
 from service_kit.errors import ErrorReason, FailedPrecondition, InvalidArgument, NotFound
 from service_kit.media_urls import MediaGrant, MediaVerifier
+from service_kit.telemetry import get_logger
 
 MOST_ITEMS = 10_000
 """How many files one archive has at most: their names are kept until its end."""
@@ -48,6 +49,8 @@ _UNSEEN, _JOINERS = frozenset({"Cc", "Cf", "Cs"}), "\u200c\u200d"
 _MOST_READ = 1000
 _MISSING = "missing.txt"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,14 +215,23 @@ class Downloads:
                     missing.append(file.name)
                 file = await anext(rest, None)
             if missing:
-                said = "These files were deleted while the archive was made:\r\n" + "\r\n".join(missing) + "\r\n"
+                said = (
+                    "These files were deleted while the archive was made, or are damaged:\r\n"
+                    + "\r\n".join(missing)
+                    + "\r\n"
+                )
                 archive.writestr(zipfile.ZipInfo(_MISSING, _EARLIEST), said)
         await exchange.write(piece.take(), more=False)
 
     async def _add(self, exchange: Exchange, archive: zipfile.ZipFile, piece: _Piece, file: _File) -> bool:
         """Send one file. Tells whether it is there; one that breaks off later breaks the archive off."""
         grant = file.grant
-        info = await self._store.stat(grant.bucket, grant.key)
+        try:
+            info = await self._store.stat(grant.bucket, grant.key)
+        except UnreadableBlob:
+            # The others are whole: who wants them gets them.
+            log.warning("file_unreadable", bucket=grant.bucket, key=grant.key, exc_info=True)
+            return False
         if info is None or info.generation != grant.generation:
             return False
         chunks = self._store.open_range(grant.bucket, grant.key, generation=grant.generation)

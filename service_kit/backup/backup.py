@@ -33,7 +33,7 @@ from service_kit.backup.manifest import (
 )
 from service_kit.backup.source import Databases, KnownBlob, Place, Service, databases_of
 from service_kit.backup.sqlite_files import copy_at_one_moment, stored
-from service_kit.blobs import open_store
+from service_kit.blobs import erase, open_store
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.clock import rfc3339
 from service_kit.database import Database
@@ -270,6 +270,4 @@ async def _prune(root: Path, keep: int) -> None:
     kept = LocalBlobStore(root / BLOBS)
     lists = (blob_entries(folder) for folder in complete[-keep:])
     for bucket, key in await asyncio.to_thread(lambda: list(prune(root / BLOBS, lists))):
-        info = await kept.stat(bucket, key)
-        if info is not None:
-            await kept.delete(bucket, key, info.generation)
+        await erase(kept, bucket, key)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from service_kit.backup.source import KnownBlob, Place
-from service_kit.blobs import BlobInfo, BlobStore
+from service_kit.blobs import BlobInfo, BlobStore, UnreadableBlob
 from service_kit.blobs.local import LocalBlobStore
 from service_kit.clock import parse_rfc3339, rfc3339
 from service_kit.errors import AlreadyExists, NotFound
@@ -25,8 +25,8 @@ class Copied:
     """What was copied, and what was there already.
 
     Attributes:
-        missing: blobs that rows say are there, and that the store does not have; of those one that an earlier snapshot
-            has is in this one, too.
+        missing: blobs that rows say are there, and that the store does not have, or torn; of those one that an earlier
+            snapshot has is in this one, too.
         lost: those of them that no snapshot has.
     """
 
@@ -52,7 +52,7 @@ async def keep_blobs(
     done = Copied()
 
     async def keep(known: KnownBlob) -> tuple[BlobInfo, bool] | None:
-        info = await store.stat(known.bucket, known.key)
+        info = await _whole(store, known.bucket, known.key)
         if info is not None and known.generation in ("", info.generation):
             try:
                 return info, await _copy(info, store, kept)
@@ -63,7 +63,7 @@ async def keep_blobs(
         if not known.generation:
             return None
         done.missing.append((known.bucket, known.key))
-        earlier = await kept.stat(known.bucket, known.key)
+        earlier = await _whole(kept, known.bucket, known.key)
         if earlier is None or earlier.generation != known.generation:
             done.lost.append((known.bucket, known.key))
             return None
@@ -126,9 +126,26 @@ async def _put(info: BlobInfo, kept: LocalBlobStore, store: BlobStore) -> tuple[
     return put.generation, True
 
 
+async def _whole(store: BlobStore, bucket: str, key: str) -> BlobInfo | None:
+    """Return what is known about a blob; None for one that is torn, too: nobody has its bytes there any more."""
+    try:
+        return await store.stat(bucket, key)
+    except UnreadableBlob as error:
+        if not error.is_lost:
+            raise
+        return None
+
+
 async def _copy(info: BlobInfo, source: BlobStore, target: LocalBlobStore) -> bool:
     """Copy a blob unless it is there. Returns whether it was copied."""
-    there = await target.stat(info.bucket, info.key)
+    try:
+        there = await target.stat(info.bucket, info.key)
+    except UnreadableBlob as error:
+        if not error.is_lost:
+            raise
+        # Torn in the backup: it is copied again, from what is whole.
+        await target.delete(info.bucket, info.key, "")
+        there = None
     if there is not None:
         if (there.generation, there.sha256) == (info.generation, info.sha256):
             return False

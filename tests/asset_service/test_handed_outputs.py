@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 
-from asset_service.handover import READS_AT_ONCE, Handover
+from asset_service.handover import AT_ONCE, Handover
 from asset_service.small_outputs import MAX_BYTES
 from atelier.asset.v1 import upload_service_pb2 as pb
 from atelier.type.v1 import media_pb2
@@ -285,21 +285,21 @@ async def test_only_a_few_are_read_at_a_time(tmp_path: Path, monkeypatch: pytest
         return [(b"", "")]
 
     monkeypatch.setattr(asyncio, "to_thread", in_a_thread)
-    calls = [asyncio.ensure_future(handover.read("0" * 32, [MAX_BYTES])) for _ in range(3 * READS_AT_ONCE)]
+    calls = [asyncio.ensure_future(handover.read("0" * 32, [MAX_BYTES])) for _ in range(3 * AT_ONCE)]
     # All of them begin, and wait: for their turn, or for what they read.
     for _ in range(3):
         await asyncio.sleep(0)
-    assert len(begun) == READS_AT_ONCE
+    assert len(begun) == AT_ONCE
     # A thread reads on though its call was left, and so keeps its place.
-    left, rest = calls[:READS_AT_ONCE], calls[READS_AT_ONCE:]
+    left, rest = calls[:AT_ONCE], calls[AT_ONCE:]
     for call in left:
         call.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
-    assert len(begun) == READS_AT_ONCE
+    assert len(begun) == AT_ONCE
     go_on.set()
     await asyncio.gather(*rest)
-    assert [call.cancelled() for call in left] == [True] * READS_AT_ONCE
+    assert [call.cancelled() for call in left] == [True] * AT_ONCE
     assert len(begun) == len(calls)
 
 

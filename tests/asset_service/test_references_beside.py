@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from asset_service import handover
-from asset_service.handover import WRITES_AT_ONCE, Handover
+from asset_service.handover import AT_ONCE, Handover
 from atelier.asset.v1 import upload_service_pb2 as pb
 from service_kit.ids import new_id
 from tests.asset_service.harness import Harness
@@ -112,19 +112,19 @@ async def test_only_a_few_are_written_at_a_time(tmp_path: Path, monkeypatch: pyt
         await go_on.wait()
 
     monkeypatch.setattr(asyncio, "to_thread", in_a_thread)
-    calls = [asyncio.ensure_future(place.write_over("0" * 32, [b"picture"])) for _ in range(3 * WRITES_AT_ONCE)]
+    calls = [asyncio.ensure_future(place.write_over("0" * 32, [b"picture"])) for _ in range(3 * AT_ONCE)]
     # All of them begin, and wait: for their turn, or for what they write.
     for _ in range(3):
         await asyncio.sleep(0)
-    assert len(begun) == WRITES_AT_ONCE
+    assert len(begun) == AT_ONCE
     # A thread writes on though its call was left, and so keeps its place.
-    left, rest = calls[:WRITES_AT_ONCE], calls[WRITES_AT_ONCE:]
+    left, rest = calls[:AT_ONCE], calls[AT_ONCE:]
     for call in left:
         call.cancel()
     for _ in range(3):
         await asyncio.sleep(0)
-    assert len(begun) == WRITES_AT_ONCE
+    assert len(begun) == AT_ONCE
     go_on.set()
     assert await asyncio.gather(*rest) == [True] * len(rest)
-    assert [call.cancelled() for call in left] == [True] * WRITES_AT_ONCE
+    assert [call.cancelled() for call in left] == [True] * AT_ONCE
     assert len(begun) == len(calls)

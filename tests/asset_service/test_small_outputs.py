@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from atelier_worker.whole_outputs import WHOLE_BYTES
 from service_kit.blobs import BlobInfo, NewBlob
 from service_kit.capabilities import LeaseClaims
 from service_kit.errors import (
+    AlreadyExists,
     ErrorReason,
     FailedPrecondition,
     Internal,
@@ -103,6 +105,25 @@ async def test_what_came_in_steps_stays_when_the_whole_cannot_be_written(
         patched.setattr(harness.service.store, "put_many", full)
         assert isinstance(await refusal(upload(harness, lease, file(data))), Unavailable)
     assert (await harness.start(lease, data)).received_bytes == 10
+
+
+async def test_what_a_cut_try_left_torn_is_removed_and_a_repeat_succeeds(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lease, data, store = harness.lease(new_id()), png(), harness.service.store
+
+    async def torn(bucket: str, blobs: Sequence[NewBlob], **_: object) -> Sequence[BlobInfo | Exception]:
+        for blob in blobs:
+            await store.put_bytes(bucket, blob.key, blob.data, content_type=blob.content_type)
+            path = harness.service.settings.blobs_dir / bucket / f"{blob.key}.blob"
+            os.truncate(path, path.stat().st_size - 3)
+        return [AlreadyExists("The key is taken.")] * len(blobs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put_many", torn)
+        assert isinstance(await refusal(upload(harness, lease, file(data))), Unavailable)
+    assert list(harness.service.settings.blobs_dir.rglob("*.blob")) == []
+    assert (await upload(harness, lease, file(data))).receipt
 
 
 async def test_many_at_once_each_get_their_own_receipt_and_a_bad_one_harms_no_other(harness: Harness) -> None:

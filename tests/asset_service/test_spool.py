@@ -69,6 +69,29 @@ async def test_who_is_cancelled_waits_until_nothing_is_written_any_more(
     assert spool.path("u").read_bytes() == FIRST
 
 
+async def test_who_is_cancelled_twice_waits_until_the_disk_has_the_file(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, go_on = threading.Event(), threading.Event()
+    sync = spool_module._sync
+
+    def slow(path: Path) -> int:
+        began.set()
+        go_on.wait(10)
+        return sync(path)
+
+    monkeypatch.setattr(spool_module, "_sync", slow)
+    syncing = asyncio.create_task(spool.sync("u"))
+    await asyncio.to_thread(began.wait, 10)
+    for _ in range(2):
+        syncing.cancel()
+        done, _ = await asyncio.wait([syncing], timeout=0.05)
+        assert not done
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await syncing
+
+
 async def test_both_files_stay_open_while_a_piece_is_copied(
     spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

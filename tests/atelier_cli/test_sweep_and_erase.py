@@ -228,7 +228,7 @@ async def test_nothing_of_a_person_is_left_in_any_table_bucket_or_file(house: Ho
 def test_an_owner_that_nobody_knows_is_marked_and_told_to_be_unknown(up: UpProcess, atelier: Run) -> None:
     assert atelier("keys", "create", "--owner", "ada").code == 0
     mistyped = atelier("erase", "--owner", "adda", "--yes")
-    assert (mistyped.code, mistyped.out) == (0, "adda is marked as erased, and had no keys\n")
+    assert (mistyped.code, mistyped.out) == (0, "adda is erased; no key of it was known any more\n")
     assert mistyped.err == (
         "No key of adda is known: it was erased before, or only services act for it, or its name is another one.\n"
     )
@@ -237,8 +237,13 @@ def test_an_owner_that_nobody_knows_is_marked_and_told_to_be_unknown(up: UpProce
     # The keys that ada has are not those of an ada elsewhere.
     elsewhere = atelier("--json", "erase", "--owner", "ada", "--tenant", "elsewhere", "--yes").json
     assert elsewhere == {"owner_id": "ada", "done": True, "had_keys": False}
-    mine = atelier("--json", "erase", "--owner", "ada", "--tenant", "default", "--yes").json
+    mine = atelier("--json", "erase", "--owner", "ada", "--yes").json
     assert mine == {"owner_id": "ada", "done": True, "had_keys": True}
+    # Nor are those elsewhere the ones of the caller's own tenant, which is meant where none is named.
+    assert atelier("keys", "create", "--owner", "bea", "--tenant", "elsewhere").code == 0
+    assert atelier("--json", "erase", "--owner", "bea", "--yes").json["had_keys"] is False
+    there = atelier("--json", "erase", "--owner", "bea", "--tenant", "elsewhere", "--yes").json
+    assert there["had_keys"] is True
 
 
 async def test_a_sweep_tells_of_blobs_without_rows_and_deletes_them(up: UpProcess, atelier: Run) -> None:

@@ -54,7 +54,7 @@ def test_who_ends_the_question_erases_nothing(run: Run, api: ScriptedApi, monkey
         """Somebody presses Ctrl-D."""
 
     monkeypatch.setattr(sys, "stdin", Keyboard())
-    api.script(reply_json({"keys": [], "next_page_token": ""}))
+    api.script(reply_json({"tenant_id": "main"}), reply_json({"keys": [], "next_page_token": ""}))
     done = run("erase", "--owner", "ann", "--url", api.url)
     assert (done.code, done.out) == (USAGE, "Type the owner's name to go on: ")
     # Whoever is asked knows by then that there may be no such owner.
@@ -62,4 +62,4 @@ def test_who_ends_the_question_erases_nothing(run: Run, api: ScriptedApi, monkey
     assert unknown.startswith("No key of ann is known")
     assert asked.startswith("Everything of ann goes")
     assert ended == "atelier: Nothing was erased."
-    assert [seen.method for seen in api.seen] == ["GET"]
+    assert [seen.method for seen in api.seen] == ["GET", "GET"]

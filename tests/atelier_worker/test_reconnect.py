@@ -17,6 +17,7 @@ from atelier.worker.v1 import worker_service_pb2 as pb
 from atelier_worker import connection
 from atelier_worker.journal import Journal
 from atelier_worker.spool import Spool
+from tests.atelier_worker import scripted_engine
 from tests.atelier_worker.conftest import StartWorker, pass_gate
 from tests.atelier_worker.fake_router import LIMIT_S, FakeRouter, within
 from tests.atelier_worker.leases import lease, ref
@@ -136,7 +137,8 @@ async def test_a_damaged_journal_on_a_full_disk_is_told_in_one_sentence(
     content = (outcomes / "journal").read_bytes()
     (outcomes / "journal").write_bytes(b"#" + content[1:])
     (outcomes / "journal.unreadable").symlink_to("/dev/full")
-    worker = await start_worker(worker__name="one")
+    # The engine is not even tried: it could take minutes, and this one would be the reason that is told.
+    worker = await start_worker(worker__name="one", worker__engine=f"{scripted_engine.__name__}:BrokenEngine")
     assert await worker.exit_code() == 2
     (sentence,) = capsys.readouterr().err.splitlines()
     assert sentence.startswith(f"The worker's journal {outcomes / 'journal'} is damaged (")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import tracemalloc
 import zipfile
 from collections.abc import AsyncIterator
@@ -170,6 +171,15 @@ def test_names_are_such_that_every_system_can_write_them() -> None:
         for _ in range(3):
             name = named(letter * 5000)
             assert len(name.encode()) <= 240 and name.startswith(letter * 50)
+
+
+async def test_a_file_that_is_torn_is_named_and_the_others_come(world: World) -> None:
+    _lists(world, [await _item(world, key, b"123") for key in ("k1", "k2", "k3")])
+    os.truncate(world.settings.blobs_dir / LIBRARY_BUCKET / "k2.blob" / "data", 0)
+    archive = zipfile.ZipFile(io.BytesIO((await world.http.get(URL, headers=ANN)).content))
+    assert archive.testzip() is None
+    assert archive.namelist() == ["k1.png", "k3.png", "missing.txt"]
+    assert b"k2.png" in archive.read("missing.txt")
 
 
 async def test_a_file_that_goes_as_it_is_opened_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

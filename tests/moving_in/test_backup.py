@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import os
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
@@ -257,6 +258,40 @@ async def test_a_backup_says_what_is_missing_and_keeps_what_an_earlier_snapshot_
         async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
             await client.download(await client.get_asset(early.asset_id), tmp_path / "back")
             assert [found["subject"] for found in await swept(client)] == [f"asset {late.asset_id}"]
+
+
+async def test_a_blob_that_is_torn_stops_no_backup_and_is_kept_whole(tmp_path: Path, run: Run) -> None:
+    """Torn in the store it is missing there, and an earlier snapshot has it; torn in the backup it is copied again."""
+    data, backups = tmp_path / "data", tmp_path / "backups"
+    async with running_system(data, worker=False) as system, system.client() as client:
+        early, torn = [await client.upload(picture_bytes(9300 + number), "p.png") for number in range(2)]
+        assert (await made(system, backups)).missing == []
+        store = LocalBlobStore(system.settings.blobs_dir)
+        places = {info.sha256: f"{info.bucket}/{info.key}" async for info in store.list("workspace-temp")}
+        where = {asset.asset_id: places[asset.media.sha256] for asset in (early, torn)}
+
+        def cut(root: Path, asset_id: str) -> None:
+            os.truncate(root / f"{where[asset_id]}.blob" / "data", 3)
+
+        cut(system.settings.blobs_dir, early.asset_id)
+        cut(backups / BLOBS, torn.asset_id)
+        told = await asyncio.to_thread(run, "--data-dir", str(data), "backup", str(backups))
+        assert told.code == INCOMPLETE
+        [line] = [line for line in told.err.splitlines() if line.startswith("missing:")]
+        assert where[early.asset_id] in line and "this one keeps it" in line
+        # In both places: now nobody has it.
+        cut(backups / BLOBS, early.asset_id)
+        done = await made(system, backups)
+        assert [f"{bucket}/{key}" for bucket, key in done.missing] == [where[early.asset_id]]
+        # What no snapshot lists any more goes from the backup, though it is torn.
+        assert (backups / BLOBS / f"{where[early.asset_id]}.blob").exists()
+        for _ in range(2):
+            await made(system, backups)
+        assert not (backups / BLOBS / f"{where[early.asset_id]}.blob").exists()
+    await restore(load_like(system, tmp_path / "restored"), services(), backups, tell=silent)
+    async with running_system(tmp_path / "restored", worker=False) as restored:
+        async with AsyncAtelier(restored.url, system_key(tmp_path)) as client:
+            await client.download(await client.get_asset(torn.asset_id), tmp_path / "back")
 
 
 async def test_a_pause_that_lapsed_is_no_backup(tmp_path: Path) -> None:

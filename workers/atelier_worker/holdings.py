@@ -15,6 +15,7 @@ from atelier_worker import lease_wire
 from atelier_worker.dial import dial
 from atelier_worker.engine_client import EngineClient
 from atelier_worker.engine_tasks import DEFAULT_CANCEL_GRACE_S
+from atelier_worker.journal import Journal
 from atelier_worker.outbox import Outbox
 from atelier_worker.outcome_writer import OutcomeWriter
 from atelier_worker.patience import Patience
@@ -55,16 +56,16 @@ class Holdings:
         engine_name: str,
         slots: int,
         spool: Spool,
+        journal: Journal,
         outbox: Outbox,
         patience: Patience,
         handover: Path | None = None,
     ) -> None:
-        """Begin with what the spool holds from an earlier process."""
+        """Begin with what the journal holds from an earlier process, and own it."""
         self._engine = engine
         self._engine_name = engine_name
         self._slots = slots
         self._spool = spool
-        journal = spool.open_journal()
         self._writer = OutcomeWriter(journal)
         self._outbox = outbox
         self._patience = patience

@@ -134,6 +134,8 @@ class Member:
                 self._become(State.STARTING)
 
     async def _run(self, targets: Targets, spool: Spool, stop: asyncio.Event) -> None:
+        # Before the engine, which may load for minutes, and for nothing where the journal is of no use.
+        journal = spool.open_journal()
         outbox = Outbox(asyncio.get_running_loop().time)
         engine = self.engine = EngineClient(
             self.plan.engine,
@@ -154,6 +156,7 @@ class Member:
                 engine_name=info.name,
                 slots=self.slots,
                 spool=spool,
+                journal=journal,
                 outbox=outbox,
                 patience=self._patience,
                 handover=self._process.handover,

@@ -74,16 +74,17 @@ def erase(context: Context) -> int:
     elif had_keys:
         context.print(f"{arguments.owner_id} is erased")
     else:
-        context.print(f"{arguments.owner_id} is marked as erased, and had no keys")
+        context.print(f"{arguments.owner_id} is erased; no key of it was known any more")
     return OK
 
 
 def _has_keys(client: Atelier, owner_id: str, tenant_id: str) -> bool:
-    """Tell whether an owner was ever given a key. Without a tenant one of any tenant counts."""
+    """Tell whether an owner has a key at this moment, in a tenant; empty for the tenant of whoever asks."""
+    tenant_id = tenant_id or client.identity().tenant_id
     token, is_first = "", True
     while token or is_first:
         page = client.keys(owner_id=owner_id, page_size=200, page_token=token)
-        if any(not tenant_id or key.tenant_id == tenant_id for key in page):
+        if any(key.tenant_id == tenant_id for key in page):
             return True
         token, is_first = page.next_page_token, False
     return False
